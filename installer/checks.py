@@ -1,0 +1,157 @@
+"""What `launch.py test` runs, in order, and the browser it needs.
+
+Knows the tools' command lines and where a Chromium may lie. Knows nothing of the tests' contents.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from installer.machine import package_manager
+from installer.steps import Place
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+BROWSER_FILES = (
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "C:/Program Files/Google/Chrome/Application/chrome.exe",
+    "C:/Program Files (x86)/Google/Chrome/Application/chrome.exe",
+    "C:/Program Files (x86)/Microsoft/Edge/Application/msedge.exe",
+)
+# Package manager → commands that install a browser and one font (without a font every text is 0 pixels wide)
+INSTALL_BROWSER = (
+    ("apt-get", ("apt-get -q update", "apt-get -q install -y --no-install-recommends chromium fonts-dejavu-core")),
+    ("dnf", ("dnf install -y chromium dejavu-sans-fonts",)),
+    ("pacman", ("pacman -S --noconfirm chromium ttf-dejavu",)),
+    ("zypper", ("zypper --non-interactive install chromium dejavu-fonts",)),
+    ("apk", ("apk add chromium font-dejavu",)),
+    ("brew", ("brew install --cask google-chrome",)),
+)
+NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One tool to run: its name in the summary and its command line."""
+
+    name: str
+    command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: `word` is ok, FAILED, SKIPPED or none (no test selected)."""
+
+    name: str
+    word: str
+    seconds: float
+    note: str = ""
+
+
+def find_chromium(which: Callable[[str], str | None] = shutil.which) -> str:
+    """Path of a Chromium, Chrome or Edge of this system, or an empty string. `PADDOCK_CHROMIUM` names one."""
+    named = os.environ.get("PADDOCK_CHROMIUM", "")
+    if named:
+        return named
+    found = next((path for path in map(which, BROWSERS) if path), "")
+    return found or next((path for path in BROWSER_FILES if Path(path).exists()), "")
+
+
+def browser_commands(manager: str, *, root: bool, sudo: bool) -> list[list[str]]:
+    """The commands that install a browser; empty when the right to run them is missing."""
+    commands = [command.split() for command in dict(INSTALL_BROWSER).get(manager, ())]
+    if manager == "brew" or root:
+        return commands
+    return [["sudo", "-n", *command] for command in commands] if sudo else []
+
+
+def ensure_chromium() -> str:
+    """Path of a browser, installed by the system's package manager when there was none and that is allowed."""
+    found = find_chromium()
+    if found:
+        return found
+    manager = package_manager()
+    root = hasattr(os, "geteuid") and os.geteuid() == 0
+    env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in browser_commands(manager, root=root, sudo=shutil.which("sudo") is not None):
+        print(f"      {' '.join(command)}", flush=True)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        if done.returncode:
+            print("\n".join((done.stdout + done.stderr).splitlines()[-5:]), flush=True)
+            break
+    return find_chromium()
+
+
+def browser_advice() -> str:
+    """The sentence for a machine without a browser."""
+    manager = package_manager()
+    commands = dict(INSTALL_BROWSER).get(manager, ())
+    rights = "" if manager == "brew" else "sudo "
+    how = " && ".join(rights + command for command in commands) or "install Chromium or Chrome"
+    return f"no Chromium on this machine: {how}, or set PADDOCK_CHROMIUM to the path of one"
+
+
+def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
+    """What runs, in order. Arguments are for pytest: given any, only the pytest stages run."""
+    python = str(place.python)
+    tests = place.root / "tests"
+    pytest = (python, "-m", "pytest", "-q")
+    rules = [
+        Stage("ruff", (python, "-m", "ruff", "check", ".")),
+        Stage("import-linter", (python, "-c", "from importlinter.cli import lint_imports_command as run; run()")),
+        Stage("mypy", (python, "-m", "mypy")),
+    ]
+    apart = [f"--ignore={tests / name}" for name in ("contracts", "e2e")]
+    found = [Stage("unit", (*pytest, *apart, str(tests), *arguments))]
+    found += [Stage(name, (*pytest, str(tests / name), *arguments))
+              for name in ("contracts", "e2e") if any((tests / name).glob("**/test_*.py"))]
+    return found if arguments else rules + found
+
+
+def run_stage(stage: Stage, place: Place, chromium: str, *, required: bool) -> Outcome:
+    """Run one stage with its output shown; a stage that needs the missing browser is skipped, or failed where required."""
+    print(f"\n== {stage.name}", flush=True)
+    if stage.name == "e2e" and not chromium:
+        advice = browser_advice()
+        print(f"NOT RUN: {advice}", flush=True)
+        return Outcome(stage.name, "FAILED" if required else "SKIPPED", 0.0, advice)
+    env = {**os.environ, "PADDOCK_CHROMIUM": chromium, "PYTHONUNBUFFERED": "1"}
+    started = time.monotonic()
+    status = subprocess.run(stage.command, cwd=place.root, env=env, check=False).returncode
+    seconds = time.monotonic() - started
+    if status == 0:
+        return Outcome(stage.name, "ok", seconds)
+    if status == NO_TESTS and "pytest" in stage.command:
+        return Outcome(stage.name, "none", seconds, "no test selected")
+    return Outcome(stage.name, "FAILED", seconds, f"exit status {status}")
+
+
+def exit_status(outcomes: Sequence[Outcome]) -> int:
+    """0 when nothing failed and at least one stage ran to its end."""
+    words = {outcome.word for outcome in outcomes}
+    return 0 if "ok" in words and "FAILED" not in words else 1
+
+
+def summary(outcomes: Sequence[Outcome]) -> str:
+    """The table at the end."""
+    rows = [f"{item.name:<14} {item.word:<8} {item.seconds:7.1f} s  {item.note}".rstrip() for item in outcomes]
+    total = sum(item.seconds for item in outcomes)
+    return "\n".join(["", *rows, f"{'total':<14} {'':<8} {total:7.1f} s"])
+
+
+def run_checks(place: Place, arguments: Sequence[str]) -> int:
+    """Run every stage, also after one failed; returns the exit status. In CI (`CI` is set) a missing browser fails."""
+    todo = stages(place, arguments)
+    chromium = ensure_chromium() if any(stage.name == "e2e" for stage in todo) else find_chromium()
+    required = os.environ.get("CI", "").lower() not in ("", "0", "false")
+    outcomes = [run_stage(stage, place, chromium, required=required) for stage in todo]
+    print(summary(outcomes), flush=True)
+    sys.stdout.flush()
+    return exit_status(outcomes)

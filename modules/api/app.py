@@ -1,0 +1,58 @@
+"""Builds the HTTP application: routers, errors, key and guard. The page is mounted by server.py between routes and guard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+
+from modules.api.auth import KeyCheck, KeyGate, login_router
+from modules.api.completions import completions_router
+from modules.api.errors import install_error_handlers
+from modules.api.guard import Guard
+from modules.api.models import models_router
+from modules.api.view_messages import ViewFunctions
+from modules.api.views import view_routers
+from modules.services.app import App
+
+
+def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[FastAPI], FastAPI] | None = None) -> FastAPI:
+    """The whole HTTP application: routes, then the page that `mount` adds below them, then key and guard in front of all.
+
+    Interactive documentation is off: its pages load scripts from elsewhere.
+    """
+    api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
+    install_error_handlers(api)
+    api.include_router(completions_router(app))
+    api.include_router(models_router(app))
+    if views is not None:
+        for router in view_routers(app, views):
+            api.include_router(router)
+    settings = app.settings
+    check = KeyCheck(settings.api_key.get_secret_value()) if settings.api_key is not None else None
+    if check is not None:
+        api.include_router(login_router(check))
+    if mount is not None:
+        api = mount(api)
+    if check is not None:
+        api.add_middleware(KeyGate, check=check, page=not settings.is_local)
+    api.add_middleware(
+        Guard,
+        allowed_hosts=(settings.host, *settings.allowed_hosts),
+        allowed_origins=settings.allowed_origins,
+        any_host=settings.host in ("0.0.0.0", "::"),  # compared, not bound
+    )
+    return api
+
+
+def _lifespan_of(app: App) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await app.start()
+        try:
+            yield
+        finally:
+            await app.close()
+
+    return lifespan

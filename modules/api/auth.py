@@ -1,0 +1,136 @@
+"""The key: API clients send it as a bearer token, people type it once into a page of its own.
+
+One check covers `/v1`, the page's routes and the page. A good key always works; bad ones are slowed down. Keys never appear in a URL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from collections import OrderedDict
+from html import escape
+from http.cookies import CookieError, SimpleCookie
+
+from fastapi import APIRouter, Form, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from modules.api.errors import error_body
+from modules.api.guard import Asgi, Receive, Scope, Send
+
+COOKIE = "paddock_session"
+SESSION_S = 30 * 24 * 3600
+FAILURES_PER_MINUTE = 10
+KEPT_ADDRESSES = 10_000
+OPEN_PATHS = frozenset({"/login", "/health", "/ui/assets/app.css"})
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
+
+
+class KeyCheck:
+    """Compares keys in constant time and counts failures by address."""
+
+    def __init__(self, key: str) -> None:
+        self._digest = _digest(key)
+        self._session = hmac.new(secrets.token_bytes(32), key.encode(), hashlib.sha256).hexdigest()
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def good(self, key: str) -> bool:
+        """Whether this is the key."""
+        return hmac.compare_digest(_digest(key), self._digest)
+
+    def session(self) -> str:
+        """The value of the session cookie; a restart ends all sessions."""
+        return self._session
+
+    def good_session(self, value: str) -> bool:
+        """Whether this cookie value is of this server's run."""
+        return hmac.compare_digest(value.encode(), self._session.encode())
+
+    def failed(self, address: str) -> bool:
+        """Count a failure; True when there were too many in the last minute."""
+        count, since_s = self._failures.pop(address, (0, 0.0))
+        now_s = time.monotonic()
+        if now_s - since_s > 60:
+            count, since_s = 0, now_s
+        self._failures[address] = (count + 1, since_s)
+        while len(self._failures) > KEPT_ADDRESSES:
+            self._failures.popitem(last=False)
+        return count + 1 > FAILURES_PER_MINUTE
+
+
+class KeyGate:
+    """ASGI middleware: lets through who has the key. With `page` the page needs it too, not only `/v1`."""
+
+    def __init__(self, app: Asgi, *, check: KeyCheck, page: bool) -> None:
+        self._app, self._check, self._page = app, check, page
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or ask for the key."""
+        path = scope.get("path", "")
+        is_api = path.startswith("/v1")
+        if scope["type"] == "lifespan" or path in OPEN_PATHS or not (is_api or self._page):
+            await self._app(scope, receive, send)
+            return
+        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        given = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
+        if (given and self._check.good(given)) or self._check.good_session(_cookie(headers.get("cookie", ""))):
+            await self._app(scope, receive, send)
+            return
+        await self._refusal(scope, given, is_api)(scope, receive, send)
+
+    def _refusal(self, scope: Scope, given: str, is_api: bool) -> Response:
+        address = (scope.get("client") or ("?",))[0]
+        if given and self._check.failed(address):
+            message = "Too many wrong keys from this address; wait a minute."
+            return JSONResponse(error_body(message, "rate_limit_error"), status_code=429, headers={"retry-after": "60"})
+        if not is_api and scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/":
+            return RedirectResponse(f"{scope.get('root_path', '')}/login", status_code=303)
+        message = "This server needs its key: send it as “Authorization: Bearer …”."
+        body = error_body(message, "invalid_request_error", code="invalid_api_key")
+        return JSONResponse(body, status_code=401, headers={"www-authenticate": "Bearer"})
+
+
+def _cookie(header: str) -> str:
+    try:
+        morsel = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return morsel.value if morsel else ""
+
+
+LOGIN_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
+<title>Paddock</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:1rem}}
+form{{max-width:22rem;width:100%;display:grid;gap:.75rem}}input,button{{font:inherit;padding:.6rem .8rem;border-radius:.6rem;border:1px solid #8886}}
+button{{background:#2f6b4f;color:#fff;border:0;cursor:pointer}}p{{margin:0}}.error{{color:#c0392b}}</style></head>
+<body><form method="post" action="login"><h1>Paddock</h1><p>This server is protected. Type the key it was started with.</p>
+<label for="key">Key</label><input id="key" name="key" type="password" autocomplete="current-password" autofocus required>
+<p class="error" role="alert">{message}</p><button>Open</button></form></body></html>"""
+
+
+def login_router(check: KeyCheck) -> APIRouter:
+    """The page that takes the key and sets the session cookie."""
+    router = APIRouter()
+
+    @router.get("/login", response_class=HTMLResponse)
+    async def ask() -> HTMLResponse:
+        """The form."""
+        return HTMLResponse(LOGIN_PAGE.format(message=""))
+
+    @router.post("/login", response_model=None)
+    async def enter(request: Request, key: str = Form(max_length=1000)) -> Response:
+        """Check the key; a good one opens the page."""
+        if not check.good(key):
+            address = request.client.host if request.client else "?"
+            limited = check.failed(address)
+            message = "Too many wrong keys from this address; wait a minute." if limited else "That is not the key."
+            return HTMLResponse(LOGIN_PAGE.format(message=escape(message)), status_code=429 if limited else 401)
+        response = RedirectResponse(f"{request.scope.get('root_path', '')}/", status_code=303)
+        secure = request.url.scheme == "https"
+        response.set_cookie(COOKIE, check.session(), max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    return router

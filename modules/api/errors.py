@@ -1,0 +1,101 @@
+"""Errors as HTTP: one table from error class to status, and OpenAI's error shape for every answer."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from modules.core import errors
+
+log = logging.getLogger(__name__)
+
+# Most special class first: the first match counts.
+STATUS: tuple[tuple[type[errors.AppError], int, str], ...] = (
+    (errors.NotFound, 404, "not_found_error"),
+    (errors.ContextOverflow, 400, "context_length_exceeded"),
+    (errors.InvalidRequest, 400, "invalid_request_error"),
+    (errors.Busy, 429, "rate_limit_error"),
+    (errors.NoModelLoaded, 503, "service_unavailable"),
+    (errors.UnsupportedFormat, 422, "load_failed"),
+    (errors.OutOfMemory, 507, "out_of_memory"),
+    (errors.LoadFailed, 500, "load_failed"),
+    (errors.EngineCrashed, 502, "engine_crashed"),
+    (errors.HubError, 502, "hub_error"),
+    (errors.JobConflict, 409, "conflict"),
+    (errors.Conflict, 409, "conflict"),
+    (errors.Forbidden, 403, "permission_error"),
+)
+
+
+def status_of(error: errors.AppError) -> tuple[int, str]:
+    """HTTP status and error type of an error."""
+    for cls, status, kind in STATUS:
+        if isinstance(error, cls):
+            return status, kind
+    return 500, "server_error"
+
+
+def error_body(message: str, kind: str, *, code: str | None = None, param: str | None = None, **more: Any) -> dict[str, Any]:
+    """OpenAI's error object; `more` is added for our own clients."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code, **more}}
+
+
+def body_of(error: errors.AppError) -> dict[str, Any]:
+    """OpenAI's error object of an error of ours."""
+    _, kind = status_of(error)
+    code = "context_length_exceeded" if isinstance(error, errors.ContextOverflow) else error.kind
+    field = error.details.get("field")
+    return error_body(error.message, kind, code=code, param=str(field) if field else None, details=_plain(error.details))
+
+
+def _plain(details: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in details.items() if isinstance(value, str | int | float | bool | list | dict)}
+
+
+def response_of(error: errors.AppError) -> JSONResponse:
+    """The whole response of an error of ours."""
+    status, _ = status_of(error)
+    headers = {"retry-after": "1"} if status == 429 else None
+    return JSONResponse(body_of(error), status_code=status, headers=headers)
+
+
+def validation_message(error: RequestValidationError) -> tuple[str, str]:
+    """The first problem of a request body as a sentence, and the field it is about."""
+    first = error.errors()[0]
+    parts = [str(part) for part in first["loc"] if part != "body" and not str(part).startswith(("function-", "constrained-"))]
+    where = ".".join(parts) or "body"
+    given = repr(first.get("input"))
+    message = str(first["msg"]).removeprefix("Value error, ")
+    return f"{where}: {message}; got {given if len(given) <= 100 else given[:100] + '…'}.", where
+
+
+def install_error_handlers(api: FastAPI) -> None:
+    """Answer every kind of failure in OpenAI's shape."""
+
+    async def on_app_error(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, errors.AppError)
+        return response_of(error)
+
+    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        message, where = validation_message(error)
+        return JSONResponse(error_body(message, "invalid_request_error", param=where), status_code=400)
+
+    async def on_http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return JSONResponse(error_body(str(error.detail), "invalid_request_error", code=str(error.status_code)), status_code=error.status_code)
+
+    async def on_defect(request: Request, error: Exception) -> JSONResponse:
+        log.error("Defect while answering %s", request.url.path, exc_info=error)
+        message = "Something in Paddock itself went wrong; the server goes on. The log in the state folder has the details."
+        return JSONResponse(error_body(message, "server_error"), status_code=500)
+
+    api.add_exception_handler(errors.AppError, on_app_error)
+    api.add_exception_handler(RequestValidationError, on_validation)
+    api.add_exception_handler(HTTPException, on_http)
+    api.add_exception_handler(Exception, on_defect)

@@ -1,0 +1,51 @@
+"""GET /v1/models, in OpenAI's shape with a few more facts, and /health."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from modules.core.model import ModelInfo
+from modules.services.app import App
+
+
+def _entry(info: ModelInfo, loaded: bool) -> dict[str, Any]:
+    return {
+        "id": info.name,
+        "object": "model",
+        "created": 0,
+        "owned_by": "local",
+        "loaded": loaded,
+        "context_length": info.context_length,
+        "architecture": info.architecture,
+        "quantization": info.quantization,
+        "size_bytes": info.size_bytes,
+    }
+
+
+def models_router(app: App) -> APIRouter:
+    """The model list over an `App`."""
+    router = APIRouter()
+
+    @router.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """All models that can be used, loaded ones first."""
+        loaded = app.models.loaded_names()
+        infos = [info for info in await app.models.list() if not info.problem]
+        infos.sort(key=lambda info: (info.name not in loaded, info.name))
+        return {"object": "list", "data": [_entry(info, info.name in loaded) for info in infos]}
+
+    @router.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        """One model."""
+        info = await app.models.find(name)
+        return _entry(info, info.name in app.models.loaded_names())
+
+    @router.get("/health")
+    async def health() -> dict[str, Any]:
+        """Whether the server answers, and which models are ready."""
+        status = app.models.status()
+        return {"status": "ok", "loaded": [card.name for card in status.loaded], "loading": status.loading.name if status.loading else None}
+
+    return router

@@ -1,0 +1,159 @@
+"""Request bodies of the OpenAI-compatible API.
+
+Every field of `GenerationParams` is accepted under its own name; OpenAI's spellings are mapped onto them in `params_of`. Fields of OpenAI's API
+that Paddock does not act on are ignored when they cannot change the text and refused when they would.
+Source: the public OpenAI API reference (chat completions, completions).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+
+from modules.core.messages import Role
+from modules.core.params import GenerationParams
+
+RENAMED = frozenset({"stop", "logprobs", "max_tokens"})  # same name in OpenAI's API, another type there
+TEXT_LIMIT = 4_000_000
+
+
+def _optional_fields() -> dict[str, Any]:
+    """Every sampling field once more, each optional: only what a client sends counts."""
+    fields: dict[str, Any] = {}
+    for name, info in GenerationParams.model_fields.items():
+        if name not in RENAMED:
+            kind: Any = info.annotation
+            fields[name] = (Annotated[kind | None, info.description, *info.metadata], Field(None, description=info.description))
+    return fields
+
+
+SamplingFields = create_model("SamplingFields", **_optional_fields())
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides text."""
+
+    include_usage: bool = False
+
+
+class _Request(SamplingFields):
+    """What chat and plain completions share."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: str = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = Field(None, ge=1, le=1_048_576)
+    n: int = Field(1, ge=1, le=8)
+    stop: str | list[str] | None = Field(None)
+    user: str = Field("", max_length=512)
+    preset: str = ""
+
+    @field_validator("stop")
+    @classmethod
+    def _bounded_stop(cls, value: str | list[str] | None) -> str | list[str] | None:
+        items = [value] if isinstance(value, str) else value or []
+        if len(items) > 64 or any(not 0 < len(item) <= 1000 for item in items):
+            raise ValueError("at most 64 stop strings of 1 to 1000 characters")
+        return value
+
+    def stop_strings(self) -> tuple[str, ...]:
+        """The stop strings as a tuple."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    def given(self) -> dict[str, Any]:
+        """The sampling fields the client sent, by our names."""
+        values = {name: getattr(self, name) for name in SamplingFields.model_fields if getattr(self, name) is not None}
+        if self.stop_strings():
+            values["stop"] = self.stop_strings()
+        return values
+
+
+class TextPart(BaseModel):
+    """A part of a message; only text is understood."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """One message as OpenAI clients send it."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Role
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _text_only(cls, value: str | list[TextPart] | None) -> str | list[TextPart] | None:
+        for part in value if isinstance(value, list) else ():
+            if part.type not in ("text", "input_text", "output_text"):
+                raise ValueError(f"parts of type “{part.type}” are not supported yet; send text")
+        return value
+
+    def text(self) -> str:
+        """The content as one string."""
+        if isinstance(self.content, list):
+            return "".join(part.text or "" for part in self.content)
+        return self.content or ""
+
+
+class ChatRequest(_Request):
+    """Body of POST /v1/chat/completions."""
+
+    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576)
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    continue_final_message: bool = False
+    prompt_template: str = ""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _refuse_unsupported(self) -> Self:
+        if self.response_format and self.response_format.get("type") != "text":
+            raise ValueError("response_format: only {“type”: “text”} is supported yet; ask for JSON in the prompt")
+        if self.tools:
+            raise ValueError("tools are not supported yet; leave the field out")
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs: true")
+        return self
+
+
+class CompletionRequest(_Request):
+    """Body of POST /v1/completions."""
+
+    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: bool = False
+    suffix: str | None = None
+    best_of: int | None = None
+    parse_special: Literal[True, False] = True
+
+    @model_validator(mode="after")
+    def _refuse_unsupported(self) -> Self:
+        if self.suffix:
+            raise ValueError("suffix is not supported; put the text before the gap into prompt")
+        if self.best_of is not None and self.best_of != self.n:
+            raise ValueError("best_of is not supported; use n")
+        if self.echo and self.logprobs is not None:
+            raise ValueError("echo together with logprobs is not supported yet; ask for one of them")
+        return self
+
+    def prompts(self) -> list[str | tuple[int, ...]]:
+        """The prompts one by one, as text or token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if not self.prompt:
+            return [""]
+        if isinstance(self.prompt[0], int):
+            return [tuple(self.prompt)]
+        return [item if isinstance(item, str) else tuple(item) for item in self.prompt]

@@ -1,0 +1,1 @@
+"""Values and protocols that every layer shares: standard library, pydantic and yaml only."""

@@ -1,0 +1,109 @@
+"""The errors Paddock raises on purpose.
+
+    AppError
+    ├── NotFound               a name or id that does not exist (or is not yours)
+    ├── InvalidRequest         a value outside its limits
+    │   └── ContextOverflow    prompt longer than the context
+    ├── Busy                   queue full; carries the place asked for
+    ├── NoModelLoaded          nothing to answer with
+    ├── LoadFailed             a model could not be loaded
+    │   ├── MissingRequirement a package or device is absent
+    │   ├── UnsupportedFormat  the files are not what a loader reads
+    │   └── OutOfMemory        needs more memory than there is
+    ├── EngineCrashed          the child process of a model ended
+    ├── HubError               the model hub refused or failed
+    ├── JobConflict            two jobs want the same thing
+    ├── Conflict               somebody else changed it meanwhile
+    └── Forbidden              not allowed for this user
+
+A message says what happened, the limit and the value, and the cure. This module knows nothing of HTTP or of the page:
+`api/errors.py` and `ui/notices.py` map these classes to status codes and notices.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class AppError(Exception):
+    """Base of every error shown to a person: `message` is a whole sentence."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details = details
+
+    @property
+    def kind(self) -> str:
+        """Class name, the stable word that crosses process borders."""
+        return type(self).__name__
+
+
+class NotFound(AppError):
+    """A name or id that does not exist."""
+
+
+class InvalidRequest(AppError):
+    """A value outside its limits; `details["field"]` names it where known."""
+
+
+class ContextOverflow(InvalidRequest):
+    """A prompt longer than the context of the model."""
+
+
+class Busy(AppError):
+    """The queue is full."""
+
+
+class NoModelLoaded(AppError):
+    """No model is there to answer."""
+
+
+class LoadFailed(AppError):
+    """A model could not be loaded."""
+
+
+class MissingRequirement(LoadFailed):
+    """A package or a device that the load needs is absent."""
+
+
+class UnsupportedFormat(LoadFailed):
+    """The files are broken or of a kind that no loader reads."""
+
+
+class OutOfMemory(LoadFailed):
+    """The model needs more memory than this machine has free."""
+
+
+class EngineCrashed(AppError):
+    """The child process that held the model ended."""
+
+
+class HubError(AppError):
+    """The model hub refused or failed."""
+
+
+class JobConflict(AppError):
+    """Two jobs want the same thing."""
+
+
+class Conflict(AppError):
+    """The thing was changed by somebody else since it was read."""
+
+
+class Forbidden(AppError):
+    """Not allowed for this user."""
+
+
+ERROR_CLASSES: tuple[type[AppError], ...] = (
+    AppError, NotFound, InvalidRequest, ContextOverflow, Busy, NoModelLoaded, LoadFailed, MissingRequirement,
+    UnsupportedFormat, OutOfMemory, EngineCrashed, HubError, JobConflict, Conflict, Forbidden,
+)  # fmt: skip
+
+
+def error_from(kind: str, message: str, details: dict[str, Any] | None = None) -> AppError:
+    """Rebuild an error that crossed a process border; an unknown kind becomes `AppError`."""
+    for cls in ERROR_CLASSES:
+        if cls.__name__ == kind:
+            return cls(message, **(details or {}))
+    return AppError(message, **(details or {}))

@@ -1,0 +1,170 @@
+"""What a loaded model is: rows in, logits out, and the few facts that everything above needs.
+
+Contracts only. The two back ends live in `modules/loaders`; the engine that drives any `Runner` in `modules/engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import BaseModel, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence's share of a forward pass: `token_ids` stand at positions start, start+1, … of `slot`."""
+
+    slot: int
+    start: int
+    token_ids: Sequence[int]
+
+
+class LogitsRow(Protocol):
+    """The logits of one position, as far as a sampler needs them. Valid until the next `forward`."""
+
+    size: int
+
+    def max(self) -> float:
+        """Largest logit."""
+        ...
+
+    def logsumexp(self) -> float:
+        """Logarithm of the sum of exponentials: the normaliser of log-probabilities."""
+        ...
+
+    def at(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits of the given tokens, a copy."""
+        ...
+
+    def cut(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The `k` largest logits (0: no limit) that are also >= `threshold`, in no order; ids and a copy of the logits."""
+        ...
+
+    def full(self) -> NDArray[np.float32]:
+        """The whole row [size], read-only by convention."""
+        ...
+
+
+# One entry per row of the forward pass: a float32 array [vocab] (a view where possible) or a LogitsRow that lives on a device.
+Logits = Sequence[Any]
+
+
+class Runner(Protocol):
+    """A loaded model. One thread calls it, one call at a time."""
+
+    n_slots: int
+    context_length: int  # longest sequence, tokens
+    capacity_tokens: int  # room for all slots together, tokens
+    max_batch_tokens: int  # most tokens of one forward pass
+    vocab_size: int
+
+    def forward(self, rows: Sequence[Row]) -> Logits:
+        """Run the rows and return the logits after the last token of each row. Valid until the next call.
+
+        Raises:
+            OutOfMemory: no room; the slots are as before the call.
+        """
+        ...
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Log-probability of each token after the first, given those before it: [len - 1]. Uses and empties slot 0."""
+        ...
+
+    def truncate(self, slot: int, length: int) -> int:
+        """Forget positions >= length and return the length really kept: `length`, or 0 where a part cannot be kept."""
+        ...
+
+    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+        """Let `target` start with the first `length` positions of `source`; False: not possible, `target` is empty."""
+        ...
+
+    def close(self) -> None:
+        """Give all memory back."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back, for one model."""
+
+    vocab_size: int
+    bos_id: int | None
+    adds_bos: bool  # whether plain text gets a BOS in front by this model's own rule
+    end_ids: frozenset[int]  # end-of-generation tokens (EOS, end of turn)
+
+    def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+        """Token ids; `add_special` puts BOS in front where the model wants it, `parse_special` reads `<|…|>` as special tokens.
+
+        Raises:
+            InvalidRequest: text that this vocabulary cannot hold, or longer than the safe limit.
+        """
+        ...
+
+    def piece(self, token_id: int) -> bytes:
+        """The bytes a token stands for in the middle of a text; special tokens give their written form."""
+        ...
+
+    def is_special(self, token_id: int) -> bool:
+        """Whether the token is a control token, hidden from the text of a reply."""
+        ...
+
+
+class Adapter(BaseModel, frozen=True, extra="forbid"):
+    """A LoRA in use: where it is and how strongly it acts."""
+
+    path: str
+    scale: float = Field(1.0, ge=-4, le=4, description="How strongly the adapter acts; 0 is off, 1 as trained.")
+
+
+class TemplateSource(BaseModel, frozen=True):
+    """A chat template as found, with the special strings it may name."""
+
+    text: str
+    origin: str  # a sentence part: "GGUF metadata", "chat_template.jinja", "prompt template ChatML"
+    bos_token: str = ""
+    eos_token: str = ""
+    stop: tuple[str, ...] = ()  # extra stop strings that belong to it
+
+
+class LoadOptions(BaseModel, frozen=True, extra="forbid"):
+    """Options every loader has. Each field becomes a control of the Models page, a flag and a key of the saved settings."""
+
+    context_length: int = Field(0, ge=0, le=1_048_576, description="Longest conversation in tokens; 0 takes the model's own, up to 8192.")
+    slots: int = Field(4, ge=1, le=64, description="How many replies can be written at the same time.")
+
+
+class ModelInfo(BaseModel, frozen=True):
+    """What the header of a model file says; nothing here needed loading it."""
+
+    name: str  # the id in lists and in the API: path below models/
+    path: str
+    format: str  # "gguf" or "safetensors"
+    size_bytes: int = 0
+    architecture: str = ""
+    parameters: int = 0
+    context_length: int = 0
+    quantization: str = ""
+    layers: int = 0
+    vocab_size: int = 0
+    template: str = ""  # where a chat template was found, empty if none
+    licence: str = ""
+    description: str = ""
+    problem: str = ""  # a sentence when the files are broken; such a model is listed but cannot be loaded
+
+
+@dataclass
+class LoadedModel:
+    """What a loader returns: a runner, its tokenizer, and facts for the layers above."""
+
+    runner: Runner
+    tokenizer: Tokenizer
+    info: ModelInfo
+    template: TemplateSource | None = None
+    set_adapters: Callable[[Sequence[Adapter]], None] | None = None  # whole-model LoRA set; the caller empties the slots after it
+    memory_bytes: int = 0  # measured growth of this process while loading
+    notes: tuple[str, ...] = field(default=())  # sentences for the person: "context cut to 256: all this model was trained for"

@@ -1,0 +1,176 @@
+"""Settings of the server: one frozen model that becomes flags, environment names, YAML keys and a documentation table.
+
+Precedence: flag, then environment (`PADDOCK_` + upper-case name), then YAML file, then default. Made once, passed as an argument; knows
+nothing of what its values are used for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
+
+from modules.core.errors import InvalidRequest
+from modules.core.files import read_yaml
+
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseModel, frozen=True, extra="forbid"):
+    """Everything that can be set before the server starts."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; anything but this machine's own needs --api-key.")
+    port: int = Field(7860, ge=0, le=65_535, description="Port of page and API; if not given, the next free one is taken when this is in use.")
+    model: str = Field("", description="Model to load at start, as named in models/; empty loads the last one used, then the starter model; 'none' loads nothing.")
+    loader: str = Field("", description="How to load it: llama.cpp or transformers; empty chooses by the files.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Loader options as NAME=VALUE, for example context_length=4096; may be repeated.")
+    models_dir: Path = Field(PROJECT_ROOT / "models", description="Folder with models.")
+    loras_dir: Path = Field(PROJECT_ROOT / "loras", description="Folder with LoRA adapters.")
+    presets_dir: Path = Field(PROJECT_ROOT / "presets", description="Folder with presets.")
+    templates_dir: Path = Field(PROJECT_ROOT / "prompt_templates", description="Folder with prompt templates.")
+    state_dir: Path = Field(PROJECT_ROOT / ".state", description="Folder for conversations, logs and saved settings; private to you.")
+    config: Path | None = Field(None, description="YAML file with these settings; default is settings.yaml in the state folder.")
+    api_key: SecretStr | None = Field(None, description="Key that API clients must send; with --host it also opens the page. Better given as PADDOCK_API_KEY.")
+    ui: bool = Field(True, description="Serve the page; --no-ui leaves only the API.")
+    allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which this server is reached, for example behind a proxy.")
+    allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call the API from a browser.")
+    root_path: str = Field("", description="Path prefix that a proxy strips, for example /llm.")
+    queue_limit: int = Field(64, ge=1, le=10_000, description="Most requests waiting for one model.")
+    loaded_models: int = Field(1, ge=1, le=16, description="Most models loaded at the same time; the least recently used one makes room.")
+    load_on_demand: bool = Field(True, description="Load a model when an API request names it.")
+    step_timeout_s: float = Field(120, ge=5, le=86_400, description="An engine whose step takes longer is taken for hung and restarted.")
+    load_timeout_s: float = Field(900, ge=5, le=86_400, description="Longest time a model may take to load.")
+    verbose: bool = Field(False, description="Log more; prompts and replies are never logged.")
+
+    @field_validator("models_dir", "loras_dir", "presets_dir", "templates_dir", "state_dir", "config")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return value.expanduser().resolve() if value is not None else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return self.host in LOOPBACK_HOSTS or self.host.startswith("127.")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _is(annotation: Any, kind: type) -> bool:
+    """Whether an annotation is `kind` or an optional of it."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_is(part, kind) for part in typing.get_args(annotation))
+    origin = typing.get_origin(annotation) or annotation
+    return origin is kind
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="server.py",
+        description="Paddock: run open models on your own machine, with a page and an OpenAI-compatible API on one port.",
+        epilog="Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
+    )
+    for name, field in Settings.model_fields.items():
+        text = (field.description or "").replace("%", "%%")
+        if _is(field.annotation, bool):
+            parser.add_argument(_flag(name), action=argparse.BooleanOptionalAction, default=None, help=text)
+        elif _is(field.annotation, tuple) or _is(field.annotation, dict):
+            parser.add_argument(_flag(name.removesuffix("s")), action="append", dest=name, default=None, metavar="VALUE", help=text)
+        else:
+            shown = "" if field.default in (None, "") or isinstance(field.default, Path) else f" Default: {field.default}."
+            parser.add_argument(_flag(name), default=None, metavar="VALUE", help=text + shown)
+    return parser
+
+
+def _options(pairs: Sequence[str], source: str) -> dict[str, Any]:
+    """`["context_length=4096"]` → `{"context_length": 4096}`; values are read as YAML scalars."""
+    result: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise InvalidRequest(f"{source}: “{pair}” is not NAME=VALUE, for example context_length=4096.")
+        result[name.strip()] = read_yaml(value, source) if value else ""
+    return result
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, field in Settings.model_fields.items():
+        raw = environ.get("PADDOCK_" + name.upper())
+        if raw is None:
+            continue
+        if _is(field.annotation, dict):
+            values[name] = _options([part for part in raw.split(",") if part], "PADDOCK_" + name.upper())
+        elif _is(field.annotation, tuple):
+            values[name] = tuple(part.strip() for part in raw.split(",") if part.strip())
+        else:
+            values[name] = raw
+    return values
+
+
+def _from_file(path: Path, required: bool) -> dict[str, Any]:
+    if not path.is_file():
+        if required:
+            raise InvalidRequest(f"The settings file {path} does not exist; correct --config or leave it out.")
+        return {}
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    if not isinstance(values, dict):
+        raise InvalidRequest(f"{path} must hold one “name: value” a line.")
+    return {str(key).replace("-", "_"): value for key, value in values.items()}
+
+
+def validation_sentence(error: ValidationError) -> str:
+    """The first problem of a pydantic error as a sentence: field, what is allowed, what was given."""
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "value"
+    if first["type"] == "extra_forbidden":
+        return f"“{where}” is not known; check the spelling."
+    given = repr(first.get("input"))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{where}: {message[:1].lower() + message[1:]}; got {given if len(given) <= 80 else given[:80] + '…'}."
+
+
+def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> tuple[Settings, frozenset[str]]:
+    """Settings and the names that were given rather than defaulted.
+
+    Raises:
+        InvalidRequest: a value outside its limits, naming the setting.
+        SystemExit: after `--help`.
+    """
+    environ = os.environ if environ is None else environ
+    flags = {name: value for name, value in vars(_parser().parse_args(argv)).items() if value is not None}
+    if "options" in flags:
+        flags["options"] = _options(flags["options"], "--option")
+    values = {**_from_environment(environ), **flags}
+    state_dir = Path(values.get("state_dir", Settings.model_fields["state_dir"].default)).expanduser()
+    config = values.get("config")
+    stored = _from_file(Path(config).expanduser() if config else state_dir / "settings.yaml", required=bool(config))
+    values = {**stored, **values}
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        raise InvalidRequest("Settings: " + validation_sentence(error)) from error
+    if not settings.is_local and settings.api_key is None:
+        raise InvalidRequest(
+            f"--host {settings.host} lets other machines in, but no key is set. Give one: PADDOCK_API_KEY=… (clients send it, people type it into the page)."
+        )
+    return settings, frozenset(values)
+
+
+def settings_table() -> str:
+    """Markdown table of all settings, for the documentation."""
+    lines = ["| flag | environment | default | meaning |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        shown = default.name + "/" if isinstance(default, Path) else "" if default is None else str(default)
+        flag = _flag(name.removesuffix("s") if _is(field.annotation, tuple) or _is(field.annotation, dict) else name)
+        lines.append(f"| `{flag}` | `PADDOCK_{name.upper()}` | {shown} | {field.description} |")
+    return "\n".join(lines)

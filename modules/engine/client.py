@@ -1,0 +1,336 @@
+"""The web process's side of an engine: starts the child, speaks with it, watches it, and says in words when it dies.
+
+Knows the commands and the child process. Imports no numpy, no torch and no back end. One event loop uses a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import sys
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
+
+from modules.core.errors import AppError, EngineCrashed, LoadFailed, NoModelLoaded
+from modules.core.generation import ChatPrompt, EngineCard, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
+from modules.core.model import Adapter
+from modules.engine import wire
+from modules.engine.child import Child, how_it_ended
+from modules.engine.client_generation import ClientGeneration, Inbox
+
+__all__ = ["ClientGeneration", "ClientSetup", "EngineClient"]
+
+log = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-m", "modules.services.worker")
+LOAD_TIMEOUT_S = 900.0
+STEP_TIMEOUT_S = 120.0
+HEARTBEAT_TIMEOUT_S = 30.0
+QUEUE_LIMIT = 64
+DRAIN_S = 1.0  # for the last messages of a process that ended
+
+
+class ClientSetup(TypedDict, total=False):
+    """What `EngineClient.start` may be given besides the model."""
+
+    name: str  # how the model is called in lists and sentences
+    command: Sequence[str]  # to start the child; default is the worker of this project
+    log_path: Path | None  # where the child's errors go
+    on_progress: Callable[[str, float | None], None] | None  # called with the stage of loading and its share done
+    on_exit: Callable[[str], None] | None  # called with a sentence when the child ended by itself
+    load_timeout_s: float
+    step_timeout_s: float  # a step that takes longer is taken for a hang
+    heartbeat_timeout_s: float  # so is silence of this length
+    queue_limit: int
+
+
+class EngineClient:
+    """One loaded model in its child process. Made by `start`."""
+
+    def __init__(self, child: Child, name: str, setup: ClientSetup) -> None:
+        self.name = name
+        self.card = EngineCard(name=name, loader="", context_length=0, slots=0, vocab_size=0, memory_bytes=0, load_s=0)
+        self.on_exit = setup.get("on_exit")
+        self._on_progress = setup.get("on_progress")
+        self._step_timeout_s = setup.get("step_timeout_s", STEP_TIMEOUT_S)
+        self._heartbeat_timeout_s = setup.get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S)
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        self._numbers = itertools.count(1)
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._inboxes: dict[int, Inbox] = {}
+        self._loaded = False
+        self._closing = False
+        self._killed_because = ""
+        self._ended: AppError | None = None
+        self._heard_s = time.monotonic()
+        self._reader = asyncio.create_task(self._read())
+        self._waiter = asyncio.create_task(self._wait())
+        self._watcher: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def start(cls, path: str, loader: str, options: Mapping[str, Any], **setup: Unpack[ClientSetup]) -> EngineClient:
+        """Start a child and load a model in it.
+
+        Args:
+            path: file or folder of the model.
+            loader: name of the loader; empty chooses by the files.
+            options: options of that loader.
+            **setup: see `ClientSetup`.
+
+        Raises:
+            LoadFailed: in the child's own sentence (also its subclasses), or how the child ended.
+        """
+        name = setup.get("name") or Path(path).name
+        child = await Child.start(setup.get("command", COMMAND), setup.get("log_path"))
+        client = cls(child, name, setup)
+        limit_s = setup.get("load_timeout_s", LOAD_TIMEOUT_S)
+        loading = client._ask(
+            "load", name=name, path=path, loader=loader, options=dict(options), queue_limit=setup.get("queue_limit", QUEUE_LIMIT)
+        )
+        try:
+            card = await asyncio.wait_for(loading, limit_s)
+        except TimeoutError:
+            await client._abandon_start()
+            raise LoadFailed(
+                f"Loading {name} took longer than {limit_s:g} s, the limit, and was stopped. Choose a smaller model, or raise load_timeout_s."
+            ) from None
+        except BaseException:
+            await client._abandon_start()
+            raise
+        client.card = EngineCard.model_validate(card)
+        client._loaded = True
+        client._heard_s = time.monotonic()
+        client._watcher = asyncio.create_task(client._watch())
+        return client
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child runs."""
+        return self._ended is None and self._child.alive
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        return self._child.process.pid
+
+    # ---- commands --------------------------------------------------------------------------------------------------
+
+    async def submit(self, request: GenerationRequest) -> ClientGeneration:
+        """Queue a generation. Returns when it was accepted; iterate the result.
+
+        Raises:
+            Busy: the queue is full.
+            ContextOverflow: the prompt is too long.
+            InvalidRequest: the prompt or a parameter cannot be used.
+            EngineCrashed: the child is dead.
+        """
+        number, inbox = next(self._numbers), Inbox()
+        self._inboxes[number] = inbox
+        try:
+            await self._ask("generate", number, request=request.model_dump(mode="json"))
+        except BaseException:
+            self._forget(number)
+            raise
+        generation = ClientGeneration(inbox, self.name, partial(self._cancel, number))
+        finalizer = weakref.finalize(generation, self._drop, number)
+        finalizer.atexit = False
+        return generation
+
+    async def tokenize(self, text: str) -> list[int]:
+        """Token ids of plain text."""
+        return list(await self._ask("tokenize", text=text))
+
+    async def count(self, prompt: ChatPrompt) -> int:
+        """Tokens of a whole rendered conversation."""
+        return int(await self._ask("count", prompt=prompt.model_dump(mode="json")))
+
+    async def next_tokens(self, prompt: TextPrompt, k: int) -> tuple[TokenLogprob, ...]:
+        """The k likeliest next tokens after a text, best first."""
+        number = next(self._numbers)
+        try:
+            found = await self._ask("next_tokens", number, prompt=prompt.model_dump(mode="json"), k=max(1, k))
+        except asyncio.CancelledError:
+            self._send({"do": "cancel", "id": next(self._numbers), "job": number})
+            raise
+        return tuple(wire.wire_to_logprob(entry) for entry in found)
+
+    async def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-probability of each token after the first, given those before it."""
+        return list(await self._ask("score", token_ids=list(token_ids)))
+
+    async def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Put exactly these LoRA adapters into use; running replies go on with them.
+
+        Raises:
+            InvalidRequest: the loader cannot, or the adapter does not fit this model.
+        """
+        paths = await self._ask("set_adapters", adapters=[adapter.model_dump(mode="json") for adapter in adapters])
+        self.card = self.card.model_copy(update={"adapters": tuple(paths)})
+
+    async def counters(self) -> EngineCounters:
+        """What the engine is doing now."""
+        return wire.wire_to_counters(await self._ask("counters"))
+
+    async def close(self, grace_s: float = 5.0) -> None:
+        """End the child: ask, wait, kill. Running generations end with a sentence."""
+        self._closing = True
+        if self._child.alive:
+            self._send({"do": "close"})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(self._waiter), grace_s)
+        self._child.kill()
+        await self._waiter
+
+    # ---- speaking with the child -----------------------------------------------------------------------------------
+
+    async def _ask(self, do: str, number: int = 0, **fields: Any) -> Any:
+        """Send a command and wait for its answer."""
+        if self._ended is not None:
+            raise self._ended
+        number = number or next(self._numbers)
+        answer = self._answers[number] = self._loop.create_future()
+        try:
+            self._send({"do": do, "id": number, **fields})
+            return await answer
+        finally:
+            self._answers.pop(number, None)
+
+    def _send(self, message: wire.Message) -> None:
+        if self._child.alive and not self._child.input.is_closing():
+            self._child.input.write(wire.to_frame(message))
+
+    async def _cancel(self, number: int, forget: bool) -> None:
+        if forget:
+            self._forget(number)
+        elif number in self._inboxes:
+            self._send({"do": "cancel", "id": next(self._numbers), "job": number})
+
+    def _forget(self, number: int) -> None:
+        """Stop a generation if it runs, and take no more news of it."""
+        inbox = self._inboxes.pop(number, None)
+        if inbox is not None and not inbox.ended:
+            inbox.ended = True
+            self._send({"do": "cancel", "id": next(self._numbers), "job": number})
+
+    def _drop(self, number: int) -> None:
+        """A generation was collected, perhaps on another thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._forget, number)
+
+    async def _read(self) -> None:
+        """Take in what the child says; nothing here waits for a consumer."""
+        output = self._child.output
+        try:
+            while True:
+                header = await output.readexactly(wire.HEADER_BYTES)
+                body = await output.readexactly(wire.body_length(header))
+                self._take(wire.from_body(body))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        except (wire.FrameError, KeyError, TypeError, ValueError) as error:
+            log.exception("The engine of %s sent nonsense", self.name)
+            self._kill(f"it sent nonsense ({type(error).__name__})")
+
+    def _take(self, message: wire.Message) -> None:
+        if "events" in message:
+            for number, kind, value in message["events"]:
+                self._take_event(number, kind, value)
+        elif "beat" in message:
+            self._take_beat(message["beat"])
+        elif "progress" in message:
+            if self._on_progress is not None and not self._loaded:
+                self._on_progress(message["progress"]["stage"], message["progress"]["done"])
+        else:
+            answer = self._answers.get(message["re"])
+            if answer is None or answer.done():
+                return
+            if "error" in message:
+                answer.set_exception(wire.wire_to_error(message["error"]))
+            else:
+                answer.set_result(message["value"])
+
+    def _take_event(self, number: int, kind: str, value: Any) -> None:
+        inbox = self._inboxes.get(number)
+        if inbox is None:
+            return
+        if kind == "delta":
+            inbox.push(wire.wire_to_delta(value))
+        elif kind == "error":
+            inbox.fail(wire.wire_to_error(value))
+        elif kind == "started":
+            inbox.start(wire.wire_to_started(value))
+        else:
+            inbox.queue(value)
+        if inbox.ended:
+            del self._inboxes[number]
+
+    # ---- watching the child ----------------------------------------------------------------------------------------
+
+    def _take_beat(self, beat: Mapping[str, Any]) -> None:
+        self._heard_s = time.monotonic()
+        if not self._loaded:
+            return
+        if beat["broken"]:
+            self._kill(beat["broken"])
+        elif beat["step_age_s"] > self._step_timeout_s:
+            self._kill(f"a step took longer than {self._step_timeout_s:g} s, the limit")
+
+    async def _watch(self) -> None:
+        """Kill a child that has been silent for too long. A loop that was itself held up gives the reader time to catch up."""
+        interval_s = min(1.0, self._heartbeat_timeout_s / 4)
+        while True:
+            asleep_s = time.monotonic()
+            await asyncio.sleep(interval_s)
+            now_s = time.monotonic()
+            if now_s - asleep_s > interval_s + 1.0:
+                continue
+            if now_s - self._heard_s > self._heartbeat_timeout_s:
+                self._kill(f"it gave no sign of life for {self._heartbeat_timeout_s:g} s, the limit")
+                return
+
+    def _kill(self, reason: str) -> None:
+        log.warning("The engine of %s is ended: %s", self.name, reason)
+        self._killed_because = self._killed_because or reason
+        self._child.kill()
+
+    async def _wait(self) -> None:
+        """When the child has ended: tell everyone who waits for it."""
+        returncode = await self._child.process.wait()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._reader, DRAIN_S)  # what it said before its end
+        if self._watcher is not None:
+            self._watcher.cancel()
+        error = self._ended = self._why(returncode)
+        self._child.close()
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(error)
+        for inbox in self._inboxes.values():
+            inbox.fail(error)
+        self._inboxes.clear()
+        if self._loaded and not self._closing and self.on_exit is not None:
+            self.on_exit(error.message)
+
+    def _why(self, returncode: int) -> AppError:
+        if self._closing:
+            return NoModelLoaded(f"{self.name} was unloaded; the text so far is kept. Load it again or choose another model.")
+        how = self._killed_because or how_it_ended(returncode)
+        if not self._loaded:
+            return LoadFailed(
+                f"{self.name} could not be loaded: its process ended ({how}).{self._child.last_words()} Choose another file, loader or options."
+            )
+        log.error("The engine of %s ended: %s.%s", self.name, how, self._child.last_words())
+        return EngineCrashed(
+            f"The engine of {self.name} ended unexpectedly ({how}); the text so far is kept. Send again to restart it.", model=self.name
+        )
+
+    async def _abandon_start(self) -> None:
+        self._child.kill()
+        await self._waiter

@@ -1,0 +1,184 @@
+"""One generation as the web process sees it: an asynchronous stream of deltas that can be stopped.
+
+Knows no process: the client pushes in what the child said. A slow consumer costs nobody anything: what it has not taken is put together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from types import TracebackType
+from typing import Self
+
+from modules.core.errors import AppError
+from modules.core.generation import Delta, Started, Usage
+
+log = logging.getLogger(__name__)
+
+KEPT_DELTAS = 64  # not taken by the consumer, before they are put together
+
+
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """Several deltas of one generation as one."""
+    if len(deltas) == 1:
+        return deltas[0]
+    last = deltas[-1]
+    return Delta(
+        text="".join(delta.text for delta in deltas),
+        token_ids=tuple(token_id for delta in deltas for token_id in delta.token_ids),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        finish_reason=last.finish_reason,
+        stop_string=last.stop_string,
+        usage=last.usage,
+    )
+
+
+class Inbox:
+    """What the child said about one generation and the consumer has not taken yet. The event loop's thread uses it."""
+
+    def __init__(self) -> None:
+        self.started: Started | None = None
+        self.place: int | None = None
+        self.usage: Usage | None = None
+        self.on_place: Callable[[], None] | None = None
+        self.ended = False  # nothing more will come
+        self.error: AppError | None = None
+        self.news = asyncio.Event()
+        self._deltas: list[Delta] = []
+
+    def start(self, started: Started) -> None:
+        """It has a slot."""
+        self.started, self.place = started, None
+        self._moved()
+
+    def queue(self, place: int) -> None:
+        """It waits."""
+        self.place = place
+        self._moved()
+
+    def push(self, delta: Delta) -> None:
+        """It wrote something, or ended."""
+        if len(self._deltas) >= KEPT_DELTAS:
+            self._deltas = [joined(self._deltas)]
+        self._deltas.append(delta)
+        if delta.finish_reason is not None:
+            self.ended, self.usage = True, delta.usage
+        self.news.set()
+
+    def fail(self, error: AppError) -> None:
+        """It ended with an error, which the consumer gets after the text so far."""
+        if not self.ended:
+            self.ended, self.error = True, error
+            self.news.set()
+
+    def take(self) -> Delta | None:
+        """Everything new, put together; None when there is nothing."""
+        if not self._deltas:
+            return None
+        delta, self._deltas = joined(self._deltas), []
+        return delta
+
+    def _moved(self) -> None:
+        self.news.set()
+        if self.on_place is not None:
+            try:
+                self.on_place()
+            except AppError as error:
+                log.warning("A listener for the place in the queue failed: %s", error.message)
+
+
+class ClientGeneration:
+    """Iterate for `Delta`s; the last has a `finish_reason`. Close it, or leave its `async with`, to stop and forget it.
+
+    An engine that dies or fails raises its error from the iteration, after the text so far was delivered. One that is dropped without being
+    closed is cancelled too, as soon as it is collected.
+    """
+
+    def __init__(self, inbox: Inbox, model: str, send_cancel: Callable[[bool], Awaitable[None]]) -> None:
+        self._inbox = inbox
+        self._send_cancel = send_cancel
+        self._closed = False
+        self.model = model
+
+    @property
+    def started(self) -> Started | None:
+        """Facts about the prompt, once it has a slot."""
+        return self._inbox.started
+
+    @property
+    def place(self) -> int | None:
+        """Place in the queue, 1 is next; None when it does not wait."""
+        return self._inbox.place
+
+    @property
+    def usage(self) -> Usage | None:
+        """What it cost, once it has ended."""
+        return self._inbox.usage
+
+    @property
+    def on_place(self) -> Callable[[], None] | None:
+        """Called when the place changed and when the slot was found."""
+        return self._inbox.on_place
+
+    @on_place.setter
+    def on_place(self, listener: Callable[[], None] | None) -> None:
+        self._inbox.on_place = listener
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        inbox = self._inbox
+        while not self._closed:
+            delta = inbox.take()
+            if delta is not None:
+                return delta
+            if inbox.error is not None:
+                self._closed = True
+                raise inbox.error
+            if inbox.ended:
+                break
+            inbox.news.clear()
+            await inbox.news.wait()
+        raise StopAsyncIteration
+
+    async def next_within(self, seconds: float) -> Delta | None:
+        """The next delta, or None after that time or when only the place or the start is new. Never loses a delta.
+
+        Raises:
+            StopAsyncIteration: it has ended.
+            AppError: it failed.
+        """
+        inbox = self._inbox
+        delta = inbox.take()
+        if delta is None and not inbox.ended and not self._closed:
+            inbox.news.clear()
+            try:
+                await asyncio.wait_for(inbox.news.wait(), seconds)
+            except TimeoutError:
+                return None
+            delta = inbox.take()
+            if delta is None and not inbox.ended:
+                return None
+        return delta if delta is not None else await self.__anext__()
+
+    async def cancel(self) -> None:
+        """Stop it; the iteration goes on to its last delta, which says `cancelled`."""
+        if not self._inbox.ended:
+            await self._send_cancel(False)
+
+    async def aclose(self) -> None:
+        """Stop it if it runs, and hear no more of it."""
+        if not self._closed:
+            self._closed = True
+            self._inbox.news.set()
+            await self._send_cancel(True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()

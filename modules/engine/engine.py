@@ -1,0 +1,367 @@
+"""The engine: one thread that owns a runner and writes all replies at once.
+
+Commands come in through a queue, events go out through one callback per step. Knows the scheduler, sampling, text and stop strings;
+knows no back end, no template and no process.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from modules.core.errors import AppError, Busy, NoModelLoaded, OutOfMemory
+from modules.core.generation import EngineCounters, FinishReason, Started, TokenLogprob
+from modules.engine.detokenizer import PieceTable
+from modules.engine.events import Event, Generation, Outbox, Sink
+from modules.engine.logits import as_row
+from modules.engine.preparation import Preparation
+from modules.engine.sampling import Sampler
+from modules.engine.scheduler import Scheduler, Share
+from modules.engine.sequence import Sequence as Running
+
+if TYPE_CHECKING:
+    from modules.core.model import LogitsRow, Runner, Tokenizer
+    from modules.core.params import GenerationParams
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+FAILURES_UNTIL_BROKEN = 3  # failed steps in a row after which the process is better replaced
+LOWEST_LOGPROB = -9999.0  # instead of minus infinity, which JSON cannot say
+
+
+class Engine:
+    """Continuous batching over any `Runner`."""
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, sink: Sink, *, queue_limit: int = 64, name: str = "the model") -> None:
+        self._runner = runner
+        self._name = name
+        self._queue_limit = queue_limit
+        self._scheduler = Scheduler(
+            runner,
+            n_slots=runner.n_slots,
+            capacity_tokens=runner.capacity_tokens,
+            max_batch_tokens=runner.max_batch_tokens,
+        )
+        self._pieces = PieceTable(tokenizer)
+        self._preparation = Preparation(runner, tokenizer, self._pieces, name)
+        self._outbox = Outbox(sink)
+        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()  # guards the two below
+        self._in_flight = 0
+        self._closing = False
+        self._sequences: dict[Generation, Running] = {}
+        self._paused = False
+        self._failures = 0
+        self._steps = self._prefill_tokens = self._reused_tokens = self._decode_tokens = self._cancelled = 0
+        self.context_limit = self._preparation.context_limit
+        self.broken = ""  # a sentence once the runner failed again and again: replace the process
+        self.busy_since_s = 0.0  # monotonic start of the present step; 0 while idle. Others watch it for a hang
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    # ---- called from any thread ------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        prompt_ids: Sequence[int],
+        params: GenerationParams,
+        *,
+        stop: Sequence[str] = (),
+        client: str = "",
+        key: Any = None,
+        probe: int = 0,
+    ) -> Generation:
+        """Queue a generation; its events carry the returned handle. `probe` asks only for that many likeliest next tokens.
+
+        Raises:
+            ContextOverflow: the prompt leaves no room for a reply.
+            Busy: as many as allowed are waiting.
+            InvalidRequest: an empty prompt or an unknown token id.
+            NoModelLoaded: the engine was closed.
+        """
+        sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe)
+        generation = Generation(key, sequence.sampler.seed, sequence.prompt_length, probe=probe > 0, send=self._send_cancel)
+        sequence.generation = generation
+        with self._lock:
+            self._check_open()
+            waiting = self._in_flight - len(self._scheduler.slots)
+            if waiting >= self._queue_limit:
+                raise Busy(
+                    f"{self._name} is busy: {waiting} requests are waiting and the queue holds {self._queue_limit}, so this one would be at "
+                    f"place {waiting + 1}. Try again in a moment.",
+                    place=waiting + 1,
+                    limit=self._queue_limit,
+                )
+            self._in_flight += 1
+        self._commands.put(partial(self._accept, sequence))
+        return generation
+
+    def call(self, function: Callable[[], Result]) -> Result:
+        """Run something on the engine thread between two steps, with all slots empty; running replies continue after it."""
+        return self._between_steps(function, self._scheduler.empty_all)
+
+    def score(self, token_ids: Sequence[int]) -> list[float]:
+        """Log-probability of each token after the first, given those before it.
+
+        Raises:
+            ContextOverflow: more tokens than the context holds.
+        """
+        ids = list(token_ids)
+        if len(ids) < 2:
+            return []
+        self._preparation.check_score(ids)
+        make_room = partial(self._scheduler.empty_for, 0, len(ids))
+        return self._between_steps(lambda: [float(value) for value in self._runner.score(ids)], make_room)
+
+    def counters(self) -> EngineCounters:
+        """What the engine is doing now."""
+        scheduler = self._scheduler
+        return EngineCounters(
+            slots=len(scheduler.slots),
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            steps=self._steps,
+            prefill_tokens=self._prefill_tokens,
+            reused_tokens=self._reused_tokens,
+            decode_tokens=self._decode_tokens,
+            cancelled=self._cancelled,
+            cached_tokens=scheduler.used_tokens,
+            capacity_tokens=scheduler.capacity_tokens,
+        )
+
+    def pause(self, paused: bool = True) -> None:
+        """Stop stepping after the present step, or go on; requests are still accepted."""
+
+        def set_paused() -> None:
+            self._paused = paused
+
+        self._commands.put(set_paused)
+
+    def close(self, timeout_s: float = 10.0) -> bool:
+        """End all generations with a sentence, give the model's memory back; False if a step does not end in time."""
+        with self._lock:
+            self._closing = True
+        self._commands.put(lambda: None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise NoModelLoaded(f"{self._name} was unloaded; load it again or choose another model.")
+
+    def _send_cancel(self, generation: Generation) -> None:
+        self._commands.put(partial(self._cancel, generation))
+
+    def _between_steps(self, function: Callable[[], Result], make_room: Callable[[], None]) -> Result:
+        future: Future[Result] = Future()
+
+        def run() -> None:
+            try:
+                self._check_open()
+                make_room()
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._lock:
+            self._check_open()
+            self._commands.put(run)
+        return future.result()
+
+    # ---- commands, on the engine thread ----------------------------------------------------------------------------
+
+    def _accept(self, sequence: Running) -> None:
+        self._sequences[sequence.generation] = sequence
+        self._scheduler.submit(sequence)
+        self._outbox.places_changed = True
+        if sequence.generation.cancelled:
+            self._cancel(sequence.generation)
+
+    def _cancel(self, generation: Generation) -> None:
+        sequence = self._sequences.get(generation)
+        if sequence is not None:
+            self._cancelled += 1
+            self._finish(sequence, "cancelled")
+
+    # ---- the thread ------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._closing:
+            if self._paused or not self._sequences:
+                self.busy_since_s = 0.0
+                command = self._commands.get()
+                self.busy_since_s = time.monotonic()
+                command()
+            while not self._commands.empty():
+                self._commands.get()()
+            if not self._paused and not self._closing:
+                self.busy_since_s = time.monotonic()
+                self._step()
+            self._outbox.deliver(self._scheduler.waiting)
+        self._end()
+
+    def _end(self) -> None:
+        """Nothing is left waiting: not a generation, not a caller."""
+        while not self._commands.empty():
+            self._commands.get()()
+        error = NoModelLoaded(f"{self._name} was unloaded while this was being written; the text so far is kept.")
+        for sequence in list(self._sequences.values()):
+            self._fail(sequence, error)
+        self._outbox.deliver(())
+        self._runner.close()
+        self.busy_since_s = 0.0
+
+    def _step(self) -> None:
+        """Admit, plan, run the model once, choose the next tokens. Whatever fails becomes an answer, not an end of the process."""
+        try:
+            self._admit()
+            shares = self._scheduler.plan()
+            if shares and len(shares[-1].row.token_ids) > 1:
+                self._outbox.urgent = True  # a step with prefill is long: what is there is delivered before it
+            self._outbox.deliver(self._scheduler.waiting)
+            if not shares:
+                return
+            begun_s = time.perf_counter()
+            logits = self._runner.forward([share.row for share in shares])
+            self._steps += 1
+            self._prefill_tokens += self._scheduler.advance(shares, time.perf_counter() - begun_s)
+            for share, entry in zip(shares, logits, strict=True):
+                if share.completes:
+                    self._choose(share, entry)
+            self._failures = 0
+        except OutOfMemory as error:
+            self._relieve(error)
+        except Exception as error:
+            self._fail_all(error)
+
+    def _admit(self) -> None:
+        admitted = self._scheduler.admit()
+        if not admitted:
+            return
+        self._outbox.places_changed = True
+        now_s = time.monotonic()
+        for sequence in admitted:
+            if not sequence.announced:
+                sequence.announced, sequence.admitted_s = True, now_s
+                self._reused_tokens += sequence.reused
+                sequence.generation.place = 0
+                started = Started(sequence.prompt_length, sequence.reused, 0, sequence.generation.seed)
+                self._outbox.add(Event(sequence.generation, started))
+
+    def _choose(self, share: Share, entry: Any) -> None:
+        """Choose the next token of one sequence; an error here ends only that one."""
+        sequence = share.sequence
+        if sequence.generation.cancelled:
+            return  # the command is on its way
+        try:
+            self._next_token(sequence, as_row(entry))
+        except Exception as error:
+            log.exception("Choosing a token failed")
+            self._fail(sequence, AppError(f"Choosing the next token failed ({_short(error)}); the text so far is kept."))
+
+    def _next_token(self, sequence: Running, row: LogitsRow) -> None:
+        if not sequence.first_token_s:
+            sequence.first_token_s = time.monotonic()
+            self._outbox.urgent = True
+        if sequence.probe:
+            sequence.new_logprobs.extend(self._logprob(row, 0, sequence.probe).top)
+            self._finish(sequence, "stop")
+            return
+        token_id = sequence.sampler.sample(row)
+        if token_id in sequence.end_ids or token_id in sequence.stop_ids:
+            self._finish(sequence, "stop", sequence.stop_ids.get(token_id))
+            return
+        if sequence.logprobs is not None:
+            sequence.new_logprobs.append(self._logprob(row, token_id, sequence.logprobs))
+        sequence.sampler.accept(token_id)
+        sequence.ids.append(token_id)
+        sequence.new_ids.append(token_id)
+        self._decode_tokens += 1
+        self._outbox.changed(sequence)
+        text = sequence.detokenizer.feed(token_id)  # type: ignore[union-attr]
+        if text and self._show(sequence, text):
+            return
+        if len(sequence.ids) >= sequence.max_length:
+            self._finish(sequence, "length")
+
+    def _show(self, sequence: Running, text: str) -> bool:
+        """Pass text on as far as it is no stop string; True if one ended the sequence."""
+        shown, stop = sequence.stops.feed(text)  # type: ignore[union-attr]
+        if shown:
+            sequence.new_text.append(shown)
+        if stop is not None:
+            self._finish(sequence, "stop", stop)
+        return stop is not None
+
+    def _logprob(self, row: LogitsRow, token_id: int, top: int) -> TokenLogprob:
+        own, best = Sampler.logprobs(row, token_id, top)
+        written = self._pieces.written
+        alternatives = tuple(TokenLogprob(other, written(other), max(value, LOWEST_LOGPROB)) for other, value in best)
+        return TokenLogprob(token_id, written(token_id), max(own, LOWEST_LOGPROB), alternatives)
+
+    # ---- ends ------------------------------------------------------------------------------------------------------
+
+    def _finish(self, sequence: Running, reason: FinishReason, stop: str | None = None) -> None:
+        self._release(sequence)
+        if stop is None:
+            self._flush_text(sequence)
+        self._outbox.add(Event(sequence.generation, delta=sequence.take_delta(reason, stop, sequence.usage(time.monotonic()))))
+
+    def _fail(self, sequence: Running, error: AppError) -> None:
+        self._release(sequence)
+        self._flush_text(sequence)
+        self._outbox.add(Event(sequence.generation, delta=sequence.take_delta()))
+        self._outbox.add(Event(sequence.generation, error=error))
+
+    def _flush_text(self, sequence: Running) -> None:
+        """The text that was held back, unless its own end completes a stop string."""
+        assert sequence.detokenizer is not None and sequence.stops is not None
+        shown, stop = sequence.stops.feed(sequence.detokenizer.flush())
+        sequence.new_text.append(shown if stop is not None else shown + sequence.stops.flush())
+
+    def _release(self, sequence: Running) -> None:
+        """Free the slot or the place in the queue."""
+        self._scheduler.finish(sequence)
+        self._sequences.pop(sequence.generation, None)
+        self._outbox.forget(sequence)
+        self._outbox.places_changed = True
+        with self._lock:
+            self._in_flight -= 1
+
+    def _relieve(self, error: OutOfMemory) -> None:
+        """Make room after the model ran out of memory, and remember how much there was."""
+        scheduler = self._scheduler
+        log.warning("Out of memory with %d tokens cached: %s", scheduler.used_tokens, error.message)
+        scheduler.capacity_tokens = max(1, min(scheduler.capacity_tokens, scheduler.used_tokens))
+        if not scheduler.evict_idle() and scheduler.preempt_youngest() is None and scheduler.running:
+            sequence = scheduler.running[0]
+            held = len(sequence.ids)
+            self._fail(sequence, OutOfMemory(f"{self._name} ran out of memory at {held} tokens ({error.message}) Load it with a shorter context."))
+
+    def _fail_all(self, error: Exception) -> None:
+        """A step failed: everything running ends with a sentence, the slots are emptied, those who wait get their turn."""
+        log.error("A step of the model failed", exc_info=error)
+        self._failures += 1
+        told = AppError(f"{self._name} failed while computing ({_short(error)}). The text so far is kept; send again.")
+        for sequence in list(self._scheduler.running):
+            self._fail(sequence, told)
+        try:
+            self._scheduler.forget_all()
+        except Exception as second:
+            log.error("Emptying the slots failed too", exc_info=second)
+            self._failures = FAILURES_UNTIL_BROKEN
+        if self._failures >= FAILURES_UNTIL_BROKEN:
+            self.broken = f"{self._name} failed {self._failures} times in a row; the last cause was {_short(error)}."
+
+
+def _short(error: Exception) -> str:
+    """Kind and first line of an error."""
+    lines = str(error).splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines and lines[0] else type(error).__name__

@@ -1,0 +1,101 @@
+"""What an engine tells about its generations, gathered and delivered in few messages.
+
+Knows sequences and their news; knows no model, no scheduler and no process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules.core.errors import AppError
+from modules.core.generation import Delta, Started
+from modules.engine.sequence import Sequence
+
+FLUSH_S = 0.004  # between deliveries: waking a reader costs as much as a layer of a tiny model
+PLACES_S = 0.1  # between reports of places in the queue
+
+
+@dataclass(slots=True, eq=False)
+class Generation:
+    """Handle of one submitted generation. `cancel` may be called from any thread, also twice."""
+
+    key: Any  # the caller's own name for it
+    seed: int
+    prompt_tokens: int
+    cancelled: bool = False
+    place: int = 0  # in the queue, 1 is next; 0 is not waiting
+    probe: bool = False  # only asked for the likeliest next tokens
+    send: Callable[[Generation], None] | None = field(default=None, repr=False)
+
+    def cancel(self) -> None:
+        """Stop it: no further token is written, and its slot is free before the next step."""
+        self.cancelled = True
+        if self.send is not None:
+            self.send(self)
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One piece of news about a generation; exactly one field after `generation` is set."""
+
+    generation: Generation
+    started: Started | None = None
+    delta: Delta | None = None
+    place: int | None = None
+    error: AppError | None = None
+
+
+Sink = Callable[[list[Event]], None]
+
+
+class Outbox:
+    """Gathers news and hands it to the sink: at once when something began or ended, else at most every few milliseconds."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._events: list[Event] = []
+        self._changed: dict[Sequence, None] = {}  # with something new to deliver
+        self._delivered_s = 0.0
+        self._places_s = 0.0
+        self.urgent = False
+        self.places_changed = False
+
+    def add(self, event: Event) -> None:
+        """News that must not wait."""
+        self._events.append(event)
+        self.urgent = True
+
+    def changed(self, sequence: Sequence) -> None:
+        """A sequence has new tokens."""
+        self._changed[sequence] = None
+
+    def forget(self, sequence: Sequence) -> None:
+        """A sequence ended; its last delta is added by itself."""
+        self._changed.pop(sequence, None)
+
+    def deliver(self, waiting: Iterable[Sequence]) -> None:
+        """Hand over what is due; `waiting` is the queue in order."""
+        now_s = time.monotonic()
+        if self.places_changed and now_s - self._places_s >= PLACES_S:
+            self._report_places(waiting, now_s)
+        if not self.urgent and now_s - self._delivered_s < FLUSH_S:
+            return
+        for sequence in self._changed:
+            self._events.append(Event(sequence.generation, delta=sequence.take_delta()))
+        self._changed.clear()
+        self.urgent = False
+        if self._events:
+            events, self._events = self._events, []
+            self._delivered_s = now_s
+            self._sink(events)
+
+    def _report_places(self, waiting: Iterable[Sequence], now_s: float) -> None:
+        self._places_s, self.places_changed = now_s, False
+        for place, sequence in enumerate(waiting, 1):
+            generation: Generation = sequence.generation
+            if generation.place != place and not sequence.announced:
+                generation.place = place
+                self.add(Event(generation, place=place))

@@ -1,0 +1,125 @@
+"""From a prompt and parameters to a sequence the engine can run: checks, sampler, stop strings.
+
+Runs on the caller's thread, so that the engine's thread only ever computes. Knows one model's limits and tokenizer; knows no slots.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Sequence as SequenceABC
+from typing import TYPE_CHECKING
+
+from modules.core.errors import ContextOverflow, InvalidRequest
+from modules.engine.detokenizer import Detokenizer, PieceTable
+from modules.engine.sampling import Sampler
+from modules.engine.sequence import Sequence
+from modules.engine.stopping import StopChecker
+
+if TYPE_CHECKING:
+    from modules.core.model import Runner, Tokenizer
+    from modules.core.params import GenerationParams
+
+
+class Preparation:
+    """Makes sequences for one model."""
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, pieces: PieceTable, name: str) -> None:
+        self.context_limit = min(runner.context_length, runner.capacity_tokens)
+        self._vocab_size = runner.vocab_size
+        self._tokenizer = tokenizer
+        self._pieces = pieces
+        self._name = name
+        self._special_stop = functools.lru_cache(maxsize=256)(self._find_special_stop)
+        self._breakers = functools.lru_cache(maxsize=16)(self._find_breakers)
+
+    def sequence(
+        self, prompt_ids: SequenceABC[int], params: GenerationParams, *, stop: SequenceABC[str], client: str, probe: int
+    ) -> Sequence:
+        """A checked sequence, ready to be queued.
+
+        Raises:
+            ContextOverflow: the prompt leaves no room for a reply.
+            InvalidRequest: an empty prompt or an unknown token id.
+        """
+        ids = list(prompt_ids)
+        self._check_prompt(ids)
+        stops = tuple(dict.fromkeys((*params.stop, *stop)))
+        stop_ids = {token_id: text for text in stops if (token_id := self._special_stop(text)) is not None}
+        end_ids = self._tokenizer.end_ids
+        most = params.max_tokens or self.context_limit
+        return Sequence(
+            ids,
+            min(self.context_limit, len(ids) + most),
+            client=client,
+            sampler=Sampler(
+                params,
+                vocab_size=self._vocab_size,
+                end_ids=end_ids | stop_ids.keys(),
+                prompt_ids=ids,
+                breaker_ids=self._breakers(params.dry_sequence_breakers) if params.dry_multiplier else frozenset(),
+            ),
+            detokenizer=Detokenizer(self._pieces),
+            stops=StopChecker(stops),
+            logprobs=params.logprobs,
+            probe=probe,
+            end_ids=end_ids,
+            stop_ids=stop_ids,
+            queued_s=time.monotonic(),
+        )
+
+    def check_score(self, ids: list[int]) -> None:
+        """Whether a text can be scored as a whole.
+
+        Raises:
+            ContextOverflow: more tokens than the context holds.
+            InvalidRequest: an unknown token id.
+        """
+        self._check_ids(ids)
+        if len(ids) > self.context_limit:
+            raise ContextOverflow(
+                f"The text has {len(ids)} tokens and the context of {self._name} holds {self.context_limit}; score it in parts.",
+                limit=self.context_limit,
+                got=len(ids),
+            )
+
+    def _check_prompt(self, ids: list[int]) -> None:
+        if not ids:
+            raise InvalidRequest("The prompt is empty; write at least one word.", field="prompt")
+        if len(ids) >= self.context_limit:
+            raise ContextOverflow(
+                f"The prompt has {len(ids)} tokens; the context of {self._name} holds {self.context_limit}, and the reply needs at least "
+                "one of them. Shorten the prompt, or load the model with a longer context.",
+                limit=self.context_limit,
+                got=len(ids),
+                field="prompt",
+            )
+        self._check_ids(ids)
+
+    def _check_ids(self, ids: list[int]) -> None:
+        lowest, highest = min(ids), max(ids)
+        if lowest < 0 or highest >= self._vocab_size:
+            raise InvalidRequest(
+                f"Token id {lowest if lowest < 0 else highest} is not in the vocabulary of {self._name}, which has the ids 0 to "
+                f"{self._vocab_size - 1}.",
+                field="prompt",
+            )
+
+    def _find_special_stop(self, stop: str) -> int | None:
+        """The special token that a stop string is written as: hidden from the text, so it must be known by its id."""
+        ids = self._encode(stop, parse_special=True) if stop[0] in "<[" else []
+        if len(ids) == 2 and not self._tokenizer.piece(ids[0]).strip():
+            ids = ids[1:]  # a SentencePiece tokenizer puts a space in front
+        return ids[0] if len(ids) == 1 and self._tokenizer.is_special(ids[0]) else None
+
+    def _find_breakers(self, breakers: tuple[str, ...]) -> frozenset[int]:
+        """The tokens that end with a breaker of DRY: the last one of each when it stands behind a letter."""
+        found = (self._encode("a" + text, parse_special=False) for text in breakers)
+        return frozenset(ids[-1] for ids in found if ids)
+
+    def _encode(self, text: str, *, parse_special: bool) -> list[int]:
+        """Token ids; none for a text that this vocabulary cannot hold, which the model can then not write either."""
+        try:
+            return self._tokenizer.encode(text, add_special=False, parse_special=parse_special)
+        except InvalidRequest:
+            return []

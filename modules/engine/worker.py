@@ -1,0 +1,329 @@
+"""The engine's child process: takes commands from its parent, runs one engine, tells what happens.
+
+Knows the commands and the engine. How a model is loaded and how a prompt is made is handed in, so this module knows no loader and no
+template. The receiving thread never computes; prompts are made on one thread, the model runs on the engine's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from modules.core.errors import AppError, InvalidRequest, LoadFailed, NoModelLoaded
+from modules.core.generation import ChatPrompt, EngineCard, GenerationRequest
+from modules.core.model import Adapter, LoadedModel
+from modules.core.params import GenerationParams
+from modules.engine import wire
+from modules.engine.channel import Channel
+from modules.engine.engine import Engine
+from modules.engine.events import Event, Generation
+from modules.engine.wire import Message
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+CLOSE_S = 4.0  # for the present step to end
+PROGRESS_S = 0.05  # between progress messages of one stage
+
+Progress = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A prompt as the engine takes it, and what the asker should know about it."""
+
+    token_ids: Sequence[int]
+    stop: tuple[str, ...] = ()
+    dropped_messages: int = 0
+    starts_thinking: str = ""
+
+
+class PromptMaker(Protocol):
+    """Turns requests into token ids. Called by one thread."""
+
+    def prepare(self, request: GenerationRequest) -> Prepared:
+        """The prompt of a request, made to fit the context."""
+        ...
+
+    def count(self, prompt: ChatPrompt) -> int:
+        """How many tokens a whole conversation has."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of plain text as it stands."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LoadCommand:
+    """What to load and how."""
+
+    name: str
+    path: str
+    loader: str
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A loaded model, the loader that did it, and how prompts are made for it."""
+
+    model: LoadedModel
+    loader: str
+    prompts: PromptMaker
+
+
+Load = Callable[[LoadCommand, Progress], Ready]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """One generation as the parent knows it."""
+
+    id: int
+    prepared: Prepared | None = None
+    generation: Generation | None = None
+    cancelled: bool = False
+
+
+@dataclass(slots=True)
+class _Running:
+    """What there is after loading."""
+
+    engine: Engine
+    ready: Ready
+    name: str
+    adapters: list[Adapter] = field(default_factory=list)
+
+
+class Worker:
+    """Carries out the commands of one parent."""
+
+    def __init__(self, channel: Channel, load: Load) -> None:
+        self._channel = channel
+        self._load_model = load
+        self._running: _Running | None = None
+        self._jobs: dict[int, _Job] = {}
+        self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        self._between = ThreadPoolExecutor(1, thread_name_prefix="between steps")  # waits for the engine
+        self._commands: dict[str, tuple[ThreadPoolExecutor | None, Callable[[Message], Any]]] = {
+            "load": (self._between, self._load),
+            "generate": (self._prompts, self._generate),
+            "next_tokens": (self._prompts, self._next_tokens),
+            "tokenize": (self._prompts, self._tokenize),
+            "count": (self._prompts, self._count),
+            "score": (self._between, self._score),
+            "set_adapters": (self._between, self._set_adapters),
+            "counters": (None, self._counters),
+            "cancel": (None, self._cancel),
+        }
+
+    def serve(self) -> None:
+        """Until the parent says `close` or is gone."""
+        threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
+        while (message := self._channel.receive()) is not None:
+            if message.get("do") == "close":
+                break
+            self._dispatch(message)
+        if self._running is not None:
+            self._running.engine.close(CLOSE_S)
+        self._channel.close()
+
+    def _dispatch(self, message: Message) -> None:
+        executor, command = self._commands.get(str(message.get("do")), (None, self._unknown))
+        if message.get("do") in ("generate", "next_tokens"):
+            self._jobs[message["id"]] = _Job(message["id"])
+        if executor is None:
+            self._answer(message, command)
+        else:
+            executor.submit(self._answer, message, command)
+
+    def _answer(self, message: Message, command: Callable[[Message], Any]) -> None:
+        """Carry out a command and answer it; a command that returns None is answered by an event, or needs no answer."""
+        try:
+            value = command(message)
+        except AppError as error:
+            self._refuse(message, error)
+        except Exception as error:
+            log.exception("The command %s failed", message.get("do"))
+            self._refuse(message, AppError(f"The engine could not do this ({type(error).__name__}: {error}). See its log for the cause."))
+        else:
+            if value is not None:
+                self._channel.send({"re": message["id"], "value": value})
+
+    def _refuse(self, message: Message, error: AppError) -> None:
+        self._jobs.pop(message["id"], None)
+        self._channel.send({"re": message["id"], "error": wire.error_to_wire(error)})
+
+    # ---- commands --------------------------------------------------------------------------------------------------
+
+    def _unknown(self, message: Message) -> None:
+        raise InvalidRequest(f"The engine knows no command “{message.get('do')}”.")
+
+    def _load(self, message: Message) -> Message:
+        if self._running is not None:
+            raise InvalidRequest("This engine already holds a model.")
+        command = LoadCommand(message["name"], message["path"], message["loader"], message["options"])
+        begun_s = time.monotonic()
+        try:
+            ready = self._load_model(command, self._progress_sender())
+        except AppError:
+            raise
+        except MemoryError as error:
+            raise LoadFailed(f"{command.name} does not fit into the memory of this machine; choose a smaller file or context.") from error
+        except Exception as error:
+            log.exception("Loading failed")
+            raise LoadFailed(f"{command.name} could not be loaded ({type(error).__name__}: {error}). See the engine's log for the cause.") from error
+        name = command.name or ready.model.info.name
+        runner, tokenizer = ready.model.runner, ready.model.tokenizer
+        engine = Engine(runner, tokenizer, self._deliver, queue_limit=message["queue_limit"], name=name)
+        self._running = _Running(engine, ready, name)
+        card = EngineCard(
+            name=name,
+            loader=ready.loader,
+            context_length=engine.context_limit,
+            slots=engine.counters().slots,
+            vocab_size=runner.vocab_size,
+            memory_bytes=ready.model.memory_bytes,
+            load_s=time.monotonic() - begun_s,
+            template_origin=ready.model.template.origin if ready.model.template else "",
+            adds_bos=tokenizer.adds_bos,
+            notes=ready.model.notes,
+            pid=os.getpid(),
+        )
+        return card.model_dump(mode="json")
+
+    def _progress_sender(self) -> Progress:
+        last_stage, last_s = "", 0.0
+
+        def send(stage: str, done: float | None) -> None:
+            nonlocal last_stage, last_s
+            now_s = time.monotonic()
+            if stage != last_stage or now_s - last_s >= PROGRESS_S:
+                last_stage, last_s = stage, now_s
+                self._channel.send({"progress": {"stage": stage, "done": done}})
+
+        return send
+
+    def _generate(self, message: Message) -> Message:
+        running, job = self._model(), self._jobs[message["id"]]
+        request = GenerationRequest.model_validate(message["request"])
+        self._submit(running, job, request, probe=0)
+        return {}
+
+    def _next_tokens(self, message: Message) -> None:
+        """Answered when the probe ends."""
+        running, job = self._model(), self._jobs[message["id"]]
+        request = GenerationRequest.model_validate({"prompt": message["prompt"], "params": GenerationParams(max_tokens=1)})
+        self._submit(running, job, request, probe=message["k"])
+
+    def _submit(self, running: _Running, job: _Job, request: GenerationRequest, probe: int) -> None:
+        if job.cancelled:
+            raise InvalidRequest("The request was cancelled.")
+        job.prepared = running.ready.prompts.prepare(request)
+        job.generation = running.engine.submit(
+            job.prepared.token_ids, request.params, stop=job.prepared.stop, client=request.client, key=job, probe=probe
+        )
+        if job.cancelled:
+            job.generation.cancel()
+
+    def _tokenize(self, message: Message) -> list[int]:
+        return self._model().ready.prompts.tokenize(message["text"])
+
+    def _count(self, message: Message) -> int:
+        return self._model().ready.prompts.count(ChatPrompt.model_validate(message["prompt"]))
+
+    def _score(self, message: Message) -> list[float]:
+        return self._model().engine.score(message["token_ids"])
+
+    def _set_adapters(self, message: Message) -> list[str]:
+        running = self._model()
+        apply = running.ready.model.set_adapters
+        adapters = [Adapter.model_validate(value) for value in message["adapters"]]
+        if apply is None:
+            raise InvalidRequest(f"The loader {running.ready.loader} cannot put LoRA adapters on {running.name}; load it with another loader.")
+        previous = running.adapters
+        try:
+            running.engine.call(lambda: apply(adapters))
+        except AppError:
+            running.engine.call(lambda: apply(previous))  # all or nothing
+            raise
+        running.adapters = adapters
+        return [adapter.path for adapter in adapters]
+
+    def _counters(self, message: Message) -> Message:
+        return wire.counters_to_wire(self._model().engine.counters())
+
+    def _cancel(self, message: Message) -> None:
+        job = self._jobs.get(message["job"])
+        if job is not None:
+            job.cancelled = True
+            if job.generation is not None:
+                job.generation.cancel()
+
+    def _model(self) -> _Running:
+        if self._running is None:
+            raise NoModelLoaded("The model is still being loaded; wait until it is ready.")
+        return self._running
+
+    # ---- news ------------------------------------------------------------------------------------------------------
+
+    def _deliver(self, events: list[Event]) -> None:
+        """The engine's sink: the writing thread does the work."""
+        self._channel.send(lambda: self._told(events))
+
+    def _told(self, events: list[Event]) -> Message | None:
+        told = []
+        for event in events:
+            job: _Job = event.generation.key
+            if event.generation.probe:
+                self._answer_probe(job, event)
+            else:
+                told.append([job.id, *_told_event(job, event)])
+            if event.error is not None or (event.delta is not None and event.delta.finish_reason is not None):
+                self._jobs.pop(job.id, None)
+        return {"events": told} if told else None
+
+    def _answer_probe(self, job: _Job, event: Event) -> None:
+        if event.error is not None:
+            self._channel.send({"re": job.id, "error": wire.error_to_wire(event.error)})
+        elif event.delta is not None and event.delta.finish_reason is not None:
+            self._channel.send({"re": job.id, "value": [wire.logprob_to_wire(entry) for entry in event.delta.logprobs]})
+
+    def _beat(self) -> None:
+        """Tell once a second that this process lives, and since when the present step runs."""
+        while True:
+            beat: Message = {"step_age_s": 0.0, "broken": ""}
+            if self._running is not None:
+                since_s = self._running.engine.busy_since_s
+                beat["step_age_s"] = time.monotonic() - since_s if since_s else 0.0
+                beat["broken"] = self._running.engine.broken
+            self._channel.send({"beat": beat})
+            time.sleep(BEAT_S)
+
+
+def _told_event(job: _Job, event: Event) -> tuple[str, Any]:
+    """Kind and value of an event."""
+    if event.delta is not None:
+        return "delta", wire.delta_to_wire(event.delta)
+    if event.error is not None:
+        return "error", wire.error_to_wire(event.error)
+    if event.started is not None:
+        prepared = job.prepared or Prepared(())
+        started = dataclasses.replace(
+            event.started, dropped_messages=prepared.dropped_messages, starts_thinking=prepared.starts_thinking
+        )
+        return "started", wire.started_to_wire(started)
+    return "place", event.place
+
+
+def serve(channel: Channel, load: Load) -> None:
+    """Be the engine of the process at the other end until it closes the connection."""
+    Worker(channel, load).serve()

@@ -1,0 +1,287 @@
+"""What a safetensors folder says about itself: config.json, weight headers, chat template; and whether it is safe to load.
+
+Reads JSON and headers only, each with a limit; imports no machine-learning library and loads nothing. The checks keep `from_pretrained`
+from reading files outside the folder, from unpickling, and from building absurdly large models.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from modules.core.errors import UnsupportedFormat
+from modules.core.model import TemplateSource
+from modules.loaders.machine import size_text
+
+JSON_LIMIT_BYTES = 64 << 20
+HEADER_LIMIT_BYTES = 128 << 20
+SHARD_LIMIT = 2000
+TENSOR_LIMIT = 200_000
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+DTYPE_BYTES: Mapping[str, int] = MappingProxyType({
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "U16": 2, "U32": 4, "U64": 8, "BOOL": 1,
+    "F8_E4M3": 1, "F8_E5M2": 1,
+})  # fmt: skip
+
+# Keys that make transformers fetch or run something, or read another file; a config is loaded without them
+UNSAFE_KEYS = frozenset({
+    "auto_map", "custom_pipelines", "trust_remote_code", "transformers_weights", "attn_implementation", "_attn_implementation",
+    "_attn_implementation_internal", "_attn_implementation_autoset", "experts_implementation", "_experts_implementation",
+    "_experts_implementation_internal",
+})  # fmt: skip
+# Building a model of absurd size hangs before any weight is read
+INTEGER_LIMITS: Mapping[str, int] = MappingProxyType({
+    "num_hidden_layers": 1024, "n_layer": 1024, "n_layers": 1024, "num_layers": 1024, "hidden_size": 65_536, "n_embd": 65_536,
+    "d_model": 65_536, "intermediate_size": 1 << 20, "ffn_dim": 1 << 20, "vocab_size": 2_000_000, "num_attention_heads": 4096,
+    "n_head": 4096, "num_heads": 4096, "num_key_value_heads": 4096, "head_dim": 8192, "max_position_embeddings": 1 << 27,
+    "n_positions": 1 << 27, "num_experts": 4096, "num_local_experts": 4096, "n_routed_experts": 4096,
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FolderHeader:
+    """The facts of a folder with config.json and safetensors weights."""
+
+    path: Path
+    config: Mapping[str, Any]
+    size_bytes: int  # of the weights
+    parameters: int
+    dtype: str  # the type most parameters have: F16, BF16, F32 …
+
+    def field(self, *names: str, default: Any = None) -> Any:
+        """The first of the names that config.json has, also inside its text part."""
+        inner = self.config.get("text_config")
+        for source in (self.config, inner if isinstance(inner, dict) else {}):
+            for name in names:
+                if source.get(name) is not None:
+                    return source[name]
+        return default
+
+    def number(self, *names: str) -> int:
+        """Like `field` for integers; 0 if absent."""
+        value = self.field(*names, default=0)
+        return value if isinstance(value, int) else 0
+
+    @property
+    def quantization(self) -> str:
+        """How the weights are stored, in a word or two."""
+        stored = self.config.get("quantization_config")
+        if not isinstance(stored, dict):
+            return self.dtype
+        if stored.get("load_in_8bit"):
+            return "bitsandbytes 8-bit"
+        if stored.get("load_in_4bit"):
+            return f"bitsandbytes 4-bit {stored.get('bnb_4bit_quant_type', '')}".strip()
+        bits = stored.get("bits")
+        return str(stored.get("quant_method", "quantized")) + (f" {bits}-bit" if bits else "")
+
+
+def read_json(path: Path, limit: int = JSON_LIMIT_BYTES) -> dict[str, Any]:
+    """A JSON object from a file of bounded size.
+
+    Raises:
+        UnsupportedFormat: too large, not JSON, not an object.
+    """
+    shown = f"{path.parent.name}/{path.name}"
+    try:
+        if path.stat().st_size > limit:
+            raise UnsupportedFormat(f"{shown} is larger than {size_text(limit)}; download it again.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise UnsupportedFormat(f"{shown} is not valid JSON; download it again.") from None
+    except OSError as error:
+        raise UnsupportedFormat(f"{shown} cannot be read: {error.strerror or error}; check the file and its permissions.") from None
+    if not isinstance(value, dict):
+        raise UnsupportedFormat(f"{shown} holds no JSON object; download it again.")
+    return value
+
+
+def read_weight_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Tensor name → (dtype, shape) of one safetensors file, after checking that the file is whole.
+
+    Raises:
+        UnsupportedFormat: cut short or damaged.
+    """
+    shown = f"{path.parent.name}/{path.name}"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if not 2 <= length <= HEADER_LIMIT_BYTES:
+                raise UnsupportedFormat(f"{shown} is not a safetensors file; download it again.")
+            if length + 8 > size:
+                raise _cut_short(shown, length + 8, size)
+            table = json.loads(file.read(length))
+    except (ValueError, RecursionError):
+        raise UnsupportedFormat(f"{shown} is damaged: its header is not JSON; download it again.") from None
+    except OSError as error:
+        raise UnsupportedFormat(f"{shown} cannot be read: {error.strerror or error}; check the file and its permissions.") from None
+    try:
+        return _checked_table(table, shown, size - 8 - length, size)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UnsupportedFormat(f"{shown} is damaged: its header is not in order; download it again.") from None
+
+
+def _cut_short(shown: str, needed: int, size: int) -> UnsupportedFormat:
+    return UnsupportedFormat(f"{shown} is cut short: by its header it has {size_text(needed)}, the file has {size_text(size)}; download it again.")
+
+
+def _checked_table(table: Any, shown: str, room: int, size: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    if len(table) > TENSOR_LIMIT:
+        raise ValueError
+    needed = 0
+    for name, row in table.items():
+        if name == "__metadata__":
+            continue
+        dtype, shape = str(row["dtype"]), tuple(int(length) for length in row["shape"])
+        begin, end = (int(offset) for offset in row["data_offsets"])
+        if begin < 0 or end < begin or any(length < 0 for length in shape):
+            raise ValueError
+        needed = max(needed, end)
+        if dtype in DTYPE_BYTES and math.prod(shape) * DTYPE_BYTES[dtype] != end - begin:
+            raise ValueError
+        tensors[name] = (dtype, shape)
+    if needed > room:
+        raise _cut_short(shown, needed + size - room, size)
+    return tensors
+
+
+def weight_files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files that `from_pretrained` would read.
+
+    Raises:
+        UnsupportedFormat: none, or an index that points elsewhere or at files that are missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    single = folder / "model.safetensors"
+    if single.is_file():
+        return (single,)
+    if not index.is_file():
+        raise UnsupportedFormat(_no_weights(folder))
+    mapping = read_json(index).get("weight_map")
+    names = sorted({str(name) for name in mapping.values()}) if isinstance(mapping, dict) else []
+    if not names or len(names) > SHARD_LIMIT:
+        raise UnsupportedFormat(f"{folder.name}/{index.name} lists {len(names)} weight files; download the model again.")
+    for name in names:
+        if name != Path(name).name or "\\" in name or not name.endswith(".safetensors"):
+            raise UnsupportedFormat(
+                f"{folder.name}/{index.name} names “{name[:80]}”, which is not a safetensors file of this folder; do not trust this model."
+            )
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise UnsupportedFormat(f"{folder.name} lacks {len(missing)} of its {len(names)} weight files ({missing[0]} …); resume the download.")
+    return tuple(folder / name for name in names)
+
+
+def _no_weights(folder: Path) -> str:
+    if any(path.suffix in PICKLE_SUFFIXES for path in folder.iterdir()):
+        return f"Folder {folder.name} holds its weights as pickle files, which can run code; get the version with *.safetensors."
+    return f"Folder {folder.name} has no model.safetensors (nor an index of its parts); download the weights again."
+
+
+def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
+    if "transformers_weights" in config:
+        raise UnsupportedFormat(f"{folder.name}/config.json redirects the weights to another file; do not trust this model.")
+    for name, value in _integers(config):
+        if name in INTEGER_LIMITS and not 0 <= value <= INTEGER_LIMITS[name]:
+            raise UnsupportedFormat(f"{folder.name}/config.json says {name} = {value}, the limit is {INTEGER_LIMITS[name]}; download it again.")
+    if config.get("is_encoder_decoder"):
+        raise UnsupportedFormat(f"{folder.name} is an encoder-decoder model; Paddock runs models that continue text.")
+
+
+def _integers(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
+    for name, value in config.items():
+        if isinstance(value, dict) and depth < 4:
+            yield from _integers(value, depth + 1)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            yield name, value
+
+
+def safe_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy without the keys that make transformers fetch, run or redirect something."""
+    return {
+        name: safe_config(value) if isinstance(value, dict) else value for name, value in config.items() if name not in UNSAFE_KEYS
+    }
+
+
+def read_folder_header(folder: Path) -> FolderHeader:
+    """Read and check a model folder.
+
+    Raises:
+        UnsupportedFormat: naming what is missing, broken or unsafe, and the cure.
+    """
+    if not (folder / "config.json").is_file():
+        raise UnsupportedFormat(
+            f"Folder {folder.name} has weights but no config.json, so nothing says how to run them; download the missing file."
+        )
+    config = read_json(folder / "config.json")
+    _check_config(folder, config)
+    if (folder / "adapter_config.json").exists():
+        raise UnsupportedFormat(
+            f"Folder {folder.name} holds a model and a LoRA adapter, and the adapter would be mixed in unasked; move it to loras/."
+        )
+    parameters = size = 0
+    counts: dict[str, int] = {}
+    for path in weight_files(folder):
+        size += path.stat().st_size
+        for dtype, shape in read_weight_header(path).values():
+            elements = math.prod(shape)
+            parameters += elements
+            counts[dtype] = counts.get(dtype, 0) + elements
+    return FolderHeader(folder, config, size, parameters, max(counts, key=lambda key: counts[key], default=""))
+
+
+def folder_problem(folder: Path) -> str:
+    """Why a folder cannot be loaded, as a sentence; empty if it can."""
+    try:
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            return f"Folder {folder.name} is a LoRA adapter, not a model; move it to loras/ and apply it to its base model."
+        read_folder_header(folder)
+    except UnsupportedFormat as error:
+        return error.message
+    return ""
+
+
+def read_folder_template(folder: Path) -> TemplateSource | None:
+    """The chat template of a folder: chat_template.jinja, else tokenizer_config.json, else chat_template.json."""
+    settings: dict[str, Any] = {}
+    if (folder / "tokenizer_config.json").is_file():
+        settings = read_json(folder / "tokenizer_config.json")
+    bos, eos = _token_text(settings.get("bos_token")), _token_text(settings.get("eos_token"))
+    for origin, text in _template_candidates(folder, settings):
+        if text:
+            return TemplateSource(text=text, origin=origin, bos_token=bos, eos_token=eos)
+    return None
+
+
+def _template_candidates(folder: Path, settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    file = folder / "chat_template.jinja"
+    if file.is_file() and file.stat().st_size <= JSON_LIMIT_BYTES:
+        yield file.name, file.read_text(encoding="utf-8", errors="replace")
+    yield "tokenizer_config.json", _template_text(settings.get("chat_template"))
+    if (folder / "chat_template.json").is_file():
+        yield "chat_template.json", _template_text(read_json(folder / "chat_template.json").get("chat_template"))
+
+
+def _template_text(value: Any) -> str:
+    """A template, or the one called default (else the first) of a list of named ones."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return ""
+    named = {str(row.get("name")): row.get("template") for row in value if isinstance(row, dict) and isinstance(row.get("template"), str)}
+    return str(named.get("default") or next(iter(named.values()), ""))
+
+
+def _token_text(value: Any) -> str:
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else ""

@@ -1,0 +1,30 @@
+"""The llama.cpp loader: GGUF files through the low-level C API of llama-cpp-python. Importing this package imports no native code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modules.core.model import LoadedModel, LoadOptions
+from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.spec import LoaderSpec, Progress
+
+
+def _accepts(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() == ".gguf"
+
+
+def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
+    from modules.loaders.llama_cpp.loader import load
+
+    return load(path, LlamaCppOptions.model_validate(options.model_dump()), progress)
+
+
+LLAMA_CPP = LoaderSpec(
+    name="llama.cpp",
+    title="llama.cpp (GGUF)",
+    requires=("llama-cpp-python", "numpy"),
+    options=LlamaCppOptions,
+    accepts=_accepts,
+    load=_load,
+    capabilities=frozenset({"batch", "lora", "gpu", "kv_quantize"}),
+)

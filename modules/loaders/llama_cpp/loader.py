@@ -1,0 +1,247 @@
+"""Loading a GGUF file with llama.cpp: check the header, plan memory, make model and context, measure threads.
+
+Runs in the engine's child process. Every failure becomes a sentence; what was made before it is freed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from modules.core.errors import AppError, LoadFailed, NotFound, OutOfMemory, UnsupportedFormat
+from modules.core.model import Adapter, LoadedModel, Row, TemplateSource
+from modules.loaders.gguf_header import GgufHeader, read_gguf_header
+from modules.loaders.llama_cpp.c_api import NativeLog, library
+from modules.loaders.llama_cpp.memory import Plan, estimate, plan_context
+from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.llama_cpp.runner import LlamaCppRunner, score_outputs
+from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
+from modules.loaders.machine import resident_bytes, usable_cores
+from modules.loaders.model_info import gguf_parts, read_info
+from modules.loaders.spec import Progress
+
+MEASURE_BELOW_BYTES = 1 << 30  # larger models gain from every core, and measuring them would take long
+MEASURE_PREFILL_TOKENS = 64
+MEASURE_ROUNDS = 4
+CLEARLY_FASTER = 1.2
+MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "cudamalloc failed", "vk::device::allocatememory")
+
+
+def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
+    """Load a GGUF model.
+
+    Raises:
+        UnsupportedFormat: the file is broken or of an architecture llama.cpp does not know.
+        OutOfMemory: it does not fit; with what would.
+        LoadFailed: llama.cpp refused it for another reason, in its own words.
+    """
+    progress("Reading the file header", None)
+    before = resident_bytes()
+    header = read_gguf_header(path, keep_tokens=True)
+    info = read_info(path, path.parent)
+    if info.problem:
+        raise UnsupportedFormat(info.problem)
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not wait for a debugger
+    binding = library()
+    on_gpu = bool(binding.llama_supports_gpu_offload()) and options.gpu_layers != 0
+    plan = plan_context(header, estimate(header, info.size_bytes, options, on_gpu=on_gpu), options)
+    with ExitStack() as undo:
+        log = NativeLog()
+        log.listen()
+        undo.callback(log.silence)
+        binding.llama_backend_init()
+        model = _load_model(gguf_parts(path)[0], options, progress, log)
+        undo.callback(binding.llama_model_free, model)
+        if binding.llama_model_has_encoder(model) or not binding.llama_model_has_decoder(model):
+            raise UnsupportedFormat(f"{path.name} is not a model that continues text ({header.architecture}); choose another one.")
+        progress("Making the key-value cache", None)
+        context = _make_context(model, options, plan, path.name, log)
+        log.silence()
+        undo.pop_all()
+    runner = LlamaCppRunner(
+        context,
+        model,
+        slots=options.slots,
+        context_length=plan.context_length,
+        batch_tokens=options.batch_tokens,
+        on_close=lambda: binding.llama_model_free(model),
+    )
+    progress("Measuring threads", None)
+    _set_threads(runner, context, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not on_gpu)
+    tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
+    adapters = _Adapters(model, runner, log, header.architecture)
+    return LoadedModel(
+        runner=runner,
+        tokenizer=tokenizer,
+        info=info,
+        template=_template(header, tokenizer),
+        set_adapters=adapters.apply,
+        memory_bytes=max(0, resident_bytes() - before),
+        notes=plan.notes,
+    )
+
+
+def _template(header: GgufHeader, tokenizer: LlamaCppTokenizer) -> TemplateSource | None:
+    text = header.text("tokenizer.chat_template")
+    if not text:
+        return None
+    eos = header.metadata.get("tokenizer.ggml.eos_token_id")
+    return TemplateSource(
+        text=text,
+        origin="GGUF metadata",
+        bos_token=tokenizer.token_text(tokenizer.bos_id),
+        eos_token=tokenizer.token_text(eos if isinstance(eos, int) else None),
+    )
+
+
+def _load_model(path: Path, options: LlamaCppOptions, progress: Progress, log: NativeLog) -> int:
+    def report(share: float, _user_data: Any) -> bool:
+        progress("Reading weights", float(share))
+        return True
+
+    binding = library()
+    params = binding.llama_model_default_params()
+    params.n_gpu_layers = options.gpu_layers
+    params.main_gpu = options.main_gpu
+    params.load_mode = {
+        (True, True): binding.LLAMA_LOAD_MODE_MMAP_MLOCK,
+        (True, False): binding.LLAMA_LOAD_MODE_MMAP,
+        (False, True): binding.LLAMA_LOAD_MODE_MLOCK,
+        (False, False): binding.LLAMA_LOAD_MODE_NONE,
+    }[options.mmap, options.mlock]
+    shares = (ctypes.c_float * max(int(binding.llama_max_devices()), 16))(*options.split)
+    if options.split:
+        params.tensor_split = shares
+    callback = binding.llama_progress_callback(report)  # lives until the load is over
+    params.progress_callback = callback
+    model = binding.llama_model_load_from_file(str(path).encode(), params)
+    if not model:
+        raise _refusal(path.name, log)
+    return int(model)
+
+
+def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, log: NativeLog) -> int:
+    binding = library()
+    params = binding.llama_context_default_params()
+    vocab_size = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
+    params.n_ctx = plan.capacity_tokens
+    # one physical batch per step: a failed decode then leaves the memory as it was
+    params.n_batch = params.n_ubatch = options.batch_tokens
+    params.n_seq_max = options.slots
+    params.n_outputs_max = min(options.batch_tokens, max(options.slots, score_outputs(vocab_size, options.batch_tokens)))
+    params.kv_unified = True  # slots share one cache, and a prefix can be shared between them
+    params.no_perf = True
+    params.flash_attn_type = {"auto": -1, "off": 0, "on": 1}[options.flash_attention]
+    params.type_k = params.type_v = {"f16": 1, "q8_0": 8, "q4_0": 2}[options.kv_type]
+    params.offload_kqv = options.offload_kqv
+    params.rope_freq_base = options.rope_freq_base
+    params.rope_freq_scale = options.rope_freq_scale
+    params.n_threads = options.threads or usable_cores()
+    params.n_threads_batch = options.threads_batch or usable_cores()
+    context = binding.llama_init_from_model(model, params)
+    if not context:
+        raise _refusal(name, log, options)
+    return int(context)
+
+
+def _refusal(name: str, log: NativeLog, options: LlamaCppOptions | None = None) -> LoadFailed:
+    """The right error for what llama.cpp wrote before it gave up."""
+    reason = log.errors() or "it gave no reason"
+    lower = reason.lower()
+    if any(word in lower for word in MEMORY_WORDS):
+        return OutOfMemory(f"{name} does not fit into memory ({reason}); choose a smaller context, quantization or number of gpu_layers.")
+    if "unknown model architecture" in lower or "unknown pre-tokenizer" in lower:
+        return UnsupportedFormat(f"This llama.cpp does not know {name} ({reason}); choose another model or update Paddock.")
+    if options is not None and options.kv_type != "f16":
+        return LoadFailed(f"{name} cannot have a {options.kv_type} cache ({reason}); set kv_type to f16.")
+    if options is not None:
+        return LoadFailed(f"llama.cpp could not make a context for {name}: {reason}. Try a smaller context or other options.")
+    return UnsupportedFormat(f"llama.cpp could not load {name}: {reason}. Download it again or choose another model.")
+
+
+def _set_threads(runner: LlamaCppRunner, context: int, options: LlamaCppOptions, *, measure: bool) -> None:
+    """Use the numbers that were set; measure the others, because on small models one thread can be the fastest."""
+    cores = usable_cores()
+    decode, batch = cores, cores
+    if measure and cores > 1 and not (options.threads and options.threads_batch):
+        decode = batch = 1
+        tokens = min(MEASURE_PREFILL_TOKENS, options.batch_tokens, runner.context_length // 2)
+        best = _step_times(runner, context, 1, tokens)
+        for count in sorted({(cores + 1) // 2, cores} - {1}):
+            times = _step_times(runner, context, count, tokens, worth_s=2 * best[0])
+            # threads that wait for each other suffer first when the machine gets busy, so a small gain does not count
+            decode = count if times[0] * CLEARLY_FASTER < best[0] else decode
+            batch = count if times[1] * CLEARLY_FASTER < best[1] else batch
+            best = min(best[0], times[0]), min(best[1], times[1])
+    library().llama_set_n_threads(context, options.threads or decode, options.threads_batch or batch)
+
+
+def _step_times(runner: LlamaCppRunner, context: int, threads: int, tokens: int, worth_s: float = 1e9) -> tuple[float, float]:
+    """Shortest seconds of a one-token step and of a prefill step; stops as soon as a one-token step takes longer than `worth_s`."""
+    library().llama_set_n_threads(context, threads, threads)
+    decode, prefill = 1e9, 1e9
+    for _ in range(MEASURE_ROUNDS):
+        prefill = min(prefill, _timed(runner, Row(0, 0, [0] * tokens)))
+        decode = min(decode, _timed(runner, Row(0, tokens, [0])))
+        runner.truncate(0, 0)
+        if decode > worth_s:
+            break
+    return decode, prefill
+
+
+def _timed(runner: LlamaCppRunner, row: Row) -> float:
+    begin = time.perf_counter()
+    runner.forward([row])
+    return time.perf_counter() - begin
+
+
+class _Adapters:
+    """LoRA files loaded for one model; each is read once and kept until the model is freed."""
+
+    def __init__(self, model: int, runner: LlamaCppRunner, log: NativeLog, architecture: str) -> None:
+        self._model = model
+        self._runner = runner
+        self._log = log
+        self._architecture = architecture
+        self._loaded: dict[tuple[str, int], int] = {}
+
+    def apply(self, adapters: Sequence[Adapter]) -> None:
+        """Put exactly these adapters into use; the caller empties the slots after it.
+
+        Raises:
+            NotFound: no such file.
+            UnsupportedFormat: not an adapter for this model.
+        """
+        chosen = [(self._pointer(Path(adapter.path)), adapter.scale) for adapter in adapters]
+        if not self._runner.set_adapters(chosen):
+            raise AppError("llama.cpp refused this combination of adapters; apply them one at a time.")
+
+    def _pointer(self, path: Path) -> int:
+        if not path.is_file():
+            raise NotFound(f"There is no adapter file {path.name}; this loader uses GGUF adapters, refresh the list.")
+        key = (str(path), path.stat().st_mtime_ns)
+        if key not in self._loaded:
+            self._loaded[key] = self._read(path)
+        return self._loaded[key]
+
+    def _read(self, path: Path) -> int:
+        header = read_gguf_header(path)
+        if header.kind != "adapter" or header.metadata.get("adapter.type") != "lora":
+            raise UnsupportedFormat(f"{path.name} is not a LoRA adapter but a GGUF {header.kind}; choose another file.")
+        if header.architecture != self._architecture:
+            raise UnsupportedFormat(
+                f"{path.name} was made for {header.architecture} models and this one is {self._architecture}; choose the adapter's base model."
+            )
+        self._log.listen()
+        try:
+            pointer: Any = library().llama_adapter_lora_init(self._model, str(path).encode())
+        finally:
+            self._log.silence()
+        if not pointer:
+            raise UnsupportedFormat(f"{path.name} does not fit this model: {self._log.errors() or 'llama.cpp gave no reason'}.")
+        return int(ctypes.cast(pointer, ctypes.c_void_p).value or 0)

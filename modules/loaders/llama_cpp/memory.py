@@ -1,0 +1,102 @@
+"""How much memory a GGUF model will take, and the largest context that fits.
+
+The formula was checked against measured peaks (135 M to 1.1 B parameters): never under, up to twice over. Knows headers and options only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modules.core.errors import OutOfMemory
+from modules.loaders.gguf_header import GgufHeader
+from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.machine import RESERVE_BYTES, available_bytes, size_text
+
+DEFAULT_CONTEXT_TOKENS = 8192
+DEFAULT_SLOTS_HELD = 4  # slots whose full context is reserved unless cache_tokens says otherwise
+LEAST_CONTEXT_TOKENS = 256  # llama.cpp raises smaller ones to this
+FIXED_BYTES = 48 << 20
+KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sizes a context is made with."""
+
+    context_length: int
+    capacity_tokens: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Memory in bytes as a function of the tokens in the cache."""
+
+    weights: int
+    fixed: int
+    per_token: float
+
+    def total(self, tokens: int) -> int:
+        """Everything, for a cache of so many tokens."""
+        return int(self.weights + self.fixed + self.per_token * tokens)
+
+    def tokens_that_fit(self, available: int) -> int:
+        """Largest cache, a multiple of 256 tokens; negative if not even the weights fit."""
+        return int((available - self.weights - self.fixed) / self.per_token) // 256 * 256
+
+
+def estimate(header: GgufHeader, weights_bytes: int, options: LlamaCppOptions, *, on_gpu: bool) -> Needs:
+    """What a model takes of this machine's main memory. On a GPU only buffers (and the cache, if it is kept here) remain."""
+    layers, width = header.number("block_count", 1), header.number("embedding_length", 1)
+    heads = max(1, header.number("attention.head_count", 1))
+    kv_heads = header.number("attention.head_count_kv", heads)
+    key = header.number("attention.key_length", width // heads)
+    value = header.number("attention.value_length", width // heads)
+    batch = options.batch_tokens
+    vocab, inner = header.token_count or header.number("vocab_size"), header.number("feed_forward_length")
+    cache = 0.0 if on_gpu and options.offload_kqv else layers * kv_heads * (key + value) * dict(KV_BYTES)[options.kv_type]
+    scores = 0.0 if on_gpu or options.flash_attention != "off" else heads * batch * 4.0
+    outputs = min(batch, (32 << 20) // (4 * max(vocab, 1)) + 16)
+    fixed = FIXED_BYTES + 4 * (outputs * vocab + batch * (6 * width + 3 * inner))
+    return Needs(0 if on_gpu else weights_bytes, fixed, max(1.0, cache + scores))
+
+
+def plan_context(header: GgufHeader, needs: Needs, options: LlamaCppOptions) -> Plan:
+    """Context and cache sizes that the person asked for, the model was trained for, and memory allows.
+
+    Raises:
+        OutOfMemory: weights alone, or a context that was asked for, do not fit; with one that would.
+    """
+    name = header.path.name
+    notes: list[str] = []
+    trained = header.number("context_length") or DEFAULT_CONTEXT_TOKENS
+    most = int(trained / options.rope_freq_scale) if options.rope_freq_scale else 1 << 30 if options.rope_freq_base else trained
+    context = options.context_length or min(most, DEFAULT_CONTEXT_TOKENS)
+    if context > most:
+        notes.append(f"Context cut from {context} to {most} tokens: all this model was trained for.")
+        context = most
+    available = max(0, available_bytes() - RESERVE_BYTES)
+    room = needs.tokens_that_fit(available)
+    if room < min(context, LEAST_CONTEXT_TOKENS):
+        raise OutOfMemory(
+            f"{name} needs about {size_text(needs.total(LEAST_CONTEXT_TOKENS))} of memory and {size_text(available)} is free; "
+            "choose a smaller quantization, unload another model or close programs.",
+            needed_bytes=needs.total(LEAST_CONTEXT_TOKENS),
+            available_bytes=available,
+        )
+    if context > room:
+        if options.context_length:
+            raise OutOfMemory(
+                f"{name} with a context of {context} tokens needs about {size_text(needs.total(context))} of memory and "
+                f"{size_text(available)} is free; a context of {room} fits, or set kv_type to q8_0.",
+                needed_bytes=needs.total(context),
+                available_bytes=available,
+                context_length=room,
+            )
+        notes.append(f"Context cut from {context} to {room} tokens: what fits into {size_text(available)} of free memory.")
+        context = room
+    capacity = max(context, options.cache_tokens or context * min(options.slots, DEFAULT_SLOTS_HELD))
+    if capacity > room:
+        notes.append(f"All replies together hold {room} tokens instead of {capacity}: what fits into {size_text(available)} of free memory.")
+        capacity = room
+    return Plan(context, max(capacity, LEAST_CONTEXT_TOKENS), tuple(notes))

@@ -1,0 +1,85 @@
+"""Memory and processor cores this process may use, container limits included.
+
+Knows nothing of models; the loaders ask it before they take memory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+from modules.core.errors import OutOfMemory
+
+CGROUP_V2 = Path("/sys/fs/cgroup")
+CGROUP_V1 = Path("/sys/fs/cgroup/memory")
+NO_LIMIT_BYTES = 1 << 60
+RESERVE_BYTES = 128 << 20  # left for everything else on the machine
+
+
+def size_text(size_bytes: float) -> str:
+    """A size for people: 4.0 MB, 7.3 GB."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= scale:
+            return f"{size_bytes / scale:.1f} {unit}"
+    return f"{int(size_bytes)} bytes"
+
+
+def _number(path: Path) -> int | None:
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):  # absent, or "max"
+        return None
+
+
+def _cgroup_available(limit_file: Path, usage_file: Path, stat_file: Path) -> int | None:
+    """Bytes left below the container's limit; page cache that can be dropped counts as free."""
+    limit, usage = _number(limit_file), _number(usage_file)
+    if limit is None or usage is None or limit >= NO_LIMIT_BYTES:
+        return None
+    try:
+        fields = dict(line.split()[:2] for line in stat_file.read_text(encoding="ascii").splitlines() if " " in line)
+        droppable = int(fields.get("inactive_file", 0))
+    except (OSError, ValueError):
+        droppable = 0
+    return max(0, limit - usage + droppable)
+
+
+def available_bytes() -> int:
+    """Memory this process can still take: free memory of the machine, or what its container has left if that is less."""
+    found = [int(psutil.virtual_memory().available)]
+    for limit in (
+        _cgroup_available(CGROUP_V2 / "memory.max", CGROUP_V2 / "memory.current", CGROUP_V2 / "memory.stat"),
+        _cgroup_available(CGROUP_V1 / "memory.limit_in_bytes", CGROUP_V1 / "memory.usage_in_bytes", CGROUP_V1 / "memory.stat"),
+    ):
+        if limit is not None:
+            found.append(limit)
+    return min(found)
+
+
+def resident_bytes() -> int:
+    """Memory this process holds now."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def usable_cores() -> int:
+    """Physical cores this process may run on, at least 1."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    physical = psutil.cpu_count(logical=False) or allowed
+    return max(1, min(allowed, physical))
+
+
+def check_memory(needed_bytes: int, what: str, cure: str) -> None:
+    """Refuse before a load what would not fit.
+
+    Raises:
+        OutOfMemory: with what is needed, what there is, and the cure.
+    """
+    available = max(0, available_bytes() - RESERVE_BYTES)
+    if needed_bytes > available:
+        raise OutOfMemory(
+            f"{what} needs about {size_text(needed_bytes)} of memory and {size_text(available)} is free; {cure}.",
+            needed_bytes=needed_bytes,
+            available_bytes=available,
+        )

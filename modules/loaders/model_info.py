@@ -1,0 +1,314 @@
+"""What lies in the model and adapter folders, read from headers: nothing is loaded and nothing heavy is imported.
+
+Knows which files make one model (split GGUF files are one entry) and which are none (projectors, importance matrices, adapters). A broken
+model is listed with a sentence about what is wrong. Knows nothing of loading.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.core.errors import NotFound, UnsupportedFormat
+from modules.core.model import ModelInfo
+from modules.loaders.folder_header import (
+    folder_problem,
+    read_folder_header,
+    read_folder_template,
+    read_json,
+    read_weight_header,
+)
+from modules.loaders.gguf_header import GgufHeader, read_gguf_header
+
+DEPTH_LIMIT = 3
+ENTRY_LIMIT = 20_000
+README_BYTES = 8192
+PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf", re.IGNORECASE)
+LICENCE_LINE = re.compile(r"^licen[sc]e:\s*['\"]?([\w.+-]+)", re.MULTILINE)
+OTHER_KINDS = frozenset({"mmproj", "imatrix", "adapter"})
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """A LoRA adapter as its header describes it."""
+
+    name: str  # path below loras/
+    path: str
+    format: str  # "peft" (a folder) or "gguf" (a file)
+    size_bytes: int = 0
+    base_model: str = ""  # what it says it was trained on
+    architecture: str = ""
+    rank: int = 0
+    alpha: float = 0.0
+    problem: str = ""
+
+    @property
+    def loader(self) -> str:
+        """Name of the loader whose models can use it."""
+        return "llama.cpp" if self.format == "gguf" else "transformers"
+
+
+def read_info(path: Path, models_dir: Path) -> ModelInfo:
+    """Facts about one model; a broken one has a `problem`."""
+    name = path.relative_to(models_dir).as_posix() if path.is_relative_to(models_dir) else path.name
+    try:
+        return _folder_info(path, name) if path.is_dir() else _gguf_info(path, name)
+    except UnsupportedFormat as error:
+        kind = "safetensors" if path.is_dir() else "gguf"
+        return ModelInfo(name=name, path=str(path), format=kind, size_bytes=_size(path), problem=error.message)
+
+
+def _size(path: Path) -> int:
+    files = path.iterdir() if path.is_dir() else (path,)
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def gguf_parts(path: Path) -> tuple[Path, ...]:
+    """All files of a GGUF model, in order: itself, or its numbered parts.
+
+    Raises:
+        UnsupportedFormat: a part is missing.
+    """
+    match = PART.fullmatch(path.name)
+    if match is None:
+        return (path,)
+    total = int(match["total"])
+    parts = tuple(path.with_name(f"{match['stem']}-{number:05d}-of-{match['total']}.gguf") for number in range(1, min(total, 1000) + 1))
+    for number, part in enumerate(parts, 1):
+        if not part.is_file():
+            raise UnsupportedFormat(f"{path.name} is in {total} parts and part {number} is missing; resume the download.")
+    return parts
+
+
+def _gguf_info(path: Path, name: str) -> ModelInfo:
+    parts = gguf_parts(path)
+    header = read_gguf_header(parts[0])
+    headers = (header, *(read_gguf_header(part) for part in parts[1:]))
+    parameters = sum(part.parameters for part in headers)
+    return ModelInfo(
+        name=name,
+        path=str(path),
+        format="gguf",
+        size_bytes=sum(part.size_bytes for part in headers),
+        architecture=header.architecture,
+        parameters=parameters,
+        context_length=header.number("context_length"),
+        quantization=header.quantization,
+        layers=header.number("block_count"),
+        vocab_size=header.token_count or header.number("vocab_size"),
+        template="GGUF metadata" if header.text("tokenizer.chat_template") else "",
+        licence=header.text("general.license")[:200],
+        description=(header.text("general.description") or header.text("general.name"))[:500],
+        problem=_gguf_problem(path, header, parameters),
+    )
+
+
+def _gguf_problem(path: Path, header: GgufHeader, parameters: int) -> str:
+    if not parameters:
+        return f"{path.name} holds no weights, only a vocabulary; download the model itself."
+    if "bert" in header.architecture or header.metadata.get(f"{header.architecture}.attention.causal") is False:
+        return f"{path.name} is an embedding model ({header.architecture}); Paddock runs models that continue text."
+    return ""
+
+
+def _folder_info(path: Path, name: str) -> ModelInfo:
+    problem = folder_problem(path)
+    if problem:
+        raise UnsupportedFormat(problem)
+    header = read_folder_header(path)
+    architectures = header.config.get("architectures")
+    template = read_folder_template(path)
+    return ModelInfo(
+        name=name,
+        path=str(path),
+        format="safetensors",
+        size_bytes=header.size_bytes,
+        architecture=str(architectures[0] if isinstance(architectures, list) and architectures else header.config.get("model_type", "")),
+        parameters=header.parameters,
+        context_length=header.number("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
+        quantization=header.quantization,
+        layers=header.number("num_hidden_layers", "n_layer", "num_layers", "n_layers"),
+        vocab_size=header.number("vocab_size"),
+        template=template.origin if template else "",
+        licence=_readme_licence(path),
+    )
+
+
+def _readme_licence(folder: Path) -> str:
+    try:
+        with (folder / "README.md").open("rb") as file:
+            head = file.read(README_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return ""
+    match = LICENCE_LINE.search(head) if head.startswith("---") else None
+    return match[1] if match else ""
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Folders below `root` down to the depth limit, each with its files, sorted by name; hidden ones are left out."""
+    queue = [(root, 1)]
+    seen = 0
+    while queue and seen < ENTRY_LIMIT:
+        folder, depth = queue.pop(0)
+        try:
+            entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+        except OSError:
+            continue
+        seen += len(entries)
+        yield folder, [entry for entry in entries if entry.is_file()]
+        if depth < DEPTH_LIMIT:
+            queue += [(entry, depth + 1) for entry in entries if entry.is_dir()]
+
+
+def _model_paths(models_dir: Path) -> Iterator[Path]:
+    """Candidates: GGUF files (first parts only) and folders that hold weights."""
+    for folder, files in _walk(models_dir):
+        names = {file.name for file in files}
+        ggufs = [file for file in files if file.suffix.lower() == ".gguf"]
+        for file in ggufs:
+            match = PART.fullmatch(file.name)
+            if match is None or int(match["number"]) == 1:
+                yield file
+        if folder == models_dir:
+            continue
+        weights = any(name.endswith(".safetensors") for name in names)
+        pickles = any(name.startswith("pytorch_model") for name in names)
+        if weights or pickles or ("config.json" in names and not ggufs):
+            yield folder
+
+
+class ModelFolder:
+    """The two folders, read on demand; a header is read again only when its file changed."""
+
+    def __init__(self, models_dir: Path, loras_dir: Path) -> None:
+        self._models_dir = models_dir
+        self._loras_dir = loras_dir
+        self._cache: dict[tuple[str, Path], tuple[Any, ModelInfo | AdapterInfo | None]] = {}
+
+    def models(self) -> tuple[ModelInfo, ...]:
+        """All models, broken ones too, by name."""
+        found = (self._cached("model", path, self._read_model) for path in _model_paths(self._models_dir))
+        return tuple(sorted((info for info in found if isinstance(info, ModelInfo)), key=lambda info: info.name.lower()))
+
+    def adapters(self) -> tuple[AdapterInfo, ...]:
+        """All LoRA adapters, by name."""
+        found = (self._cached("adapter", path, self._read_adapter) for path in _adapter_paths(self._loras_dir))
+        return tuple(sorted((info for info in found if isinstance(info, AdapterInfo)), key=lambda info: info.name.lower()))
+
+    def find(self, name: str) -> ModelInfo:
+        """The model of that name.
+
+        Raises:
+            NotFound: no such model.
+        """
+        for path in _model_paths(self._models_dir):
+            if path.relative_to(self._models_dir).as_posix() == name:
+                info = self._cached("model", path, self._read_model)
+                if isinstance(info, ModelInfo):
+                    return info
+        raise NotFound(f"There is no model “{name[:100]}” in {self._models_dir.name}/; choose one from the list or download it.")
+
+    def _cached(self, kind: str, path: Path, read: Any) -> ModelInfo | AdapterInfo | None:
+        try:
+            stamp = _stamp(path)
+        except OSError:  # removed between listing and reading
+            return None
+        known = self._cache.get((kind, path))
+        if known is not None and known[0] == stamp:
+            return known[1]
+        info: ModelInfo | AdapterInfo | None = read(path)
+        self._cache[kind, path] = (stamp, info)
+        return info
+
+    def _read_model(self, path: Path) -> ModelInfo | None:
+        if path.is_file() and _other_kind(path):
+            return None
+        return read_info(path, self._models_dir)
+
+    def _read_adapter(self, path: Path) -> AdapterInfo | None:
+        return read_adapter(path, self._loras_dir)
+
+
+def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
+    match = PART.fullmatch(path.name)
+    if path.is_dir():
+        files = sorted(path.iterdir())
+    elif match is None:
+        files = [path]
+    else:  # all parts: an entry changes when a missing one arrives
+        files = sorted(file for file in path.parent.iterdir() if file.name.startswith(match["stem"]))
+    rows = [(file.name, file.stat()) for file in files]
+    return tuple((name, state.st_mtime_ns, state.st_size) for name, state in rows)
+
+
+def _other_kind(path: Path) -> bool:
+    """Whether a GGUF file is something else than a model; a broken file counts as one, so that it is listed."""
+    try:
+        return read_gguf_header(path).kind in OTHER_KINDS
+    except UnsupportedFormat:
+        return "mmproj" in path.name.lower()
+
+
+def list_models(models_dir: Path) -> tuple[ModelInfo, ...]:
+    """All models of a folder, without a cache."""
+    return ModelFolder(models_dir, models_dir).models()
+
+
+def _adapter_paths(loras_dir: Path) -> Iterator[Path]:
+    for folder, files in _walk(loras_dir):
+        yield from (file for file in files if file.suffix.lower() == ".gguf")
+        if folder != loras_dir and any(file.name == "adapter_config.json" for file in files):
+            yield folder
+
+
+def read_adapter(path: Path, loras_dir: Path) -> AdapterInfo:
+    """Facts about one LoRA adapter; a broken one has a `problem`."""
+    name = path.relative_to(loras_dir).as_posix() if path.is_relative_to(loras_dir) else path.name
+    try:
+        return _peft_info(path, name) if path.is_dir() else _lora_info(path, name)
+    except UnsupportedFormat as error:
+        return AdapterInfo(name, str(path), "peft" if path.is_dir() else "gguf", size_bytes=_size(path), problem=error.message)
+
+
+def list_adapters(loras_dir: Path) -> tuple[AdapterInfo, ...]:
+    """All LoRA adapters of a folder, without a cache."""
+    return ModelFolder(loras_dir, loras_dir).adapters()
+
+
+def _peft_info(path: Path, name: str) -> AdapterInfo:
+    config = read_json(path / "adapter_config.json")
+    weights = path / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise UnsupportedFormat(f"Folder {path.name} has no adapter_model.safetensors; finish the training or download it again.")
+    read_weight_header(weights)
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    return AdapterInfo(
+        name,
+        str(path),
+        "peft",
+        size_bytes=weights.stat().st_size,
+        base_model=str(config.get("base_model_name_or_path") or ""),
+        rank=rank if isinstance(rank, int) else 0,
+        alpha=float(alpha) if isinstance(alpha, int | float) else 0.0,
+    )
+
+
+def _lora_info(path: Path, name: str) -> AdapterInfo:
+    header = read_gguf_header(path)
+    if header.kind != "adapter":
+        raise UnsupportedFormat(f"{path.name} is a GGUF {header.kind}, not a LoRA adapter; move it to models/.")
+    alpha = header.metadata.get("adapter.lora.alpha", 0.0)
+    ranks = [tensor.shape[-1] for tensor in header.tensors if tensor.name.endswith(".lora_a") and tensor.shape]
+    return AdapterInfo(
+        name,
+        str(path),
+        "gguf",
+        size_bytes=header.size_bytes,
+        base_model=header.text("general.base_model.0.name"),
+        architecture=header.architecture,
+        rank=max(ranks, default=0),
+        alpha=float(alpha) if isinstance(alpha, int | float) else 0.0,
+    )

@@ -1,0 +1,28 @@
+"""What a loader is, so that the rest of Paddock can list, choose and call it without knowing it.
+
+Knows no back end. Reading a spec imports nothing heavy: `load` does that when it is called, in the engine's child process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.core.model import LoadedModel, LoadOptions
+
+Progress = Callable[[str, float | None], None]
+"""Called with a stage ("Reading weights") and its share done, 0 … 1, or None where it cannot be known."""
+
+
+@dataclass(frozen=True)
+class LoaderSpec:
+    """One row of the registry: a way to load a model."""
+
+    name: str  # the stable word in flags, saved settings and the API
+    title: str  # for people
+    requires: tuple[str, ...]  # distributions that must be installed
+    options: type[LoadOptions]
+    accepts: Callable[[Path], bool]  # by names in the folder only; nothing is parsed
+    load: Callable[[Path, LoadOptions, Progress], LoadedModel]
+    capabilities: frozenset[str] = frozenset()  # "batch", "lora", "gpu", "quantize_on_load", "kv_quantize"

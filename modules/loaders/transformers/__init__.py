@@ -1,0 +1,30 @@
+"""The transformers loader: safetensors folders through PyTorch. Importing this package imports neither."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from modules.core.model import LoadedModel, LoadOptions
+from modules.loaders.spec import LoaderSpec, Progress
+from modules.loaders.transformers.options import TransformersOptions
+
+
+def _accepts(path: Path) -> bool:
+    return path.is_dir() and (path / "config.json").is_file() and any(path.glob("*.safetensors"))
+
+
+def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
+    from modules.loaders.transformers.loader import load
+
+    return load(path, TransformersOptions.model_validate(options.model_dump()), progress)
+
+
+TRANSFORMERS = LoaderSpec(
+    name="transformers",
+    title="transformers (safetensors)",
+    requires=("transformers", "torch", "accelerate", "safetensors"),
+    options=TransformersOptions,
+    accepts=_accepts,
+    load=_load,
+    capabilities=frozenset({"batch", "lora", "gpu", "quantize_on_load"}),
+)

@@ -1,0 +1,119 @@
+"""PEFT adapters on a loaded model: several at once, each with its scale, and back to the exact base.
+
+Knows what an adapter may contain to be safe and to fit; nothing of slots: the caller empties them after a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from modules.core.errors import MissingRequirement, NotFound, UnsupportedFormat
+from modules.core.model import Adapter
+from modules.loaders.folder_header import read_json, read_weight_header
+
+PREFIX = "base_model.model."
+SIDES = ((".lora_A.weight", "in_features", 1), (".lora_B.weight", "out_features", 0))
+# Initialisations that change the base weights when the adapter is read back, so that the base would not return
+BASE_CHANGING = ("pissa", "olora", "corda", "loftq")
+
+
+class AdapterSet:
+    """The adapters of one model. The base modules are wrapped in place and unwrapped again."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._wrapped: Any = None
+        self._names: dict[tuple[str, int], str] = {}
+
+    def apply(self, adapters: Sequence[Adapter]) -> None:
+        """Put exactly these adapters into use.
+
+        Raises:
+            NotFound: no such adapter folder.
+            UnsupportedFormat: not an adapter for this model; nothing has changed then.
+        """
+        keys = [self._key(Path(adapter.path)) for adapter in adapters]
+        for adapter, key in zip(adapters, keys, strict=True):
+            if key not in self._names:
+                self._check(Path(adapter.path))
+        if not adapters:
+            self._unload()
+            return
+        for adapter, key in zip(adapters, keys, strict=True):
+            if key not in self._names:
+                self._read(Path(adapter.path), key)
+        names = [self._names[key] for key in keys]
+        self._wrapped.base_model.set_adapter(names)
+        self._scale({self._names[key]: adapter.scale for adapter, key in zip(adapters, keys, strict=True)})
+        self._wrapped.eval()
+        self._wrapped.requires_grad_(False)
+
+    def _key(self, path: Path) -> tuple[str, int]:
+        weights = path / "adapter_model.safetensors"
+        if not (path / "adapter_config.json").is_file() or not weights.is_file():
+            raise NotFound(
+                f"{path.name} is not an adapter folder with adapter_config.json and adapter_model.safetensors; "
+                "this loader uses PEFT adapters, refresh the list."
+            )
+        return str(path), weights.stat().st_mtime_ns
+
+    def _read(self, path: Path, key: tuple[str, int]) -> None:
+        try:
+            from peft import PeftModel
+        except ImportError:
+            raise MissingRequirement("LoRA adapters need the package peft; run “python3 launch.py” again to install it.") from None
+        name = f"adapter{len(self._names)}"
+        try:
+            if self._wrapped is None:
+                self._wrapped = PeftModel.from_pretrained(self._model, str(path), adapter_name=name, is_trainable=False)
+            else:
+                self._wrapped.load_adapter(str(path), name, is_trainable=False)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            self._unload()
+            reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+            raise UnsupportedFormat(f"The adapter {path.name} cannot be applied to this model ({reason}). All adapters are off now.") from error
+        self._names[key] = name
+
+    def _scale(self, scales: dict[str, float]) -> None:
+        from peft.tuners.lora.layer import LoraLayer
+
+        for module in self._model.modules():
+            if isinstance(module, LoraLayer):
+                for name, scale in scales.items():
+                    module.set_scale(name, scale)
+
+    def _unload(self) -> None:
+        if self._wrapped is not None:
+            self._wrapped.unload()
+            if hasattr(self._model, "peft_config"):
+                del self._model.peft_config
+        self._wrapped = None
+        self._names = {}
+
+    def _check(self, path: Path) -> None:
+        """Everything that would go wrong half-way, or silently, is refused before the model is touched."""
+        config = read_json(path / "adapter_config.json")
+        if config.get("peft_type") != "LORA":
+            raise UnsupportedFormat(f"The adapter {path.name} is of type {config.get('peft_type')}; Paddock applies LoRA adapters.")
+        if config.get("megatron_config") or config.get("auto_mapping"):
+            raise UnsupportedFormat(f"The adapter {path.name} asks to import code; do not trust it.")
+        start = config.get("init_lora_weights")
+        if isinstance(start, str) and start.lower().startswith(BASE_CHANGING):
+            raise UnsupportedFormat(f"The adapter {path.name} was saved as {start}, which changes the base model; save it converted to plain LoRA.")
+        modules = dict(self._model.named_modules())
+        for name, (_, shape) in read_weight_header(path / "adapter_model.safetensors").items():
+            for suffix, attribute, axis in SIDES:
+                if name.startswith(PREFIX) and name.endswith(suffix):
+                    self._check_shape(path, modules, name[len(PREFIX) : -len(suffix)], shape[axis], attribute)
+
+    def _check_shape(self, path: Path, modules: dict[str, Any], target: str, size: int, attribute: str) -> None:
+        module = modules.get(target)
+        if module is None:
+            raise UnsupportedFormat(f"The adapter {path.name} changes {target}, which this model does not have; load its base model first.")
+        expected = getattr(module, attribute, None)
+        if isinstance(expected, int) and expected != size:
+            raise UnsupportedFormat(
+                f"The adapter {path.name} was made for another model: at {target} it has {size} where this one has {expected}; load its base model first."
+            )

@@ -1,0 +1,299 @@
+"""Loading a safetensors folder with transformers: check, plan memory, load without running foreign code, verify the batch.
+
+Runs in the engine's child process. Every failure becomes a sentence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.core.errors import LoadFailed, MissingRequirement, OutOfMemory, UnsupportedFormat
+from modules.core.model import Adapter, LoadedModel, Row, Runner
+from modules.loaders.folder_header import FolderHeader, read_folder_header, read_folder_template, safe_config
+from modules.loaders.machine import check_memory, resident_bytes, usable_cores
+from modules.loaders.model_info import read_info
+from modules.loaders.spec import Progress
+from modules.loaders.transformers.adapters import AdapterSet
+from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.options import TransformersOptions
+from modules.loaders.transformers.runner import SlotRunner
+from modules.loaders.transformers.single_runner import SingleRunner
+from modules.loaders.transformers.tokenizer import read_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+DEFAULT_CONTEXT_TOKENS = 8192
+SMALL_PARAMETERS = 100_000_000  # below, threads cost more than they bring
+LIBRARY_BYTES = 300 << 20
+PARAMETER_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.15, "4bit": 0.65}.items()
+CHECK_IDS = tuple((7919 * place + 13) % 251 for place in range(7))
+
+
+def load(path: Path, options: TransformersOptions, progress: Progress) -> LoadedModel:
+    """Load a model folder.
+
+    Raises:
+        UnsupportedFormat: files missing, broken, unsafe or of an unknown architecture.
+        OutOfMemory: it does not fit.
+        MissingRequirement: a GPU or a package that the options ask for is absent.
+    """
+    progress("Reading the file header", None)
+    before = resident_bytes()
+    header = read_folder_header(path)
+    progress("Starting PyTorch", None)
+    config = _read_config(header)
+    device, dtype = _placement(options, header)
+    context_length, notes = _context(header, config, options, dtype, device)
+    _quiet(options, header)
+    progress("Reading weights", None)
+    model = _read_model(path, config, options, device, dtype)
+    progress("Reading the tokenizer", None)
+    tokenizer = read_tokenizer(path, config, context_length)
+    network = Network(model, context_length)
+    progress("Checking the batch", None)
+    runner = choose_runner(network, options.slots, options.batch_tokens)
+    if runner.n_slots < options.slots:
+        notes.append(f"This architecture ({header.config.get('model_type')}) writes one reply at a time, so there is 1 slot instead of {options.slots}.")
+    adapters = AdapterSet(model)
+
+    def set_adapters(chosen: Sequence[Adapter]) -> None:
+        adapters.apply(chosen)
+
+    return LoadedModel(
+        runner=runner,
+        tokenizer=tokenizer,
+        info=read_info(path, path.parent),
+        template=read_folder_template(path),
+        set_adapters=set_adapters,
+        memory_bytes=max(0, resident_bytes() - before),
+        notes=tuple(notes),
+    )
+
+
+def _read_config(header: FolderHeader) -> Any:
+    """The config object, built from cleaned values: foreign code, other files and kernels cannot be named in it."""
+    from transformers import CONFIG_MAPPING
+
+    kind = header.config.get("model_type")
+    try:
+        return CONFIG_MAPPING[kind].from_dict(safe_config(header.config))
+    except KeyError:
+        raise UnsupportedFormat(
+            f"This version of transformers does not know the architecture “{kind}” of {header.path.name} (code inside model folders is not run); "
+            "choose a GGUF version of it or another model."
+        ) from None
+    except Exception as error:  # each architecture checks its config in its own way
+        raise UnsupportedFormat(f"{header.path.name}/config.json does not describe a {kind} model ({_first_line(error)}); download it again.") from error
+
+
+def _placement(options: TransformersOptions, header: FolderHeader) -> tuple[str, torch.dtype]:
+    """Device kind and precision from the options and what this machine has."""
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    device = options.device if options.device != "auto" else "cuda" if cuda else "mps" if mps else "cpu"
+    if device in ("cuda", "balanced", "sequential") and not cuda:
+        raise MissingRequirement(f"device {device} needs an NVIDIA or AMD GPU that PyTorch can use, and there is none; set device to auto or cpu.")
+    if device == "mps" and not mps:
+        raise MissingRequirement("device mps needs an Apple GPU, and there is none; set device to auto or cpu.")
+    name = options.dtype
+    if name == "auto":
+        name = "float32" if device == "cpu" else "bfloat16" if header.dtype in ("BF16", "") else "float16"
+    dtype: torch.dtype = getattr(torch, name)
+    return device, dtype
+
+
+def _context(
+    header: FolderHeader, config: Any, options: TransformersOptions, dtype: torch.dtype, device: str
+) -> tuple[int, list[str]]:
+    """Context length and notes; refuses a model whose weights, or an asked-for context, do not fit into main memory."""
+    text = config.get_text_config()
+    trained = int(getattr(text, "max_position_embeddings", 0) or header.number("n_positions", "seq_length") or DEFAULT_CONTEXT_TOKENS)
+    notes = []
+    context = options.context_length or min(trained, DEFAULT_CONTEXT_TOKENS)
+    if context > trained:
+        notes.append(f"Context cut from {context} to {trained} tokens: all this model was trained for.")
+        context = trained
+    if device != "cpu":
+        return context, notes
+    kind = options.quantize if options.quantize != "none" else str(dtype).removeprefix("torch.")
+    weights = int(header.parameters * dict(PARAMETER_BYTES)[kind]) + LIBRARY_BYTES
+    heads = int(getattr(text, "num_attention_heads", 0) or 1)
+    kv_heads = int(getattr(text, "num_key_value_heads", 0) or heads)
+    size = int(getattr(text, "head_dim", 0) or int(getattr(text, "hidden_size", 0)) // heads)
+    layers = int(getattr(text, "num_hidden_layers", 0) or 0)
+    per_token = 2 * layers * kv_heads * size * dtype.itemsize
+    check_memory(weights, header.path.name, "choose a smaller model, quantize 8bit or 4bit, or close programs")
+    while context > 256 and not _fits(weights + per_token * context * options.slots):
+        if options.context_length:
+            check_memory(
+                weights + per_token * context * options.slots,
+                f"{header.path.name} with {options.slots} slots of {context} tokens",
+                f"set context_length to {context // 2} or fewer slots",
+            )
+        context //= 2
+        notes = [f"Context cut to {context} tokens: what {options.slots} slots can hold in the free memory."]
+    return context, notes
+
+
+def _fits(needed: int) -> bool:
+    try:
+        check_memory(needed, "", "")
+    except OutOfMemory:
+        return False
+    return True
+
+
+def _quiet(options: TransformersOptions, header: FolderHeader) -> None:
+    import torch
+    from transformers.utils import logging as library_log
+
+    library_log.set_verbosity_error()
+    library_log.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # one line per product otherwise
+    torch.set_num_threads(options.threads or (1 if header.parameters < SMALL_PARAMETERS else usable_cores()))
+
+
+def _quantization(options: TransformersOptions, dtype: torch.dtype) -> Any:
+    if options.quantize == "none":
+        return None
+    try:
+        import bitsandbytes  # noqa: F401 - only its presence counts here
+        from transformers import BitsAndBytesConfig
+    except (ImportError, RuntimeError) as error:
+        raise MissingRequirement(f"Quantizing on load needs bitsandbytes, which cannot be used here ({_first_line(error)}); set quantize to none.") from None
+    import torch
+
+    if options.quantize == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    compute = dtype if options.compute_dtype == "auto" else getattr(torch, options.compute_dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=options.quant_type,
+        bnb_4bit_use_double_quant=options.double_quant,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _read_model(path: Path, config: Any, options: TransformersOptions, device: str, dtype: torch.dtype) -> Any:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    arguments: dict[str, Any] = {
+        "config": config,
+        "dtype": dtype,
+        "device_map": {"cuda": "auto"}.get(device, device) if device in ("cuda", "balanced", "sequential") else {"": device},
+        "attn_implementation": None if options.attention == "auto" else options.attention,
+        "quantization_config": _quantization(options, dtype),
+    }
+    if options.gpu_memory_gb and device in ("cuda", "balanced", "sequential"):
+        import torch
+
+        limit = int(options.gpu_memory_gb * 1e9)
+        arguments["max_memory"] = dict.fromkeys(range(torch.cuda.device_count()), limit) | {"cpu": 1 << 50}
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **{name: value for name, value in arguments.items() if value is not None},
+        )
+    except MemoryError:
+        raise OutOfMemory(f"{path.name} does not fit into memory; choose a smaller model or quantize 4bit.") from None
+    except SafetensorError as error:
+        raise UnsupportedFormat(f"The weights of {path.name} are damaged ({_first_line(error)}); download them again.") from error
+    except Exception as error:
+        raise _refusal(path.name, error) from error
+    missing = sorted(report.get("missing_keys", ())) + sorted(str(row[0]) for row in report.get("mismatched_keys", ()))
+    if missing:
+        raise UnsupportedFormat(f"The weights of {path.name} lack {len(missing)} tensors that its config.json calls for ({missing[0]}); download it again.")
+    return model.eval().requires_grad_(False)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:250]
+
+
+def _refusal(name: str, error: Exception) -> LoadFailed:
+    """The right error for what transformers or PyTorch said."""
+    text = _first_line(error)
+    lower = str(error).lower()
+    if "out of memory" in lower or "can't allocate memory" in lower:
+        return OutOfMemory(f"{name} does not fit into memory ({text}); choose a smaller model or quantize 4bit.")
+    if isinstance(error, ImportError):
+        return MissingRequirement(f"{name} needs a package that is not installed ({text}); choose other options or another model.")
+    if "unrecognized configuration class" in lower:
+        return UnsupportedFormat(f"{name} is not a model that continues text; choose another one.")
+    return UnsupportedFormat(f"transformers could not load {name}: {text}. Try other options, or download it again.")
+
+
+def choose_runner(network: Network, slots: int, batch_tokens: int) -> Runner:
+    """The fastest runner that computes what the plain model computes: slots, one slot with a cache, one slot without.
+
+    Raises:
+        UnsupportedFormat: not even the plain model runs.
+    """
+    with network.small_window():
+        expected = _plain_logits(network)
+        if network.may_batch:
+            runner = SlotRunner(network, slots, batch_tokens)
+            if _agrees(network, runner, expected):
+                return runner
+    expected = _plain_logits(network)
+    cached = SingleRunner(network, batch_tokens, cached=True)
+    if network.takes_cache and _agrees(network, cached, expected):
+        return cached
+    return SingleRunner(network, batch_tokens, cached=False)
+
+
+def _check_sequences(network: Network) -> tuple[list[int], list[int]]:
+    ids = [token % network.vocab_size for token in CHECK_IDS][: network.context_length]
+    return ids, ids[3::-1]
+
+
+def _plain_logits(network: Network) -> list[Any]:
+    """Last logits of the check sequences by a plain pass without a cache."""
+    try:
+        extra = {"use_cache": False} if network.takes_cache else {}
+        return [
+            network.run(network.torch.tensor([ids], device=network.device), **extra)[0, -1].float().cpu() for ids in _check_sequences(network)
+        ]
+    except Exception as error:
+        raise UnsupportedFormat(f"This model cannot be run by the transformers loader ({_first_line(error)}); choose another one.") from error
+
+
+def _agrees(network: Network, runner: Runner, expected: list[Any]) -> bool:
+    """Whether ragged steps of the runner give the logits of plain passes, within the precision of the weights."""
+    long, short = _check_sequences(network)
+    steps: list[list[Row]]
+    if runner.n_slots > 1:
+        steps = [[Row(0, 0, long[:5]), Row(1, 0, short[:2])], [Row(0, 5, long[5:6]), Row(1, 2, short[2:])], [Row(0, 6, long[6:])]]
+    else:
+        steps = [[Row(0, 0, long[:5])], [Row(0, 5, long[5:])]]
+    try:
+        found = {row.slot: logits for step in steps for row, logits in zip(step, _as_tensors(network, runner, step), strict=True)}
+        for slot in range(runner.n_slots):
+            runner.truncate(slot, 0)
+    except Exception as error:  # noqa: BLE001 - any failure of a foreign architecture means: not this way
+        log.info("this way of running does not suit the model: %s", _first_line(error))
+        return False
+    limit = _tolerance(network)
+    return all(float((found[slot] - expected[slot]).norm() / expected[slot].norm().clamp_min(1e-9)) < limit for slot in found)
+
+
+def _as_tensors(network: Network, runner: Runner, step: list[Row]) -> list[Any]:
+    return [network.torch.as_tensor(row.full() if hasattr(row, "full") else row).clone() for row in runner.forward(step)]
+
+
+def _tolerance(network: Network) -> float:
+    if getattr(network.model, "is_quantized", False):
+        return 0.15
+    return 2e-3 if network.dtype == network.torch.float32 else 5e-2

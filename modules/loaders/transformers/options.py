@@ -1,0 +1,30 @@
+"""Options of the transformers loader: names, limits and sentences; nothing of how they are applied."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from modules.core.model import LoadOptions
+
+
+class TransformersOptions(LoadOptions):
+    """How transformers loads a model."""
+
+    device: Literal["auto", "cpu", "cuda", "mps", "balanced", "sequential"] = Field(
+        "auto", description="Where the model runs; auto takes the GPU if there is one, balanced and sequential spread it over several."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision of the weights; auto is float32 on a processor (halves are slower there) and as stored on a GPU."
+    )
+    quantize: Literal["none", "8bit", "4bit"] = Field(
+        "none", description="Quantize while loading with bitsandbytes: half or a third of the memory; on a processor also ten times slower."
+    )
+    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Kind of 4-bit numbers; nf4 is the more exact one.")
+    double_quant: bool = Field(True, description="Quantize the scales of 4-bit weights too; saves another tenth.")
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the arithmetic on 4-bit weights.")
+    attention: Literal["auto", "eager", "sdpa"] = Field("auto", description="How attention is computed; auto lets the model choose the fastest it knows.")
+    batch_tokens: int = Field(512, ge=16, le=8192, description="Most tokens of one step; more reads long prompts faster and takes more memory.")
+    threads: int = Field(0, ge=0, le=256, description="Processor threads; 0 chooses by the size of the model.")
+    gpu_memory_gb: float = Field(0.0, ge=0, le=1024, description="Most memory of each GPU to use, in GB; the rest of the model goes to main memory. 0 has no limit.")

@@ -1,0 +1,169 @@
+"""The batching transformers runner: ragged rows of many slots in few passes, each at its own position.
+
+Rows are padded on the left, so that the last token of every row stands at the same place and only its logits are computed. Knows slots and
+the cache; nothing of text or sampling. Whether an architecture really computes the same this way is checked once, on load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.core.errors import AppError, InvalidRequest
+from modules.core.model import Row
+from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.slot_cache import SlotCache
+
+PADDING_FACTOR = 1.5  # a pass may be this much larger than its tokens
+PADDING_FREE = 48  # below this many tokens a second pass costs more than the padding
+SCORE_TOKENS = 128
+
+
+class SlotRunner:
+    """A Runner over one `SlotCache`."""
+
+    def __init__(self, network: Network, slots: int, batch_tokens: int) -> None:
+        self._network = network
+        self.n_slots = slots
+        self.context_length = network.context_length
+        self.capacity_tokens = slots * network.context_length
+        self.max_batch_tokens = batch_tokens
+        self.vocab_size = network.vocab_size
+        self._lengths = [0] * slots
+        self._cache: SlotCache | None = SlotCache(slots, network.context_length)
+
+    def forward(self, rows: Sequence[Row]) -> list[Any]:
+        """Run the rows; one float32 array [vocab] (or a row on the device) per row.
+
+        Raises:
+            OutOfMemory: the device is full; the slots are as before the call.
+            InvalidRequest: a token, slot or length outside its limits.
+        """
+        self._check(rows)
+        results: list[Any] = [None] * len(rows)
+        for group in _groups([len(row.token_ids) for row in rows]):
+            for place, logits in zip(group, self._pass([rows[place] for place in group]), strict=True):
+                results[place] = logits
+        for row in rows:
+            self._lengths[row.slot] = row.start + len(row.token_ids)
+        return results
+
+    def _check(self, rows: Sequence[Row]) -> None:
+        total = 0
+        for row in rows:
+            total += len(row.token_ids)
+            self._network.check(row.token_ids, row.start + len(row.token_ids))
+            if not 0 <= row.slot < self.n_slots or row.start != self._lengths[row.slot]:
+                held = self._lengths[row.slot] if 0 <= row.slot < self.n_slots else 0
+                raise InvalidRequest(f"Slot {row.slot} of {self.n_slots} holds {held} tokens, so it cannot go on at {row.start}.")
+        if total > self.max_batch_tokens or not rows or len({row.slot for row in rows}) != len(rows):
+            raise InvalidRequest(f"{total} tokens in {len(rows)} rows are not one step; the limit is {self.max_batch_tokens} tokens, one row a slot.")
+
+    def _pass(self, rows: Sequence[Row]) -> list[Any]:
+        """One forward pass of rows that share a width."""
+        logits = self._logits(sorted(rows, key=lambda row: row.slot), last_only=True)[:, -1]
+        order = np.argsort(np.argsort([row.slot for row in rows]))
+        entries = self._network.rows(logits)
+        return [entries[place] for place in order]
+
+    def _logits(self, rows: Sequence[Row], *, last_only: bool) -> Any:
+        """Pad on the left, place, mask and run: [rows, tokens, vocab]."""
+        cache, network, torch = self._open_cache(), self._network, self._network.torch
+        width = max(len(row.token_ids) for row in rows)
+        length = max(row.start + len(row.token_ids) for row in rows)
+        cache.reserve(length)
+        ids = np.zeros((len(rows), width), np.int64)
+        positions = np.zeros((len(rows), width), np.int64)  # padding sees the first key only: a row that sees none is NaN
+        written = np.full((len(rows), width), cache.scratch, np.int64)
+        for place, row in enumerate(rows):
+            count = len(row.token_ids)
+            ids[place, width - count :] = row.token_ids
+            positions[place, width - count :] = written[place, width - count :] = np.arange(row.start, row.start + count)
+        where = torch.from_numpy(positions).to(network.device)
+        one = (rows[0].start, length) if len(rows) == 1 else None
+        with torch.inference_mode():
+            cache.plan([row.slot for row in rows], torch.from_numpy(written).to(network.device), length, one=one)
+            mask = network.mask(where, length)
+        return network.run(
+            torch.from_numpy(ids).to(network.device),
+            last_only=last_only,
+            position_ids=where,
+            attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+        )
+
+    def _open_cache(self) -> SlotCache:
+        if self._cache is None:
+            raise AppError("This model was unloaded; load it again.")
+        return self._cache
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Log-probabilities [len - 1] of each token given those before it. Uses and empties slot 0.
+
+        Raises:
+            ContextOverflow: more tokens than the context.
+        """
+        ids = [int(token) for token in token_ids]
+        if len(ids) < 2:
+            return np.zeros(0, np.float32)
+        self._network.check(ids, len(ids))
+        self.truncate(0, 0)
+        parts = []
+        for begin in range(0, len(ids) - 1, SCORE_TOKENS):
+            chunk = ids[begin : min(begin + SCORE_TOKENS, len(ids) - 1)]
+            logits = self._logits([Row(0, begin, chunk)], last_only=False)[0]
+            targets = self._network.torch.tensor(ids[begin + 1 : begin + 1 + len(chunk)])
+            parts.append(self._network.log_probabilities(logits, targets))
+        return np.concatenate(parts)
+
+    def truncate(self, slot: int, length: int) -> int:
+        """Forget positions >= length; always possible."""
+        self._lengths[slot] = min(self._lengths[slot], max(0, length))
+        return self._lengths[slot]
+
+    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+        """Let `target` begin with the first positions of `source`."""
+        self.truncate(target, 0)
+        if source == target or not 0 < length <= self._lengths[source]:
+            return False
+        with self._network.torch.inference_mode():
+            self._open_cache().copy(source, target, length)
+        self._lengths[target] = length
+        return True
+
+    def close(self) -> None:
+        """Drop cache and model; memory of a GPU goes back with them."""
+        if self._cache is None:
+            return
+        self._cache = None
+        release(self._network)
+
+
+def release(network: Network) -> None:
+    """Let go of the weights."""
+    network.model = None
+    if network.device.type == "cuda":  # the allocator keeps what is not collected; main memory goes back by reference counts
+        import gc
+
+        gc.collect()
+        network.torch.cuda.empty_cache()
+
+
+def _groups(widths: Sequence[int]) -> list[list[int]]:
+    """Places of rows that run together: by width, so that a long prompt does not pad every decoding row."""
+    order = sorted(range(len(widths)), key=lambda place: widths[place])
+    groups: list[list[int]] = []
+    tokens = 0
+    for place in order:
+        padded = widths[place] * (len(groups[-1]) + 1) if groups else 0
+        tokens += widths[place]
+        if groups and (padded <= PADDING_FREE or padded <= PADDING_FACTOR * tokens):
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+            tokens = widths[place]
+    return groups

@@ -1,0 +1,128 @@
+"""The runner for architectures that cannot batch: one slot, with the model's own cache, or with none at all.
+
+Knows the token ids of its slot, so that it can begin again where a cache cannot be cut back. Knows nothing of text or sampling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modules.core.errors import AppError, InvalidRequest
+from modules.core.model import Row
+from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.runner import SCORE_TOKENS, release
+
+
+class SingleRunner:
+    """A Runner with one slot. Without a cache each step computes the whole sequence again: slow, and right for any architecture."""
+
+    n_slots = 1
+
+    def __init__(self, network: Network, batch_tokens: int, *, cached: bool) -> None:
+        self._network = network
+        self._cached = cached
+        self.context_length = self.capacity_tokens = network.context_length
+        self.max_batch_tokens = batch_tokens
+        self.vocab_size = network.vocab_size
+        self._ids: list[int] = []
+        self._cache: Any = None
+        self._held = 0  # tokens in the cache; fewer than ids after a failed step
+
+    def forward(self, rows: Sequence[Row]) -> list[Any]:
+        """Run the one row; its logits as a float32 array [vocab] or a row on the device.
+
+        Raises:
+            OutOfMemory: the device is full; the slot is as before the call.
+            InvalidRequest: more than one row, or a token outside its limits.
+        """
+        if len(rows) != 1 or rows[0].slot != 0 or len(rows[0].token_ids) > self.max_batch_tokens:
+            raise InvalidRequest(f"{len(rows)} rows are not one step; this architecture runs one slot of at most {self.max_batch_tokens} tokens a step.")
+        row = rows[0]
+        self._network.check(row.token_ids, row.start + len(row.token_ids))
+        if row.start != len(self._ids):
+            raise InvalidRequest(f"Slot 0 holds {len(self._ids)} tokens, so it cannot go on at {row.start}.")
+        ids = [*self._ids, *(int(token) for token in row.token_ids)]
+        logits = self._logits(ids, last_only=True)
+        self._ids = ids
+        return self._network.rows(logits[:, -1])
+
+    def _logits(self, ids: list[int], *, last_only: bool) -> Any:
+        """Logits of the tokens that the cache does not hold yet: [1, tokens, vocab]."""
+        network = self._network
+        if network.model is None:
+            raise AppError("This model was unloaded; load it again.")
+        fresh = network.torch.tensor([ids[self._held :]], device=network.device)
+        if not self._cached:
+            return network.run(fresh, last_only=last_only)
+        if self._cache is None:
+            from transformers import DynamicCache
+
+            self._cache = DynamicCache(config=network.model.config)
+        try:
+            logits = network.run(fresh, last_only=last_only, past_key_values=self._cache, use_cache=True)
+        except AppError:
+            self._drop()  # half written: the next step computes the sequence again
+            raise
+        self._held = len(ids)
+        return logits
+
+    def _drop(self) -> None:
+        self._cache = None
+        self._held = 0
+
+    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
+        """Log-probabilities [len - 1] of each token given those before it. Empties the slot.
+
+        Raises:
+            ContextOverflow: more tokens than the context.
+        """
+        ids = [int(token) for token in token_ids]
+        self.truncate(0, 0)
+        if len(ids) < 2:
+            return np.zeros(0, np.float32)
+        self._network.check(ids, len(ids))
+        parts = []
+        step = SCORE_TOKENS if self._cached else len(ids)
+        for begin in range(0, len(ids) - 1, step):
+            end = min(begin + step, len(ids) - 1)
+            logits = self._logits(ids[:end], last_only=False)[0]
+            parts.append(self._network.log_probabilities(logits, self._network.torch.tensor(ids[begin + 1 : end + 1])))
+        self.truncate(0, 0)
+        return np.concatenate(parts)
+
+    def truncate(self, slot: int, length: int) -> int:
+        """Forget positions >= length; 0 where the cache cannot be cut back (recurrent states, a full sliding window)."""
+        if length >= len(self._ids) and length > 0:
+            return len(self._ids)
+        if length <= 0 or not self._cut_cache(length):
+            self._ids = []
+            self._drop()
+            return 0
+        self._ids = self._ids[:length]
+        return length
+
+    def _cut_cache(self, length: int) -> bool:
+        surplus = self._held - length
+        if not self._cached or surplus <= 0:
+            return True
+        try:
+            self._cache.crop(-surplus)
+        except (RuntimeError, ValueError, NotImplementedError, AttributeError):
+            return False
+        self._held = length
+        return True
+
+    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+        """There is no second slot."""
+        return False
+
+    def close(self) -> None:
+        """Drop cache and model."""
+        self._ids = []
+        self._drop()
+        if self._network.model is not None:
+            release(self._network)

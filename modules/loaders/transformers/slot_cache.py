@@ -1,0 +1,111 @@
+"""Key-value storage of all slots at once: rows of a batch write at their own positions and read their own slot.
+
+Duck-typed to what attention layers of transformers call (`update`, `get_seq_length`, `get_mask_sizes`). Storage grows with the longest
+sequence, so a large context costs nothing before it is used. Knows nothing of masks or tokens.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+FIRST_TOKENS = 256
+
+
+class SlotCache:
+    """Per layer, keys and values of shape [slots, heads, capacity + 1, head size]; the last position is scratch for padding."""
+
+    is_compileable = False
+
+    def __init__(self, slots: int, limit: int) -> None:
+        self._slots = slots
+        self._limit = limit
+        self._keys: dict[int, torch.Tensor] = {}
+        self._values: dict[int, torch.Tensor] = {}
+        self._rows: list[int] = []
+        self._span: slice | None = None  # set when the rows' slots are neighbours: they are read without a copy
+        self._placed: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._one: tuple[int, int] | None = None
+        self._length = 0
+        self.capacity = 0
+
+    @property
+    def scratch(self) -> int:
+        """The position that padding writes to."""
+        return self.capacity
+
+    def reserve(self, length: int) -> None:
+        """Make room for sequences of `length`, by doubling."""
+        while self.capacity < length:
+            self.capacity = min(max(FIRST_TOKENS, 2 * self.capacity), self._limit)
+
+    def plan(self, rows: list[int], positions: torch.Tensor, length: int, *, one: tuple[int, int] | None = None) -> None:
+        """Announce the next forward pass.
+
+        Args:
+            rows: the slot of each row.
+            positions: [rows, tokens] where each token is written; padding has `scratch`.
+            length: longest sequence after the pass, which is how much every row reads.
+            one: (start, end) if there is one row without padding, which is then written as a slice.
+        """
+        import torch
+
+        self._rows = rows
+        neighbours = all(after == before + 1 for before, after in pairwise(rows))
+        self._span = slice(rows[0], rows[-1] + 1) if neighbours else None
+        self._placed = {positions.device: (torch.tensor(rows, device=positions.device)[:, None], positions)}
+        self._one = one
+        self._length = length
+
+    def _indices(self, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Slot and position indices on the device of a layer; a model may be spread over several."""
+        found = self._placed.get(device)
+        if found is None:
+            slots, positions = next(iter(self._placed.values()))
+            found = self._placed[device] = (slots.to(device), positions.to(device))
+        return found
+
+    def _room(self, store: dict[int, torch.Tensor], layer: int, like: torch.Tensor) -> torch.Tensor:
+        held = store.get(layer)
+        if held is not None and held.shape[2] > self.capacity:
+            return held
+        grown = like.new_zeros((self._slots, like.shape[1], self.capacity + 1, like.shape[3]))
+        if held is not None:
+            grown[:, :, : held.shape[2]] = held
+        store[layer] = grown
+        return grown
+
+    def _write(self, store: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """Put the new states into their places and return what the rows see: [rows, heads, length, head size]."""
+        if self._one is not None:
+            store[self._rows[0], :, self._one[0] : self._one[1]] = states[0]
+        else:
+            slots, positions = self._indices(states.device)
+            store[slots, :, positions] = states.transpose(1, 2)
+        if self._span is not None:
+            return store[self._span, :, : self._length]
+        return store[self._indices(states.device)[0][:, 0], :, : self._length]
+
+    def update(self, keys: torch.Tensor, values: torch.Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """Called by every attention layer with its new keys and values; returns those of the whole sequences."""
+        return self._write(self._room(self._keys, layer_idx, keys), keys), self._write(self._room(self._values, layer_idx, values), values)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Zero: positions and masks are given explicitly."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Keys that are read, and their offset."""
+        return self._length, 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Zero, like `get_seq_length`."""
+        return 0
+
+    def copy(self, source: int, target: int, length: int) -> None:
+        """Copy the first positions of one slot to another."""
+        for store in (*self._keys.values(), *self._values.values()):
+            store[target, :, :length] = store[source, :, :length]

@@ -1,0 +1,1 @@
+"""Use cases: what the page and the API can ask for, and the one place where everything is put together."""

@@ -1,0 +1,71 @@
+"""The composition root: builds every service once and hands them out as one frozen `App`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from modules.core.settings import PROJECT_ROOT, Settings
+from modules.loaders.model_info import ModelFolder
+from modules.prompts.library import TemplateLibrary
+from modules.services.conversations import ConversationService
+from modules.services.generation import GenerationService
+from modules.services.models import ModelService
+from modules.services.notebook import NotebookService
+from modules.services.presets import PresetService
+from modules.services.replies import ReplyService
+from modules.services.storage import Storage
+from modules.services.templates import TemplateService
+
+
+@dataclass(frozen=True)
+class App:
+    """All services. Front ends take it as their one argument."""
+
+    settings: Settings
+    models: ModelService
+    generation: GenerationService
+    conversations: ConversationService
+    replies: ReplyService
+    notebook: NotebookService
+    presets: PresetService
+    templates: TemplateService
+    storage: Storage
+
+    async def start(self) -> None:
+        """Begin what runs in the background."""
+        self.models.start()
+        await self.storage.open()
+
+    async def close(self) -> None:
+        """Stop and save replies, then end the engines."""
+        await self.replies.close()
+        await self.notebook.close()
+        await self.models.close()
+        await self.storage.close()
+
+
+def build_app(settings: Settings) -> App:
+    """Make the services of one server."""
+    for folder in (settings.models_dir, settings.loras_dir, settings.presets_dir, settings.templates_dir):
+        folder.mkdir(parents=True, exist_ok=True)
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if os.name != "nt" and settings.state_dir != PROJECT_ROOT:
+        settings.state_dir.chmod(0o700)
+    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir))
+    storage = Storage(settings.state_dir)
+    conversations = ConversationService(storage)
+    presets = PresetService(settings.presets_dir)
+    templates = TemplateService(TemplateLibrary(settings.templates_dir))
+    generation = GenerationService(models, templates)
+    return App(
+        settings=settings,
+        models=models,
+        generation=generation,
+        conversations=conversations,
+        replies=ReplyService(models=models, generation=generation, conversations=conversations, presets=presets, templates=templates),
+        notebook=NotebookService(generation=generation, presets=presets, storage=storage),
+        presets=presets,
+        templates=templates,
+        storage=storage,
+    )

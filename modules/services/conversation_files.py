@@ -1,0 +1,148 @@
+"""Conversations as JSON: written whole, read back from our own form and from two simple ones.
+
+Read are: our own (`format` is `paddock-conversation`, a tree); a list of `messages` with role and content, as the OpenAI API has it;
+and `internal`, the list of [user text, reply] pairs that text-generation-webui exports. Knows no store: ids are made new there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from modules.core.errors import InvalidRequest
+from modules.core.settings import validation_sentence
+from modules.services.conversation_settings import settings_from
+from modules.store.records import NewConversation, NewMessage, StoredConversation
+
+FORMAT = "paddock-conversation"
+VERSION = 1
+MESSAGE_LIMIT = 50_000
+TITLE_LIMIT = 200
+TITLE_CUT = 40
+GREETING_MARK = "<|BEGIN-VISIBLE-CHAT|>"  # stands for the user text before a greeting in `internal`
+Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+
+
+class _FileMessage(BaseModel, frozen=True, extra="ignore"):
+    id: str = Field("", max_length=100)
+    parent_id: str | None = Field(None, max_length=100)
+    role: Literal["system", "user", "assistant"]
+    content: str = Field(max_length=2_000_000)
+    created_s: Seconds | None = None
+    model: str = Field("", max_length=500)
+    status: Literal["complete", "streaming", "stopped", "failed"] = "complete"
+    error: str = Field("", max_length=5000)
+    receipt: dict[str, Any] | None = None
+
+
+class _File(BaseModel, frozen=True, extra="ignore"):
+    format: Literal["paddock-conversation"] | None = None
+    version: int = Field(VERSION, ge=1, le=VERSION)
+    title: str = Field("", max_length=2000)
+    pinned: bool = False
+    settings: dict[str, Any] = Field(default_factory=dict)
+    head_id: str | None = None
+    messages: tuple[_FileMessage, ...] = Field(max_length=MESSAGE_LIMIT)
+
+
+def title_from(text: str) -> str:
+    """The first words of a message, cut at a word border near 40 characters; empty for an empty text."""
+    words = " ".join(text[:1000].split())
+    if len(words) <= TITLE_CUT:
+        return words
+    cut = words[: TITLE_CUT + 1].rpartition(" ")[0] or words[:TITLE_CUT]
+    return cut.rstrip(" ,.;:–—-") + "…"
+
+
+def exported(conversation: StoredConversation) -> dict[str, Any]:
+    """A conversation with all its messages as plain values."""
+    fields = ("id", "parent_id", "role", "content", "created_s", "model", "status", "error", "receipt")
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "title": conversation.title,
+        "created_s": conversation.created_s,
+        "updated_s": conversation.updated_s,
+        "pinned": conversation.pinned,
+        "settings": conversation.settings,
+        "head_id": conversation.head_id,
+        "messages": [{name: getattr(message, name) for name in fields} for message in conversation.messages],
+    }
+
+
+def imported(values: Mapping[str, Any]) -> NewConversation:
+    """A conversation from the content of a file.
+
+    Raises:
+        InvalidRequest: it is none of the known forms, or a value is outside its limits; the sentence says which.
+    """
+    if "internal" in values and "messages" not in values:
+        values = {**values, "messages": _from_pairs(values["internal"]), "settings": {}}
+    try:
+        file = _File.model_validate(dict(values))
+    except ValidationError as error:
+        raise InvalidRequest(f"This file is not a conversation that Paddock can read: {validation_sentence(error)}", field="file") from error
+    settings = settings_from(file.settings).model_dump(mode="json")
+    places = _places(file.messages)
+    messages = _new_messages(file.messages, places)
+    first_words = next((message.content for message in messages if message.role == "user"), "")
+    title = " ".join(file.title.split())[:TITLE_LIMIT] or title_from(first_words) or "Imported conversation"
+    return NewConversation(title, settings, messages, head=_head(file, places, messages), pinned=file.pinned)
+
+
+def _places(messages: Sequence[_FileMessage]) -> dict[str, int]:
+    places: dict[str, int] = {}
+    for place, message in enumerate(messages):
+        if message.id and places.setdefault(message.id, place) != place:
+            raise InvalidRequest(f"Messages {places[message.id] + 1} and {place + 1} of the file have the same id; the file is damaged.", field="file")
+    return places
+
+
+def _new_messages(messages: Sequence[_FileMessage], places: Mapping[str, int]) -> tuple[NewMessage, ...]:
+    now_s = time.time()
+    found = []
+    for place, message in enumerate(messages):
+        if "parent_id" not in message.model_fields_set:  # a plain list: each follows the one before
+            parent = place - 1 if place else None
+        elif message.parent_id is None:
+            parent = None
+        else:
+            parent = places.get(message.parent_id, place)
+            if parent >= place:
+                raise InvalidRequest(f"Message {place + 1} of the file follows one that does not come before it; the file is damaged.", field="file")
+        status = "stopped" if message.status == "streaming" else message.status
+        created_s = now_s if message.created_s is None else message.created_s
+        found.append(
+            NewMessage(message.role, message.content, parent, created_s, message.model, status, message.error, message.receipt)
+        )
+    return tuple(found)
+
+
+def _head(file: _File, places: Mapping[str, int], messages: Sequence[NewMessage]) -> int | None:
+    """The place of the message shown last: the file's head, or the newest below it, or the last message."""
+    if not messages:
+        return None
+    head = places.get(file.head_id or "", None)
+    if head is None:
+        return len(messages) - 1
+    below = {head}
+    for place, message in enumerate(messages):
+        if message.parent in below:
+            below.add(place)
+    parents = {message.parent for message in messages}
+    return max(place for place in below if place not in parents)
+
+
+def _from_pairs(pairs: Any) -> list[dict[str, str]]:
+    """Messages of [user text, reply] pairs; empty halves are left out."""
+    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+        raise InvalidRequest("This file is not a conversation that Paddock can read: “internal” is not a list of pairs of texts.", field="file")
+    found = []
+    for pair in pairs:
+        for role, text in zip(("user", "assistant"), pair, strict=True):
+            if text and text != GREETING_MARK:
+                found.append({"role": role, "content": text})
+    return found

@@ -1,0 +1,60 @@
+"""How a conversation is answered: system prompt, preset and changes to it, prompt template. Checked here, stored as plain JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from modules.core.errors import InvalidRequest
+from modules.core.settings import validation_sentence
+from modules.services.presets import DEFAULT_PRESET, params_from
+
+VARIABLES_LIMIT_BYTES = 64 * 1024
+
+
+class ConversationSettings(BaseModel, frozen=True, extra="forbid"):
+    """Settings of one conversation."""
+
+    system_prompt: str = Field("", max_length=200_000)
+    preset: str = Field(DEFAULT_PRESET, max_length=100)  # empty: neutral
+    params: dict[str, Any] = Field(default_factory=dict)  # replaces values of the preset
+    template: str = Field("", max_length=100)  # empty: the model's own chat template
+    template_variables: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("template_variables")
+    @classmethod
+    def _small_and_plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            size_bytes = len(json.dumps(value, allow_nan=False))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"only what JSON can hold: {error}") from error
+        if size_bytes > VARIABLES_LIMIT_BYTES:
+            raise ValueError(f"at most {VARIABLES_LIMIT_BYTES:,} bytes as JSON, not {size_bytes:,}")
+        return value
+
+
+def settings_from(values: Mapping[str, Any]) -> ConversationSettings:
+    """Checked settings; `params` is checked against the bounds of the parameters and keeps only what was given.
+
+    Raises:
+        InvalidRequest: an unknown name or a value outside its limits.
+    """
+    try:
+        settings = ConversationSettings.model_validate(dict(values))
+    except ValidationError as error:
+        where = error.errors()[0]["loc"]
+        raise InvalidRequest(validation_sentence(error), field=str(where[0]) if where else "settings") from error
+    checked = params_from(settings.params).model_dump(mode="json", include=set(settings.params))
+    return settings.model_copy(update={"params": checked})
+
+
+def stored_settings(values: Mapping[str, Any]) -> ConversationSettings:
+    """Settings as they were stored, perhaps by another version: what is no longer valid is left out."""
+    try:
+        return ConversationSettings.model_validate(dict(values))
+    except ValidationError as error:
+        bad = {str(problem["loc"][0]) for problem in error.errors()}
+        return ConversationSettings.model_validate({key: value for key, value in values.items() if key not in bad})

@@ -1,0 +1,62 @@
+"""One way to ask a model for text, for the page and the API alike.
+
+Chooses the engine and hands the request on; what happens inside is the engine's business.
+"""
+
+from __future__ import annotations
+
+from modules.core.generation import ChatPrompt, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
+from modules.engine.client import ClientGeneration, EngineClient
+from modules.services.models import ModelService
+from modules.services.templates import TemplateService
+
+__all__ = ["ClientGeneration", "GenerationService"]
+
+FALLBACK_TEMPLATE = "Plain"
+
+
+class GenerationService:
+    """Submits requests to the engine of a model, loading it when needed."""
+
+    def __init__(self, models: ModelService, templates: TemplateService) -> None:
+        self._models = models
+        self._templates = templates
+
+    async def submit(self, request: GenerationRequest, model: str = "") -> ClientGeneration:
+        """Start a generation; iterate the result for deltas, `cancel()` or close it to stop.
+
+        Raises:
+            NoModelLoaded: nothing to answer with.
+            Busy: the queue is full.
+        """
+        engine = await self._models.get(model)
+        prompt = request.prompt
+        if isinstance(prompt, ChatPrompt):
+            request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
+        return await engine.submit(request)
+
+    async def _with_template(self, prompt: ChatPrompt, engine: EngineClient) -> ChatPrompt:
+        """A model without a chat template of its own gets the plainest prompt template, so that a base model can be talked to."""
+        if prompt.template is not None or engine.card.template_origin:
+            return prompt
+        return prompt.model_copy(update={"template": await self._templates.source(FALLBACK_TEMPLATE)})
+
+    async def count(self, prompt: ChatPrompt, model: str = "") -> tuple[int, int]:
+        """Tokens of a rendered chat and the context length."""
+        engine = await self._models.get(model)
+        return await engine.count(await self._with_template(prompt, engine)), engine.card.context_length
+
+    async def tokenize(self, text: str, model: str = "") -> list[int]:
+        """Token ids of a text."""
+        engine = await self._models.get(model)
+        return await engine.tokenize(text)
+
+    async def next_tokens(self, text: str, count: int, model: str = "") -> tuple[TokenLogprob, ...]:
+        """The likeliest next tokens after a text."""
+        engine = await self._models.get(model)
+        return await engine.next_tokens(TextPrompt(text=text), count)
+
+    async def counters(self, model: str = "") -> EngineCounters:
+        """What the engine is doing."""
+        engine = await self._models.get(model)
+        return await engine.counters()

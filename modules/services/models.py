@@ -1,0 +1,379 @@
+"""Which models there are and which are loaded: the owner of every engine client.
+
+Loading happens in a child process; this service decides what to start, what must make room, and what to do after a crash. It knows nothing
+of prompts or pages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import ValidationError
+
+from modules.core.errors import AppError, EngineCrashed, InvalidRequest, LoadFailed, NoModelLoaded, NotFound
+from modules.core.generation import EngineCard
+from modules.core.model import Adapter, LoadOptions, ModelInfo
+from modules.core.settings import Settings, validation_sentence
+from modules.engine.client import EngineClient
+from modules.loaders.model_info import AdapterInfo, ModelFolder
+from modules.loaders.registry import LOADERS, find_loader
+from modules.loaders.spec import LoaderSpec
+from modules.services.model_choices import LoadChoice, ModelChoices
+
+log = logging.getLogger(__name__)
+
+STARTER_NAME = "starter/starter-Q8_0.gguf"
+RESTART_LIMIT = 3
+RESTART_WINDOW_S = 600.0
+ALONGSIDE_FACTOR = 1.5  # room asked for, relative to the file size, before two models are held at once
+ALONGSIDE_RESERVE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A load in progress, as the page shows it."""
+
+    name: str
+    stage: str
+    done: float | None  # 0 … 1, None while unknown
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One look at the service, for the page and the API."""
+
+    loaded: tuple[EngineCard, ...]
+    loading: Loading | None
+    error: str  # sentence of the last failed load, empty after a good one
+    memory_total_bytes: int
+    memory_available_bytes: int
+
+
+@dataclass
+class _Loaded:
+    """A running engine and how it came to be."""
+
+    client: EngineClient
+    choice: LoadChoice
+    used_s: float
+
+
+class ModelService:
+    """Lists, loads, unloads and restarts models. One event loop calls it."""
+
+    def __init__(self, settings: Settings, folder: ModelFolder) -> None:
+        self._settings = settings
+        self._folder = folder
+        self._choices = ModelChoices(settings.state_dir / "models.yaml")
+        self._loaded: dict[str, _Loaded] = {}
+        self._crashed: dict[str, LoadChoice] = {}
+        self._crashes: dict[str, deque[float]] = {}
+        self._lock = asyncio.Lock()
+        self._loading: Loading | None = None
+        self._error = ""
+        self._startup: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[EngineClient]] = set()
+        self._watchers: list[Callable[[], None]] = []
+
+    # ---- what there is ---------------------------------------------------------------------------------------------
+
+    async def list(self) -> tuple[ModelInfo, ...]:
+        """All models in the model folder, broken ones too (with a `problem`)."""
+        return await asyncio.to_thread(self._folder.models)
+
+    async def adapters(self) -> tuple[AdapterInfo, ...]:
+        """All LoRA adapters in the adapter folder."""
+        return await asyncio.to_thread(self._folder.adapters)
+
+    async def find(self, name: str) -> ModelInfo:
+        """The model of that name.
+
+        Raises:
+            NotFound: no such model.
+        """
+        return await asyncio.to_thread(self._folder.find, name)
+
+    def loaders(self) -> tuple[LoaderSpec, ...]:
+        """All loaders there are, for their option forms."""
+        return LOADERS
+
+    def loaders_for(self, info: ModelInfo) -> tuple[LoaderSpec, ...]:
+        """The loaders that can read a model, best first."""
+        return tuple(spec for spec in LOADERS if spec.accepts(Path(info.path)))
+
+    def status(self) -> ModelStatus:
+        """What is loaded and loading, and the memory of this machine."""
+        memory = psutil.virtual_memory()
+        return ModelStatus(
+            loaded=tuple(entry.client.card for entry in self._loaded.values() if entry.client.alive),
+            loading=self._loading,
+            error=self._error,
+            memory_total_bytes=memory.total,
+            memory_available_bytes=memory.available,
+        )
+
+    def loaded_names(self) -> tuple[str, ...]:
+        """Names of the loaded models, most recently used first."""
+        entries = sorted(self._loaded.items(), key=lambda item: -item[1].used_s)
+        return tuple(name for name, entry in entries if entry.client.alive)
+
+    def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
+        """Call `callback` whenever the status changed; returns the function that ends it."""
+        self._watchers.append(callback)
+        return lambda: self._watchers.remove(callback)
+
+    def _changed(self) -> None:
+        for callback in tuple(self._watchers):
+            callback()
+
+    def remembered(self, name: str) -> LoadChoice:
+        """The loader and options last used for a model, or the defaults."""
+        return self._choices.of(name)
+
+    # ---- load and unload -------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin loading the model of the settings, the last one used, or the starter model, in the background."""
+        self._startup = asyncio.create_task(self._load_first())
+
+    async def _load_first(self) -> None:
+        wanted = self._settings.model
+        if wanted == "none":
+            return
+        last = self._choices.last()
+        for name in [wanted] if wanted else [last, STARTER_NAME, "starter"]:
+            if not name:
+                continue
+            try:
+                given = LoadChoice(name, self._settings.loader, self._settings.options) if wanted else self.remembered(name)
+                await self.load(given.name, given.loader, given.options)
+            except AppError as error:
+                log.warning("%s", error.message)
+                self._error = error.message
+            else:
+                return
+
+    async def load(self, name: str, loader: str = "", options: Mapping[str, Any] | None = None) -> EngineClient:
+        """Load a model, or return it when it is loaded the same way already. A failed load leaves the loaded models usable.
+
+        Raises:
+            LoadFailed: with the reason and the cure (also its subclasses).
+            NotFound: no such model.
+        """
+        # Shielded: whoever asked may go away, but a half-started engine must not be left behind.
+        task = asyncio.create_task(self._load(LoadChoice(name, loader, dict(options or {}))))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await asyncio.shield(task)
+
+    async def _load(self, choice: LoadChoice) -> EngineClient:
+        name = choice.name
+        async with self._lock:
+            present = self._loaded.get(name)
+            if present and present.client.alive and present.choice == choice:
+                return present.client
+            self._set_loading(Loading(name, "Reading the file header", None))
+            try:
+                client = await self._replace(choice)
+                self._error = ""
+            except AppError as error:
+                self._error = error.message
+                raise
+            finally:
+                self._set_loading(None)
+            self._choices.remember(choice)
+            return client
+
+    def _set_loading(self, loading: Loading | None) -> None:
+        self._loading = loading
+        self._changed()
+
+    async def _replace(self, choice: LoadChoice) -> EngineClient:
+        """Start the engine, letting older ones make room; what was unloaded for a load that fails is loaded again."""
+        info = await self.find(choice.name)
+        if info.problem:
+            raise LoadFailed(info.problem)
+        spec = find_loader(Path(info.path), choice.loader)
+        checked_options(spec, choice.options)
+        leaving = self._leaving(choice.name)
+        available = psutil.virtual_memory().available
+        alongside = available > info.size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
+        removed: builtins.list[LoadChoice] = []
+        if not alongside:
+            for name in leaving:
+                removed.append(self._loaded[name].choice)
+                await self._close(name)
+        try:
+            client = await self._start(choice, spec, info)
+        except AppError:
+            for old in removed:
+                await self._restore(old)
+            raise
+        for name in leaving:
+            await self._close(name)
+        self._loaded[choice.name] = _Loaded(client, choice, time.monotonic())
+        self._crashed.pop(choice.name, None)
+        return client
+
+    def _leaving(self, coming: str) -> builtins.list[str]:
+        """Names that make room for `coming`: itself if loaded, dead ones, then the least recently used."""
+        leaving = [name for name, entry in self._loaded.items() if name == coming or not entry.client.alive]
+        others = sorted((n for n in self._loaded if n not in leaving), key=lambda n: self._loaded[n].used_s)
+        surplus = len(others) + 1 - self._settings.loaded_models
+        return leaving + others[: max(0, surplus)]
+
+    async def _restore(self, choice: LoadChoice) -> None:
+        """Load again what had to make room for a load that failed."""
+        try:
+            info = await self.find(choice.name)
+            client = await self._start(choice, find_loader(Path(info.path), choice.loader), info)
+        except AppError as error:
+            log.warning("%s could not be loaded again: %s", choice.name, error.message)
+            return
+        self._loaded[choice.name] = _Loaded(client, choice, time.monotonic())
+
+    async def _start(self, choice: LoadChoice, spec: LoaderSpec, info: ModelInfo) -> EngineClient:
+        def progress(stage: str, done: float | None) -> None:
+            self._set_loading(Loading(choice.name, stage, done))
+
+        client = await EngineClient.start(
+            info.path,
+            spec.name,
+            dict(choice.options),
+            name=choice.name,
+            log_path=self._settings.state_dir / "logs" / "engine.log",
+            on_progress=progress,
+            load_timeout_s=self._settings.load_timeout_s,
+            step_timeout_s=self._settings.step_timeout_s,
+            queue_limit=self._settings.queue_limit,
+        )
+        client.on_exit = lambda reason: self._engine_ended(choice, reason)
+        return client
+
+    def _engine_ended(self, choice: LoadChoice, reason: str) -> None:
+        """An engine ended by itself: remember it, so that the next request starts it again."""
+        log.warning("The engine of %s ended: %s", choice.name, reason)
+        self._crashes.setdefault(choice.name, deque(maxlen=RESTART_LIMIT + 1)).append(time.monotonic())
+        self._crashed[choice.name] = choice
+        self._loaded.pop(choice.name, None)
+        self._error = reason
+        self._changed()
+
+    async def unload(self, name: str) -> None:
+        """Give a model's memory back. Its running replies end.
+
+        Raises:
+            NotFound: that model is not loaded.
+        """
+        async with self._lock:
+            self._crashed.pop(name, None)
+            if name not in self._loaded:
+                raise NotFound(f"“{name}” is not loaded.")
+            await self._close(name)
+            self._changed()
+
+    async def _close(self, name: str) -> None:
+        entry = self._loaded.pop(name, None)
+        if entry is not None:
+            entry.client.on_exit = None
+            await entry.client.close()
+
+    async def set_adapters(self, name: str, adapters: Sequence[Adapter]) -> EngineClient:
+        """Put exactly these LoRA adapters into use on a loaded model; paths are names below loras/.
+
+        Raises:
+            NotFound: an adapter or the model does not exist.
+        """
+        known = {info.name: info for info in await self.adapters()}
+        chosen = []
+        for adapter in adapters:
+            info = known.get(adapter.path)
+            if info is None:
+                raise NotFound(f"There is no adapter “{adapter.path}” in {self._settings.loras_dir.name}/; refresh the list.")
+            chosen.append(Adapter(path=info.path, scale=adapter.scale))
+        client = await self.get(name)
+        await client.set_adapters(chosen)
+        self._changed()
+        return client
+
+    # ---- use -------------------------------------------------------------------------------------------------------
+
+    async def get(self, name: str = "") -> EngineClient:
+        """The engine of a model; empty is the most recently used one. Loads on demand and restarts after a crash.
+
+        Raises:
+            NoModelLoaded: with what to do.
+            EngineCrashed: it crashed too often lately.
+        """
+        if not name:
+            name = await self._current_name()
+        entry = self._loaded.get(name)
+        if entry is None or not entry.client.alive:
+            client = await self._revive(name)
+        else:
+            client = entry.client
+        if name in self._loaded:
+            self._loaded[name].used_s = time.monotonic()
+        return client
+
+    async def _current_name(self) -> str:
+        names = self.loaded_names()
+        if not names and (self._startup or self._lock.locked()):
+            if self._startup is not None:
+                await asyncio.shield(self._startup)
+            async with self._lock:  # a load in progress ends first
+                names = self.loaded_names()
+        if names:
+            return names[0]
+        if self._crashed:
+            return next(reversed(self._crashed))
+        raise NoModelLoaded("No model is loaded. Open the Models page and load one" + (f" ({self._error})" if self._error else "") + ".")
+
+    async def _revive(self, name: str) -> EngineClient:
+        """Load a model that is wanted but not there: after a crash, or on demand."""
+        crashed = self._crashed.get(name)
+        if crashed is not None:
+            recent = [t for t in self._crashes.get(name, ()) if time.monotonic() - t < RESTART_WINDOW_S]
+            if len(recent) > RESTART_LIMIT:
+                raise EngineCrashed(
+                    f"The engine of {name} crashed {len(recent)} times in {RESTART_WINDOW_S / 60:.0f} minutes and is not started again by itself. "
+                    f"Last cause: {self._error} Load it from the Models page with a smaller context, or choose another model."
+                )
+            return await self.load(crashed.name, crashed.loader, crashed.options)
+        if not self._settings.load_on_demand:
+            raise NoModelLoaded(f"“{name}” is not loaded and loading on demand is off; load it on the Models page.")
+        info = await self.find(name)
+        remembered = self.remembered(info.name)
+        return await self.load(remembered.name, remembered.loader, remembered.options)
+
+    async def close(self) -> None:
+        """End all engines; called once when the server stops."""
+        for task in (self._startup, *self._tasks):
+            if task is not None:
+                task.cancel()
+        clients = [entry.client for entry in self._loaded.values()]
+        self._loaded.clear()
+        for client in clients:
+            client.on_exit = None
+        await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
+
+
+def checked_options(spec: LoaderSpec, options: Mapping[str, Any]) -> LoadOptions:
+    """Options of a loader from plain values.
+
+    Raises:
+        InvalidRequest: naming the option, its limit and the value.
+    """
+    try:
+        return spec.options(**options)
+    except ValidationError as error:
+        raise InvalidRequest(f"{spec.title}: " + validation_sentence(error)) from error

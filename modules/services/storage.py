@@ -1,0 +1,83 @@
+"""The opened store: one database for all services, imported and opened at the first call, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from modules.core.errors import AppError
+
+if TYPE_CHECKING:
+    from modules.store.conversations import ConversationStore
+    from modules.store.database import Database
+    from modules.store.messages import MessageStore
+    from modules.store.notebooks import NotebookStore
+
+T = TypeVar("T")
+THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The parts of the store over one database."""
+
+    database: Database
+    conversations: ConversationStore
+    messages: MessageStore
+    notebooks: NotebookStore
+
+
+class Storage:
+    """Runs work on the store in threads of its own."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._stores: Stores | None = None
+        self._opening = threading.Lock()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+        self._closed = False
+
+    async def open(self) -> str:
+        """Open the store now rather than at the first call; a sentence when a damaged file was set aside, else empty."""
+        return await self.run(lambda stores: stores.database.notice)
+
+    async def run(self, work: Callable[[Stores], T]) -> T:
+        """The result of `work`, which gets the opened stores in a thread.
+
+        Raises:
+            AppError: the server is stopping.
+        """
+        if self._closed:
+            raise AppError("The server is stopping; try again when it is back.")
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: work(self._opened()))
+
+    async def close(self) -> None:
+        """Finish what is being written and give the file back."""
+        self._closed = True
+        await asyncio.to_thread(self._threads.shutdown)
+        if self._stores is not None:
+            await asyncio.to_thread(self._stores.database.close)
+
+    def _opened(self) -> Stores:
+        with self._opening:
+            if self._stores is None:
+                self._stores = _open_stores(self._state_dir)
+            return self._stores
+
+
+def _open_stores(state_dir: Path) -> Stores:
+    """Import and open the store; replies that were being written when the server died are marked as stopped."""
+    from modules.store.conversations import ConversationStore
+    from modules.store.database import Database
+    from modules.store.messages import MessageStore
+    from modules.store.notebooks import NotebookStore
+
+    database = Database(state_dir)
+    messages = MessageStore(database)
+    messages.recover()
+    return Stores(database, ConversationStore(database), messages, NotebookStore(database))

@@ -1,0 +1,100 @@
+"""How a database file gets its tables, version by version (`PRAGMA user_version`).
+
+A step that was released is never changed: a new one is added at the end. Knows SQL text only.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from modules.core.errors import AppError
+
+_FIRST = (
+    """CREATE TABLE conversations (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        owner TEXT NOT NULL,
+        title TEXT NOT NULL,
+        title_is_auto BOOLEAN NOT NULL,
+        created_s FLOAT NOT NULL,
+        updated_s FLOAT NOT NULL,
+        pinned BOOLEAN NOT NULL,
+        settings JSON NOT NULL,
+        head_id TEXT,
+        rev INTEGER NOT NULL)""",
+    "CREATE INDEX conversations_of_owner ON conversations (owner, pinned, updated_s)",
+    """CREATE TABLE messages (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        parent_id TEXT REFERENCES messages (id) DEFERRABLE INITIALLY DEFERRED,
+        role TEXT NOT NULL,
+        content TEXT NOT NULL,
+        created_s FLOAT NOT NULL,
+        updated_s FLOAT NOT NULL,
+        model TEXT NOT NULL,
+        status TEXT NOT NULL CHECK (status IN ('complete', 'streaming', 'stopped', 'failed')),
+        error TEXT NOT NULL,
+        receipt JSON)""",
+    "CREATE INDEX messages_of_conversation ON messages (conversation_id, position)",
+    "CREATE INDEX messages_of_parent ON messages (parent_id)",
+    "CREATE INDEX messages_growing ON messages (status) WHERE status = 'streaming'",
+    """CREATE TABLE notebooks (
+        owner TEXT NOT NULL PRIMARY KEY,
+        text TEXT NOT NULL,
+        rev INTEGER NOT NULL)""",
+    """CREATE TABLE notebook_snapshots (
+        position INTEGER PRIMARY KEY AUTOINCREMENT,
+        owner TEXT NOT NULL REFERENCES notebooks (owner) ON DELETE CASCADE,
+        stack TEXT NOT NULL CHECK (stack IN ('undo', 'redo')),
+        text TEXT NOT NULL)""",
+    "CREATE INDEX snapshots_of_owner ON notebook_snapshots (owner, stack, position)",
+    # Full-text indexes. A message that still grows is not indexed: that would rewrite its words every second.
+    """CREATE VIRTUAL TABLE message_search USING fts5 (
+        content, content='messages', content_rowid='position', tokenize='unicode61 remove_diacritics 2', prefix='2 3')""",
+    """CREATE TRIGGER message_search_insert AFTER INSERT ON messages WHEN new.status <> 'streaming' BEGIN
+        INSERT INTO message_search (rowid, content) VALUES (new.position, new.content);
+    END""",
+    """CREATE TRIGGER message_search_delete AFTER DELETE ON messages WHEN old.status <> 'streaming' BEGIN
+        INSERT INTO message_search (message_search, rowid, content) VALUES ('delete', old.position, old.content);
+    END""",
+    """CREATE TRIGGER message_search_leave AFTER UPDATE OF content, status ON messages WHEN old.status <> 'streaming' BEGIN
+        INSERT INTO message_search (message_search, rowid, content) VALUES ('delete', old.position, old.content);
+    END""",
+    """CREATE TRIGGER message_search_enter AFTER UPDATE OF content, status ON messages WHEN new.status <> 'streaming' BEGIN
+        INSERT INTO message_search (rowid, content) VALUES (new.position, new.content);
+    END""",
+    """CREATE VIRTUAL TABLE title_search USING fts5 (
+        title, content='conversations', content_rowid='position', tokenize='unicode61 remove_diacritics 2', prefix='2 3')""",
+    """CREATE TRIGGER title_search_insert AFTER INSERT ON conversations BEGIN
+        INSERT INTO title_search (rowid, title) VALUES (new.position, new.title);
+    END""",
+    """CREATE TRIGGER title_search_delete AFTER DELETE ON conversations BEGIN
+        INSERT INTO title_search (title_search, rowid, title) VALUES ('delete', old.position, old.title);
+    END""",
+    """CREATE TRIGGER title_search_update AFTER UPDATE OF title ON conversations BEGIN
+        INSERT INTO title_search (title_search, rowid, title) VALUES ('delete', old.position, old.title);
+        INSERT INTO title_search (rowid, title) VALUES (new.position, new.title);
+    END""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+
+
+def migrate(connection: Connection) -> None:
+    """Bring a database to the newest version, inside the transaction that is open.
+
+    Raises:
+        AppError: the file was written by a newer Paddock.
+    """
+    version = int(connection.exec_driver_sql("PRAGMA user_version").scalar_one())
+    if version > len(MIGRATIONS):
+        raise AppError(
+            f"The conversations were saved by a newer Paddock (layout {version}; this one reads up to {len(MIGRATIONS)}). "
+            "Update Paddock, or start it with another --state-dir."
+        )
+    for steps in MIGRATIONS[version:]:
+        for statement in steps:
+            connection.exec_driver_sql(statement)
+    if version < len(MIGRATIONS):
+        connection.exec_driver_sql(f"PRAGMA user_version = {len(MIGRATIONS)}")

@@ -1,0 +1,84 @@
+"""The page as a whole: sidebar, areas, settings drawer, and the options it is mounted with.
+
+A new area is one file in `tabs/` and one row in `TABS`. Knows no routes: the views' scripts call those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from modules.ui.render import BlockCache, Renderer, StreamingRenderer
+from modules.ui.settings_drawer import SettingsDrawer
+from modules.ui.tabs import chat, models, notebook
+from modules.ui.theme import build_theme
+from modules.ui.views.conversation_list import ConversationList
+
+if TYPE_CHECKING:
+    from modules.services.app import App
+
+ASSETS = Path(__file__).parent / "assets"
+TABS: tuple[tuple[str, str, Callable[[App], None]], ...] = (
+    ("chat", "Chat", chat.build),
+    ("notebook", "Notebook", notebook.build),
+    ("models", "Models", models.build),
+)
+# Gradio scopes and inlines `css_paths`; a link keeps our rules as written. Until it has come nothing half-styled is shown.
+HEAD = """
+<link rel="stylesheet" href="ui/assets/app.css">
+<link rel="icon" href="ui/assets/icon.svg" type="image/svg+xml">
+<meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
+<meta name="color-scheme" content="light dark">
+"""
+
+
+def build_page(app: App) -> gr.Blocks:
+    """All components and events of the page."""
+    with gr.Blocks(title="Paddock", analytics_enabled=False, fill_width=True, fill_height=True, elem_id="paddock") as page:
+        ConversationList(elem_id="side")
+        with gr.Tabs(elem_id="areas", selected="chat"):
+            for name, label, build in TABS:
+                with gr.Tab(label, id=name, elem_id=f"area-{name}"):
+                    build(app)
+        SettingsDrawer(app).build()
+    page.queue(default_concurrency_limit=8)
+    # A mounted app leaves Gradio's check of file paths off unless this is set: any file could be read by naming it.
+    page.has_launched = True
+    return page
+
+
+def page_options() -> dict[str, Any]:
+    """Keyword arguments for `gr.mount_gradio_app`."""
+    return {
+        "theme": build_theme(),
+        "head": HEAD,
+        "css": "body:not([data-area]) .gradio-container { visibility: hidden; }",
+        "footer_links": [],
+        "run_history": False,
+        "show_error": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "enable_monitoring": False,
+        "mcp_server": False,
+        "max_file_size": "32mb",
+    }
+
+
+class ViewRendering:
+    """What the page's routes need from the page: finished texts, growing texts, the folder of scripts."""
+
+    def __init__(self) -> None:
+        self._renderer = Renderer()
+        self._cache = BlockCache(self._renderer)
+        self.assets = ASSETS
+
+    def blocks(self, text: str) -> tuple[str, ...]:
+        """Safe HTML blocks of a finished text."""
+        return self._cache.blocks(text)
+
+    def streaming(self) -> StreamingRenderer:
+        """A renderer for one growing text."""
+        return StreamingRenderer(self._renderer)

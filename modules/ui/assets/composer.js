@@ -1,0 +1,125 @@
+// The box at the bottom: text that is never lost, Send or Stop, the token count and the model's name.
+
+import { autoGrow, h, icon, number } from "./dom.js";
+import { listen, loadedModel, openArea, request, shortName, state } from "./page.js";
+
+const draftKey = (id) => `paddock.draft.${id}`;
+
+export class Composer {
+  /** `send(text)` resolves to true when the server has taken the text; `stop()` ends the running reply. */
+  constructor({ send, stop }) {
+    Object.assign(this, { sendText: send, stopReply: stop, conversation: null, running: false, used: 0, counting: 0 });
+    this.text = h("textarea", { id: "message-text", rows: "1", placeholder: "Message Paddock", "aria-label": "Message", autocomplete: "off" });
+    this.count = h("span", { class: "count", title: "Tokens of this message and of the conversation, and the longest context" });
+    this.model = h("button", { type: "button", class: "model-chip", title: "Open the Models page", on: { click: () => openArea("models") } });
+    this.button = h("button", { type: "button", class: "send-button", on: { click: () => this.act() } });
+    this.problem = h("div", { class: "problem", role: "alert", hidden: true });
+    const row = h("div", { class: "composer-row" }, this.model, h("span", { class: "grow" }), this.count, this.button);
+    this.element = h("div", { class: "composer" }, this.problem, h("div", { class: "composer-box" }, this.text, row),
+      h("p", { class: "small-print", text: "Runs on this machine. Models make mistakes; check what matters." }));
+    this.text.addEventListener("input", () => this.changed());
+    this.text.addEventListener("keydown", (event) => this.onKey(event));
+    listen("model", () => this.showModel());
+    this.setRunning(false);
+    this.showModel();
+  }
+
+  onKey(event) {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      if (!this.running) this.act();
+    }
+  }
+
+  async act() {
+    if (this.running) { this.stopReply(); return; }
+    const text = this.text.value;
+    if (!text.trim() || this.sending) return;
+    this.sending = true;
+    this.button.disabled = true;
+    const taken = await this.sendText(text);
+    this.sending = false;
+    if (taken && this.text.value === text) this.setText("");
+    this.setRunning(this.running);
+  }
+
+  setText(text) {
+    this.text.value = text;
+    this.changed();
+  }
+
+  changed() {
+    autoGrow(this.text);
+    this.setRunning(this.running);
+    if (this.conversation) {
+      if (this.text.value) localStorage.setItem(draftKey(this.conversation), this.text.value);
+      else localStorage.removeItem(draftKey(this.conversation));
+    }
+    clearTimeout(this.counting);
+    this.counting = setTimeout(() => this.countTokens(), 350);
+  }
+
+  /** Another conversation is open: its own draft comes back. */
+  setConversation(id) {
+    if (id === this.conversation) return;
+    this.conversation = id;
+    this.showProblem(null);
+    this.text.value = localStorage.getItem(draftKey(id)) ?? "";
+    this.changed();
+    if (matchMedia("(hover: hover)").matches) this.text.focus({ preventScroll: true });
+  }
+
+  setRunning(running) {
+    const name = running ? "stop" : "send";
+    this.running = running;
+    if (this.button.dataset.shows !== name) {
+      this.button.dataset.shows = name;
+      this.button.replaceChildren(icon(name));
+      this.button.setAttribute("aria-label", running ? "Stop (Esc)" : "Send (Enter)");
+      this.button.title = running ? "Stop (Esc)" : "Send (Enter)";
+    }
+    this.button.disabled = !running && (!this.text.value.trim() || this.sending);
+  }
+
+  /** Tokens that the conversation took at its last reply. */
+  setUsed(tokens) {
+    this.used = tokens;
+    this.showCount(this.counted ?? { count: 0, limit: null });
+  }
+
+  async countTokens() {
+    if (!this.text.value) { this.showCount({ count: 0, limit: this.counted?.limit ?? null }); return; }
+    const text = this.text.value;
+    try {
+      const counted = await request("POST", "ui/tokens", { text });
+      if (text === this.text.value) this.showCount(counted);
+    } catch { this.count.textContent = ""; }
+  }
+
+  showCount(counted) {
+    this.counted = counted;
+    const limit = counted.limit ?? state.models?.loaded?.[0]?.context_length;
+    if (counted.count === null || (!counted.count && !this.used)) { this.count.textContent = ""; return; }
+    const total = this.used + counted.count;
+    this.count.textContent = limit ? `${number(total)} / ${number(limit)} tokens` : `${number(total)} tokens`;
+    this.count.classList.toggle("full", Boolean(limit) && total > limit);
+  }
+
+  showModel() {
+    const loading = state.models?.loading;
+    const name = loading ? `Loading ${shortName(loading.name)}…` : shortName(loadedModel()) || "No model loaded";
+    this.model.replaceChildren(icon("chip"), h("span", { text: name }));
+    this.model.classList.toggle("busy", Boolean(loading));
+    this.showCount(this.counted ?? { count: 0, limit: null });
+  }
+
+  /** An error stays above the box, with the text kept, until the next try. */
+  showProblem(error) {
+    this.problem.hidden = !error;
+    if (!error) return;
+    this.problem.replaceChildren(h("span", { text: error.message }));
+    if (error.kind === "NoModelLoaded" || error.kind === "LoadFailed" || error.kind === "OutOfMemory") {
+      this.problem.append(h("button", { type: "button", class: "small-button", text: "Open Models", on: { click: () => openArea("models") } }));
+    }
+  }
+}

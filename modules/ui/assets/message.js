@@ -1,0 +1,179 @@
+// One message of the list: its blocks, thinking, versions, actions and receipt. Knows what to ask for, not how answers arrive.
+
+import { askInPlace, autoGrow, copyText, flash, h, icon, iconButton, number, plural, replaceBlocks } from "./dom.js";
+import { report, request, shortName } from "./page.js";
+
+export class MessageView {
+  /** `actions` does the requests that change the conversation: see message_list.js. */
+  constructor(message, actions) {
+    this.id = message.id;
+    this.actions = actions;
+    this.thinking = null;
+    this.body = h("div", { class: "body markdown" });
+    this.note = h("div", { class: "note", role: "status" });
+    this.foot = h("div", { class: "foot" });
+    this.element = h("article", { class: `message ${message.role}`, tabindex: "-1", data: { id: message.id } }, this.body, this.note, this.foot);
+    this.element.setAttribute("aria-label", message.role === "user" ? "You" : "Reply");
+    this.update(message);
+  }
+
+  /** Show a message as the server has it now. */
+  update(message) {
+    this.message = message;
+    this.element.dataset.status = message.status;
+    this.element.classList.toggle("streaming", message.status === "streaming");
+    this.showThinking(message.thinking);
+    this.setBlocks(message.blocks);
+    this.showNote();
+    this.showFoot();
+  }
+
+  setBlocks(blocks) {
+    if (blocks === this.shown || (this.shown && blocks.length === this.shown.length && blocks.every((block, i) => block === this.shown[i]))) return;
+    let first = 0;
+    while (this.shown && first < blocks.length && first < this.shown.length && blocks[first] === this.shown[first]) first += 1;
+    replaceBlocks(this.body, first, blocks.slice(first));
+    this.shown = blocks.slice();
+  }
+
+  /** New text from the stream: only the blocks from `from` on are touched. */
+  patch({ from, blocks, thinking, completion_tokens: tokens, tokens_per_s: speed }) {
+    this.shown = (this.shown ?? []).slice(0, from).concat(blocks);
+    replaceBlocks(this.body, from, blocks);
+    if (thinking) this.showThinking({ ...thinking, html: (this.thinking?.html ?? []).slice(0, thinking.from ?? 0).concat(thinking.html) });
+    this.element.classList.add("streaming");
+    this.note.replaceChildren();
+    if (tokens) this.showSpeed(tokens, speed);
+  }
+
+  showSpeed(tokens, speed) {
+    this.live ??= h("span", { class: "receipt live" });
+    if (!this.live.isConnected) this.foot.replaceChildren(this.live);
+    this.live.textContent = `${plural(tokens, "token")}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}`;
+  }
+
+  /** What happens before the first word: "Waiting, place 2", "Loading the model…". */
+  showWaiting(sentence, done = null) {
+    const bar = done === null ? null : h("progress", { max: "1", value: String(done) });
+    this.note.replaceChildren(h("span", { class: "waiting" }, h("i"), h("i"), h("i")), h("span", { text: sentence }), bar ?? "");
+  }
+
+  showThinking(thinking) {
+    const has = thinking && (thinking.html.length || thinking.open);
+    if (!has) { this.thinking?.element.remove(); this.thinking = null; return; }
+    if (!this.thinking) {
+      const summary = h("span");
+      const content = h("div", { class: "markdown" });
+      const element = h("details", { class: "thinking" }, h("summary", {}, icon("chevron"), summary), content);
+      this.element.prepend(element);
+      this.thinking = { element, summary, content, html: [] };
+    }
+    const { element, summary, content, html } = this.thinking;
+    element.classList.toggle("open-ended", thinking.open);
+    summary.textContent = thinking.open ? "Thinking…" : `Thought for ${duration(thinking.seconds)}`;
+    let first = 0;
+    while (first < html.length && first < thinking.html.length && html[first] === thinking.html[first]) first += 1;
+    if (first < html.length || first < thinking.html.length) replaceBlocks(content, first, thinking.html.slice(first));
+    this.thinking.html = thinking.html;
+  }
+
+  showNote() {
+    const { status, error, blocks, thinking } = this.message;
+    this.note.replaceChildren();
+    this.note.classList.toggle("error", status === "failed");
+    if (status === "failed") {
+      const again = h("button", { type: "button", class: "small-button", text: "Try again", on: { click: () => this.actions.regenerate(this.id) } });
+      this.note.append(h("span", { text: error || "The reply failed. Try again." }), again);
+    } else if (status === "streaming" && !blocks.length && !thinking) {
+      this.showWaiting("");
+    } else if (status === "stopped" && !blocks.length) {
+      this.note.append(h("span", { text: "Stopped before the first word." }));
+    }
+  }
+
+  showFoot() {
+    const { role, status, version } = this.message;
+    if (status === "streaming") { this.foot.replaceChildren(); this.live = null; return; }
+    const tools = h("div", { class: "tools", role: "toolbar", "aria-label": "Message actions" });
+    if (version.count > 1) tools.append(this.versionSwitch(version));
+    tools.append(iconButton("copy", "Copy", (event) => this.copy(event.currentTarget)));
+    tools.append(iconButton("edit", "Edit", () => this.edit()));
+    if (role === "assistant") {
+      tools.append(iconButton("retry", "Regenerate: another version", () => this.actions.regenerate(this.id)));
+      tools.append(iconButton("forward", "Continue this reply", () => this.actions.continueReply(this.id), { class: "icon-button only-last" }));
+    }
+    tools.append(iconButton("branch", "Branch: a new conversation up to here", () => this.actions.branch(this.id)));
+    tools.append(iconButton("trash", "Delete this and what follows", () => this.remove(tools)));
+    this.foot.replaceChildren(tools, ...this.receipt());
+  }
+
+  versionSwitch({ index, count, ids }) {
+    const go = (step) => () => this.actions.select(ids[index - 1 + step]);
+    const back = iconButton("left", "Earlier version", go(-1), { disabled: index <= 1 });
+    const next = iconButton("right", "Later version", go(1), { disabled: index >= count });
+    return h("span", { class: "versions", "aria-label": `Version ${index} of ${count}` }, back, h("span", { text: `${index}/${count}` }), next);
+  }
+
+  receipt() {
+    const { receipt, model, status, role } = this.message;
+    if (role !== "assistant" || !receipt) return [];
+    const short = [shortName(model ?? ""), plural(receipt.completion_tokens, "token")];
+    if (receipt.tokens_per_s) short.push(`${receipt.tokens_per_s.toFixed(1)} tok/s`);
+    if (status === "stopped") short.push("stopped");
+    if (receipt.finish_reason === "length") short.push("length limit reached");
+    const long = [
+      `Prompt ${plural(receipt.prompt_tokens, "token")}${receipt.reused_tokens ? `, ${number(receipt.reused_tokens)} reused` : ""}`,
+      receipt.seed === null || receipt.seed === undefined ? "" : `seed ${receipt.seed}`,
+      receipt.finish_reason ? `ended by ${receipt.finish_reason}` : "",
+    ].filter(Boolean);
+    const parts = [h("details", { class: "receipt" }, h("summary", { text: short.filter(Boolean).join(" · ") }), h("span", { text: long.join(" · ") }))];
+    if (receipt.dropped_messages) {
+      parts.push(h("span", { class: "dropped", text: `${plural(receipt.dropped_messages, "oldest message")} left out: the conversation is longer than the context.` }));
+    }
+    return parts;
+  }
+
+  async copy(button) {
+    try {
+      const { text } = await request("GET", `ui/messages/${this.id}/text`);
+      await copyText(text);
+      flash(button, "check", "copy");
+    } catch (error) { report(error); }
+  }
+
+  async remove(tools) {
+    if (await askInPlace(tools, "Delete this message and what follows?", "Delete")) this.actions.remove(this.id);
+  }
+
+  async edit() {
+    let text;
+    try { ({ text } = await request("GET", `ui/messages/${this.id}/text`)); } catch (error) { report(error); return; }
+    const user = this.message.role === "user";
+    const area = h("textarea", { class: "edit-text", "aria-label": "Edit message", rows: "2" });
+    area.value = text;
+    const end = () => { form.remove(); this.element.classList.remove("editing"); };
+    const save = async (resend) => {
+      if (await this.actions.edit(this.id, area.value, resend)) end();
+    };
+    const main = h("button", { type: "button", class: "small-button primary", text: user ? "Save and send" : "Save", on: { click: () => save(user) } });
+    const only = user ? h("button", { type: "button", class: "small-button", text: "Save only", on: { click: () => save(false) } }) : null;
+    const cancel = h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: end } });
+    const hint = h("span", { class: "hint", text: user ? "Enter sends · Shift+Enter new line · Esc cancels" : "Ctrl+Enter saves · Esc cancels" });
+    const form = h("div", { class: "edit-form" }, area, h("div", { class: "edit-buttons" }, hint, cancel, only, main));
+    area.addEventListener("input", () => autoGrow(area, 0.6));
+    area.addEventListener("keydown", (event) => {
+      if (event.key === "Escape") { event.preventDefault(); end(); }
+      const enter = event.key === "Enter" && !event.isComposing && !event.shiftKey;
+      if (enter && (user || event.ctrlKey || event.metaKey)) { event.preventDefault(); save(user); }
+    });
+    this.element.classList.add("editing");
+    this.body.after(form);
+    autoGrow(area, 0.6);
+    area.focus();
+  }
+}
+
+function duration(seconds) {
+  if (!seconds || seconds < 1) return "a moment";
+  return seconds < 60 ? `${Math.round(seconds)} s` : `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s`;
+}

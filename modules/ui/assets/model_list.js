@@ -1,0 +1,142 @@
+// The models of the folder: what their headers say, load and unload, progress, memory, adapters of the loaded model.
+
+import { h, icon, number, plural } from "./dom.js";
+import { listen, refreshModels, state } from "./page.js";
+
+class ModelList {
+  constructor(element, trigger) {
+    this.trigger = trigger;
+    this.asked = "";
+    this.search = h("input", { type: "search", placeholder: "Filter models", "aria-label": "Filter models" });
+    this.search.addEventListener("input", () => this.drawRows());
+    this.memory = h("div", { class: "memory" });
+    this.problem = h("div", { class: "problem", role: "alert", hidden: true });
+    this.progress = h("div", { class: "loading-card", role: "status", hidden: true });
+    this.rows = h("div", { class: "model-rows" });
+    this.adapters = h("section", { class: "adapters", "aria-label": "LoRA adapters", hidden: true });
+    const refresh = h("button", { type: "button", class: "small-button", on: { click: () => refreshModels() } }, icon("retry"), h("span", { text: "Refresh" }));
+    element.replaceChildren(
+      h("header", { class: "page-head" }, h("div", {}, h("h1", { text: "Models" }), h("p", { class: "lead", text: "GGUF files and safetensors folders in models/." })), this.memory),
+      this.problem, this.progress,
+      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), this.rows, this.adapters);
+    element.removeAttribute("aria-busy");
+    listen("model", () => this.draw());
+    listen("area", (area) => { if (area === "models") refreshModels(); });
+    this.draw();
+    refreshModels();
+  }
+
+  draw() {
+    if (!state.models) return;
+    this.drawMemory();
+    this.drawLoading();
+    this.drawRows();
+    this.drawAdapters();
+  }
+
+  drawMemory() {
+    const { memory, loaded } = state.models;
+    const used = memory.total_bytes - memory.available_bytes;
+    const models = loaded.reduce((sum, card) => sum + (card.memory_bytes || 0), 0);
+    const meter = h("meter", { min: "0", max: "1", high: "0.85", value: String(used / memory.total_bytes), "aria-label": "Memory in use" });
+    this.memory.replaceChildren(meter, h("span", { text: `${size(memory.available_bytes)} free of ${size(memory.total_bytes)}${models ? ` · models take ${size(models)}` : ""}` }));
+  }
+
+  drawLoading() {
+    const { loading, error } = state.models;
+    this.progress.hidden = !loading;
+    if (loading) {
+      const bar = h("progress", loading.done === null ? { max: "1" } : { max: "1", value: String(loading.done) });
+      this.progress.replaceChildren(h("strong", { text: `Loading ${loading.name}` }), bar, h("span", { text: loading.stage }));
+    }
+    this.problem.hidden = !error || Boolean(loading);
+    if (error) this.problem.replaceChildren(h("span", { text: error }));
+  }
+
+  drawRows() {
+    if (!state.models) return;
+    const wanted = this.search.value.trim().toLowerCase();
+    const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted));
+    const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded]);
+    if (signature === this.drawn) return; // the poll must not take the focus from a button
+    this.drawn = signature;
+    const none = state.models.models.length ? "No model has that in its name." : "There is no model yet. Put a GGUF file or a safetensors folder into models/, then refresh.";
+    this.rows.replaceChildren(...(rows.length ? rows.map((model) => this.row(model)) : [h("p", { class: "side-note", text: none })]));
+  }
+
+  row(model) {
+    const card = state.models.loaded.find((loaded) => loaded.name === model.name);
+    const busy = Boolean(state.models.loading);
+    const facts = [
+      model.architecture, model.parameters ? `${short(model.parameters)} parameters` : "", model.quantization,
+      model.context_length ? `${number(model.context_length)} context` : "", size(model.size_bytes), model.template ? "" : "no chat template",
+    ].filter(Boolean);
+    const act = (event) => () => { this.trigger(`${event}_model`, { name: model.name }); setTimeout(refreshModels, 250); };
+    const tools = h("div", { class: "model-tools" });
+    if (!model.problem) tools.append(h("button", { type: "button", class: "small-button", text: "Options", on: { click: () => this.pick(model.name) } }));
+    if (card) tools.append(h("button", { type: "button", class: "small-button", text: "Unload", disabled: busy, on: { click: act("unload") } }));
+    else if (!model.problem) tools.append(h("button", { type: "button", class: "small-button primary", text: "Load", disabled: busy, on: { click: act("load") } }));
+    const badge = card ? h("span", { class: "badge", text: "Loaded" }) : model.problem ? h("span", { class: "badge bad", text: "Cannot be loaded" }) : null;
+    return h("article", { class: `model-row${card ? " loaded" : ""}`, data: { name: model.name } },
+      h("div", { class: "model-about" },
+        h("h2", {}, h("span", { text: model.name }), badge ?? ""),
+        h("ul", { class: "facts" }, ...facts.map((fact) => h("li", { text: fact }))),
+        model.description ? h("p", { class: "model-note", text: model.description }) : null,
+        model.problem ? h("p", { class: "model-note bad", text: model.problem }) : null,
+        card ? this.cardLine(card) : null),
+      tools);
+  }
+
+  cardLine(card) {
+    const parts = [
+      `${card.loader}`, `context ${number(card.context_length)}`, plural(card.slots, "slot"), `${size(card.memory_bytes)} memory`, `loaded in ${card.load_s.toFixed(1)} s`,
+      card.adapters.length ? plural(card.adapters.length, "adapter") : "",
+    ].filter(Boolean);
+    return h("div", { class: "model-card" }, h("span", { text: parts.join(" · ") }), ...card.notes.map((note) => h("span", { class: "model-note", text: note })));
+  }
+
+  pick(name) {
+    this.trigger("pick", { name });
+    setTimeout(() => document.querySelector("#load-options")?.scrollIntoView({ behavior: "smooth", block: "start" }), 350);
+  }
+
+  drawAdapters() {
+    const all = state.models.adapters ?? [];
+    const card = state.models.loaded[0];
+    this.adapters.hidden = !all.length;
+    const signature = JSON.stringify([all, card?.name, card?.adapters]);
+    if (signature === this.drawnAdapters) return;
+    this.drawnAdapters = signature;
+    const inUse = card?.adapters ?? [];
+    const rows = all.map((adapter) => {
+      const on = inUse.some((used) => used === adapter.name || used.endsWith(`/${adapter.name}`));
+      const box = h("input", { type: "checkbox", disabled: Boolean(adapter.problem), "aria-label": `Use ${adapter.name}` });
+      box.checked = on;
+      const scale = h("input", { type: "number", min: "-4", max: "4", step: "0.05", value: "1", class: "scale", "aria-label": `Scale of ${adapter.name}` });
+      const about = [adapter.format, adapter.rank ? `rank ${adapter.rank}` : "", adapter.base_model ? `for ${adapter.base_model}` : "", size(adapter.size_bytes)].filter(Boolean);
+      const element = h("div", { class: "adapter" }, h("label", {}, box, h("span", { text: adapter.name })), h("span", { class: "model-note", text: adapter.problem || about.join(" · ") }), h("label", { class: "scale-label" }, h("span", { text: "Scale" }), scale));
+      return { name: adapter.name, box, scale, element };
+    });
+    const apply = h("button", { type: "button", class: "small-button primary", text: "Apply", disabled: !card, on: { click: () => {
+      const adapters = rows.filter((row) => row.box.checked).map((row) => ({ path: row.name, scale: Number(row.scale.value) }));
+      this.trigger("adapt", { name: card.name, adapters });
+      setTimeout(refreshModels, 600);
+    } } });
+    this.adapters.replaceChildren(
+      h("header", { class: "list-head" }, h("h2", { text: "LoRA adapters" }), apply),
+      h("p", { class: "model-note", text: card ? `Applied to ${card.name}; several act together, each with its scale.` : "Load a model first." }), ...rows.map((row) => row.element));
+  }
+}
+
+function size(bytes) {
+  if (!bytes) return "0 MB";
+  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
+}
+
+function short(count) {
+  return count < 1e9 ? `${(count / 1e6).toFixed(count < 1e7 ? 1 : 0)} M` : `${(count / 1e9).toFixed(1)} B`;
+}
+
+export function mount(element, { trigger }) {
+  return new ModelList(element, trigger);
+}

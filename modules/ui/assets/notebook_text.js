@@ -1,0 +1,234 @@
+// The notebook: one text. What the model writes is appended without moving the caret or losing what is typed meanwhile.
+
+import { h, icon, iconButton, number, plural } from "./dom.js";
+import { NextTokens } from "./next_tokens.js";
+import { Stream, emit, listen, report, request, state, toast } from "./page.js";
+
+const SETTINGS_KEY = "paddock.notebook.settings";
+const SAVE_DELAY_MS = 800;
+
+class Notebook {
+  constructor(element) {
+    this.rev = null;
+    this.running = false;
+    this.dirty = false;
+    this.saving = null;
+    this.settings = readSettings();
+    this.text = h("textarea", { class: "notebook-text", "aria-label": "Notebook text", spellcheck: "false", placeholder: "Write something; Generate continues at the end of the text." });
+    this.count = h("span", { class: "count", "aria-live": "off" });
+    this.status = h("span", { class: "status", role: "status" });
+    this.generate = h("button", { type: "button", class: "small-button primary generate", on: { click: () => this.run() } });
+    this.undo = iconButton("undo", "Undo (takes back the last generation or edit)", () => this.act("undo"));
+    this.redo = iconButton("redo", "Redo", () => this.act("redo"));
+    this.again = iconButton("retry", "Regenerate: take the last generation back and write another", () => this.act("regenerate", { settings: this.settings }));
+    this.problem = h("div", { class: "problem", role: "alert", hidden: true });
+    this.next = new NextTokens(() => this.text.value, (token) => this.append(token));
+    const bar = h("div", { class: "notebook-bar" }, this.generate, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.status, this.count);
+    element.replaceChildren(h("div", { class: "notebook" },
+      h("div", { class: "notebook-main" }, this.problem, this.text, bar), this.next.element));
+    element.removeAttribute("aria-busy");
+    this.text.addEventListener("input", () => this.typed());
+    this.text.addEventListener("keydown", (event) => {
+      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); this.run(); }
+    });
+    listen("area", (area) => (area === "notebook" ? this.attach() : this.detach()));
+    listen("escape", () => { if (state.area === "notebook" && this.running) this.act("stop"); });
+    listen("settings-edited", ({ scope, settings }) => {
+      if (scope !== "notebook") return;
+      this.settings = settings;
+      localStorage.setItem(SETTINGS_KEY, JSON.stringify(settings));
+    });
+    window.addEventListener("pagehide", () => { if (this.dirty) this.save(); });
+    this.showButtons({});
+    emit("settings", { scope: "notebook", key: "notebook", settings: this.settings });
+    if (state.area === "notebook") this.attach();
+  }
+
+  attach() {
+    if (this.stream) return;
+    this.stream = new Stream("ui/notebook/events", {
+      snapshot: (data) => this.show(data),
+      append: (data) => this.grow(data),
+      queued: ({ place }) => { this.status.textContent = place ? `Waiting, place ${place}` : "Reading the text…"; },
+      loading: ({ stage }) => { this.status.textContent = stage; },
+      finished: (data) => this.finish(data),
+    }, (lost) => { if (lost) this.status.textContent = "Connection lost. Trying again…"; });
+  }
+
+  detach() {
+    this.stream?.close();
+    this.stream = null;
+  }
+
+  /** The text as the server has it; what was typed and is not saved yet wins. */
+  show(data) {
+    const mine = this.dirty && !data.running;
+    this.rev = mine && this.rev !== null ? this.rev : data.rev;
+    if (!mine && data.text !== this.text.value) this.replace(data.text);
+    this.setRunning(data.running);
+    this.showButtons(data);
+    if (!data.running) this.status.textContent = "";
+    this.countSoon();
+  }
+
+  /** Another text; the caret stays where it was, as far as that place still exists. */
+  replace(text) {
+    const { selectionStart, selectionEnd, scrollTop } = this.text;
+    this.text.value = text;
+    this.text.setSelectionRange(Math.min(selectionStart, text.length), Math.min(selectionEnd, text.length));
+    this.text.scrollTop = scrollTop;
+  }
+
+  grow({ text, completion_tokens: tokens, tokens_per_s: speed }) {
+    this.waiting = (this.waiting ?? "") + text;
+    this.speed = tokens ? `${plural(tokens, "token")}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}` : "";
+    this.frame ||= requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    this.frame = 0;
+    if (!this.waiting) return;
+    const area = this.text;
+    const follow = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
+    area.setRangeText(this.waiting, area.value.length, area.value.length, "preserve");
+    this.waiting = "";
+    if (follow) area.scrollTop = area.scrollHeight;
+    this.status.textContent = this.speed;
+  }
+
+  finish(data) {
+    this.draw();
+    this.setRunning(false);
+    this.rev = data.rev ?? this.rev;
+    this.showButtons(data);
+    if (data.error) this.showProblem({ message: data.error });
+    else if (data.finish_reason === "length") this.status.textContent = `${this.speed ?? ""} · length limit reached`;
+    if (this.dirty) this.saveSoon();
+    this.countSoon();
+  }
+
+  append(token) {
+    this.text.setRangeText(token, this.text.value.length, this.text.value.length, "preserve");
+    this.text.scrollTop = this.text.scrollHeight;
+    this.typed();
+  }
+
+  typed() {
+    this.dirty = true;
+    this.showProblem(null);
+    this.saveSoon();
+    this.countSoon();
+  }
+
+  saveSoon() {
+    clearTimeout(this.saveTimer);
+    this.saveTimer = setTimeout(() => this.save(), SAVE_DELAY_MS);
+  }
+
+  /** Save what was typed. While the model writes, the text belongs to the server and is saved when it has ended. */
+  async save() {
+    clearTimeout(this.saveTimer);
+    if (!this.dirty || this.running || this.rev === null) return;
+    if (this.saving) { await this.saving; return this.save(); }
+    const text = this.text.value;
+    this.saving = request("PUT", "ui/notebook", { text, rev: this.rev });
+    try {
+      const { rev } = await this.saving;
+      this.rev = rev;
+      if (this.text.value === text) this.dirty = false;
+      this.undo.disabled = false;
+    } catch (error) {
+      if (error.status === 409) this.conflict(error);
+      else this.showProblem(error);
+    } finally { this.saving = null; }
+    return undefined;
+  }
+
+  /** Somebody else changed the text: the person chooses which one stays. */
+  conflict(error) {
+    const { text = "", rev } = error.details;
+    const use = (mine) => () => {
+      this.rev = rev ?? this.rev;
+      if (!mine) { this.replace(text); this.dirty = false; }
+      this.showProblem(null);
+      if (mine) this.save();
+    };
+    this.showProblem({ message: "The notebook was changed in another window." });
+    this.problem.append(
+      h("button", { type: "button", class: "small-button", text: "Keep this text", on: { click: use(true) } }),
+      h("button", { type: "button", class: "small-button", text: "Show the other", on: { click: use(false) } }));
+  }
+
+  async run() {
+    if (this.running) { this.act("stop"); return; }
+    clearTimeout(this.saveTimer);
+    if (this.saving) await this.saving.catch(() => {});
+    this.showProblem(null);
+    try {
+      const { rev } = await request("POST", "ui/notebook/generate", { text: this.text.value, settings: this.settings });
+      this.rev = rev ?? this.rev;
+      this.dirty = false;
+      this.setRunning(true);
+    } catch (error) { this.showProblem(error); }
+  }
+
+  async act(verb, body = {}) {
+    this.showProblem(null);
+    if (verb !== "stop") await this.save();
+    try {
+      const data = await request("POST", `ui/notebook/${verb}`, body);
+      if (verb === "stop") return;
+      this.rev = data.rev ?? this.rev;
+      this.dirty = false;
+      if (typeof data.text === "string") this.replace(data.text);
+      this.setRunning(Boolean(data.running));
+      this.showButtons(data);
+      this.countSoon();
+    } catch (error) { this.showProblem(error); }
+  }
+
+  setRunning(running) {
+    this.running = running;
+    this.generate.replaceChildren(icon(running ? "stop" : "send"), h("span", { text: running ? "Stop" : "Generate" }));
+    this.generate.title = running ? "Stop (Esc)" : "Generate (Ctrl+Enter)";
+    this.text.classList.toggle("streaming", running);
+    for (const button of [this.undo, this.redo, this.again]) button.classList.toggle("waits", running);
+  }
+
+  showButtons({ can_undo: undo = !this.undo.disabled, can_redo: redo = !this.redo.disabled }) {
+    this.undo.disabled = !undo;
+    this.redo.disabled = !redo;
+    this.again.disabled = !undo;
+  }
+
+  countSoon() {
+    clearTimeout(this.countTimer);
+    this.countTimer = setTimeout(() => this.countTokens(), 400);
+  }
+
+  async countTokens() {
+    const text = this.text.value;
+    try {
+      const { count, limit } = text ? await request("POST", "ui/tokens", { text }) : { count: 0, limit: null };
+      this.count.textContent = count === null ? "" : limit ? `${number(count)} / ${number(limit)} tokens` : plural(count, "token");
+      this.count.classList.toggle("full", Boolean(limit) && count >= limit);
+    } catch { this.count.textContent = ""; }
+  }
+
+  showProblem(error) {
+    this.problem.hidden = !error;
+    if (error) this.problem.replaceChildren(h("span", { text: error.message }));
+  }
+}
+
+function readSettings() {
+  try { return JSON.parse(localStorage.getItem(SETTINGS_KEY)) ?? defaults(); } catch (error) { toast("The notebook's settings could not be read and begin anew."); return defaults(); }
+}
+
+function defaults() {
+  return { preset: "Balanced", params: { max_tokens: 256 } };
+}
+
+export function mount(element) {
+  try { return new Notebook(element); } catch (error) { report(error); throw error; }
+}

@@ -1,0 +1,241 @@
+// What the views share: requests with the server's own error sentences, one event target, the theme, the areas, the model's state.
+
+import { h, icon, iconButton } from "./dom.js";
+
+const BASE = new URL("./", document.baseURI); // right below a reverse proxy's path too
+const THEME_KEY = "paddock.theme";
+
+/** Events between the views: "conversation", "conversations-changed", "area", "model", "settings", "show-settings". */
+export const bus = new EventTarget();
+export const state = { area: "chat", models: null, conversation: null };
+
+export function emit(name, detail) {
+  bus.dispatchEvent(new CustomEvent(name, { detail }));
+}
+
+export function listen(name, handler) {
+  bus.addEventListener(name, (event) => handler(event.detail));
+}
+
+export class RequestError extends Error {
+  constructor(message, kind, status, details) {
+    super(message);
+    Object.assign(this, { kind, status, details });
+  }
+}
+
+export function address(path) {
+  return new URL(path.replace(/^\//, ""), BASE);
+}
+
+/** One JSON request. Throws `RequestError` whose message is a sentence for the person. */
+export async function request(method, path, body) {
+  let response;
+  try {
+    response = await fetch(address(path), {
+      method,
+      headers: body === undefined ? {} : { "content-type": "application/json" },
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch {
+    throw new RequestError("The server does not answer. Check that Paddock is still running, then try again.", "Unreachable", 0, {});
+  }
+  const data = await response.json().catch(() => ({}));
+  if (response.ok) return data;
+  const error = data.error ?? {};
+  throw new RequestError(error.message ?? `The server answered ${response.status}. Try again.`, error.type ?? "", response.status, error.details ?? {});
+}
+
+/** An event stream that comes back by itself: `handlers` by event name, `onLost(true|false)` tells about the connection. */
+export class Stream {
+  constructor(path, handlers, onLost) {
+    Object.assign(this, { path, handlers, onLost, source: null, wait: 500, timer: 0, closed: false });
+    this.onVisible = () => this.followVisibility();
+    document.addEventListener("visibilitychange", this.onVisible);
+    this.open();
+  }
+
+  open() {
+    if (this.closed || this.source) return;
+    this.source = new EventSource(address(this.path));
+    for (const [name, handler] of Object.entries(this.handlers)) {
+      this.source.addEventListener(name, (event) => { this.alive(); handler(JSON.parse(event.data)); });
+    }
+    this.source.addEventListener("ping", () => this.alive());
+    this.source.addEventListener("error", () => this.lost());
+  }
+
+  alive() {
+    this.wait = 500;
+    this.onLost(false);
+    clearTimeout(this.watchdog);
+    this.watchdog = setTimeout(() => this.lost(), 30000); // a ping comes every 10 s
+  }
+
+  lost() {
+    this.pause();
+    if (this.closed) return;
+    this.onLost(true);
+    this.timer = setTimeout(() => this.open(), this.wait);
+    this.wait = Math.min(this.wait * 2, 8000);
+  }
+
+  pause() {
+    clearTimeout(this.watchdog);
+    clearTimeout(this.timer);
+    this.source?.close();
+    this.source = null;
+  }
+
+  /** A hidden page gives its connection back: a browser has six for one server. */
+  followVisibility() {
+    clearTimeout(this.hiding);
+    if (document.hidden) this.hiding = setTimeout(() => this.pause(), 15000);
+    else if (!this.source) this.open();
+  }
+
+  close() {
+    this.closed = true;
+    document.removeEventListener("visibilitychange", this.onVisible);
+    clearTimeout(this.hiding);
+    this.pause();
+  }
+}
+
+/** A short notice at the bottom that goes away by itself. */
+export function toast(message, kind = "info") {
+  const box = document.querySelector("#toasts") ?? document.body.appendChild(h("div", { id: "toasts", role: "status", "aria-live": "polite" }));
+  const item = h("div", { class: `toast ${kind}` }, h("span", { text: message }));
+  item.append(iconButton("close", "Dismiss", () => item.remove()));
+  box.append(item);
+  setTimeout(() => item.remove(), 3000 + message.length * 60);
+}
+
+export function report(error) {
+  toast(error.message ?? String(error), "error");
+}
+
+// ---- areas: Chat, Notebook, Models
+
+export function openArea(name) {
+  document.querySelector(`#area-${name}-button`)?.click();
+}
+
+function watchAreas() {
+  const nav = document.querySelector("#areas");
+  if (!nav) return;
+  const update = () => {
+    const chosen = nav.querySelector('[role="tab"][aria-selected="true"]');
+    const area = chosen?.id?.replace(/^area-|-button$/g, "") || "chat";
+    document.body.dataset.area = area;
+    if (area !== state.area) { state.area = area; emit("area", area); }
+  };
+  new MutationObserver(update).observe(nav, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
+  update();
+}
+
+// ---- which conversation is open is in the address
+
+export function conversationInAddress() {
+  return new URL(location.href).searchParams.get("c");
+}
+
+export function openConversation(id, { replace = false } = {}) {
+  const url = new URL(location.href);
+  url.searchParams.set("c", id);
+  history[replace ? "replaceState" : "pushState"]({}, "", url);
+  document.body.classList.remove("side-open");
+  if (state.area !== "chat") openArea("chat");
+  emit("conversation", id);
+}
+
+export async function newConversation() {
+  try {
+    const { id } = await request("POST", "ui/conversations", {});
+    openConversation(id);
+    emit("conversations-changed");
+  } catch (error) { report(error); }
+}
+
+// ---- light and dark
+
+export function currentTheme() {
+  return document.body.classList.contains("dark") ? "dark" : "light";
+}
+
+export function toggleTheme() {
+  localStorage.setItem(THEME_KEY, currentTheme() === "dark" ? "light" : "dark");
+  applyTheme();
+}
+
+function applyTheme() {
+  const wanted = localStorage.getItem(THEME_KEY) ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  if (document.body.classList.contains("dark") !== (wanted === "dark")) document.body.classList.toggle("dark", wanted === "dark");
+  document.documentElement.style.colorScheme = wanted;
+  emit("theme", wanted);
+}
+
+// ---- the model's state, asked for while somebody looks
+
+let asking = 0;
+export async function refreshModels() {
+  clearTimeout(asking);
+  try {
+    if (!document.hidden) {
+      state.models = await request("GET", "ui/models");
+      emit("model", state.models);
+    }
+  } catch { /* the stream's own banner tells that the server is away */ }
+  clearTimeout(asking);
+  asking = setTimeout(refreshModels, state.models?.loading ? 1000 : 8000);
+}
+
+/** Name of the first loaded model, or "". */
+export function loadedModel() {
+  return state.models?.loaded?.[0]?.name ?? "";
+}
+
+/** A model's name without its folder and ending. */
+export function shortName(name) {
+  return name.replace(/\.gguf$/i, "").split("/").pop();
+}
+
+// ---- the frame around the views
+
+function buildFrame() {
+  const menu = iconButton("menu", "Conversations", () => document.body.classList.toggle("side-open"), { id: "menu-button" });
+  const settings = h("button", { type: "button", id: "settings-button", class: "bar-button", "aria-expanded": "false" }, icon("sliders"), h("span", { text: "Settings" }));
+  settings.addEventListener("click", () => toggleDrawer());
+  const veil = h("div", { id: "veil", on: { click: () => document.body.classList.remove("side-open", "drawer-open") } });
+  document.body.append(menu, settings, veil);
+}
+
+export function toggleDrawer(open = !document.body.classList.contains("drawer-open")) {
+  document.body.classList.toggle("drawer-open", open);
+  document.querySelector("#settings-button")?.setAttribute("aria-expanded", String(open));
+  if (open) emit("drawer-opened");
+}
+
+function onKey(event) {
+  if ((event.ctrlKey || event.metaKey) && event.shiftKey && event.key.toLowerCase() === "o") { event.preventDefault(); newConversation(); }
+  if (event.key === "Escape" && !event.defaultPrevented) {
+    if (document.body.matches(".side-open")) document.body.classList.remove("side-open");
+    else emit("escape");
+  }
+}
+
+function start() {
+  if (document.body.dataset.area) return;
+  document.body.dataset.area = "chat";
+  applyTheme();
+  new MutationObserver(applyTheme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
+  buildFrame();
+  watchAreas();
+  document.addEventListener("keydown", onKey);
+  document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshModels(); });
+  window.addEventListener("popstate", () => emit("conversation", conversationInAddress()));
+  refreshModels();
+}
+
+start();

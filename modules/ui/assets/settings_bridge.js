@@ -1,0 +1,35 @@
+// Between the settings drawer (stock components) and the views. It is told whose settings are open and hands edits to their owner.
+
+import { h } from "./dom.js";
+import { emit, listen, state, toggleDrawer } from "./page.js";
+
+export function mount(element, { props, watch, trigger }) {
+  const known = new Map(); // scope → {key, settings} as last shown by a view or edited here
+  let shown = "";
+
+  const scope = () => (state.area === "notebook" ? "notebook" : "chat");
+  const identity = ({ key, settings }) => JSON.stringify([key, settings]);
+
+  function show() {
+    const current = known.get(scope());
+    if (!current || !document.body.classList.contains("drawer-open")) return;
+    const wanted = identity(current);
+    if (wanted === shown) return;
+    shown = wanted;
+    trigger("show", { key: current.key, settings: current.settings });
+  }
+
+  listen("settings", ({ scope: name, key, settings }) => { known.set(name, { key, settings }); show(); });
+  listen("drawer-opened", show);
+  listen("area", show);
+  watch("value", () => {
+    if (!props.value) return;
+    const { key, settings } = JSON.parse(props.value);
+    const name = key === "notebook" ? "notebook" : "chat";
+    if (known.get(name)?.key === key) known.set(name, { key, settings });
+    shown = identity({ key, settings });
+    emit("settings-edited", { scope: name, key, settings });
+  });
+  element.replaceChildren(h("button", { type: "button", class: "drawer-close", text: "Done", on: { click: () => toggleDrawer(false) } }));
+  element.removeAttribute("aria-busy");
+}

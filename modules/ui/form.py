@@ -1,0 +1,244 @@
+"""Any pydantic model as a form of stock components, and back.
+
+One `FormField` for each field: its component, its value as shown, its value as read. Bounds, choices, sentences and groups come from the
+model itself, so a new field needs nothing here. Knows no service and no page.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ValidationError
+
+from modules.core.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from gradio.components import Component
+    from pydantic.fields import FieldInfo
+
+Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs"]
+SLIDER_SPAN = 10_000  # wider ranges without a `slider_max` get a number box
+ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
+HOW_TO_WRITE: dict[str, str] = {
+    "lines": " One on each line; \\n is a newline.",
+    "numbers": " Separate with commas.",
+    "pairs": " One “id: value” on each line.",
+}
+
+
+@dataclass(frozen=True)
+class FormField:
+    """One field of a model as the page shows it."""
+
+    name: str
+    kind: Kind
+    label: str
+    info: str
+    default: Any
+    group: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    slider_max: float | None = None
+    step: float = 1.0
+    whole: bool = False  # whole numbers only
+    choices: tuple[Any, ...] = ()
+
+    def component(self, value: Any) -> Component:
+        """The component, made in the layout that is open now."""
+        import gradio as gr
+
+        words: dict[str, Any] = {"label": self.label, "info": self.info + HOW_TO_WRITE.get(self.kind, ""), "interactive": True}
+        shown = self.shown(value)
+        if self.kind == "switch":
+            return gr.Checkbox(value=shown, **words)
+        if self.kind == "slider":
+            return gr.Slider(minimum=self.minimum, maximum=self._slider_end(shown), value=shown, step=self.step, buttons=[], **words)
+        if self.kind == "number":
+            places = 0 if self.whole else None
+            return gr.Number(value=shown, minimum=self.minimum, maximum=self.maximum, precision=places, step=self.step, **words)
+        if self.kind in ("choice", "choices"):
+            return gr.Dropdown(choices=[(str(c), c) for c in self.choices], value=shown, multiselect=self.kind == "choices", **words)
+        rows = 3 if self.kind in ("lines", "pairs") else 1
+        return gr.Textbox(value=shown, lines=rows, max_lines=8 if rows > 1 else 1, **words)
+
+    def update(self, value: Any) -> Any:
+        """What a handler returns to show `value`; a slider grows for a value beyond its usual end."""
+        if self.kind == "slider":
+            import gradio as gr
+
+            return gr.update(value=self.shown(value), maximum=self._slider_end(value))
+        return self.shown(value)
+
+    def _slider_end(self, value: Any) -> float:
+        end = self.slider_max if self.slider_max is not None else self.maximum
+        assert end is not None, "a slider has an end"
+        return max(end, float(value or 0))
+
+    def shown(self, value: Any) -> Any:
+        """A value of the model as the component holds it."""
+        if self.kind == "choices":
+            return list(value)
+        if self.kind == "lines":
+            return "\n".join(escaped(text) for text in value)
+        if self.kind == "numbers":
+            return ", ".join(str(number) for number in value)
+        if self.kind == "pairs":
+            return "\n".join(f"{key}: {item}" for key, item in value.items())
+        if self.kind == "optional":
+            return "" if value is None else str(value)
+        return value
+
+    def read(self, shown: Any) -> Any:
+        """What the person entered as a value that pydantic can check."""
+        readers: dict[str, Callable[[], Any]] = {
+            "lines": lambda: tuple(unescaped(line) for line in (shown or "").split("\n") if line),
+            "numbers": lambda: tuple(part.strip() for part in (shown or "").replace("\n", ",").split(",") if part.strip()),
+            "pairs": lambda: self._pairs(shown or ""),
+            "choices": lambda: tuple(shown or ()),
+            "optional": lambda: str(shown).strip() or None if shown is not None else None,
+        }
+        if self.kind in readers:
+            return readers[self.kind]()
+        if shown is None:
+            return self.default  # an emptied number box
+        return int(shown) if self.whole and self.kind in ("slider", "number") else shown
+
+    def _pairs(self, text: str) -> dict[str, str]:
+        pairs: dict[str, str] = {}
+        for line in filter(str.strip, text.split("\n")):
+            key, colon, value = line.partition(":")
+            if not colon:
+                raise InvalidRequest(f"{self.label}: “{line.strip()[:40]}” has no colon; write “id: value” on each line.", field=self.name)
+            pairs[key.strip()] = value.strip()
+        return pairs
+
+
+class Form:
+    """The fields of one model. `build` makes the components; `read` and `updates` go between them and the model."""
+
+    def __init__(self, model: type[BaseModel]) -> None:
+        self.model = model
+        self.fields = fields_of(model)
+        self.components: list[Component] = []
+
+    def build(self, values: BaseModel | None = None, *, open_groups: Sequence[str] = ()) -> list[Component]:
+        """Make one component for each field, grouped as the model says, in the layout that is open now."""
+        import gradio as gr
+
+        values = values or self.model()
+        made: dict[str, Component] = {}
+        for group in dict.fromkeys(field.group for field in self.fields):
+            members = [field for field in self.fields if field.group == group]
+            if not group:
+                made.update({field.name: field.component(getattr(values, field.name)) for field in members})
+                continue
+            with gr.Accordion(group, open=group in open_groups):
+                made.update({field.name: field.component(getattr(values, field.name)) for field in members})
+        self.components = [made[field.name] for field in self.fields]
+        return self.components
+
+    def read(self, shown: Sequence[Any]) -> BaseModel:
+        """The model that the components show.
+
+        Raises:
+            InvalidRequest: naming the field and its rule.
+        """
+        values = {field.name: field.read(value) for field, value in zip(self.fields, shown, strict=True)}
+        return checked(self.model, values)
+
+    def updates(self, values: BaseModel) -> list[Any]:
+        """One update for each component, so that the form shows `values`."""
+        return [field.update(getattr(values, field.name)) for field in self.fields]
+
+
+def checked(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
+    """A model made of values, or `InvalidRequest` that names the first wrong field."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else ""
+        rule = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{label_of(name)}: {rule[:1].lower()}{rule[1:]}; got {first.get('input')!r}.", field=name) from error
+
+
+def fields_of(model: type[BaseModel]) -> tuple[FormField, ...]:
+    """The fields of a model that the page shows, in order.
+
+    Raises:
+        TypeError: a field whose type has no component; hide it or teach `_kind`.
+    """
+    return tuple(_field(name, info) for name, info in model.model_fields.items() if not _hints(info).get("hidden"))
+
+
+def _hints(info: FieldInfo) -> dict[str, Any]:
+    return dict(info.json_schema_extra) if isinstance(info.json_schema_extra, dict) else {}
+
+
+def _field(name: str, info: FieldInfo) -> FormField:
+    hints = _hints(info)
+    whole = info.annotation is int
+    minimum, maximum, step = _bounds(info, whole, hints.get("step"))
+    kind, choices = _kind(name, info.annotation, (minimum, hints.get("slider_max", maximum)), "slider_max" in hints)
+    return FormField(
+        name=name, kind=kind, label=label_of(name), info=info.description or "", default=info.get_default(call_default_factory=True),
+        group=str(hints.get("group", "")), minimum=minimum, maximum=maximum, slider_max=hints.get("slider_max"), step=step, whole=whole,
+        choices=choices,
+    )  # fmt: skip
+
+
+def _bounds(info: FieldInfo, whole: bool, step: float | None) -> tuple[float | None, float | None, float]:
+    found: dict[str, float] = {}
+    for rule in info.metadata:
+        found.update({word: getattr(rule, word) for word in ("ge", "gt", "le", "lt") if hasattr(rule, word)})
+    if step is None:
+        smallest = found.get("ge", 0)
+        step = 1.0 if whole else 0.001 if 0 < smallest < 0.01 else 0.01
+    minimum = found["gt"] + step if "gt" in found else found.get("ge")
+    maximum = found["lt"] - step if "lt" in found else found.get("le")
+    return minimum, maximum, step
+
+
+def _kind(name: str, annotation: Any, span: tuple[float | None, float | None], wants_slider: bool) -> tuple[Kind, tuple[Any, ...]]:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return "choice", arguments
+    if origin in (typing.Union, types.UnionType) and type(None) in arguments and set(arguments) <= {int, float, str, type(None)}:
+        return "optional", ()
+    if origin is tuple and typing.get_origin(arguments[0]) is Literal:
+        return "choices", typing.get_args(arguments[0])
+    simple: dict[Any, Kind] = {bool: "switch", str: "text", (tuple, str): "lines", (tuple, int): "numbers", (tuple, float): "numbers", (dict, int): "pairs"}
+    if annotation in (int, float):
+        low, high = span
+        bounded = low is not None and high is not None
+        return ("slider" if bounded and (wants_slider or high - low <= SLIDER_SPAN) else "number"), ()  # type: ignore[operator]
+    key = (origin, arguments[0]) if origin in (tuple, dict) else annotation
+    if key not in simple:
+        raise TypeError(f"the field {name} of type {annotation} has no component: hide it or teach form.py")
+    return simple[key], ()
+
+
+def label_of(name: str) -> str:
+    """`repetition_penalty` as people read it."""
+    words = name.replace("_", " ").strip()
+    return words[:1].upper() + words[1:]
+
+
+def escaped(text: str) -> str:
+    """A string on one line, newlines and tabs written out."""
+    for character, written in ESCAPES:
+        text = text.replace(character, written)
+    return text
+
+
+def unescaped(text: str) -> str:
+    """The string that `escaped` wrote; an unknown escape stays as typed."""
+    parts = text.split("\\\\")
+    for character, written in ESCAPES[1:]:
+        parts = [part.replace(written, character) for part in parts]
+    return "\\".join(parts)

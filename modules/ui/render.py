@@ -1,0 +1,258 @@
+"""Markdown of a reply to safe HTML, block by block, and the streaming renderer that keeps finished blocks.
+
+Knows markdown-it, Pygments and the allow-list of nh3. Knows no conversation, no route and no Gradio. Raw HTML in a message is text;
+an image is shown as a link to it, so that a reply cannot make the browser fetch anything.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from html import escape
+from typing import TYPE_CHECKING, NamedTuple
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from mdit_py_plugins.tasklists import tasklists_plugin
+
+from modules.ui.formulas import MATH_TAGS, math_plugin
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping, Sequence
+    from typing import Any
+
+    from markdown_it.renderer import RendererProtocol
+    from markdown_it.rules_core import StateCore
+    from markdown_it.utils import OptionsDict
+
+TEXT_LIMIT = 400_000  # characters of one message that are read as markdown; longer ones are shown as plain text
+INLINE_LIMIT = 20_000  # characters of one paragraph; emphasis and links in longer ones stay as typed
+HIGHLIGHT_LIMIT = 20_000  # characters of one code block that get colours
+LANGUAGE = re.compile(r"[\w+#.\-]{1,30}")
+LINK_SCHEMES = re.compile(r"(https?|mailto):", re.IGNORECASE)
+
+HTML_TAGS = frozenset({
+    "a", "blockquote", "br", "button", "code", "del", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "input", "li", "ol", "p",
+    "pre", "s", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
+})  # fmt: skip
+CELL = frozenset({"style"})
+ATTRIBUTES = {
+    "a": {"href", "title", "target", "class"}, "button": {"type", "class"}, "code": {"class"}, "div": {"class"},
+    "input": {"type", "checked", "disabled", "class"}, "li": {"class"}, "ol": {"start"}, "p": {"class"}, "pre": {"class"},
+    "span": {"class"}, "td": CELL, "th": CELL, "ul": {"class"},
+    "math": {"display", "xmlns"}, "mfrac": {"linethickness"}, "mi": {"mathvariant"}, "menclose": {"notation"},
+    "mo": {"stretchy", "fence", "form", "separator", "lspace", "rspace", "accent", "minsize", "maxsize", "movablelimits"},
+    "mover": {"accent"}, "munder": {"accentunder"}, "mspace": {"width", "linebreak"}, "mstyle": {"displaystyle", "scriptlevel", "mathcolor"},
+    "mpadded": {"width", "lspace"}, "mtd": {"columnalign"},
+    "mtable": {"columnalign", "columnspacing", "rowspacing", "columnlines", "rowlines", "displaystyle"},
+}  # fmt: skip
+
+
+class Update(NamedTuple):
+    """All blocks now, and the index of the first that differs from the last feed."""
+
+    first: int
+    blocks: tuple[str, ...]
+
+
+class Renderer:
+    """Markdown to safe HTML blocks. Stateless between calls; one instance serves all messages."""
+
+    def __init__(self) -> None:
+        self._markdown = _markdown()
+        self._cleaner = nh3.Cleaner(
+            tags=HTML_TAGS | MATH_TAGS,
+            attributes={tag: set(names) for tag, names in ATTRIBUTES.items()},
+            url_schemes={"http", "https", "mailto"},
+            link_rel="noopener noreferrer nofollow",
+            filter_style_properties={"text-align"},
+        )
+
+    def blocks(self, text: str) -> tuple[str, ...]:
+        """One safe HTML string for each top-level block of `text`. Never raises."""
+        text = plain_newlines(text)
+        if len(text) > TEXT_LIMIT:
+            return (f'<pre class="plain">{escape(text)}</pre>',)
+        return tuple(self.group_html(group) for group in groups(self.parse(text)))
+
+    def parse(self, text: str) -> list[Token]:
+        """Tokens of a text whose newlines are plain."""
+        return self._markdown.parse(text, {})
+
+    def group_html(self, tokens: list[Token]) -> str:
+        """Safe HTML of one top-level block."""
+        return str(self._cleaner.clean(self._markdown.renderer.render(tokens, self._markdown.options, {})))
+
+
+class StreamingRenderer:
+    """Renders a growing text: finished blocks are rendered once, only the open one again.
+
+    A block is finished when a *complete* line has begun another one after it; block rules are such that no later line can change it.
+    """
+
+    def __init__(self, renderer: Renderer) -> None:
+        self._renderer = renderer
+        self._text = ""
+        self._finished: list[str] = []
+        self._offset = 0  # where the first unfinished block begins in the text
+        self._scanned = 0  # up to where complete lines were looked at
+        self._shown: tuple[str, ...] = ()
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """All blocks as last fed."""
+        return self._shown
+
+    def feed(self, text: str) -> Update:
+        """Take the whole text so far; a text that does not begin with the last one starts over."""
+        text = plain_newlines(text)
+        if not text.startswith(self._text):
+            self._finished, self._offset, self._scanned = [], 0, 0
+        self._text = text
+        if len(text) > TEXT_LIMIT:
+            return self._show(self._renderer.blocks(text))
+        self._finish_blocks()
+        tail = groups(self._renderer.parse(text[self._offset:]))
+        return self._show((*self._finished, *(self._renderer.group_html(group) for group in tail)))
+
+    def _finish_blocks(self) -> None:
+        complete = self._text.rfind("\n") + 1
+        if complete <= self._scanned:
+            return
+        self._scanned = complete
+        part = self._text[self._offset:complete]
+        found = groups(self._renderer.parse(part))
+        if len(found) < 2:
+            return
+        self._finished += [self._renderer.group_html(group) for group in found[:-1]]
+        line = found[-1][0].map
+        assert line is not None, "block tokens carry their lines"
+        self._offset += sum(len(text) + 1 for text in part.split("\n")[: line[0]])
+
+    def _show(self, blocks: tuple[str, ...]) -> Update:
+        common = 0
+        for old, new in zip(self._shown, blocks, strict=False):
+            if old != new:
+                break
+            common += 1
+        self._shown = blocks
+        return Update(common, blocks)
+
+
+class BlockCache:
+    """Rendered blocks of finished texts, the least recently used forgotten first."""
+
+    def __init__(self, renderer: Renderer, size: int = 2000) -> None:
+        self._renderer = renderer
+        self._size = size
+        self._kept: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+
+    def blocks(self, text: str) -> tuple[str, ...]:
+        """Blocks of `text`, rendered at most once while remembered."""
+        found = self._kept.pop(text, None)
+        if found is None:
+            found = self._renderer.blocks(text)
+        self._kept[text] = found
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+        return found
+
+
+def render_blocks(text: str) -> tuple[str, ...]:
+    """Blocks of one text with a renderer of its own; who renders often keeps a `Renderer`."""
+    return Renderer().blocks(text)
+
+
+def plain_newlines(text: str) -> str:
+    """One kind of newline, no lone surrogates: what the parser and UTF-8 can take."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        text = text.encode("utf-8", "replace").decode()
+    return text
+
+
+def groups(tokens: list[Token]) -> list[list[Token]]:
+    """Split a token stream at the top-level blocks."""
+    found: list[list[Token]] = []
+    depth = 0
+    for token in tokens:
+        if depth == 0:
+            found.append([])
+        found[-1].append(token)
+        depth += token.nesting
+    return found
+
+
+def _markdown() -> MarkdownIt:
+    md = MarkdownIt("commonmark", {"html": False, "linkify": True, "breaks": True}).enable(["table", "strikethrough", "linkify"])
+    md.disable("reference")  # a definition further down would change blocks that are finished
+    if md.linkify is not None:
+        md.linkify.set({"fuzzy_link": False, "fuzzy_email": False})  # `server.py` is no web address
+    md.validateLink = lambda url: bool(LINK_SCHEMES.match(url))  # type: ignore[method-assign]
+    md.use(tasklists_plugin).use(math_plugin)
+    md.core.ruler.at("inline", _inline_within_limit)
+    md.add_render_rule("fence", _fence)
+    md.add_render_rule("code_block", _fence)
+    md.add_render_rule("image", _image_as_link)
+    md.add_render_rule("link_open", _link_open)
+    md.add_render_rule("table_open", lambda *_: '<div class="table"><table>')
+    md.add_render_rule("table_close", lambda *_: "</table></div>")
+    return md
+
+
+def _inline_within_limit(state: StateCore) -> None:
+    """The parser's own step, except that a huge paragraph stays as typed: some of its rules are quadratic."""
+    for token in state.tokens:
+        if token.type != "inline":
+            continue
+        if len(token.content) <= INLINE_LIMIT:
+            state.md.inline.parse(token.content, state.md, state.env, token.children if token.children is not None else [])
+        else:
+            token.children = [Token("text", "", 0, content=token.content)]
+
+
+def _fence(renderer: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
+    token = tokens[index]
+    words = token.info.split(maxsplit=1)
+    found = LANGUAGE.match(words[0]) if words else None
+    language = found.group(0) if found else ""
+    return (
+        f'<div class="code"><div class="code-head"><span class="code-lang">{escape(language or "text")}</span>'
+        '<button type="button" class="code-copy">Copy</button></div>'
+        f"<pre><code>{highlighted(token.content, language)}</code></pre></div>\n"
+    )
+
+
+def highlighted(code: str, language: str) -> str:
+    """Escaped code with Pygments classes where the language is known."""
+    if not language or len(code) > HIGHLIGHT_LIMIT:
+        return escape(code)
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import get_lexer_by_name
+    from pygments.util import ClassNotFound
+
+    try:
+        lexer = get_lexer_by_name(language.lower(), stripnl=False, ensurenl=False)
+    except ClassNotFound:
+        return escape(code)
+    return str(highlight(code, lexer, HtmlFormatter(nowrap=True)))
+
+
+def _image_as_link(
+    renderer: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: MutableMapping[str, Any]
+) -> str:
+    token = tokens[index]
+    label = escape(token.content or "image")
+    inside_link = sum((other.type == "link_open") - (other.type == "link_close") for other in tokens[:index]) > 0
+    if inside_link:
+        return f'<span class="image-link">{label}</span>'
+    return f'<a class="image-link" target="_blank" href="{escape(str(token.attrs.get("src", "")))}">{label}</a>'
+
+
+def _link_open(renderer: RendererProtocol, tokens: Sequence[Token], index: int, options: OptionsDict, env: MutableMapping[str, Any]) -> str:
+    tokens[index].attrSet("target", "_blank")
+    return f"<a{renderer.renderAttrs(tokens[index])}>"  # type: ignore[attr-defined]

@@ -1,0 +1,100 @@
+"""Entry point: settings, one port, page and API on it. Nothing imports this module."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from modules.core.errors import AppError, InvalidRequest
+from modules.core.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+PORTS_TRIED = 50
+STOP_GRACE_S = 4
+SILENCE = (
+    ("GRADIO_ANALYTICS_ENABLED", "False"), ("GRADIO_RUN_HISTORY", "False"), ("GRADIO_SSR_MODE", "False"), ("GRADIO_SHARE", "False"),
+    ("GRADIO_MCP_SERVER", "False"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_DISABLE_UPDATE_CHECK", "1"), ("DO_NOT_TRACK", "1"),
+    ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"), ("HF_XET_TELEMETRY_ENABLED", "0"),
+)  # fmt: skip
+
+
+def bind(settings: Settings, port_given: bool) -> socket.socket:
+    """Take the port before anything else is loaded; the next free one only if none was asked for.
+
+    Raises:
+        InvalidRequest: the port or address cannot be used.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    ports = [settings.port] if port_given else range(settings.port, min(settings.port + PORTS_TRIED, 65_536))
+    for port in ports:
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        if os.name != "nt":  # on Windows this option would let two servers share a port
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, port))
+        except OSError as error:
+            listener.close()
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                raise InvalidRequest(f"Cannot listen on {settings.host}: {error.strerror}. Correct --host.") from error
+        else:
+            listener.listen(512)
+            if port != settings.port:
+                logging.getLogger("paddock").warning("Port %d is in use; taking %d instead.", settings.port, port)
+            return listener
+    tried = f"Port {settings.port} is" if port_given else f"The ports {settings.port} to {ports[-1]} are all"
+    raise InvalidRequest(f"{tried} in use on {settings.host}. Stop the other program, or choose another one with --port.")
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Services, routes and page as one application."""
+    for name, value in SILENCE:
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.state_dir / "cache"))
+    from modules.api.app import build_api
+    from modules.services.app import build_app
+
+    app = build_app(settings)
+    if not settings.ui:
+        return build_api(app)
+    from modules.ui.fast_import import speed_up_gradio_import
+
+    speed_up_gradio_import()  # before the next two import gradio
+    from modules.ui.app import ViewRendering
+    from modules.ui.mount import mount_page
+
+    return build_api(app, ViewRendering(), lambda api: mount_page(api, app))
+
+
+def main(arguments: list[str]) -> int:
+    """Serve until told to stop; returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings, given = read_settings(arguments)
+        listener = bind(settings, "port" in given)
+        api = create_app(settings)
+    except AppError as error:
+        sys.stderr.write(error.message + "\n")
+        return 2
+    import uvicorn
+
+    config = uvicorn.Config(
+        api, log_level="info" if settings.verbose else "warning", timeout_graceful_shutdown=STOP_GRACE_S, server_header=False, proxy_headers=False,
+        root_path=settings.root_path,
+    )  # fmt: skip
+    address = f"http://{'localhost' if settings.is_local else settings.host}:{listener.getsockname()[1]}{settings.root_path}"
+    sys.stdout.write(f"Paddock is at {address}\n")
+    sys.stdout.flush()
+    asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,66 @@
+"""Settings: one model becomes flags, environment and file, in this order of weight."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import InvalidRequest
+from modules.core.settings import PROJECT_ROOT, Settings, read_settings, settings_table
+
+
+def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("port: 1000\nhost: 127.0.0.2\nqueue-limit: 5\n")
+    environ = {"PADDOCK_STATE_DIR": str(tmp_path), "PADDOCK_PORT": "2000", "PADDOCK_HOST": "127.0.0.3"}
+    settings, given = read_settings(["--port", "3000"], environ)
+    assert (settings.port, settings.host, settings.queue_limit, settings.loader) == (3000, "127.0.0.3", 5, "")
+    assert {"port", "host", "queue_limit"} <= given
+    assert "loader" not in given
+
+
+def test_lists_options_and_switches() -> None:
+    settings, _ = read_settings(["--option", "context_length=4096", "--option", "kv_type=q8_0", "--no-ui", "--allowed-host", "a", "--allowed-host", "b"], {})
+    assert settings.options == {"context_length": 4096, "kv_type": "q8_0"}
+    assert not settings.ui
+    assert settings.allowed_hosts == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("argv", "word"),
+    [
+        (["--port", "70000"], "65535"),
+        (["--port", "many"], "port"),
+        (["--option", "novalue"], "NAME=VALUE"),
+        (["--config", "/does/not/exist.yaml"], "does not exist"),
+        (["--host", "0.0.0.0"], "PADDOCK_API_KEY"),
+    ],
+)
+def test_what_is_wrong_is_said(argv: list[str], word: str) -> None:
+    with pytest.raises(InvalidRequest, match=word):
+        read_settings(argv, {})
+
+
+def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text("prot: 1\n")
+    with pytest.raises(InvalidRequest, match="prot"):
+        read_settings(["--state-dir", str(tmp_path)], {})
+
+
+def test_the_key_is_not_shown() -> None:
+    settings, _ = read_settings([], {"PADDOCK_API_KEY": "canary-7f3a"})
+    assert "canary-7f3a" not in repr(settings) + str(settings.model_dump())
+
+
+def test_help_lists_every_setting() -> None:
+    shown = subprocess.run([sys.executable, "server.py", "--help"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
+    table = settings_table()
+    for name in Settings.model_fields:
+        assert f"PADDOCK_{name.upper()}" in table
+        assert f"--{name.replace('_', '-').removesuffix('s')}" in shown
+
+
+def test_the_documented_table_is_the_programs() -> None:
+    assert settings_table() in (PROJECT_ROOT / "docs" / "settings.md").read_text(encoding="utf-8")

@@ -1,0 +1,123 @@
+"""Each architecture runs the fastest way that is right for it: in slots, alone with its own cache, or without any."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+
+from modules.core.model import Row
+from modules.loaders.transformers.loader import choose_runner
+from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.runner import SlotRunner, _groups
+from modules.loaders.transformers.single_runner import SingleRunner
+from tests.loaders.greedy import decode, generate
+from tests.tiny_models import make_model
+
+BATCHING = ("qwen2", "qwen3_moe", "mistral", "gemma3_text", "phi3", "gpt_oss", "gpt2", "gpt_neox", "opt")
+ALONE = ("bloom", "gpt_neo", "lfm2", "mamba")
+
+
+def prompts_of(count: int) -> tuple[list[list[int]], list[int]]:
+    rng = random.Random(1)
+    return [[rng.randrange(3, 320) for _ in range(rng.randint(1, 40))] for _ in range(count)], [rng.randint(1, 16) for _ in range(count)]
+
+
+def runner_of(kind: str, slots: int = 4) -> tuple[Any, Any]:
+    model = make_model(kind)
+    return model, choose_runner(Network(model, 256), slots, 512)
+
+
+@pytest.mark.parametrize("kind", BATCHING)
+def test_batching_architectures_equal_generate(kind: str) -> None:
+    """Prompts go beyond the sliding windows of 16, in ragged chunks."""
+    model, runner = runner_of(kind)
+    assert isinstance(runner, SlotRunner)
+    prompts, counts = prompts_of(6)
+    replies = decode(runner, prompts, counts, chunk=7)
+    assert [reply.output for reply in replies] == [generate(model, prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_other_architectures_run_alone_and_equal_generate(kind: str) -> None:
+    model, runner = runner_of(kind)
+    assert isinstance(runner, SingleRunner)
+    assert runner.n_slots == 1
+    prompts, counts = prompts_of(3)
+    replies = decode(runner, prompts, counts, chunk=50)
+    assert [reply.output for reply in replies] == [generate(model, prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_cutting_back_alone_equals_a_fresh_start(kind: str) -> None:
+    _, runner = runner_of(kind)
+    ids = prompts_of(1)[0][0] * 3
+    runner.forward([Row(0, 0, ids)])
+    kept = runner.truncate(0, 20)
+    assert kept in (0, 20)
+    changed = [*ids[:20], 5, 6, 7]
+    resumed = runner.forward([Row(0, kept, changed[kept:])])[0].copy()
+    runner.truncate(0, 0)
+    np.testing.assert_allclose(resumed, runner.forward([Row(0, 0, changed)])[0], atol=1e-3)
+
+
+def test_the_check_refuses_a_wrong_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a batch did not compute what the plain model computes, it would be noticed on load."""
+    model = make_model("llama")
+    monkeypatch.setattr(Network, "mask", lambda self, positions, length: self._as_mask(positions[:, None, :, None] >= -length + self.torch.arange(length) * 0))
+    assert isinstance(choose_runner(Network(model, 256), 4, 512), SingleRunner)
+
+
+def test_eager_attention_batches_too() -> None:
+    model = make_model("llama")
+    model.set_attn_implementation("eager")
+    runner = choose_runner(Network(model, 256), 4, 512)
+    assert isinstance(runner, SlotRunner)
+    prompts, counts = prompts_of(4)
+    replies = decode(runner, prompts, counts)
+    assert [reply.output for reply in replies] == [generate(model, prompt, count) for prompt, count in zip(prompts, counts, strict=True)]
+
+
+def test_the_cache_grows_as_needed_and_keeps_its_content() -> None:
+    model = make_model("llama", max_position_embeddings=2048)
+    runner = SlotRunner(Network(model, 2048), 2, 512)
+    rng = random.Random(3)
+    ids = [rng.randrange(3, 320) for _ in range(900)]
+    sizes = []
+    for begin in range(0, 900, 100):
+        logits = runner.forward([Row(1, begin, ids[begin : begin + 100]), *([Row(0, 0, ids[:5])] if begin == 0 else [])])
+        sizes.append(runner._cache.capacity)  # type: ignore[union-attr]
+    assert sizes[0] == 256
+    assert sizes[-1] == 1024
+    plain = generate(model, ids, 1)[0]
+    assert int(logits[0].argmax()) == plain
+
+
+def test_long_rows_do_not_pad_short_ones() -> None:
+    assert _groups([1, 1, 1]) == [[0, 1, 2]]
+    assert _groups([1, 300, 1, 290]) == [[0, 2], [3, 1]]
+    assert _groups([8, 3, 5]) == [[1, 2, 0]]
+    assert sorted(place for group in _groups(list(range(1, 40))) for place in group) == list(range(39))
+
+
+def test_rows_on_a_device_answer_like_arrays() -> None:
+    import torch
+
+    from modules.loaders.transformers.logits import TorchRow
+
+    values = np.random.default_rng(0).normal(size=500).astype(np.float32)
+    row = TorchRow(torch.from_numpy(values))
+    assert row.size == 500
+    assert row.max() == values.max()
+    assert row.logsumexp() == pytest.approx(float(np.log(np.exp(values.astype(np.float64)).sum())), abs=1e-5)
+    np.testing.assert_array_equal(row.full(), values)
+    np.testing.assert_array_equal(row.at(np.array([3, 400, 3])), values[[3, 400, 3]])
+    for k, threshold in ((5, -100.0), (0, 1.0), (40, 1.5), (500, -0.5), (1000, 0.0)):
+        ids, logits = row.cut(k, threshold)
+        order = np.argsort(-values)[: k or None]
+        assert sorted(ids.tolist()) == sorted(token for token in order.tolist() if values[token] >= threshold)
+        np.testing.assert_array_equal(values[ids], logits)
+        assert ids.dtype == np.int64
+        assert logits.dtype == np.float32

@@ -1,0 +1,218 @@
+"""The shape of a conversation, and that no sequence of actions breaks the path shown."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from modules.core.errors import Conflict, InvalidRequest, NotFound
+from modules.store.conversations import ConversationStore
+from modules.store.database import Database
+from modules.store.messages import MessageStore
+from modules.store.records import NewConversation, NewMessage
+from modules.store.tree import MessageTree
+
+#   a ── b ── d ── f
+#   │    └─── e
+#   └─ c
+#   g            (a second version of the first message)
+TREE = (("a", None), ("b", "a"), ("c", "a"), ("d", "b"), ("e", "b"), ("f", "d"), ("g", None))
+
+
+@pytest.mark.parametrize(
+    ("start", "leaf"), [(None, "g"), ("a", "f"), ("b", "f"), ("c", "c"), ("e", "e"), ("g", "g")]
+)
+def test_the_newest_leaf_below(start: str | None, leaf: str) -> None:
+    assert MessageTree(TREE).newest_leaf(start) == leaf
+
+
+def test_paths_and_versions() -> None:
+    tree = MessageTree(TREE)
+    assert tree.path("f") == ["a", "b", "d", "f"]
+    assert tree.path(None) == []
+    assert tree.path("unknown") == []
+    assert tree.versions("b") == ("b", "c")
+    assert tree.versions("g") == ("a", "g")
+    assert set(tree.below("b")) == {"b", "d", "e", "f"}
+
+
+@pytest.mark.parametrize(
+    ("deleted", "head", "expected"),
+    [
+        ("d", "f", "e"),  # the first version goes: the one after it
+        ("e", "e", "f"),  # the last version goes: the newest below the one before
+        ("c", "c", "f"),
+        ("f", "f", "d"),  # no other version: the parent
+        ("a", "f", "g"),
+        ("b", "g", "g"),  # the head is elsewhere
+    ],
+)
+def test_the_head_after_a_deletion(deleted: str, head: str, expected: str) -> None:
+    assert MessageTree(TREE).head_without(deleted, head) == expected
+
+
+def test_of_many_versions_the_one_before_is_shown_next() -> None:
+    tree = MessageTree((("question", None), ("one", "question"), ("two", "question"), ("three", "question"), ("thanks", "two")))
+    assert tree.head_without("three", "three") == "thanks"
+    assert tree.head_without("two", "thanks") == "one"
+    assert tree.head_without("one", "one") == "thanks"
+
+
+def test_a_circle_of_parents_ends() -> None:
+    tree = MessageTree((("a", "b"), ("b", "a")))
+    assert len(tree.path("a")) == 2
+    assert set(tree.below("a")) == {"a", "b"}
+
+
+class Model:
+    """The same rules on plain lists, to compare with."""
+
+    def __init__(self) -> None:
+        self.parents: dict[str, str | None] = {}
+        self.texts: dict[str, str] = {}
+
+    def children(self, parent: str | None) -> list[str]:
+        return [message for message, above in self.parents.items() if above == parent]
+
+    def remove(self, message: str) -> None:
+        for child in self.children(message):
+            self.remove(child)
+        del self.parents[message], self.texts[message]
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["append", "append", "version", "select", "delete", "grow"]), st.integers(0, 1000)),
+    min_size=1,
+    max_size=30,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(actions=ACTIONS)
+def test_any_sequence_of_actions_keeps_the_path_whole(actions: list[tuple[str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(Path(folder))
+        try:
+            play(database, actions)
+        finally:
+            database.close()
+
+
+def play(database: Database, actions: list[tuple[str, int]]) -> None:
+    store = MessageStore(database)
+    conversation_id = ConversationStore(database).create("ann", {})
+    model = Model()
+    for number, (action, choice) in enumerate(actions):
+        ids = list(model.parents)
+        target = ids[choice % len(ids)] if ids else None
+        new = NewMessage("user", f"text {number}", None, 1.0)
+        if action == "append" or target is None:
+            added, _ = store.append("ann", conversation_id, target if choice % 7 else None, new)
+            model.parents[added.id], model.texts[added.id] = added.parent_id, new.content
+            expected_head = added.id
+        elif action == "version":
+            added = store.add_version("ann", target, new)
+            assert added.parent_id == model.parents[target]
+            model.parents[added.id], model.texts[added.id] = added.parent_id, new.content
+            expected_head = added.id
+        elif action == "grow":
+            model.texts[target] = new.content
+            store.save("ann", target, {"content": new.content, "status": ("streaming", "complete")[choice % 2]})
+            expected_head = None
+        elif action == "select":
+            store.select("ann", target)
+            expected_head = None
+            assert target in [message.id for message in store.read("ann", conversation_id).messages]
+        else:
+            store.delete("ann", target)
+            model.remove(target)
+            expected_head = None
+        check(store, conversation_id, model, expected_head)
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+        connection.exec_driver_sql("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
+
+
+def check(store: MessageStore, conversation_id: str, model: Model, expected_head: str | None) -> None:
+    found = store.read("ann", conversation_id)
+    path = found.messages
+    assert bool(path) == bool(model.parents)
+    assert found.head_id == (path[-1].id if path else None)
+    above = None
+    for message in path:
+        assert message.parent_id == above == model.parents[message.id]
+        assert message.content == model.texts[message.id]
+        assert list(message.version_ids) == model.children(above)
+        assert message.version_ids[message.version_index - 1] == message.id
+        above = message.id
+    assert model.children(above) == [] or not path, "the head is a message that nothing follows"
+    if expected_head is not None:
+        assert above == expected_head
+    assert {message.id for message in store.read_all("ann", conversation_id).messages} == set(model.parents)
+
+
+def test_a_long_conversation_can_be_read_and_deleted(conversations: ConversationStore, messages: MessageStore) -> None:
+    """Longer than the depth to which SQLite follows references and the number of values it takes in one statement."""
+    chain = tuple(NewMessage("user", str(place), place - 1 if place else None, 1.0) for place in range(3000))
+    conversation_id = messages.insert_tree("ann", NewConversation("long", {}, chain))
+    path = messages.read("ann", conversation_id).messages
+    assert [message.content for message in path] == [str(place) for place in range(3000)]
+    messages.delete("ann", path[1].id)
+    assert len(messages.read("ann", conversation_id).messages) == 1
+    other = messages.insert_tree("ann", NewConversation("long", {}, chain))
+    conversations.delete("ann", other)
+    with pytest.raises(NotFound):
+        messages.read("ann", other)
+
+
+def test_a_message_cannot_follow_one_of_another_conversation(conversations: ConversationStore, messages: MessageStore, say) -> None:
+    one = conversations.create("ann", {})
+    first, _ = messages.append("ann", one, None, say())
+    two = conversations.create("ann", {})
+    with pytest.raises(NotFound):
+        messages.append("ann", two, first.id, say())
+    assert messages.read("ann", two).messages == ()
+
+
+def test_a_change_on_top_of_an_old_revision_is_a_conflict(conversations: ConversationStore, messages: MessageStore, say) -> None:
+    conversation_id = conversations.create("ann", {})
+    rev = conversations.read("ann", conversation_id).rev
+    first, _ = messages.append("ann", conversation_id, None, say(), rev=rev)
+    for call in (
+        lambda: messages.append("ann", conversation_id, first.id, say(), rev=rev),
+        lambda: messages.add_version("ann", first.id, say(), rev=rev),
+        lambda: messages.select("ann", first.id, rev=rev),
+        lambda: messages.delete("ann", first.id, rev=rev),
+        lambda: conversations.rename("ann", conversation_id, "new", rev=rev),
+        lambda: conversations.change_settings("ann", conversation_id, {}, rev=rev),
+    ):
+        with pytest.raises(Conflict) as caught:
+            call()
+        assert caught.value.details["rev"] == rev + 1
+    assert [message.id for message in messages.read("ann", conversation_id).messages] == [first.id]
+
+
+def test_growing_text_is_no_revision(conversations: ConversationStore, messages: MessageStore, say) -> None:
+    conversation_id = conversations.create("ann", {})
+    first, _ = messages.append("ann", conversation_id, None, say())
+    rev = conversations.read("ann", conversation_id).rev
+    messages.save("ann", first.id, {"content": "more", "status": "streaming"})
+    assert conversations.read("ann", conversation_id).rev == rev
+
+
+def test_a_tree_out_of_order_is_refused_as_a_whole(conversations: ConversationStore, messages: MessageStore) -> None:
+    bad = (NewMessage("user", "a", None, 1.0), NewMessage("user", "b", 1, 1.0))
+    with pytest.raises(InvalidRequest, match="Message 2"):
+        messages.insert_tree("ann", NewConversation("bad", {}, bad))
+    assert conversations.list("ann") == ()
+
+
+def test_text_that_is_no_unicode_is_kept_as_far_as_it_can_be(conversations: ConversationStore, messages: MessageStore, say) -> None:
+    conversation_id = conversations.create("ann", {})
+    added, _ = messages.append("ann", conversation_id, None, say("half \ud83d pair \0 zero"), auto_title="\udc00!")
+    assert messages.message("ann", added.id).content == "half ? pair \0 zero"
+    assert conversations.read("ann", conversation_id).title == "?!"

@@ -1,0 +1,1 @@
+"""Tools that build what Paddock ships; none of them runs in the server."""

@@ -1,0 +1,1 @@
+"""The starter model: text, tokenizer, training, export and evaluation. Knows nothing of the server."""
