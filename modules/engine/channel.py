@@ -18,7 +18,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.core.errors import AppError
-from modules.engine.wire import HEADER_BYTES, FrameError, Message, body_length, error_to_wire, from_body, to_frame
+from modules.engine.wire import (
+    HEADER_BYTES,
+    FrameError,
+    Message,
+    body_length,
+    error_to_wire,
+    from_body,
+    to_frame,
+)
 
 log = logging.getLogger(__name__)
 

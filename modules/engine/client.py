@@ -17,8 +17,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from modules.core.errors import AppError, EngineCrashed, LoadFailed, NoModelLoaded
-from modules.core.generation import ChatPrompt, EngineCard, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
+from modules.core.errors import AppError, EngineCrashed, InvalidRequest, LoadFailed, NoModelLoaded
+from modules.core.generation import (
+    ChatPrompt,
+    EngineCard,
+    EngineCounters,
+    GenerationRequest,
+    TextPrompt,
+    TokenLogprob,
+)
 from modules.core.model import Adapter
 from modules.engine import wire
 from modules.engine.child import Child, how_it_ended
@@ -195,16 +202,23 @@ class EngineClient:
         if self._ended is not None:
             raise self._ended
         number = number or next(self._numbers)
+        try:
+            frame = wire.to_frame({"do": do, "id": number, **fields})
+        except wire.FrameError as error:
+            raise InvalidRequest(f"The request is too large for {self.name}: {error} Shorten it.") from error
         answer = self._answers[number] = self._loop.create_future()
         try:
-            self._send({"do": do, "id": number, **fields})
+            self._write(frame)
             return await answer
         finally:
             self._answers.pop(number, None)
 
     def _send(self, message: wire.Message) -> None:
+        self._write(wire.to_frame(message))
+
+    def _write(self, frame: bytes) -> None:
         if self._child.alive and not self._child.input.is_closing():
-            self._child.input.write(wire.to_frame(message))
+            self._child.input.write(frame)
 
     async def _cancel(self, number: int, forget: bool) -> None:
         if forget:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs"]
 SLIDER_SPAN = 10_000  # wider ranges without a `slider_max` get a number box
 ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
+ACRONYMS = {"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA"}
 HOW_TO_WRITE: dict[str, str] = {
     "lines": " One on each line; \\n is a newline.",
     "numbers": " Separate with commas.",
@@ -225,7 +226,7 @@ def _kind(name: str, annotation: Any, span: tuple[float | None, float | None], w
 
 def label_of(name: str) -> str:
     """`repetition_penalty` as people read it."""
-    words = name.replace("_", " ").strip()
+    words = " ".join(ACRONYMS.get(word, word) for word in name.split("_") if word)
     return words[:1].upper() + words[1:]
 
 

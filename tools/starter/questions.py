@@ -20,12 +20,18 @@ FRAMES = (
 SHORTER = (("what is", "what's"), ("do not", "don't"), ("does not", "doesn't"), ("i am", "i'm"), ("it is", "it's"),
            ("cannot", "can't"), ("can not", "can't"), ("is not", "isn't"), ("you are", "you're"), ("how is", "how's"),
            ("i would", "i'd"), ("where is", "where's"), ("will not", "won't"), ("that is", "that's"))
-SMALL_WORDS = frozenset(["the", "a", "an", "my", "this", "your", "please", "some", "of"])
-PROPER: Mapping[str, str] = {"i": "I", "gguf": "GGUF", "lora": "LoRA", "loras": "LoRAs", "api": "API", "gpu": "GPU", "cpu": "CPU",
-          "llm": "LLM", "llms": "LLMs", "json": "JSON", "paddock": "Paddock", "openai": "OpenAI", "python": "Python",
-          "i'm": "I'm", "i'd": "I'd", "i've": "I've", "ram": "RAM", "english": "English", "vram": "VRAM",
-          "q4_k_m": "Q4_K_M", "q8_0": "Q8_0", "q4": "Q4", "q8": "Q8", "german": "German", "french": "French"}
-ASKING = frozenset(["what", "what's", "whats", "which", "who", "whom", "where", "when", "why", "how", "is", "are", "am", "do", "does", "did", "can", "could", "will", "would", "may", "must", "should", "shall", "has", "have", "was", "were", "whose"])
+SMALL_WORDS = frozenset(("the", "a", "an", "my", "this", "your", "please", "some", "of"))
+PROPER: Mapping[str, str] = {
+    "i": "I", "gguf": "GGUF", "lora": "LoRA", "loras": "LoRAs", "api": "API", "gpu": "GPU", "cpu": "CPU",
+    "llm": "LLM", "llms": "LLMs", "json": "JSON", "paddock": "Paddock", "openai": "OpenAI", "python": "Python",
+    "i'm": "I'm", "i'd": "I'd", "i've": "I've", "ram": "RAM", "english": "English", "vram": "VRAM",
+    "q4_k_m": "Q4_K_M", "q8_0": "Q8_0", "q4": "Q4", "q8": "Q8", "german": "German", "french": "French",
+}
+ASKING = frozenset((
+    "what", "what's", "whats", "which", "who", "whom", "where", "when", "why", "how", "is", "are", "am",
+    "do", "does", "did", "can", "could", "will", "would", "may", "must", "should", "shall", "has",
+    "have", "was", "were", "whose",
+))
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

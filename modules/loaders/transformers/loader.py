@@ -275,7 +275,12 @@ def _agrees(network: Network, runner: Runner, expected: list[Any]) -> bool:
     long, short = _check_sequences(network)
     steps: list[list[Row]]
     if runner.n_slots > 1:
-        steps = [[Row(0, 0, long[:5]), Row(1, 0, short[:2])], [Row(0, 5, long[5:6]), Row(1, 2, short[2:])], [Row(0, 6, long[6:])]]
+        steps = [
+            [Row(0, 0, long[:3])],
+            [Row(0, 3, long[3:5]), Row(1, 0, short[:1])],
+            [Row(0, 5, long[5:6]), Row(1, 1, short[1:])],
+            [Row(0, 6, long[6:])],
+        ]
     else:
         steps = [[Row(0, 0, long[:5])], [Row(0, 5, long[5:])]]
     try:

@@ -86,7 +86,8 @@ class SlotRunner:
         one = (rows[0].start, length) if len(rows) == 1 else None
         with torch.inference_mode():
             cache.plan([row.slot for row in rows], torch.from_numpy(written).to(network.device), length, one=one)
-            mask = network.mask(where, length)
+            # a single row needs no padding: the library then masks by itself, or not at all, which takes faster kernels
+            mask = None if one else network.mask(where, length)
         return network.run(
             torch.from_numpy(ids).to(network.device),
             last_only=last_only,

@@ -94,16 +94,16 @@ class SlotCache:
         return self._write(self._room(self._keys, layer_idx, keys), keys), self._write(self._room(self._values, layer_idx, values), values)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Zero: positions and masks are given explicitly."""
-        return 0
+        """Tokens before a single row; zero for several, whose positions and masks are given explicitly."""
+        return self._one[0] if self._one is not None else 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
         """Keys that are read, and their offset."""
         return self._length, 0
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Zero, like `get_seq_length`."""
-        return 0
+        """Position of the first token, like `get_seq_length`."""
+        return self.get_seq_length(layer_idx)
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of one slot to another."""

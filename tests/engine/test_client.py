@@ -1,0 +1,428 @@
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from modules.core.errors import (
+    AppError,
+    Busy,
+    ContextOverflow,
+    EngineCrashed,
+    InvalidRequest,
+    LoadFailed,
+    NoModelLoaded,
+    OutOfMemory,
+)
+from modules.core.generation import ChatPrompt, Delta, GenerationRequest, TextPrompt, TokenPrompt
+from modules.core.messages import Message
+from modules.core.model import Adapter
+from modules.core.params import GenerationParams
+from modules.engine.child import child_environment, how_it_ended
+from modules.engine.client import EngineClient
+from modules.engine.client_generation import Inbox, joined
+from tests.fakes import solo
+
+COMMAND = (sys.executable, "-m", "tests.engine.fake_child")
+GREEDY = GenerationParams(temperature=0, max_tokens=20)
+ENDLESS = GenerationParams(temperature=0)
+
+
+@pytest.fixture
+async def start():
+    clients = []
+
+    async def begin(setup=None, **options) -> EngineClient:
+        client = await EngineClient.start("fake.gguf", "", options, name="Tiny", command=COMMAND, **(setup or {}))
+        clients.append(client)
+        return client
+
+    yield begin
+    for client in clients:
+        await client.close()
+        assert not client.alive
+
+
+def text(content: str, params: GenerationParams = GREEDY, client: str = "") -> GenerationRequest:
+    return GenerationRequest(prompt=TextPrompt(text=content), params=params, client=client)
+
+
+async def ids_of(generation) -> list[int]:
+    return [token_id async for delta in generation for token_id in delta.token_ids]
+
+
+async def until(condition, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not await condition():
+        assert time.monotonic() < end, "did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+async def test_a_loaded_engine_tells_about_itself(start):
+    stages = []
+    client = await start({"on_progress": lambda stage, done: stages.append((stage, done))})
+    assert ("Reading weights", 0.5) in stages
+    card = client.card
+    assert (card.name, card.loader, card.slots, card.context_length, card.vocab_size) == ("Tiny", "fake", 4, 4096, 259)
+    assert (card.notes, card.adds_bos, card.pid) == (("A note.",), True, client.pid)
+    assert client.alive
+
+
+async def test_eight_at_once_are_interleaved_and_each_is_its_own(start):
+    client = await start(slots=8, step_s=0.005)
+    order = []
+
+    async def follow(number: int) -> list[int]:
+        generation = await client.submit(text("x" * number * 9, client=str(number)))
+        ids = []
+        async for delta in generation:
+            order.append(number)
+            ids += delta.token_ids
+        return ids
+
+    results = await asyncio.gather(*(follow(number) for number in range(1, 9)))
+    for number, ids in enumerate(results, 1):
+        assert ids == solo([256, *(b"x" * number * 9)], 20)
+    changes = sum(first != second for first, second in zip(order, order[1:], strict=False))
+    assert changes > 3 * 8
+
+
+async def test_what_is_known_at_the_start_and_at_the_end(start):
+    client = await start()
+    prompt = ChatPrompt(messages=(Message(role="user", content="hello"),))
+    generation = await client.submit(GenerationRequest(prompt=prompt, params=GREEDY.model_copy(update={"logprobs": 1})))
+    deltas = [delta async for delta in generation]
+    assert generation.started.dropped_messages == 3
+    assert generation.started.starts_thinking == "<think>"
+    assert generation.started.prompt_tokens == 6
+    assert generation.usage == deltas[-1].usage
+    assert generation.usage.completion_tokens == 20
+    assert sum(len(delta.logprobs) for delta in deltas) == 20
+    assert generation.model == "Tiny"
+
+
+async def test_small_questions(start):
+    client = await start()
+    assert await client.tokenize("ab") == [97, 98]
+    assert await client.count(ChatPrompt(messages=(Message(role="user", content="hello"),))) == 5
+    found = await client.next_tokens(TextPrompt(text="ab"), 3)
+    assert found[0].token_id == solo([256, 97, 98], 1)[0]
+    assert len(found) == 3
+    assert await client.score([1, 2, 3]) == [-2.0, -3.0]
+    counters = await client.counters()
+    assert (counters.slots, counters.running, counters.waiting) == (4, 0, 0)
+
+
+async def test_errors_arrive_as_what_they_are(start):
+    client = await start({"queue_limit": 1}, slots=1, context=64, step_s=0.02)
+    with pytest.raises(ContextOverflow, match="holds 64"):
+        await client.submit(text("x" * 64))
+    with pytest.raises(InvalidRequest, match="Token id 9999"):
+        await client.submit(GenerationRequest(prompt=TokenPrompt(token_ids=(9999,))))
+    first = await client.submit(text("a"))
+    second = await client.submit(text("b"))
+    with pytest.raises(Busy, match="place 2") as caught:
+        await client.submit(text("c"))
+    assert caught.value.details["limit"] == 1
+    assert len(await ids_of(first)) == len(await ids_of(second)) == 20
+
+
+async def test_the_place_in_the_queue(start):
+    client = await start(slots=1, step_s=0.02)
+    first = await client.submit(text("a", GenerationParams(temperature=0, max_tokens=15)))
+    second, third = await client.submit(text("b")), await client.submit(text("c"))
+    heard = []
+    third.on_place = lambda: heard.append(third.place)
+    await ids_of(first)
+    await ids_of(second)
+    await ids_of(third)
+    assert heard[0] == 2
+    assert heard[-1] is None
+    assert third.started is not None
+
+
+async def test_a_failed_step_ends_only_what_ran(start):
+    client = await start()
+    with pytest.raises(AppError, match="Tiny failed while computing .RuntimeError: asked to fail"):
+        await ids_of(await client.submit(text("oh?")))
+    assert await ids_of(await client.submit(text("a"))) == solo([256, 97], 20)
+
+
+async def test_failing_again_and_again_replaces_the_process(start):
+    reasons = []
+    client = await start({"on_exit": reasons.append})
+    for _ in range(3):
+        with pytest.raises(AppError):
+            await ids_of(await client.submit(text("oh?")))
+    await until(lambda: asyncio.sleep(0, not client.alive))
+    assert "3 times in a row" in reasons[0]
+
+
+# ---- stop ----------------------------------------------------------------------------------------------------------
+
+
+async def test_stop_frees_the_slot_and_the_text_so_far_arrives(start):
+    client = await start(slots=1, step_s=0.01)
+    generation = await client.submit(text("a", ENDLESS))
+    got: list[Delta] = []
+    async for delta in generation:
+        got.append(delta)
+        if sum(len(d.token_ids) for d in got) >= 5:
+            await generation.cancel()
+    assert got[-1].finish_reason == "cancelled"
+    counters = await client.counters()
+    assert (counters.running, counters.cancelled) == (0, 1)
+    ids = [token_id for delta in got for token_id in delta.token_ids]
+    assert ids == solo([256, 97], len(ids))
+
+
+async def test_a_consumer_that_goes_away_frees_the_slot_within_one_step(start):
+    client = await start(slots=2, step_s=0.05)
+    generation = await client.submit(text("x" * 3000, ENDLESS))  # 47 steps of prefill
+    await until(lambda: _steps_reached(client, 3))
+    before = (await client.counters()).steps
+    await generation.aclose()
+    await until(lambda: _idle(client))
+    assert (await client.counters()).steps <= before + 1
+    assert [delta async for delta in generation] == []
+
+
+async def test_one_that_is_dropped_is_cancelled(start):
+    client = await start(step_s=0.01)
+    generation = await client.submit(text("a", ENDLESS))
+    await generation.__anext__()
+    del generation
+    gc.collect()
+    await until(lambda: _idle(client))
+
+
+async def test_leaving_the_block_cancels(start):
+    client = await start(step_s=0.01)
+    async with await client.submit(text("a", ENDLESS)) as generation:
+        async for _ in generation:
+            break
+    await until(lambda: _idle(client))
+
+
+async def test_one_who_gives_up_while_waiting_to_be_accepted_leaves_nothing_behind(start):
+    client = await start(step_s=0.01)
+    task = asyncio.create_task(client.submit(text("a", ENDLESS)))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await until(lambda: _idle(client))
+    assert await ids_of(await client.submit(text("b"))) == solo([256, 98], 20)
+
+
+async def _idle(client: EngineClient) -> bool:
+    counters = await client.counters()
+    return counters.running == counters.waiting == 0
+
+
+async def _steps_reached(client: EngineClient, steps: int) -> bool:
+    return (await client.counters()).steps >= steps
+
+
+async def test_a_slow_consumer_holds_up_nobody_and_loses_nothing(start):
+    client = await start()
+    slow = await client.submit(text("a", GenerationParams(temperature=0, max_tokens=2000)))
+    await slow.__anext__()
+    assert await ids_of(await client.submit(text("b"))) == solo([256, 98], 20)
+    await until(lambda: _idle(client))
+    deltas = [delta async for delta in slow]
+    assert len(deltas) < 5
+    assert sum(len(delta.token_ids) for delta in deltas) > 1900
+
+
+async def test_next_within_returns_when_nothing_comes(start):
+    client = await start(step_s=0.2)
+    generation = await client.submit(text("a", GenerationParams(temperature=0, max_tokens=3)))
+    found = []
+    while True:
+        try:
+            found.append(await generation.next_within(0.05))
+        except StopAsyncIteration:
+            break
+    assert None in found
+    assert sum(len(delta.token_ids) for delta in found if delta) == 3
+
+
+# ---- ends of the process -------------------------------------------------------------------------------------------
+
+
+async def test_kill_9_ends_generations_with_a_sentence_and_keeps_the_text_so_far(start):
+    reasons = []
+    client = await start({"on_exit": reasons.append}, step_s=0.01)
+    generation = await client.submit(text("a", ENDLESS))
+    waiting_for_answer = asyncio.create_task(client.score(list(range(50))))
+    got: list[int] = []
+    killed_s = 0.0
+    with pytest.raises(EngineCrashed, match="Tiny ended unexpectedly .killed by signal 9, SIGKILL.*text so far is kept"):
+        async for delta in generation:
+            got += delta.token_ids
+            if len(got) >= 5 and not killed_s:
+                killed_s = time.monotonic()
+                os.kill(client.pid, signal.SIGKILL)
+    assert time.monotonic() - killed_s < 1
+    assert got == solo([256, 97], len(got))
+    assert not client.alive
+    assert len(reasons) == 1
+    with pytest.raises(EngineCrashed):
+        await client.submit(text("b"))
+    await asyncio.gather(waiting_for_answer, return_exceptions=True)
+
+
+async def test_a_stopped_process_is_killed_when_it_gives_no_sign_of_life(start):
+    client = await start({"heartbeat_timeout_s": 1.5}, step_s=0.01)
+    generation = await client.submit(text("a", ENDLESS))
+    await generation.__anext__()
+    os.kill(client.pid, signal.SIGSTOP)
+    begun_s = time.monotonic()
+    with pytest.raises(EngineCrashed, match="no sign of life for 1.5 s"):
+        await ids_of(generation)
+    assert time.monotonic() - begun_s < 4
+
+
+async def test_a_hanging_step_is_killed_though_the_process_still_beats(start):
+    client = await start({"step_timeout_s": 1.0})
+    with pytest.raises(EngineCrashed, match="a step took longer than 1 s"):
+        await ids_of(await client.submit(text("hang!")))
+
+
+async def test_closing_says_that_the_model_was_unloaded(start):
+    reasons = []
+    client = await start({"on_exit": reasons.append}, step_s=0.01)
+    generation = await client.submit(text("a", ENDLESS))
+    await generation.__anext__()
+    await client.close()
+    with pytest.raises(NoModelLoaded, match="unloaded"):
+        await ids_of(generation)
+    assert reasons == []
+    assert client._child.process.returncode == 0
+
+
+async def test_closing_a_hung_process_does_not_take_longer_than_the_grace(start):
+    client = await start()
+    await client.submit(text("hang!"))
+    begun_s = time.monotonic()
+    await client.close(grace_s=0.5)
+    assert time.monotonic() - begun_s < 3
+    assert not client.alive
+
+
+def test_a_child_ends_when_its_parent_is_killed(root):
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], cwd=root, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    end = time.monotonic() + 5
+    while _runs(pid):
+        assert time.monotonic() < end, "the child outlived its parent"
+        time.sleep(0.02)
+    parent.stdout.close()
+
+
+PARENT = """
+import asyncio, sys, time
+from modules.engine.client import EngineClient
+async def main():
+    client = await EngineClient.start("x", "", {}, command=(sys.executable, "-m", "tests.engine.fake_child"))
+    print(client.pid, flush=True)
+    await asyncio.sleep(1000)
+asyncio.run(main())
+"""
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = f"/proc/{pid}/stat"
+    if os.path.exists(status):  # noqa: PTH110 - a dead child of a dead parent may wait as a zombie for init
+        with open(status) as file:  # noqa: PTH123
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    return True
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_load_that_fails_says_why_in_the_childs_words():
+    with pytest.raises(OutOfMemory, match="Tiny needs 10 GB") as caught:
+        await EngineClient.start("x", "", {"fail": True}, name="Tiny", command=COMMAND)
+    assert caught.value.details["needed"] == 10
+    with pytest.raises(LoadFailed, match="KeyError: 'layer 7'"):
+        await EngineClient.start("x", "", {"surprise": True}, name="Tiny", command=COMMAND)
+
+
+async def test_a_crash_while_loading_names_the_signal_and_the_last_words(tmp_path):
+    log_path = tmp_path / "logs" / "engine.log"
+    with pytest.raises(LoadFailed, match=r"signal 6, SIGABRT.*Its last words: “.*GGML_ASSERT\(n_layer > 0\) failed”"):
+        await EngineClient.start("x", "", {"signal": int(signal.SIGABRT)}, name="Tiny", command=COMMAND, log_path=log_path)
+    assert "a library prints to standard output" in log_path.read_text()
+
+
+async def test_a_load_has_a_time_limit():
+    with pytest.raises(LoadFailed, match="longer than 1.5 s, the limit"):
+        await EngineClient.start("x", "", {"slow": True}, name="Tiny", command=COMMAND, load_timeout_s=1.5)
+
+
+async def test_a_child_that_speaks_nonsense_is_ended():
+    command = (sys.executable, "-c", "print('hello there'); import time; time.sleep(100)")
+    with pytest.raises(LoadFailed, match="it sent nonsense"):
+        await EngineClient.start("x", "", {}, name="Tiny", command=command)
+
+
+async def test_adapters_are_all_or_nothing_and_running_replies_go_on(start):
+    client = await start(step_s=0.005)
+    await client.set_adapters([Adapter(path="good", scale=1)])
+    assert client.card.adapters == ("good",)
+    assert await ids_of(await client.submit(text("b"))) == [65] * 20
+    with pytest.raises(OutOfMemory, match="No room for the adapter"):
+        await client.set_adapters([Adapter(path="bad", scale=-1)])
+    assert client.card.adapters == ("good",)
+    assert await ids_of(await client.submit(text("c"))) == [65] * 20
+
+
+# ---- small parts ---------------------------------------------------------------------------------------------------
+
+
+def test_secrets_stay_behind():
+    environ = {
+        "PATH": "/bin", "LC_ALL": "C", "CUDA_VISIBLE_DEVICES": "0", "HF_TOKEN": "s", "PADDOCK_API_KEY": "s", "HF_HUB_TOKEN": "s",
+        "PYTHON_SECRET": "s", "AWS_SESSION": "s", "OMP_NUM_THREADS": "1", "OPENAI_API_KEY": "s", "PYTHONPATH": "/x",
+    }  # fmt: skip
+    kept = child_environment(environ)
+    assert "s" not in kept.values()
+    assert {"PATH", "LC_ALL", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTHONPATH", "GGML_NO_BACKTRACE"} <= kept.keys()
+
+
+def test_ends_in_words():
+    assert how_it_ended(3) == "exit status 3"
+    assert how_it_ended(-11) == "killed by signal 11, SIGSEGV, a fault in native code"
+    assert how_it_ended(-4000) == "killed by signal 4000, unknown"
+
+
+def test_deltas_are_joined_in_order():
+    whole = joined([Delta("a", (1,)), Delta("b", (2, 3)), Delta("", (), (), "stop", "x")])
+    assert whole == Delta("ab", (1, 2, 3), (), "stop", "x")
+
+
+async def test_an_inbox_keeps_few_objects_however_slow_the_consumer():
+    inbox = Inbox()
+    for number in range(10_000):
+        inbox.push(Delta(chr(97 + number % 26), (number,)))
+    assert len(inbox._deltas) <= 64
+    assert inbox.take().token_ids == tuple(range(10_000))
+    assert inbox.take() is None
