@@ -34,6 +34,8 @@ INSTALL_BROWSER = (
     ("apk", ("apk add chromium font-dejavu",)),
     ("brew", ("brew install --cask google-chrome",)),
 )
+APART = ("contracts", "live", "e2e")  # folders of tests that run one after another, each in a stage of its own
+PARALLEL = ("-n", "auto", "--dist", "loadfile")  # a worker for each core; a file's tests share their fixtures
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
 
 
@@ -108,10 +110,9 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
         Stage("import-linter", (python, "-c", "from importlinter.cli import lint_imports_command as run; run()")),
         Stage("mypy", (python, "-m", "mypy")),
     ]
-    apart = [f"--ignore={tests / name}" for name in ("contracts", "e2e")]
-    found = [Stage("unit", (*pytest, *apart, str(tests), *arguments))]
-    found += [Stage(name, (*pytest, str(tests / name), *arguments))
-              for name in ("contracts", "e2e") if any((tests / name).glob("**/test_*.py"))]
+    apart = [f"--ignore={tests / name}" for name in APART]
+    found = [Stage("unit", (*pytest, *PARALLEL, *apart, str(tests), *arguments))]
+    found += [Stage(name, (*pytest, str(tests / name), *arguments)) for name in APART if any((tests / name).glob("**/test_*.py"))]
     return found if arguments else rules + found
 
 

@@ -19,6 +19,7 @@ from modules.engine.events import Event
 
 BOS, EOS, MARK = 256, 257, 258  # MARK is a special token that ends no text by itself
 VOCAB_SIZE = 259
+WRITTEN = {BOS: b"<s>", EOS: b"</s>", MARK: b"<|mark|>"}
 
 
 class ByteTokenizer:
@@ -28,17 +29,16 @@ class ByteTokenizer:
     bos_id: int | None = BOS
     adds_bos = True
     end_ids = frozenset({EOS})
-    written = {BOS: b"<s>", EOS: b"</s>", MARK: b"<|mark|>"}
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         if parse_special:
-            for token_id, raw in self.written.items():
+            for token_id, raw in WRITTEN.items():
                 if text == raw.decode():
                     return [token_id]
         return ([BOS] if add_special else []) + list(text.encode())
 
     def piece(self, token_id: int) -> bytes:
-        return self.written.get(token_id) or bytes([token_id])
+        return WRITTEN.get(token_id) or bytes([token_id])
 
     def is_special(self, token_id: int) -> bool:
         return token_id >= 256

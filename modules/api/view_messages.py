@@ -68,11 +68,12 @@ class ConversationView:
         self._functions = functions
         self._owner = owner
         self._id = conversation_id
+        self._shown: Reply | None = None  # the reply that the last snapshot showed as being written
 
     async def snapshot(self) -> dict[str, Any]:
         """The whole conversation."""
         record = await self._app.conversations.read(self._owner, self._id)
-        reply = self._app.replies.running(self._id)
+        reply = self._shown = self._app.replies.running(self._id)
         return {
             "id": record.id,
             "title": record.title,
@@ -128,7 +129,7 @@ class ConversationView:
         patches: _Patches | None = None
         yield frame(await self.snapshot(), "snapshot")
         while True:
-            reply = self._app.replies.running(self._id)
+            reply = self._app.replies.running(self._id) or self._shown  # one that has ended since is still to be reported
             if reply is not None and (patches is None or patches.reply is not reply):
                 patches = _Patches(reply, self._functions)
             first, quiet = await _news(changes, wake, patches)
@@ -144,7 +145,7 @@ class ConversationView:
                     await asyncio.sleep(PATCH_INTERVAL_S)
                 else:
                     yield await self._finished(patches.reply)
-                    patches = None
+                    self._shown = patches = None
             elif quiet:
                 yield frame({}, "ping")
 

@@ -308,8 +308,10 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
         loaded = {card.name for card in status.loaded}
         infos = await app.models.list()
         loading = status.loading
+        adapter_fields = ("name", "format", "size_bytes", "base_model", "rank", "problem")
         return {
             "models": [{**info.model_dump(exclude={"path"}), "loaded": info.name in loaded} for info in infos],
+            "adapters": [{name: getattr(row, name) for name in adapter_fields} for row in await app.models.adapters()],
             "loaded": [card.model_dump() for card in status.loaded],
             "loading": {"name": loading.name, "stage": loading.stage, "done": loading.done} if loading else None,
             "error": status.error,

@@ -71,7 +71,7 @@ class ThoughtStream:
         self._closing = next((closing for opening, closing in THINKING_TAGS if opening == starts_open), "")
         self._begun = bool(self._closing)
         self._held = ""
-        self._trim = bool(self._closing)
+        self._trim = self._begun  # newlines right after a tag belong to the tag
 
     def feed(self, text: str, *, last: bool = False) -> tuple[str, str]:
         """New thinking text and new answer text; a tag that is still arriving is held back until `last`."""
@@ -79,24 +79,30 @@ class ThoughtStream:
         if not self._begun and not self._begin(last):
             return "", ""
         if not self._closing:
-            out = self._held.lstrip("\n") if self._trim else self._held
-            self._trim = self._trim and not out
-            self._held = ""
-            return "", out
-        thinking, found, rest = self._held.partition(self._closing)
-        if found:
-            self._closing, self._held, self._trim = "", rest, True
-            return thinking, self.feed("", last=last)[1]
-        keep = 0 if last else _partial_suffix(self._held, self._closing)
-        thinking, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return thinking, ""
+            return "", self._take(len(self._held))
+        at = self._held.find(self._closing)
+        if at < 0:
+            keep = 0 if last else _partial_suffix(self._held, self._closing)
+            return self._take(len(self._held) - keep), ""
+        thinking = self._take(at)
+        self._held = self._held.removeprefix(self._closing)
+        self._closing, self._trim = "", True
+        return thinking, self._take(len(self._held))
+
+    def _take(self, length: int) -> str:
+        """The next `length` held characters."""
+        out, self._held = self._held[:length], self._held[length:]
+        if self._trim:
+            out = out.lstrip("\n")
+            self._trim = not out
+        return out
 
     def _begin(self, last: bool) -> bool:
         """Decide whether the text opens with a thinking block; False while that is still open."""
         body = self._held.lstrip()
         for opening, closing in THINKING_TAGS:
             if body.startswith(opening):
-                self._closing, self._held, self._begun = closing, body[len(opening) :].lstrip("\n"), True
+                self._closing, self._held, self._begun, self._trim = closing, body[len(opening) :], True, True
                 return True
         if not last and any(opening.startswith(body) for opening, _ in THINKING_TAGS):
             return False

@@ -67,6 +67,10 @@ class ConversationService:
         """Follow a conversation: its tree, title, settings or end; close the subscription when done."""
         return self._news.subscribe(conversation_id)
 
+    def tell(self, conversation_id: str) -> None:
+        """Have the followers of a conversation read it again: a finished message begins to grow."""
+        self._news.publish(conversation_id, "tree")
+
     # ---- conversations ---------------------------------------------------------------------------------------------
 
     async def list(self, owner: str, search: str = "") -> tuple[ConversationSummary, ...]:

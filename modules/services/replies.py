@@ -135,6 +135,7 @@ class ReplyService:
             return await self.regenerate(owner, conversation_id, message_id)
         reply = Reply(message.id, conversation_id, owner, text=message.content, model=message.model)
         self._begin(reply, message.id, continues=True)
+        self._conversations.tell(conversation_id)
         return reply.id
 
     async def _answer(self, owner: str, conversation_id: str, parent_id: str) -> str:

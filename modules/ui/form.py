@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs"]
 SLIDER_SPAN = 10_000  # wider ranges without a `slider_max` get a number box
 ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
-ACRONYMS = {"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA"}
-HOW_TO_WRITE: dict[str, str] = {
+ACRONYMS = MappingProxyType({"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA"})  # fmt: skip
+HOW_TO_WRITE = MappingProxyType({
     "lines": " One on each line; \\n is a newline.",
     "numbers": " Separate with commas.",
     "pairs": " One “id: value” on each line.",
-}
+})
 
 
 @dataclass(frozen=True)

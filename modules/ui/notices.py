@@ -38,11 +38,12 @@ def notify(error: BaseException) -> None:
         gr.Warning(sentence(error), title="That did not work", duration=12)
 
 
-async def attempt(work: Awaitable[object]) -> str:
-    """Await some work of a handler: empty when it went well, else the sentence, also shown as a notice."""
+async def attempt(work: Awaitable[object], *, notice: bool = True) -> str:
+    """Await some work of a handler: empty when it went well, else the sentence, with `notice` also shown as one."""
     try:
         await work
     except Exception as error:
-        notify(error)
+        if notice or not isinstance(error, AppError):
+            notify(error)
         return sentence(error)
     return ""

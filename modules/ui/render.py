@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import nh3
@@ -37,7 +38,7 @@ HTML_TAGS = frozenset({
     "pre", "s", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
 })  # fmt: skip
 CELL = frozenset({"style"})
-ATTRIBUTES = {
+ATTRIBUTES = MappingProxyType({
     "a": {"href", "title", "target", "class"}, "button": {"type", "class"}, "code": {"class"}, "div": {"class"},
     "input": {"type", "checked", "disabled", "class"}, "li": {"class"}, "ol": {"start"}, "p": {"class"}, "pre": {"class"},
     "span": {"class"}, "td": CELL, "th": CELL, "ul": {"class"},
@@ -46,7 +47,7 @@ ATTRIBUTES = {
     "mover": {"accent"}, "munder": {"accentunder"}, "mspace": {"width", "linebreak"}, "mstyle": {"displaystyle", "scriptlevel", "mathcolor"},
     "mpadded": {"width", "lspace"}, "mtd": {"columnalign"},
     "mtable": {"columnalign", "columnspacing", "rowspacing", "columnlines", "rowlines", "displaystyle"},
-}  # fmt: skip
+})  # fmt: skip
 
 
 class Update(NamedTuple):

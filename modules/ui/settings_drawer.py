@@ -69,8 +69,10 @@ class SettingsDrawer:
         everything = [*self._rest, *parts]
         self.bridge.show(self.show, None, [self.key, self.problem, *everything], **quiet)
         edited = [self.bridge, self.problem]
-        gr.on([part.input for part in [self.system, self.template, self.thinking, self.effort, *parts]], self.collect,
-              [self.key, *everything], edited, trigger_mode="always_last", **quiet)  # fmt: skip
+        edits = [part.input for part in [self.system, self.template, self.thinking, self.effort, *parts]]
+        # Gradio's text boxes tell of typed characters only; what was pasted, cut or deleted counts when the box is left
+        edits += [part.blur for part in [self.system, *parts] if isinstance(part, gr.Textbox)]
+        gr.on(edits, self.collect, [self.key, *everything], edited, trigger_mode="always_last", **quiet)
         afresh = [self.problem, *parts]
         for event, preset in ((self.preset.input, self.preset), (self.reset.click, self.preset)):
             event(self.apply_preset, preset, afresh, **quiet).then(self.collect, [self.key, *everything], edited, **quiet)
@@ -85,8 +87,8 @@ class SettingsDrawer:
 
     async def show(self, event: gr.EventData) -> list[Any]:
         """Fill the form with the settings that a view has open."""
-        data = event._data if isinstance(event._data, dict) else {}
-        settings = data.get("settings") if isinstance(data.get("settings"), dict) else {}
+        data: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
+        settings: dict[str, Any] = data.get("settings") or {}
         variables = settings.get("template_variables") or {}
         preset = str(settings.get("preset") or "")
         problem, params = "", GenerationParams()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import os
 import signal
 import subprocess
@@ -89,7 +90,7 @@ async def test_eight_at_once_are_interleaved_and_each_is_its_own(start):
     results = await asyncio.gather(*(follow(number) for number in range(1, 9)))
     for number, ids in enumerate(results, 1):
         assert ids == solo([256, *(b"x" * number * 9)], 20)
-    changes = sum(first != second for first, second in zip(order, order[1:], strict=False))
+    changes = sum(first != second for first, second in itertools.pairwise(order))
     assert changes > 3 * 8
 
 

@@ -149,7 +149,7 @@ def test_log_probabilities_of_each_token(bench):
     others = math.log(math.exp(20) + 258) - 20
     assert found[0].logprob == pytest.approx(-others, abs=1e-5)
     assert found[0].text == chr(found[0].token_id)
-    assert [entry.token_id for entry in found[0].top][0] == found[0].token_id
+    assert found[0].top[0].token_id == found[0].token_id
     assert found[0].top[1].logprob == pytest.approx(-20 - others, abs=1e-4)
 
 

@@ -31,12 +31,12 @@ class Recipe:
     heads: int = 8
     key_value_heads: int = 4
     context_length: int = 1024
-    steps: int = 4400
+    steps: int = 5200
     tokens_per_step: int = 1024
     peak_rate: float = 2e-3
     final_rate: float = 2e-5
     warm_up: int = 150
-    decay: int = 1000
+    decay: int = 1600
     weight_decay: float = 0.05
     clip: float = 1.0
 

@@ -21,9 +21,8 @@ BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 # Ends of a turn by convention; they count where they are special tokens of the vocabulary
 TURN_ENDS = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>", "<|end|>", "<|endoftext|>", "<|end_of_text|>", "<|return|>", "<|call|>",
-    "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "<|user|>", "<|end_of_turn|>", "<eos>", "</s>", "<EOT>",
+    "<|END_OF_TURN_TOKEN|>", "<｜end▁of▁sentence｜>", "<|end_of_turn|>", "<eos>", "</s>", "<EOT>",
 )  # fmt: skip
-TURN_BEGINS = frozenset({"<|user|>"})  # GLM ends its turn with the next one's opening
 
 
 def read_byte_alphabet() -> dict[str, int]:
@@ -62,8 +61,7 @@ class TransformersTokenizer:
         for name in ("generation_config.json", "config.json"):
             yield from (token for token in _end_tokens(folder / name) if token < self.vocab_size)
         texts = {text: token for token, text in self._written.items() if token in self._special}
-        ends = [texts[text] for text in TURN_ENDS if text in texts and text not in TURN_BEGINS]
-        yield from ends
+        yield from (texts[text] for text in TURN_ENDS if text in texts)
 
     def encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
         """Token ids; BOS in front where the model wants it.

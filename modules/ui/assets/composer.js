@@ -66,7 +66,8 @@ export class Composer {
     this.showProblem(null);
     this.text.value = localStorage.getItem(draftKey(id)) ?? "";
     this.changed();
-    if (matchMedia("(hover: hover)").matches) this.text.focus({ preventScroll: true });
+    // A tab that has just been opened is shown one frame later
+    if (matchMedia("(hover: hover)").matches) setTimeout(() => this.text.focus({ preventScroll: true }), 60);
   }
 
   setRunning(running) {

@@ -117,12 +117,12 @@ export class MessageView {
   receipt() {
     const { receipt, model, status, role } = this.message;
     if (role !== "assistant" || !receipt) return [];
-    const short = [shortName(model ?? ""), plural(receipt.completion_tokens, "token")];
+    const short = [shortName(model ?? ""), receipt.completion_tokens === undefined ? "" : plural(receipt.completion_tokens, "token")];
     if (receipt.tokens_per_s) short.push(`${receipt.tokens_per_s.toFixed(1)} tok/s`);
     if (status === "stopped") short.push("stopped");
     if (receipt.finish_reason === "length") short.push("length limit reached");
     const long = [
-      `Prompt ${plural(receipt.prompt_tokens, "token")}${receipt.reused_tokens ? `, ${number(receipt.reused_tokens)} reused` : ""}`,
+      receipt.prompt_tokens === undefined ? "" : `Prompt ${plural(receipt.prompt_tokens, "token")}${receipt.reused_tokens ? `, ${number(receipt.reused_tokens)} reused` : ""}`,
       receipt.seed === null || receipt.seed === undefined ? "" : `seed ${receipt.seed}`,
       receipt.finish_reason ? `ended by ${receipt.finish_reason}` : "",
     ].filter(Boolean);

@@ -117,7 +117,7 @@ class MessageList {
       if (view.element === place) place = place.nextElementSibling;
       else this.list.insertBefore(view.element, place);
     }
-    this.showState(conversation.messages.at(-1));
+    this.showState(conversation.messages.findLast((message) => message.receipt));
     emit("settings", { scope: "chat", key: conversation.id, settings: conversation.settings });
     if (this.stick) this.toEnd();
   }
@@ -126,8 +126,7 @@ class MessageList {
     this.composer.setRunning(Boolean(this.running));
     this.list.setAttribute("aria-busy", String(Boolean(this.running)));
     const receipt = last?.receipt;
-    if (!this.views.size) this.composer.setUsed(0);
-    else if (receipt) this.composer.setUsed(receipt.prompt_tokens + receipt.completion_tokens);
+    this.composer.setUsed(receipt ? (receipt.prompt_tokens ?? 0) + (receipt.completion_tokens ?? 0) : 0);
     this.showEmpty();
   }
 
@@ -135,7 +134,11 @@ class MessageList {
     const show = Boolean(state.conversation) && !this.views.size;
     if (show && this.empty.hidden) this.fillEmpty();
     this.empty.hidden = !show;
-    if (show) this.starterNote.hidden = !loadedModel().toLowerCase().startsWith("starter");
+    if (!show) return;
+    const starter = loadedModel().startsWith("starter") ? state.models.models.find((model) => model.name === loadedModel()) : null;
+    const scale = starter?.parameters ? `${Math.round(starter.parameters / 1e6)} M-parameter ` : "";
+    this.starterNote.hidden = !starter;
+    this.starterNote.textContent = `This is a tiny ${scale}demo that shipped with Paddock; it knows small talk and Paddock itself. Load a real model on the Models page.`;
   }
 
   fillEmpty() {
@@ -144,8 +147,7 @@ class MessageList {
     const cards = EXAMPLES.map(([title, text]) => h("button", {
       type: "button", class: "example", on: { click: () => { this.composer.setText(text); this.composer.text.focus(); } },
     }, h("strong", { text: title }), h("span", { text })));
-    this.starterNote = h("p", { class: "starter-note", hidden: true, text:
-      "This is a tiny 6 M-parameter demo that shipped with Paddock; it knows small talk and Paddock itself. Load a real model on the Models page." });
+    this.starterNote = h("p", { class: "starter-note", hidden: true });
     this.empty.replaceChildren(h("h1", { text: greeting }), h("p", { class: "lead", text: "What shall we work on?" }), h("div", { class: "examples" }, ...cards), this.starterNote);
   }
 

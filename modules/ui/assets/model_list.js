@@ -6,7 +6,7 @@ import { listen, refreshModels, state } from "./page.js";
 class ModelList {
   constructor(element, trigger) {
     this.trigger = trigger;
-    this.asked = "";
+    this.choices = new Map(); // adapter → {on, scale} as set here and perhaps not applied yet
     this.search = h("input", { type: "search", placeholder: "Filter models", "aria-label": "Filter models" });
     this.search.addEventListener("input", () => this.drawRows());
     this.memory = h("div", { class: "memory" });
@@ -109,10 +109,13 @@ class ModelList {
     this.drawnAdapters = signature;
     const inUse = card?.adapters ?? [];
     const rows = all.map((adapter) => {
-      const on = inUse.some((used) => used === adapter.name || used.endsWith(`/${adapter.name}`));
+      const chosen = this.choices.get(adapter.name) ?? { on: inUse.some((used) => used === adapter.name || used.endsWith(`/${adapter.name}`)), scale: "1" };
       const box = h("input", { type: "checkbox", disabled: Boolean(adapter.problem), "aria-label": `Use ${adapter.name}` });
-      box.checked = on;
-      const scale = h("input", { type: "number", min: "-4", max: "4", step: "0.05", value: "1", class: "scale", "aria-label": `Scale of ${adapter.name}` });
+      box.checked = chosen.on;
+      const scale = h("input", { type: "number", min: "-4", max: "4", step: "0.05", value: chosen.scale, class: "scale", "aria-label": `Scale of ${adapter.name}` });
+      const remember = () => this.choices.set(adapter.name, { on: box.checked, scale: scale.value });
+      box.addEventListener("change", remember);
+      scale.addEventListener("input", remember);
       const about = [adapter.format, adapter.rank ? `rank ${adapter.rank}` : "", adapter.base_model ? `for ${adapter.base_model}` : "", size(adapter.size_bytes)].filter(Boolean);
       const element = h("div", { class: "adapter" }, h("label", {}, box, h("span", { text: adapter.name })), h("span", { class: "model-note", text: adapter.problem || about.join(" · ") }), h("label", { class: "scale-label" }, h("span", { text: "Scale" }), scale));
       return { name: adapter.name, box, scale, element };

@@ -187,7 +187,7 @@ export async function refreshModels() {
     }
   } catch { /* the stream's own banner tells that the server is away */ }
   clearTimeout(asking);
-  asking = setTimeout(refreshModels, state.models?.loading ? 1000 : 8000);
+  asking = setTimeout(refreshModels, state.models?.loading ? 1000 : state.area === "models" ? 2000 : 8000);
 }
 
 /** Name of the first loaded model, or "". */

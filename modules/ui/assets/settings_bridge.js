@@ -3,12 +3,22 @@
 import { h } from "./dom.js";
 import { emit, listen, state, toggleDrawer } from "./page.js";
 
+const ECHO_MS = 3000;
+
+/** The same value with the keys of its objects in order, so that equal settings compare equal. */
+function sorted(value) {
+  if (Array.isArray(value)) return value.map(sorted);
+  if (value === null || typeof value !== "object") return value;
+  return Object.fromEntries(Object.keys(value).sort().map((key) => [key, sorted(value[key])]));
+}
+
 export function mount(element, { props, watch, trigger }) {
   const known = new Map(); // scope → {key, settings} as last shown by a view or edited here
   let shown = "";
+  let edited = { key: "", at: 0 };
 
   const scope = () => (state.area === "notebook" ? "notebook" : "chat");
-  const identity = ({ key, settings }) => JSON.stringify([key, settings]);
+  const identity = ({ key, settings }) => JSON.stringify([key, sorted(settings)]);
 
   function show() {
     const current = known.get(scope());
@@ -19,7 +29,12 @@ export function mount(element, { props, watch, trigger }) {
     trigger("show", { key: current.key, settings: current.settings });
   }
 
-  listen("settings", ({ scope: name, key, settings }) => { known.set(name, { key, settings }); show(); });
+  listen("settings", ({ scope: name, key, settings }) => {
+    // The echo of an edit may be older than what is typed now
+    if (edited.key === key && Date.now() - edited.at < ECHO_MS) return;
+    known.set(name, { key, settings });
+    show();
+  });
   listen("drawer-opened", show);
   listen("area", show);
   watch("value", () => {
@@ -28,6 +43,7 @@ export function mount(element, { props, watch, trigger }) {
     const name = key === "notebook" ? "notebook" : "chat";
     if (known.get(name)?.key === key) known.set(name, { key, settings });
     shown = identity({ key, settings });
+    edited = { key, at: Date.now() };
     emit("settings-edited", { scope: name, key, settings });
   });
   element.replaceChildren(h("button", { type: "button", class: "drawer-close", text: "Done", on: { click: () => toggleDrawer(false) } }));

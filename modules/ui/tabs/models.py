@@ -115,9 +115,9 @@ class ModelsTab:
         return _problem("")
 
     async def load_remembered(self, event: gr.EventData) -> None:
-        """Load a model as it was last loaded."""
+        """Load a model as it was last loaded; the list itself shows why a load failed."""
         choice = self._app.models.remembered(_told(event, "name"))
-        await attempt(self._app.models.load(choice.name, choice.loader, choice.options))
+        await attempt(self._app.models.load(choice.name, choice.loader, choice.options), notice=False)
 
     async def unload(self, event: gr.EventData) -> None:
         """Give a model's memory back."""

@@ -1,0 +1,126 @@
+"""A real server in a process of its own, with its own folders, and what tests ask of it besides the page.
+
+Knows the command line, the page's own routes and the engine's process. Knows no browser.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+STARTER = "starter/starter-Q8_0.gguf"
+START_LIMIT_S = 60
+WAIT_LIMIT_S = 40
+LONG = {"params": {"ban_eos": True, "temperature": 0.7, "max_tokens": 700}}  # settings under which replies never end by themselves
+
+
+def wait_for(question: Callable[[], Any], what: str, limit_s: float = WAIT_LIMIT_S) -> Any:
+    """Ask until the answer is true; the answer."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        answer = question()
+        if answer:
+            return answer
+        time.sleep(0.05)
+    raise AssertionError(f"after {limit_s} s still not: {what}")
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class PaddockServer:
+    """One running server. Replies of the starter model can be held in the middle: see `held`."""
+
+    def __init__(self, folder: Path, models_dir: Path, loras_dir: Path) -> None:
+        self.log_path = folder / "server.log"
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}/"
+        shutil.copytree(ROOT / "presets", folder / "presets")
+        command = [
+            sys.executable, str(ROOT / "server.py"), "--port", str(self.port), "--state-dir", str(folder / "state"), "--models-dir", str(models_dir),
+            "--loras-dir", str(loras_dir), "--presets-dir", str(folder / "presets"), "--verbose",
+        ]  # fmt: skip
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")}
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env={**clean, "OMP_NUM_THREADS": "1"})
+        self.http = httpx.Client(base_url=self.url, timeout=120)
+        wait_for(self._answers, "the server answers", START_LIMIT_S)
+        wait_for(lambda: self.loaded() == STARTER, "the starter model is loaded", START_LIMIT_S)
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log_path.read_text(encoding="utf-8")
+        with contextlib.suppress(httpx.TransportError):
+            return self.http.get("health").status_code == 200
+        return False
+
+    def close(self) -> None:
+        """Stop it as a person would with Ctrl+C; it has ten seconds, and nothing of it may stay."""
+        children = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        finally:
+            self.process.kill()
+            _, left = psutil.wait_procs(children, timeout=10)
+            for child in left:
+                child.kill()
+        assert not left, f"processes outlived the server: {[child.cmdline() for child in left]}"
+
+    # ---- routes ----------------------------------------------------------------------------------------------------
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        answer = self.http.request(method, path, json=body)
+        assert answer.status_code == 200, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
+        return answer.json()
+
+    def conversation(self, conversation_id: str) -> dict[str, Any]:
+        return self.ask("GET", f"ui/conversations/{conversation_id}")
+
+    def make_conversation(self, messages: tuple[tuple[str, str], ...] = (), *, title: str = "", settings: dict[str, Any] | None = None) -> str:
+        """A conversation with (role, text) messages, as imported from a file; its id."""
+        rows = [{"role": role, "content": text} for role, text in messages]
+        return self.ask("POST", "ui/conversations/import", {"title": title, "settings": settings or {}, "messages": rows})["id"]
+
+    def text(self, message_id: str) -> str:
+        return self.ask("GET", f"ui/messages/{message_id}/text")["text"]
+
+    def loaded(self) -> str:
+        """Name of the loaded model, or an empty string."""
+        rows = self.ask("GET", "ui/models")["loaded"]
+        return rows[0]["name"] if rows else ""
+
+    def load(self, name: str = STARTER) -> None:
+        """Have a model loaded, as an API client that names it would."""
+        if self.loaded() != name:
+            self.ask("POST", "v1/completions", {"model": name, "prompt": "a", "max_tokens": 1})
+
+    # ---- the engine's process --------------------------------------------------------------------------------------
+
+    def engine(self) -> psutil.Process:
+        return psutil.Process(self.ask("GET", "ui/models")["loaded"][0]["pid"])
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """The engine makes no step meanwhile, so that a reply surely is in its middle."""
+        engine = self.engine()
+        engine.suspend()
+        try:
+            yield
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                engine.resume()

@@ -1,0 +1,92 @@
+"""Replies belong to the server: reload, a second tab, a closed tab, a killed engine."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.paddock_server import LONG, PaddockServer, wait_for
+from tests.e2e.screens import ChatScreen
+
+
+def long_reply(chat: ChatScreen, server: PaddockServer, title: str) -> str:
+    """A conversation whose reply has begun and will not end by itself soon; its id."""
+    made = server.make_conversation(settings=LONG, title=title)
+    chat.open(made)
+    chat.send("Tell me a long story.")
+    chat.begun()
+    return made
+
+
+def test_a_reload_in_mid_reply_re_attaches(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    long_reply(chat, starter, "Reloaded")
+    with starter.held():
+        page.reload()
+        chat.ready()
+        expect(chat.stop_button).to_be_visible()
+        half = chat.words(chat.reply)
+        assert len(half) >= 20
+    whole = chat.done()
+    assert len(whole) > len(half)
+    page.reload()
+    chat.ready()
+    assert chat.words(chat.reply) == whole
+    assert chat.same(whole, chat.stored_reply())
+
+
+def test_a_second_tab_follows_and_stops_the_same_reply(chat: ChatScreen, context: BrowserContext, starter: PaddockServer) -> None:
+    made = long_reply(chat, starter, "Two tabs")
+    with starter.held():
+        second = ChatScreen(context.new_page(), starter).open(made)
+        second.begun()
+        expect(second.stop_button).to_be_visible()
+        second.stop_button.click()
+    expect(second.reply).to_have_attribute("data-status", "stopped")
+    expect(chat.reply).to_have_attribute("data-status", "stopped")
+    assert chat.done() == second.done()
+    expect(chat.send_button).to_be_visible()
+    second.say("hello")
+    expect(chat.messages).to_have_count(4)
+    assert chat.done() == second.done()
+
+
+def test_a_reply_goes_on_without_any_tab(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    made = long_reply(chat, starter, "Left alone")
+    with starter.held():
+        half = chat.words(chat.reply)
+        page.close()
+    wait_for(lambda: starter.conversation(made)["running"] is None, "the reply has ended")
+    last = starter.conversation(made)["messages"][-1]
+    assert last["status"] == "complete"
+    assert len(starter.text(last["id"])) > len(half)
+
+
+def test_a_killed_engine_is_told_and_started_again(chat: ChatScreen, starter: PaddockServer) -> None:
+    long_reply(chat, starter, "Crashed")
+    with starter.held():
+        half = chat.words(chat.reply)
+        starter.engine().kill()
+    expect(chat.reply).to_have_attribute("data-status", "failed")
+    expect(chat.reply.locator(".note")).to_contain_text(re.compile("engine|model", re.IGNORECASE))
+    assert chat.words(chat.reply).startswith(half[:20])
+    expect(chat.reply.get_by_role("button", name="Try again")).to_be_visible()
+    chat.page.reload()
+    chat.ready()
+    assert chat.words(chat.reply).startswith(half[:20])
+    chat.send("hello again")
+    expect(chat.asked).to_have_count(2)
+    expect(chat.replies).to_have_count(2)
+    chat.begun()
+    chat.page.keyboard.press("Escape")
+    assert chat.done()
+
+
+def test_a_deleted_conversation_is_left(chat: ChatScreen, page: Page, watch: ConsoleWatch, starter: PaddockServer) -> None:
+    watch.allow("404")
+    made = starter.make_conversation((("user", "soon gone"),), title="Soon gone")
+    chat.open(made)
+    starter.ask("DELETE", f"ui/conversations/{made}")
+    expect(page.get_by_text("What shall we work on?")).to_be_visible()
+    assert chat.id != made

@@ -1,0 +1,94 @@
+"""The notebook: what the model writes goes to the end, and nothing typed is lost."""
+
+from __future__ import annotations
+
+import re
+
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.paddock_server import PaddockServer, wait_for
+from tests.e2e.screens import NotebookScreen
+
+BEGINNING = "Once upon a time there was a small"
+
+
+def test_generate_undo_redo_and_regenerate(notebook: NotebookScreen) -> None:
+    notebook.open().fill(BEGINNING)
+    expect(notebook.page.locator(".notebook-bar .count")).to_contain_text(re.compile(r"\d+ / 1,024 tokens"))
+    notebook.generate.click()
+    wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING), "the text grows")
+    first = notebook.done()
+    assert first.startswith(BEGINNING)
+    notebook.saved(first)
+    notebook.undo.click()
+    expect(notebook.text).to_have_value(BEGINNING)
+    notebook.redo.click()
+    expect(notebook.text).to_have_value(first)
+    notebook.regenerate.click()
+    expect(notebook.stop.or_(notebook.generate)).to_be_visible()
+    wait_for(lambda: not notebook.server.ask("GET", "ui/notebook")["running"], "the other text is written")
+    second = notebook.done()
+    assert second.startswith(BEGINNING)
+    wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING), "the other text is shown")
+    notebook.undo.click()
+    expect(notebook.text).to_have_value(BEGINNING)
+
+
+def test_stop_keeps_what_is_written_and_a_reload_shows_it(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+    notebook.open().fill(BEGINNING)
+    notebook.generate.click()
+    wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING) + 10, "the text grows")
+    with starter.held():
+        expect(notebook.stop).to_be_visible()
+        page.reload()
+        notebook.show()
+        expect(notebook.stop).to_be_visible()
+        assert len(notebook.text.input_value()) > len(BEGINNING)
+        notebook.stop.click(no_wait_after=True)
+    kept = notebook.done()
+    assert kept.startswith(BEGINNING)
+    notebook.saved(kept)
+    page.reload()
+    notebook.show()
+    expect(notebook.text).to_have_value(kept)
+
+
+def test_typing_goes_on_while_the_model_writes(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+    notebook.open().fill(BEGINNING)
+    notebook.generate.click()
+    wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING), "the text grows")
+    with starter.held():
+        notebook.text.press("ControlOrMeta+Home")
+        notebook.text.press_sequentially("Listen! ")
+    whole = notebook.done()
+    assert whole.startswith("Listen! " + BEGINNING)
+    assert page.evaluate("document.querySelector('.notebook-text').selectionStart") == len("Listen! ")
+    notebook.saved(notebook.text.input_value())
+    assert len(whole) > len("Listen! " + BEGINNING)
+
+
+def test_the_likeliest_next_tokens(notebook: NotebookScreen, page: Page) -> None:
+    notebook.open().fill("Once upon a")
+    page.get_by_role("button", name="Look ahead").click()
+    choices = page.get_by_role("list", name="Likeliest next tokens").get_by_role("button")
+    expect(choices).to_have_count(10)
+    expect(choices.first).to_contain_text(re.compile(r"[\d.]+ %"))
+    choices.first.click()
+    expect(notebook.text).to_have_value(re.compile("^Once upon a ?.+"))
+
+
+def test_a_second_tab_shows_the_same_text_and_a_conflict_is_asked_about(
+    notebook: NotebookScreen, context: BrowserContext, starter: PaddockServer, watch: ConsoleWatch
+) -> None:
+    watch.allow("409")
+    notebook.open().fill("first")
+    second = NotebookScreen(context.new_page(), starter).open()
+    expect(second.text).to_have_value("first")
+    second.fill("second")
+    notebook.text.fill("third")
+    problem = notebook.page.get_by_role("alert").filter(has_text="changed in another window")
+    expect(problem).to_be_visible()
+    expect(notebook.text).to_have_value("third")
+    problem.get_by_role("button", name="Keep this text").click()
+    notebook.saved("third")

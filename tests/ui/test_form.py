@@ -1,0 +1,131 @@
+"""Forms: every field of every model has a component, keeps its value and its bounds."""
+
+from typing import Literal
+
+import gradio as gr
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from modules.core.errors import InvalidRequest
+from modules.core.model import LoadOptions
+from modules.core.params import DEFAULT_ORDER, GenerationParams
+from modules.loaders.registry import LOADERS
+from modules.ui.form import Form, escaped, fields_of, label_of, unescaped
+
+MODELS = (GenerationParams, LoadOptions, *(spec.options for spec in LOADERS))
+
+
+def built(model, values=None):
+    form = Form(model)
+    with gr.Blocks():
+        form.build(values)
+    return form
+
+
+def shown(form, values):
+    return [field.shown(getattr(values, field.name)) for field in form.fields]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_every_field_that_is_not_hidden_has_a_component_with_its_sentence(model):
+    form = built(model)
+    hidden = {name for name, info in model.model_fields.items() if (info.json_schema_extra or {}).get("hidden")}
+    assert {field.name for field in form.fields} == set(model.model_fields) - hidden
+    for field, component in zip(form.fields, form.components, strict=True):
+        assert component.label == label_of(field.name)
+        assert component.info.startswith(model.model_fields[field.name].description)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_defaults_survive_the_way_through_the_form(model):
+    form = built(model)
+    assert form.read([component.value for component in form.components]) == model()
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
+def test_numbers_have_the_bounds_of_the_model(model):
+    form = built(model)
+    for field, component in zip(form.fields, form.components, strict=True):
+        if field.kind not in ("slider", "number"):
+            continue
+        rules = {word: getattr(rule, word) for rule in model.model_fields[field.name].metadata for word in ("ge", "gt", "le") if hasattr(rule, word)}
+        assert component.minimum >= rules.get("ge", rules.get("gt"))
+        assert component.maximum <= rules["le"]
+        model(**{field.name: field.read(component.minimum)})
+        model(**{field.name: field.read(component.maximum)})
+
+
+def test_changed_values_survive():
+    values = GenerationParams(
+        temperature=0.7, top_k=40, stop=("\n", "###", "a\\n"), seed=2**64 - 1, logit_bias={5: -1.5, 7: 2}, banned_tokens=(1, 2),
+        sampler_order=tuple(reversed(DEFAULT_ORDER)), mirostat_mode=2, ban_eos=True,
+    )  # fmt: skip
+    form = built(GenerationParams, values)
+    assert form.read([component.value for component in form.components]) == values
+    assert form.read(shown(form, values)) == values
+
+
+def test_a_slider_ends_at_its_usual_end_and_grows_for_a_larger_value():
+    form = built(GenerationParams)
+    field = next(field for field in form.fields if field.name == "max_tokens")
+    slider = form.components[form.fields.index(field)]
+    assert slider.maximum == 8192
+    assert field.update(100_000)["maximum"] == 100_000
+    assert field.update(10)["maximum"] == 8192
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("temperature", 9, "Temperature: input should be less than or equal to 5; got 9."),
+    ("seed", "-3", "Seed: input should be greater than or equal to 0; got '-3'."),
+    ("seed", "abc", "Seed: input should be a valid integer"),
+    ("logit_bias", "5 = 3", "has no colon"),
+    ("logit_bias", "5: 300", "Logit bias: logit_bias needs"),
+    ("banned_tokens", "1, x", "Banned tokens"),
+    ("sampler_order", ["top_k", "top_k"], "names a sampler twice"),
+])  # fmt: skip
+def test_a_wrong_value_is_refused_with_field_and_rule(name, value, words):
+    form = built(GenerationParams)
+    values = shown(form, GenerationParams())
+    values[[field.name for field in form.fields].index(name)] = value
+    with pytest.raises(InvalidRequest) as refused:
+        form.read(values)
+    assert words in refused.value.message
+    assert refused.value.details["field"] == name
+
+
+def test_an_emptied_number_is_the_default():
+    form = built(GenerationParams)
+    values = shown(form, GenerationParams())
+    values[[field.name for field in form.fields].index("top_p")] = None
+    assert form.read(values) == GenerationParams()
+
+
+def test_a_type_without_component_is_an_error_not_a_missing_control():
+    class Strange(BaseModel):
+        x: dict[str, list[int]] = Field(default_factory=dict)
+
+    with pytest.raises(TypeError, match="no component"):
+        fields_of(Strange)
+
+
+def test_a_new_field_needs_nothing_else():
+    class Grown(GenerationParams):
+        new_sampler: float = Field(0.5, ge=0, le=1, description="New.", json_schema_extra={"group": "New"})
+        mode: Literal["a", "b"] = Field("a", description="Mode.")
+
+    form = built(Grown)
+    assert {"new_sampler", "mode"} <= {field.name for field in form.fields}
+    assert form.read([component.value for component in form.components]) == Grown()
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_strings_on_one_line_come_back(text):
+    assert unescaped(escaped(text)) == text
+    assert "\n" not in escaped(text)
+
+
+def test_labels_know_acronyms():
+    assert label_of("kv_type") == "KV type" and label_of("repetition_penalty") == "Repetition penalty"

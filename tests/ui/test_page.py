@@ -1,0 +1,174 @@
+"""The page: built from the services, safe in its templates, without anything from elsewhere."""
+
+import json
+import re
+import subprocess
+import sys
+
+import gradio as gr
+import pytest
+
+from modules.core.errors import InvalidRequest, LoadFailed
+from modules.core.params import GenerationParams
+from modules.core.settings import Settings
+from modules.services.app import build_app
+from modules.ui import notices
+from modules.ui.app import ASSETS, TABS, ViewRendering, build_page, page_options
+from modules.ui.settings_drawer import SettingsDrawer
+from modules.ui.views.frame import View
+
+VIEW_EVENTS = {"show", "pick", "adapt", "load_model", "unload_model"}
+
+
+@pytest.fixture
+def app(tmp_path):
+    folders = {name: tmp_path / name for name in ("models_dir", "loras_dir", "presets_dir", "templates_dir", "state_dir")}
+    app = build_app(Settings(**folders, model="none"))
+    app.presets.save("Balanced", GenerationParams(temperature=0.8, top_p=0.95))
+    return app
+
+
+@pytest.fixture
+def page(app):
+    return build_page(app)
+
+
+@pytest.fixture
+def drawer(app):
+    drawer = SettingsDrawer(app)
+    with gr.Blocks():
+        drawer.build()
+    return drawer
+
+
+def event(data):
+    return gr.EventData(None, data)
+
+
+def test_every_row_of_tabs_is_a_tab(page):
+    labels = [block.label for block in page.blocks.values() if isinstance(block, gr.Tab)]
+    assert labels == [label for _, label, _ in TABS]
+
+
+def test_file_paths_are_checked_in_a_mounted_page(page):
+    assert page.has_launched
+
+
+def test_no_data_passes_through_a_template(page):
+    views = [block for block in page.blocks.values() if isinstance(block, View)]
+    assert len(views) >= 5
+    for view in views:
+        assert "${" not in view.html_template and "{{" not in view.html_template
+        assert (ASSETS / f"{view.module}.js").is_file()
+
+
+def test_the_events_of_the_views_are_quoted_in_their_script(page):
+    for view in (block for block in page.blocks.values() if isinstance(block, View)):
+        for name in view.event_names:
+            assert f"'{name}'" in view.js_on_load
+            assert name in VIEW_EVENTS
+
+
+def test_nothing_is_fetched_from_elsewhere():
+    for path in ASSETS.iterdir():
+        for address in re.findall(r"(?:https?:)?//[\w.-]+\.\w+", path.read_text(encoding="utf-8")):
+            assert address.startswith("http://www.w3.org"), f"{path.name} names {address}"
+    options = page_options()
+    assert "//" not in options["head"]
+    assert not any("googleapis" in sheet for sheet in options["theme"]._stylesheets)
+
+
+def test_html_enters_the_page_at_one_place_only():
+    places = [path.name for path in ASSETS.glob("*.js") for line in path.read_text(encoding="utf-8").splitlines()
+              if re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", line)]  # fmt: skip
+    assert places == ["dom.js"]
+
+
+def test_assets_are_small():
+    for path in ASSETS.iterdir():
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 400, path.name
+
+
+def test_options_are_known_to_gradio():
+    import inspect
+
+    assert set(page_options()) <= set(inspect.signature(gr.mount_gradio_app).parameters)
+
+
+def test_gradio_imports_without_its_stub_writer_and_no_heavy_library():
+    code = (
+        "import sys; from modules.ui.fast_import import speed_up_gradio_import as f; f(); f(); "
+        "import gradio.component_meta as m; assert m.create_or_modify_pyi.__name__ == '<lambda>'; "
+        "import modules.ui.app; heavy = {'torch', 'transformers', 'llama_cpp', 'peft'} & set(sys.modules); assert not heavy, heavy; "
+        "assert sum(type(x).__name__ == '_Finder' for x in sys.meta_path) == 1"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+# ---- the settings drawer
+
+
+async def test_shown_settings_come_back_unchanged(drawer):
+    settings = {"preset": "Balanced", "params": {"top_k": 40}, "system_prompt": "Be brief.", "template": "", "template_variables": {"enable_thinking": False}}
+    key, problem, *values = await drawer.show(event({"key": "c1", "settings": settings}))
+    assert key == "c1" and problem["value"] == ""
+    plain = [value.get("value") if isinstance(value, dict) else value for value in values]
+    sent, _ = drawer.collect(key, *plain)
+    assert json.loads(sent) == {"key": "c1", "settings": settings}
+
+
+async def test_the_notebook_has_no_conversation_settings(drawer):
+    _, _, *values = await drawer.show(event({"key": "notebook", "settings": {"preset": "", "params": {"max_tokens": 9}}}))
+    plain = [value.get("value") if isinstance(value, dict) else value for value in values]
+    sent, _ = drawer.collect("notebook", *plain)
+    assert json.loads(sent)["settings"] == {"preset": "", "params": {"max_tokens": 9}}
+
+
+async def test_a_preset_that_is_gone_is_told(drawer):
+    _, problem, *_ = await drawer.show(event({"key": "c1", "settings": {"preset": "Lost", "params": {}}}))
+    assert "Lost" in problem["value"]
+
+
+async def test_a_wrong_value_sends_nothing_and_is_told(drawer):
+    _, _, *values = await drawer.show(event({"key": "c1", "settings": {}}))
+    plain = [value.get("value") if isinstance(value, dict) else value for value in values]
+    names = [field.name for field in drawer._form.fields]
+    plain[len(plain) - len(names) + names.index("seed")] = "minus one"
+    sent, problem = drawer.collect("c1", *plain)
+    assert "value" not in sent and problem["value"].startswith("Seed")
+
+
+def test_a_preset_can_be_saved_and_deleted(drawer, app, monkeypatch):
+    monkeypatch.setattr(gr, "Info", lambda *a, **k: None)
+    values = [field.shown(getattr(GenerationParams(top_k=7), field.name)) for field in drawer._form.fields]
+    drawer.save_preset("Mine", False, *values)
+    assert app.presets.read("Mine") == GenerationParams(top_k=7)
+    _, problem = drawer.save_preset("Mine", False, *values)
+    assert "already" in problem["value"]
+    drawer.delete_preset("Mine")
+    assert "Mine" not in [row.name for row in app.presets.list()]
+
+
+# ---- notices and rendering
+
+
+async def test_attempt_tells_the_sentence_of_an_error(monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Warning", lambda message, **_: told.append(("warning", message)))
+    monkeypatch.setattr(gr, "Info", lambda message, **_: told.append(("info", message)))
+
+    async def fail(error):
+        raise error
+
+    assert await notices.attempt(fail(LoadFailed("It does not fit."))) == "It does not fit."
+    assert await notices.attempt(fail(InvalidRequest("Too large."))) == "Too large."
+    assert await notices.attempt(fail(KeyError("secret"))) == notices.UNEXPECTED
+    assert told == [("warning", "It does not fit."), ("info", "Too large."), ("warning", notices.UNEXPECTED)]
+
+
+def test_rendering_for_the_routes():
+    rendering = ViewRendering()
+    assert rendering.blocks("**a**") == ("<p><strong>a</strong></p>\n",)
+    assert rendering.streaming().feed("a\n\nb") == (0, ("<p>a</p>\n", "<p>b</p>\n"))
+    assert (rendering.assets / "app.css").is_file()
