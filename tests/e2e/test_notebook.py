@@ -8,7 +8,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.paddock_server import PaddockServer, wait_for
-from tests.e2e.screens import NotebookScreen
+from tests.e2e.screens import NotebookScreen, open_area
 
 BEGINNING = "Once upon a time there was a small"
 
@@ -42,7 +42,7 @@ def test_stop_keeps_what_is_written_and_a_reload_shows_it(notebook: NotebookScre
     with starter.held():
         expect(notebook.stop).to_be_visible()
         page.reload()
-        notebook.show()
+        open_area(page, "Notebook")
         expect(notebook.stop).to_be_visible()
         assert len(notebook.text.input_value()) > len(BEGINNING)
         notebook.stop.click(no_wait_after=True)

@@ -6,31 +6,11 @@ import time
 
 import pytest
 
-from modules.core.errors import AppError, Busy, ContextOverflow, InvalidRequest, NoModelLoaded, OutOfMemory
+from modules.core.errors import Busy, ContextOverflow, InvalidRequest
 from modules.core.params import GenerationParams
-from modules.engine.engine import Engine
-from tests.fakes import BOS, EOS, MARK, ByteTokenizer, FakeRunner, Inbox, solo
+from tests.fakes import BOS, EOS, MARK, FakeRunner, solo
 
 GREEDY = GenerationParams(temperature=0, max_tokens=20)
-
-
-@pytest.fixture
-def bench():
-    """Starts engines over fake runners and ends them."""
-    engines = []
-
-    def start(runner: FakeRunner | None = None, **options) -> tuple[Engine, FakeRunner, Inbox]:
-        inbox, runner = Inbox(), runner or FakeRunner()
-        engines.append((Engine(runner, ByteTokenizer(), inbox, **options), runner))
-        return engines[-1][0], runner, inbox
-
-    yield start
-    for engine, runner in engines:
-        runner.gate = None
-        for _ in range(5):
-            runner.entered.release()
-        assert engine.close()
-        assert runner.closed
 
 
 def writes(text: str, prompt: int):
@@ -346,112 +326,3 @@ def test_pause_holds_and_goes_on(bench):
     assert engine.counters().waiting == 1
     engine.pause(False)
     inbox.wait(generation)
-
-
-# ---- failures ------------------------------------------------------------------------------------------------------
-
-
-def test_a_failed_step_ends_what_ran_and_the_engine_lives(bench):
-    engine, runner, inbox = bench(FakeRunner(slots=2, context=2048), name="Tiny")
-    gate = runner.gate = threading.Semaphore(0)
-    running = [engine.submit(prompt(name), GenerationParams(temperature=0)) for name in "ab"]
-    waiting = engine.submit(prompt("c"), GREEDY)
-    gate.release(10)
-    until(lambda: engine.counters().steps == 10)
-    runner.fail_with = RuntimeError("CUDA error: an illegal memory access\nand a long tail")
-    gate.release(1000)
-    inbox.wait(*running, waiting)
-    for generation in running:
-        assert "Tiny failed while computing (RuntimeError: CUDA error: an illegal memory access)" in str(inbox.errors[generation])
-        assert "tail" not in str(inbox.errors[generation])
-        assert inbox.ids(generation) == solo(prompt("ab"[running.index(generation)]), len(inbox.ids(generation)))
-    assert inbox.ids(waiting) == solo(prompt("c"), 20)
-    assert engine.broken == ""
-
-
-def test_failures_in_a_row_say_that_the_process_should_be_replaced(bench):
-    engine, runner, inbox = bench()
-    for _ in range(3):
-        runner.fail_with = RuntimeError("gone")
-        generation = engine.submit(prompt("a"), GREEDY)
-        inbox.wait(generation)
-        assert isinstance(inbox.errors[generation], AppError)
-    assert "3 times in a row" in engine.broken
-
-
-def test_out_of_memory_sends_the_youngest_back_and_all_end_exactly(bench):
-    engine, runner, inbox = bench(FakeRunner(slots=4, context=128))
-    runner.memory_tokens = 150
-    gate = runner.gate = threading.Semaphore(0)
-    prompts = [prompt(name * 30) for name in "abcd"]
-    generations = [engine.submit(ids, GenerationParams(temperature=0, max_tokens=40)) for ids in prompts]
-    gate.release(10_000)
-    inbox.wait(*generations)
-    for ids, generation in zip(prompts, generations, strict=True):
-        assert inbox.ids(generation) == solo(ids, 40)
-    assert engine.counters().capacity_tokens <= 150
-
-
-def test_out_of_memory_alone_ends_with_a_sentence(bench):
-    engine, runner, inbox = bench(name="Tiny")
-    runner.memory_tokens = 40
-    generation = engine.submit(prompt("abc"), GenerationParams(temperature=0))
-    inbox.wait(generation)
-    assert isinstance(inbox.errors[generation], OutOfMemory)
-    assert "Tiny ran out of memory at" in str(inbox.errors[generation])
-    assert inbox.ids(generation) == solo(prompt("abc"), 37)
-    inbox.wait(engine.submit(prompt("b"), GREEDY))
-
-
-class BrokenRow:
-    """A row whose device fails when it is read."""
-
-    def __getattr__(self, name):
-        raise RuntimeError("device lost")
-
-
-def test_a_row_that_cannot_be_read_ends_only_its_own_reply(bench):
-    engine, runner, inbox = bench()
-    runner.rule = lambda ids: BrokenRow() if ids[1] == ord("x") and len(ids) > 4 else 65
-    good, bad = engine.submit(prompt("a"), GREEDY), engine.submit(prompt("x"), GREEDY)
-    inbox.wait(good, bad)
-    assert inbox.text(good) == "A" * 20
-    assert inbox.text(bad) == "AAA"
-    assert "RuntimeError: device lost" in str(inbox.errors[bad])
-
-
-def test_closing_ends_everything_with_a_sentence_and_frees_the_model():
-    runner, inbox = FakeRunner(slots=1, context=100_000), Inbox()
-    engine = Engine(runner, ByteTokenizer(), inbox, name="Tiny")
-    gate = runner.gate = threading.Semaphore(0)
-    generations = [engine.submit(prompt(name), GenerationParams(temperature=0)) for name in "ab"]
-    threading.Timer(0.1, gate.release, (5,)).start()
-    assert engine.close()
-    assert runner.closed
-    for generation in generations:
-        assert isinstance(inbox.errors[generation], NoModelLoaded)
-    with pytest.raises(NoModelLoaded, match="Tiny was unloaded"):
-        engine.submit(prompt("c"), GREEDY)
-    with pytest.raises(NoModelLoaded):
-        engine.call(lambda: None)
-
-
-def test_a_closed_engine_leaves_no_caller_waiting():
-    runner, inbox = FakeRunner(), Inbox()
-    engine = Engine(runner, ByteTokenizer(), inbox)
-    outcomes = []
-
-    def keep_calling():
-        try:
-            while True:
-                engine.call(lambda: None)
-        except NoModelLoaded:
-            outcomes.append("told")
-
-    callers = [threading.Thread(target=keep_calling) for _ in range(4)]
-    for caller in callers:
-        caller.start()
-    assert engine.close()
-    for caller in callers:
-        caller.join(10)
-    assert outcomes == ["told"] * 4

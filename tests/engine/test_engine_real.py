@@ -20,8 +20,8 @@ SLOTS = 8
 COUNT = 24
 GREEDY = GenerationParams(temperature=0, max_tokens=COUNT, logprobs=5)
 QUESTIONS = (
-    "Hi", "Tell me a story about a fox.", "How do I load a model? I have put the file into the folder, but the list is empty.", "Who are you?",
-    "Where can I see how many tokens my prompt has?", "What is a LoRA?", "Good morning! How are you today? I slept well.", "Tell me a short story.",
+    "How do I load a model?", "What is a LoRA?", "What is a preset?", "Where do I put model files?", "How do I use the API?",
+    "What is temperature?", "What is a chat template?", "What is the notebook?",
 )  # fmt: skip
 
 

@@ -24,7 +24,10 @@ from tests.engine.ties import assert_same_but_for_ties
 
 GREEDY = GenerationParams(temperature=0, max_tokens=24)
 ENDLESS = GenerationParams(temperature=0, ban_eos=True)
-QUESTIONS = ("Hi", "Who are you?", "Tell me a story about a fox.", "How are you?", "What is a LoRA?", "Good morning", "Tell me a joke.", "Thanks!")
+QUESTIONS = (
+    "How do I load a model?", "What is a LoRA?", "What is a preset?", "Where do I put model files?", "How do I use the API?",
+    "What is temperature?", "What is a chat template?", "What is the notebook?",
+)  # fmt: skip
 OPTIONS = {"context_length": 512, "slots": 8, "threads": 1, "threads_batch": 1}
 
 
@@ -166,7 +169,7 @@ async def until(condition) -> None:
 async def test_eight_clients_get_interleaved_streams_each_as_alone(client):
     assert client.card.template_origin == "GGUF metadata"
     order = []
-    params = GenerationParams(temperature=0, max_tokens=96, ban_eos=True, logprobs=5)
+    params = GenerationParams(temperature=0, logprobs=5)
 
     async def follow(number: int) -> list[TokenLogprob]:
         request = chat(QUESTIONS[number], params=params)

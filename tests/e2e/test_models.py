@@ -1,0 +1,172 @@
+"""Models: what the list says, load, options, unload, adapters, and a reply in the browser from every kind of model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.paddock_server import LONG, STARTER, PaddockServer, wait_for
+from tests.e2e.screens import ChatScreen, ModelsScreen, open_area
+
+GREEDY = {"preset": "Deterministic", "params": {"max_tokens": 24}}
+
+
+@pytest.fixture
+def optional_model(models_dir: Path, request: pytest.FixtureRequest) -> str:
+    name = str(request.param)
+    if not (models_dir / name).exists():
+        pytest.skip(f"the optional model {name} is not here")
+    return name
+
+
+def new_chat(page: Page, server: PaddockServer, title: str) -> ChatScreen:
+    return ChatScreen(page, server).open(server.make_conversation(title=title, settings=GREEDY))
+
+
+def test_the_list_says_what_each_model_is(models: ModelsScreen, page: Page) -> None:
+    models.open()
+    row = models.row(STARTER)
+    expect(row).to_contain_text("llama")
+    for fact in ("3.9 M parameters", "Q8_0", "1,024 context", "4.3 MB"):
+        expect(row.locator(".facts")).to_contain_text(fact)
+    expect(row.get_by_text("Loaded", exact=True)).to_be_visible()
+    expect(row).to_contain_text(re.compile(r"llama\.cpp · context 1,024 · 4 slots · [\d.]+ MB memory · loaded in [\d.]+ s"))
+    expect(models.row("starter")).to_contain_text("F16")
+    expect(page.locator(".memory")).to_contain_text(re.compile(r"[\d.]+ GB free of [\d.]+ GB · models take \d+ MB"))
+    expect(models.row("broken.gguf")).to_contain_text("Cannot be loaded")
+    expect(models.row("broken.gguf").locator(".model-note.bad")).to_contain_text(re.compile(r"broken\.gguf.*(download|incomplete|cut|short)", re.DOTALL))
+    expect(models.row("broken.gguf").get_by_role("button", name="Load", exact=True)).to_have_count(0)
+    page.get_by_role("searchbox", name="Filter models").fill("brok")
+    expect(models.rows).to_have_count(1)
+
+
+def test_unload_and_load_with_options(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
+    models.open().press(STARTER, "Unload")
+    expect(models.row(STARTER).get_by_role("button", name="Load", exact=True)).to_be_visible()
+    expect(page.locator(".model-state")).to_contain_text("No model loaded")
+    models.press(STARTER, "Options")
+    context_length = page.get_by_role("spinbutton", name=re.compile("Context length")).filter(visible=True)
+    expect(context_length).to_be_visible()
+    context_length.fill("256")
+    context_length.press("Tab")
+    page.get_by_role("button", name="Load with these options").click()
+    models.loaded(STARTER)
+    expect(models.row(STARTER)).to_contain_text("context 256")
+    page.reload()
+    models.show().press(STARTER, "Options")
+    expect(context_length).to_have_value("256")
+    page.get_by_role("button", name="Back to defaults").click()
+    expect(context_length).to_have_value("0")
+    page.get_by_role("button", name="Load with these options").click()
+    expect(models.row(STARTER)).to_contain_text("context 1,024", timeout=60_000)
+
+
+def test_an_option_that_does_not_fit_is_named(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
+    models.open().press("broken.gguf", "Options") if models.row("broken.gguf").get_by_role("button").count() else models.open()
+    models.press(STARTER, "Options")
+    context_length = page.get_by_role("spinbutton", name=re.compile("Context length")).filter(visible=True)
+    expect(context_length).to_be_visible()
+    context_length.fill("-5")
+    context_length.press("Tab")
+    page.get_by_role("button", name="Load with these options").click()
+    wait_for(lambda: page.locator("#load-problem").filter(visible=True).count() or starter.loaded() == STARTER, "an answer")
+    expect(models.row(STARTER).get_by_text("Loaded", exact=True)).to_be_visible()
+
+
+def test_with_one_slot_the_second_waits_and_stop_frees_it(models: ModelsScreen, context: BrowserContext, starter: PaddockServer) -> None:
+    page = models.open().page
+    models.press(STARTER, "Options")
+    slots = page.get_by_role("spinbutton", name=re.compile("Slots")).filter(visible=True)
+    expect(slots).to_be_visible()
+    slots.fill("1")
+    slots.press("Tab")
+    page.get_by_role("button", name="Load with these options").click()
+    expect(models.row(STARTER)).to_contain_text("1 slot", timeout=60_000)
+    first = ChatScreen(page, starter).open(starter.make_conversation(settings=LONG, title="First in line"))
+    second = ChatScreen(context.new_page(), starter).open(starter.make_conversation(settings=LONG, title="Second in line"))
+    first.send("Tell me a long story.")
+    first.begun()
+    with starter.held():
+        second.send("And another one.")
+        expect(second.reply).to_have_attribute("data-status", "streaming")
+        first.stop_button.click()
+    first.done()
+    second.begun(5)
+    second.page.keyboard.press("Escape")
+    second.done()
+    models.show()
+    models.press(STARTER, "Options")
+    page.get_by_role("button", name="Back to defaults").click()
+    expect(slots).to_have_value("4")
+    page.get_by_role("button", name="Load with these options").click()
+    expect(models.row(STARTER)).to_contain_text("4 slots", timeout=60_000)
+
+
+def test_the_starter_folder_replies_through_transformers_and_takes_an_adapter(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
+    models.open().press("starter", "Load")
+    expect(page.locator(".loading-card")).to_contain_text("Loading starter")
+    models.loaded("starter")
+    expect(models.row("starter")).to_contain_text("transformers")
+    plain = new_chat(page, starter, "Plain").say("How do I load a model?")
+    assert "Models" in plain
+
+    models.show()
+    adapter = models.adapter("odd-words")
+    expect(adapter).to_contain_text("peft · rank 4")
+    adapter.get_by_role("checkbox").check()
+    adapter.get_by_label("Scale of odd-words").fill("2")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(models.row("starter")).to_contain_text("1 adapter")
+    chat = new_chat(page, starter, "Adapted")
+    assert chat.say("How do I load a model?") != plain
+
+    models.show()
+    expect(adapter.get_by_role("checkbox")).to_be_checked()
+    adapter.get_by_role("checkbox").uncheck()
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(models.row("starter")).not_to_contain_text("1 adapter")
+    open_area(page, "Chat")
+    assert new_chat(page, starter, "Plain again").say("How do I load a model?") == plain
+
+
+@pytest.mark.parametrize("optional_model", ["tinytalk3m-chat-f16.gguf"], indirect=True)
+def test_another_gguf_chats(models: ModelsScreen, page: Page, starter: PaddockServer, optional_model: str) -> None:
+    models.open().load(optional_model)
+    chat = new_chat(page, starter, "Another GGUF")
+    words = chat.say("hey, how are you?")
+    assert len(words.split()) >= 3
+    expect(chat.reply.locator(".receipt")).to_contain_text("tinytalk3m-chat-f16")
+
+
+@pytest.mark.parametrize("optional_model", ["stories260K"], indirect=True)
+def test_a_safetensors_folder_without_a_template_says_so_and_writes_on(
+    models: ModelsScreen, page: Page, starter: PaddockServer, optional_model: str
+) -> None:
+    models.open().load(optional_model)
+    expect(models.row(optional_model)).to_contain_text("no chat template")
+    chat = new_chat(page, starter, "A folder")
+    chat.send("Once upon a time")
+    expect(chat.reply.locator(".note")).to_contain_text("has no chat template of its own")
+    starter.ask("PATCH", f"ui/conversations/{chat.id}", {"settings": {"template": "Plain"}})
+    chat.reply.get_by_role("button", name="Try again").click()
+    expect(chat.reply.locator(".versions")).to_contain_text("2/2")
+    assert len(chat.done().split()) >= 3
+    expect(chat.reply.locator(".receipt")).to_contain_text("stories260K")
+
+
+def test_a_load_that_fails_leaves_the_loaded_model(models: ModelsScreen, watch: ConsoleWatch, starter: PaddockServer, models_dir: Path) -> None:
+    """A folder whose header is fine and whose weights are not those that it names."""
+    folder = models_dir / "torn"
+    folder.mkdir()
+    for file in (models_dir / "starter").iterdir():
+        if file.suffix != ".gguf":
+            (folder / file.name).write_bytes(file.read_bytes())
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(re.sub(r'"intermediate_size": \d+', '"intermediate_size": 64', config), encoding="utf-8")
+    models.open().press("torn", "Load")
+    expect(models.page.get_by_role("alert").filter(has_text="torn")).to_be_visible(timeout=90_000)
+    expect(models.row(STARTER).get_by_text("Loaded", exact=True)).to_be_visible()
