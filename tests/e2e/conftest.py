@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.e2e.adapter_files import write_adapter, write_broken_model
 from tests.e2e.console_watch import ConsoleWatch
-from tests.e2e.paddock_server import ROOT, PaddockServer
+from tests.paddock_server import ROOT, PaddockServer
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
 
 HERE = Path(__file__).parent

@@ -6,7 +6,7 @@ import re
 
 from playwright.sync_api import Locator, Page, expect
 
-from tests.e2e.paddock_server import PaddockServer, wait_for
+from tests.paddock_server import PaddockServer, wait_for
 
 
 class ChatScreen:

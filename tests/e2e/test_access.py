@@ -10,7 +10,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.conftest import PHONE
 from tests.e2e.console_watch import ConsoleWatch
-from tests.e2e.paddock_server import LONG, PaddockServer
+from tests.paddock_server import LONG, PaddockServer
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen, open_area
 
 AREAS = ("Chat", "Notebook", "Models")

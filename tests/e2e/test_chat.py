@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
-from tests.e2e.paddock_server import LONG, STARTER, PaddockServer, wait_for
+from tests.paddock_server import LONG, STARTER, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen, ModelsScreen
 
 

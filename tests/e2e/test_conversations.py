@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.e2e.paddock_server import PaddockServer, wait_for
+from tests.paddock_server import PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen
 
 

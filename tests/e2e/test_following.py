@@ -7,7 +7,7 @@ import re
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
-from tests.e2e.paddock_server import LONG, PaddockServer, wait_for
+from tests.paddock_server import LONG, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.paddock_server import LONG, PaddockServer, wait_for
+from tests.paddock_server import LONG, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen
 
 COUNT = 200

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
-from tests.e2e.paddock_server import LONG, STARTER, PaddockServer, wait_for
+from tests.paddock_server import LONG, STARTER, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen, ModelsScreen, open_area
 
 GREEDY = {"preset": "Deterministic", "params": {"max_tokens": 24}}

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.e2e.conftest import PHONE
-from tests.e2e.paddock_server import ROOT, STARTER, PaddockServer, wait_for
+from tests.paddock_server import ROOT, STARTER, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
 
 FOLDER = ROOT / "docs" / "screenshots"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.paddock_server import PaddockServer
+from tests.paddock_server import PaddockServer
 from tests.e2e.screens import ChatScreen
 
 TALK = (("user", "What is a paddock?"), ("assistant", "A small field."), ("user", "For whom?"), ("assistant", "For horses."))

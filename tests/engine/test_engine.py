@@ -8,6 +8,7 @@ import pytest
 
 from modules.core.errors import Busy, ContextOverflow, InvalidRequest
 from modules.core.params import GenerationParams
+from modules.engine.events import PLACES_S
 from tests.fakes import BOS, EOS, MARK, FakeRunner, solo
 
 GREEDY = GenerationParams(temperature=0, max_tokens=20)
@@ -229,14 +230,19 @@ def test_a_full_queue_says_busy_with_place_and_limit(bench):
 def test_those_who_wait_hear_their_place(bench):
     engine, runner, inbox = bench(FakeRunner(slots=1))
     gate = runner.gate = threading.Semaphore(0)
-    first, second, third = (engine.submit(prompt(name), GREEDY) for name in "abc")
-    assert runner.entered.acquire(timeout=10)
-    gate.release(5)
+    first = engine.submit(prompt("a"), GREEDY)
+    assert runner.entered.acquire(timeout=10)  # both others come while this step runs
+    second, third = (engine.submit(prompt(name), GREEDY) for name in "bc")
+    time.sleep(PLACES_S + 0.05)  # places are told at most so often
+    gate.release()
     inbox.wait_for(lambda: inbox.places[third] == [2] and inbox.places[second] == [1])
-    time.sleep(0.12)
+    time.sleep(PLACES_S + 0.05)
+    gate.release(19)
+    inbox.wait(first)
+    time.sleep(PLACES_S + 0.05)
     gate.release(1000)
-    inbox.wait(first, second, third)
-    assert inbox.places[third][0] == 2
+    inbox.wait(second, third)
+    assert inbox.places[third][:2] == [2, 1]
     assert inbox.places[first] == []
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import httpx
 import psutil
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 STARTER = "starter/starter-Q8_0.gguf"
 START_LIMIT_S = 60
 WAIT_LIMIT_S = 40
