@@ -1,11 +1,13 @@
-"""GET /v1/models, in OpenAI's shape with a few more facts, and /health."""
+"""GET /v1/models, in OpenAI's shape with a few more facts, the engine's counters, and /health."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 
+from modules.core.errors import NotFound
 from modules.core.model import ModelInfo
 from modules.services.app import App
 
@@ -41,6 +43,14 @@ def models_router(app: App) -> APIRouter:
         """One model."""
         info = await app.models.find(name)
         return _entry(info, info.name in app.models.loaded_names())
+
+    @router.get("/v1/internal/counters")
+    async def counters(model: str = "") -> dict[str, Any]:
+        """What the engine of a loaded model is doing now; empty is the model used last."""
+        loaded = app.models.loaded_names()
+        if model and model not in loaded:
+            raise NotFound(f"“{model}” is not loaded, so nothing is counted; loaded: {', '.join(loaded) or 'nothing'}.")
+        return asdict(await app.generation.counters(model))
 
     @router.get("/health")
     async def health() -> dict[str, Any]:
