@@ -12,8 +12,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -21,6 +22,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 STARTER = "starter/starter-Q8_0.gguf"
+WORKER = "modules.services.worker"  # in the command line of an engine
 START_LIMIT_S = 60
 WAIT_LIMIT_S = 40
 LONG = {"params": {"ban_eos": True, "temperature": 0.7, "max_tokens": 700}}  # settings under which replies never end by themselves
@@ -43,34 +45,37 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-class PaddockServer:
-    """One running server. Replies of the starter model can be held in the middle: see `held`."""
+class ServerProcess:
+    """`server.py` with flags of a test's choice, in a process of its own, in an environment without settings of this machine."""
 
-    def __init__(self, folder: Path, models_dir: Path, loras_dir: Path) -> None:
+    def __init__(self, folder: Path, *flags: str, environ: Mapping[str, str] = MappingProxyType({})) -> None:
         self.log_path = folder / "server.log"
-        self.port = free_port()
-        self.url = f"http://localhost:{self.port}/"
-        shutil.copytree(ROOT / "presets", folder / "presets")
-        command = [
-            sys.executable, str(ROOT / "server.py"), "--port", str(self.port), "--state-dir", str(folder / "state"), "--models-dir", str(models_dir),
-            "--loras-dir", str(loras_dir), "--presets-dir", str(folder / "presets"), "--verbose",
-        ]  # fmt: skip
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")}
+        command = [sys.executable, str(ROOT / "server.py"), "--state-dir", str(folder / "state"), *flags]
         with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env={**clean, "OMP_NUM_THREADS": "1"})
-        self.http = httpx.Client(base_url=self.url, timeout=120)
-        wait_for(self._answers, "the server answers", START_LIMIT_S)
-        wait_for(lambda: self.loaded() == STARTER, "the starter model is loaded", START_LIMIT_S)
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env={**clean, "OMP_NUM_THREADS": "1", **environ})
 
-    def _answers(self) -> bool:
-        assert self.process.poll() is None, self.log_path.read_text(encoding="utf-8")
+    @property
+    def log(self) -> str:
+        """What it printed so far."""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def answers(self, url: str) -> bool:
+        """Whether it answers at this address; fails when it has ended."""
+        assert self.process.poll() is None, self.log
         with contextlib.suppress(httpx.TransportError):
-            return self.http.get("health").status_code == 200
+            return httpx.get(f"{url}health").status_code == 200
         return False
+
+    def children(self) -> list[psutil.Process]:
+        """Every process below it."""
+        return psutil.Process(self.process.pid).children(recursive=True)
 
     def close(self) -> None:
         """Stop it as a person would with Ctrl+C; it has ten seconds, and nothing of it may stay."""
-        children = psutil.Process(self.process.pid).children(recursive=True)
+        if self.process.poll() is not None:
+            return
+        children = self.children()
         self.process.terminate()
         try:
             self.process.wait(10)
@@ -80,6 +85,22 @@ class PaddockServer:
             for child in left:
                 child.kill()
         assert not left, f"processes outlived the server: {[child.cmdline() for child in left]}"
+
+
+class PaddockServer(ServerProcess):
+    """One running server. Replies of the starter model can be held in the middle: see `held`."""
+
+    def __init__(self, folder: Path, models_dir: Path, loras_dir: Path, *flags: str, model: str = STARTER) -> None:
+        self.port = free_port()
+        self.url = f"http://localhost:{self.port}/"
+        shutil.copytree(ROOT / "presets", folder / "presets")
+        super().__init__(
+            folder, "--port", str(self.port), "--models-dir", str(models_dir), "--loras-dir", str(loras_dir), "--presets-dir", str(folder / "presets"),
+            "--verbose", *flags,
+        )  # fmt: skip
+        self.http = httpx.Client(base_url=self.url, timeout=120)
+        wait_for(lambda: self.answers(self.url), "the server answers", START_LIMIT_S)
+        wait_for(lambda: self.loaded() == model, f"{model} is loaded", START_LIMIT_S)
 
     # ---- routes ----------------------------------------------------------------------------------------------------
 
@@ -101,18 +122,25 @@ class PaddockServer:
 
     def loaded(self) -> str:
         """Name of the loaded model, or an empty string."""
-        rows = self.ask("GET", "ui/models")["loaded"]
-        return rows[0]["name"] if rows else ""
+        return next(iter(self.ask("GET", "health")["loaded"]), "")
 
     def load(self, name: str = STARTER) -> None:
         """Have a model loaded, as an API client that names it would."""
         if self.loaded() != name:
             self.ask("POST", "v1/completions", {"model": name, "prompt": "a", "max_tokens": 1})
 
+    def counters(self) -> dict[str, int]:
+        """What the engine counts: steps, running and waiting replies, cancelled ones."""
+        return self.ask("GET", "v1/internal/counters")
+
     # ---- the engine's process --------------------------------------------------------------------------------------
 
     def engine(self) -> psutil.Process:
-        return psutil.Process(self.ask("GET", "ui/models")["loaded"][0]["pid"])
+        for child in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if WORKER in child.cmdline():
+                    return child
+        raise AssertionError("no engine runs")
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -57,7 +57,7 @@ def completions_router(app: App) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        requests = _with_seeds(await _chat_request(app, body), body.n)
+        requests = _with_seeds(await _chat_request(app, body, _client(body, request)), body.n)
         shape = _ChatShape(body.logprobs)
         return await _answer(app, request, body, requests, shape)
 
@@ -90,7 +90,7 @@ def _client(body: ChatRequest | CompletionRequest, request: Request) -> str:
     return body.user or (request.client.host if request.client else "")
 
 
-async def _chat_request(app: App, body: ChatRequest) -> GenerationRequest:
+async def _chat_request(app: App, body: ChatRequest, client: str) -> GenerationRequest:
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = await _params(app, body, body.max_completion_tokens or body.max_tokens or 0, logprobs)
     template = await app.templates.source(body.prompt_template) if body.prompt_template else None
@@ -111,7 +111,7 @@ async def _chat_request(app: App, body: ChatRequest) -> GenerationRequest:
         continue_final_message=body.continue_final_message,
         overflow="refuse",
     )
-    return GenerationRequest(prompt=prompt, params=params, client=body.user)
+    return GenerationRequest(prompt=prompt, params=params, client=client)
 
 
 def _with_seeds(request: GenerationRequest, n: int) -> list[GenerationRequest]:
@@ -261,7 +261,7 @@ async def _answer(
             "object": shape.kind,
             "choices": [shape.whole(i, choice) for i, choice in enumerate(choices)],
             "usage": _usage([choice.usage for choice in choices], body.n),
-            "system_fingerprint": f"seed-{choices[0].seed}",
+            **_fingerprint(choices[0].seed),
             "seeds": [choice.seed for choice in choices],
         }
     )
@@ -293,8 +293,18 @@ async def _collect(generation: ClientGeneration, split: bool) -> _Whole:
         if delta.finish_reason is not None:
             choice.finish_reason = delta.finish_reason
             choice.usage = delta.usage or choice.usage
-    choice.seed = generation.started.seed if generation.started else 0
+    choice.seed = _seed(generation)
     return choice
+
+
+def _seed(generation: ClientGeneration) -> int:
+    """The seed in use, drawn or given."""
+    return generation.started.seed if generation.started else 0
+
+
+def _fingerprint(seed: int) -> dict[str, str]:
+    """How the seed is reported in a field that OpenAI's clients know."""
+    return {"system_fingerprint": f"seed-{seed}"}
 
 
 def _opened(generation: ClientGeneration) -> str:
@@ -323,7 +333,8 @@ async def _pieces(
                 yield frame(body_of(item))
                 return
             else:
-                yield frame({**head, "choices": [item], **({"usage": None} if with_usage else {})})
+                seed = _fingerprint(_seed(generations[item["index"]]))
+                yield frame({**head, **seed, "choices": [item], **({"usage": None} if with_usage else {})})
         if with_usage:
             yield frame({**head, "choices": [], "usage": _usage(usages, n)})
         yield b"data: [DONE]\n\n"

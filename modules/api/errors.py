@@ -48,9 +48,15 @@ def error_body(message: str, kind: str, *, code: str | None = None, param: str |
 def body_of(error: errors.AppError) -> dict[str, Any]:
     """OpenAI's error object of an error of ours."""
     _, kind = status_of(error)
-    code = "context_length_exceeded" if isinstance(error, errors.ContextOverflow) else error.kind
     field = error.details.get("field")
-    return error_body(error.message, kind, code=code, param=str(field) if field else None, details=_plain(error.details))
+    return error_body(error.message, kind, code=_code(error), param=str(field) if field else None, details=_plain(error.details))
+
+
+def _code(error: errors.AppError) -> str:
+    """OpenAI's own word where it has one, else ours."""
+    if isinstance(error, errors.ContextOverflow):
+        return "context_length_exceeded"
+    return "model_not_found" if isinstance(error, errors.NotFound) and error.details.get("field") == "model" else error.kind
 
 
 def _plain(details: dict[str, Any]) -> dict[str, Any]:

@@ -7,9 +7,9 @@ Source: the public OpenAI API reference (chat completions, completions).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from modules.core.messages import Role
 from modules.core.params import GenerationParams
@@ -117,15 +117,16 @@ class ChatRequest(_Request):
     prompt_template: str = ""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
-    @model_validator(mode="after")
-    def _refuse_unsupported(self) -> Self:
-        if self.response_format and self.response_format.get("type") != "text":
-            raise ValueError("response_format: only {“type”: “text”} is supported yet; ask for JSON in the prompt")
-        if self.tools:
+    @field_validator("response_format", "tools", "top_logprobs")
+    @classmethod
+    def _supported(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "response_format" and value and value.get("type") != "text":
+            raise ValueError("only {“type”: “text”} is supported yet; ask for JSON in the prompt")
+        if info.field_name == "tools" and value:
             raise ValueError("tools are not supported yet; leave the field out")
-        if self.top_logprobs is not None and not self.logprobs:
-            raise ValueError("top_logprobs needs logprobs: true")
-        return self
+        if info.field_name == "top_logprobs" and value is not None and not info.data.get("logprobs"):
+            raise ValueError("needs logprobs: true")
+        return value
 
 
 class CompletionRequest(_Request):
@@ -138,15 +139,16 @@ class CompletionRequest(_Request):
     best_of: int | None = None
     parse_special: Literal[True, False] = True
 
-    @model_validator(mode="after")
-    def _refuse_unsupported(self) -> Self:
-        if self.suffix:
-            raise ValueError("suffix is not supported; put the text before the gap into prompt")
-        if self.best_of is not None and self.best_of != self.n:
-            raise ValueError("best_of is not supported; use n")
-        if self.echo and self.logprobs is not None:
-            raise ValueError("echo together with logprobs is not supported yet; ask for one of them")
-        return self
+    @field_validator("suffix", "best_of", "echo")
+    @classmethod
+    def _supported(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.field_name == "suffix" and value:
+            raise ValueError("not supported; put the text before the gap into prompt")
+        if info.field_name == "best_of" and value is not None and value != info.data.get("n", value):
+            raise ValueError("not supported; use n")
+        if info.field_name == "echo" and value and info.data.get("logprobs") is not None:
+            raise ValueError("not supported together with logprobs yet; ask for one of them")
+        return value
 
     def prompts(self) -> list[str | tuple[int, ...]]:
         """The prompts one by one, as text or token ids."""

@@ -209,7 +209,7 @@ class ModelFolder:
                 info = self._cached("model", path, self._read_model)
                 if isinstance(info, ModelInfo):
                     return info
-        raise NotFound(f"There is no model “{name[:100]}” in {self._models_dir.name}/; choose one from the list or download it.")
+        raise NotFound(f"There is no model “{name[:100]}” in {self._models_dir.name}/; choose one from the list or download it.", field="model")
 
     def _cached(self, kind: str, path: Path, read: Any) -> ModelInfo | AdapterInfo | None:
         try:

@@ -96,7 +96,7 @@ class TemplateLibrary:
         """The existing files of a name, the one that counts first."""
         found = tuple(path for suffix in SUFFIXES if (path := path_below(self.folder, name, suffix, "template")).is_file())
         if not found:
-            raise NotFound(f"There is no prompt template “{checked_name(name, 'template')}”. Choose one from the list.")
+            raise NotFound(f"There is no prompt template “{checked_name(name, 'template')}”. Choose one from the list.", field="prompt_template")
         return found
 
     def _entry(self, name: str) -> _Entry:

@@ -120,7 +120,7 @@ class PresetService:
     def _path(self, name: str) -> Path:
         path = path_below(self._folder, name, SUFFIX, "preset")
         if not path.is_file():
-            raise NotFound(f"There is no preset “{checked_name(name, 'preset')}”. Choose one from the list.")
+            raise NotFound(f"There is no preset “{checked_name(name, 'preset')}”. Choose one from the list.", field="preset")
         return path
 
     def _entry(self, name: str) -> _Entry:

@@ -63,7 +63,7 @@ class ModelPrompts:
         room = self._room(request.params.max_tokens)
         if isinstance(prompt, TextPrompt):
             return Prepared(self._text_ids(prompt, room))
-        return self._chat(prompt, room)
+        return self._chat(prompt, self._context_length - 1 if prompt.overflow == "refuse" else room)  # nothing is refused that would fit
 
     def count(self, prompt: ChatPrompt) -> int:
         """How many tokens a whole conversation has, also where it is longer than the context."""

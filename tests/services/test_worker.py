@@ -100,6 +100,7 @@ def test_room_is_kept_for_the_reply(prompts):
     with pytest.raises(ContextOverflow):
         prompts.prepare(chat(long, params=GenerationParams(max_tokens=0)))  # a quarter of 512 stays free
     assert prompts.prepare(chat(long, params=GenerationParams(max_tokens=1))).dropped_messages == 0
+    assert prompts.prepare(chat(long, overflow="refuse")).dropped_messages == 0  # who wants nothing left out takes what room there is
 
 
 def test_plain_text_gets_one_bos(prompts):
