@@ -7,13 +7,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI
 
+from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
 from modules.api.models import models_router
 from modules.api.view_messages import ViewFunctions
-from modules.api.views import view_routers
+from modules.api.views import NOTEBOOK, view_routers
 from modules.services.app import App
 
 
@@ -35,6 +36,12 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         api.include_router(login_router(check))
     if mount is not None:
         api = mount(api)
+
+        def expect(conversation_id: str) -> None:
+            for key in (conversation_id, NOTEBOOK):
+                app.followers.expect(key)
+
+        api.add_middleware(PageArrivals, expect=expect)
     if check is not None:
         api.add_middleware(KeyGate, check=check, page=not settings.is_local)
     api.add_middleware(

@@ -113,7 +113,7 @@ class ConversationView:
 
     async def events(self) -> AsyncIterator[bytes]:
         """Frames of the stream; ends when the conversation is deleted."""
-        with self._app.conversations.subscribe(self._id) as changes:
+        with self._app.followers.follow(self._id), self._app.conversations.subscribe(self._id) as changes:
             wake = asyncio.Event()
             unwatch = self._app.models.watch(wake.set)
             try:

@@ -17,11 +17,12 @@ from pydantic import BaseModel, Field
 
 from modules.api.sse import frame, stream
 from modules.api.view_messages import PING_S, ConversationView, ViewFunctions
-from modules.core.errors import NotFound
+from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
 from modules.services.app import App
 
 OWNER = "local"  # one person; users come with accounts
+NOTEBOOK = f"notebook/{OWNER}"  # as followers know it
 TEXT_LIMIT = 2_000_000
 
 
@@ -73,6 +74,7 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         _conversation_files(app, functions),
         _messages(app),
         _message_tree(app),
+        _leaving(app),
         _notebook(app),
         _small(app, functions),
     )
@@ -215,6 +217,29 @@ def _message_tree(app: App) -> APIRouter:
     return router
 
 
+def _leaving(app: App) -> APIRouter:
+    """What a tab says when it is closed or loaded anew: nobody needs the text any more, unless somebody else looks or the page comes back."""
+    router = APIRouter(prefix="/ui")
+    asked = app.settings.stop_when_closed
+
+    @router.post("/conversations/{conversation_id}/left")
+    async def left_conversation(conversation_id: str) -> dict[str, Any]:
+        """A tab that showed a reply being written is gone."""
+        await app.conversations.read(OWNER, conversation_id)
+        if asked and await app.followers.left(conversation_id):
+            await app.replies.stop(conversation_id)
+        return {**OK}
+
+    @router.post("/notebook/left")
+    async def left_notebook() -> dict[str, Any]:
+        """A tab that showed the notebook being written on is gone."""
+        if asked and await app.followers.left(NOTEBOOK):
+            await app.notebook.stop(OWNER)
+        return {**OK}
+
+    return router
+
+
 def _notebook(app: App) -> APIRouter:
     router = APIRouter(prefix="/ui/notebook")
 
@@ -270,18 +295,19 @@ async def _notebook_events(app: App) -> AsyncIterator[bytes]:
     events = app.notebook.events(OWNER)
     step: asyncio.Future[tuple[str, dict[str, Any]]] | None = None
     try:
-        while True:
-            step = step or asyncio.ensure_future(anext(events))
-            await asyncio.wait({step}, timeout=PING_S)
-            if not step.done():
-                yield frame({}, "ping")
-                continue
-            try:
-                name, data = step.result()
-            except StopAsyncIteration:
-                return
-            step = None
-            yield frame(data, name)
+        with app.followers.follow(NOTEBOOK):
+            while True:
+                step = step or asyncio.ensure_future(anext(events))
+                await asyncio.wait({step}, timeout=PING_S)
+                if not step.done():
+                    yield frame({}, "ping")
+                    continue
+                try:
+                    name, data = step.result()
+                except StopAsyncIteration:
+                    return
+                step = None
+                yield frame(data, name)
     finally:
         if step is not None:
             step.cancel()
@@ -298,8 +324,11 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
         names = app.models.loaded_names()
         if not names:
             return {"count": None, "limit": None}
-        engine = await app.models.get(names[0])
-        return {"count": len(await engine.tokenize(body.text)), "limit": engine.card.context_length}
+        try:
+            engine = await app.models.get(names[0])
+            return {"count": len(await engine.tokenize(body.text)), "limit": engine.card.context_length}
+        except (EngineCrashed, NoModelLoaded):  # it ended just now; the page shows that elsewhere
+            return {"count": None, "limit": None}
 
     @router.get("/models")
     async def models() -> dict[str, Any]:

@@ -107,6 +107,15 @@ def read_yaml(text: str, source: str) -> Any:
         raise InvalidRequest(f"{source} is not valid YAML: {str(error).splitlines()[0] if str(error) else error!r}.") from error
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes the line ends that only YAML knows as escapes: bare, they would be read back as spaces or newlines."""
+
+    def choose_scalar_style(self) -> str:
+        """The quotes of a text."""
+        text = getattr(self.event, "value", "")
+        return '"' if any(end in text for end in "\x85\u2028\u2029") else str(super().choose_scalar_style())
+
+
 def dump_yaml(value: Any) -> str:
-    """YAML text in the order given."""
-    return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+    """YAML text in the order given, which `read_yaml` gives back."""
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))

@@ -45,6 +45,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     queue_limit: int = Field(64, ge=1, le=10_000, description="Most requests waiting for one model.")
     loaded_models: int = Field(1, ge=1, le=16, description="Most models loaded at the same time; the least recently used one makes room.")
     load_on_demand: bool = Field(True, description="Load a model when an API request names it.")
+    stop_when_closed: bool = Field(True, description="Stop a reply when the last browser tab that shows it is closed; --no-stop-when-closed lets it go on.")
     step_timeout_s: float = Field(120, ge=5, le=86_400, description="An engine whose step takes longer is taken for hung and restarted.")
     load_timeout_s: float = Field(900, ge=5, le=86_400, description="Longest time a model may take to load.")
     verbose: bool = Field(False, description="Log more; prompts and replies are never logged.")

@@ -9,6 +9,7 @@ from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
 from modules.services.conversations import ConversationService
+from modules.services.followers import Followers
 from modules.services.generation import GenerationService
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
@@ -31,6 +32,7 @@ class App:
     presets: PresetService
     templates: TemplateService
     storage: Storage
+    followers: Followers
 
     async def start(self) -> None:
         """Begin what runs in the background."""
@@ -68,4 +70,5 @@ def build_app(settings: Settings) -> App:
         presets=presets,
         templates=templates,
         storage=storage,
+        followers=Followers(),
     )

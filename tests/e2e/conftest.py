@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 
 from tests.e2e.adapter_files import write_adapter, write_broken_model
 from tests.e2e.console_watch import ConsoleWatch
-from tests.paddock_server import ROOT, PaddockServer
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
+from tests.paddock_server import ROOT, PaddockServer
 
 HERE = Path(__file__).parent
 ARTIFACTS = HERE / "artifacts"

@@ -10,8 +10,8 @@ from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.conftest import PHONE
 from tests.e2e.console_watch import ConsoleWatch
-from tests.paddock_server import LONG, PaddockServer
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen, open_area
+from tests.paddock_server import LONG, PaddockServer
 
 AREAS = ("Chat", "Notebook", "Models")
 # Controls that can be seen and have no name of any kind
@@ -50,6 +50,11 @@ FAINT = """() => {
   }
   return found;
 }"""
+# What has the focus, and whether that can be seen
+FOCUSED = """() => { const element = document.activeElement, style = getComputedStyle(element);
+  if (element === document.body) return ['', true]; // after the last control the browser's own ones would come
+  return [element.getAttribute('aria-label') || element.textContent.trim() || element.id,
+    element.matches('textarea, input') || (style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) > 0)]; }"""
 TALK = (
     ("user", "A question that is long enough to fill more than one line on a telephone held upright, with a verylongwordthatdoesnotfitanywherebecauseithasnospaces."),
     ("assistant", "# Answer\n\n```python\nprint('a long line of code that surely does not fit into three hundred and ninety pixels', end='')\n```\n\n"
@@ -77,17 +82,23 @@ def test_the_keyboard_is_enough(chat: ChatScreen, page: Page, starter: PaddockSe
 
 def test_the_focus_can_be_seen_and_reaches_the_main_controls(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
     chat.open(starter.make_conversation((("user", "hi"), ("assistant", "Hello.")), title="Focus"))
-    page.evaluate("document.activeElement.blur()")
+    page.get_by_role("button", name="Skip the list").focus()  # the first of all
+    assert {"New chat", "Search conversations"} <= reached_by_tab(page, 2)
+    page.get_by_role("button", name="Skip the list").press("Enter")
+    expect(page.get_by_role("tab", name="Chat")).to_be_focused()
+    reached = reached_by_tab(page, 40)
+    assert {"Message", "Settings", "Copy", "Regenerate: another version"} <= reached, reached
+
+
+def reached_by_tab(page: Page, presses: int) -> set[str]:
+    """Names of what the Tab key reaches; each must show its focus."""
     reached = set()
-    for _ in range(60):
+    for _ in range(presses):
         page.keyboard.press("Tab")
-        name, outline = page.evaluate(
-            "(() => { const e = document.activeElement; const s = getComputedStyle(e); return [e.getAttribute('aria-label') || e.textContent.trim() || e.id,"
-            " e.matches('textarea, input') || (s.outlineStyle !== 'none' && parseFloat(s.outlineWidth) > 0)]; })()"
-        )
-        reached.add(name)
+        name, outline = page.evaluate(FOCUSED)
         assert outline, f"the focus on “{name}” cannot be seen"
-    assert {"New chat", "Message", "Settings", "Chat", "Copy", "Regenerate: another version"} <= reached, reached
+        reached.add(name)
+    return reached
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -104,6 +115,7 @@ def test_every_control_has_a_name_and_every_text_can_be_read(
         page.wait_for_timeout(250)  # colours of the chosen tab fade in
         assert page.evaluate(NAMELESS) == [], area
         assert page.evaluate(FAINT) == [], area
+    open_area(page, "Chat")
     expect(page.get_by_role("log", name="Conversation")).to_have_count(1)
 
 

@@ -7,8 +7,8 @@ import re
 from playwright.sync_api import Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
-from tests.paddock_server import LONG, STARTER, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen, ModelsScreen
+from tests.paddock_server import LONG, STARTER, PaddockServer, wait_for
 
 
 def test_first_visit_says_what_this_is(chat: ChatScreen, page: Page) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect
 
-from tests.paddock_server import PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen
+from tests.paddock_server import PaddockServer, wait_for
 
 
 def test_new_rename_pin_and_open(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:

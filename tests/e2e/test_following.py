@@ -7,8 +7,10 @@ import re
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
-from tests.paddock_server import LONG, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen
+from tests.paddock_server import LONG, PaddockServer, wait_for
+
+IN_FLIGHT_TOKENS = 16  # written by the engine and not yet delivered when it was held: it delivers every few milliseconds
 
 
 def long_reply(chat: ChatScreen, server: PaddockServer, title: str) -> str:
@@ -52,15 +54,45 @@ def test_a_second_tab_follows_and_stops_the_same_reply(chat: ChatScreen, context
     assert chat.done() == second.done()
 
 
-def test_a_reply_goes_on_without_any_tab(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
-    made = long_reply(chat, starter, "Left alone")
+def test_closing_the_last_tab_frees_the_slot_within_a_step(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    cancelled = starter.counters()["cancelled"]
+    made = long_reply(chat, starter, "Closed")
     with starter.held():
         half = chat.words(chat.reply)
-        page.close()
+        written = starter.conversation(made)["messages"][-1]["receipt"]["completion_tokens"]
+        page.close(run_before_unload=True)
+        wait_for(lambda: f"/ui/conversations/{made}/left" in starter.log, "the server has heard of it")
     wait_for(lambda: starter.conversation(made)["running"] is None, "the reply has ended")
+    counted = starter.counters()
+    assert (counted["running"], counted["waiting"], counted["cancelled"]) == (0, 0, cancelled + 1)
     last = starter.conversation(made)["messages"][-1]
-    assert last["status"] == "complete"
-    assert len(starter.text(last["id"])) > len(half)
+    assert last["status"] == "stopped"
+    assert len(starter.text(last["id"])) >= len(half)
+    assert last["receipt"]["completion_tokens"] <= written + IN_FLIGHT_TOKENS
+
+
+def test_a_tab_that_still_looks_keeps_the_reply_going(chat: ChatScreen, page: Page, context: BrowserContext, starter: PaddockServer) -> None:
+    made = long_reply(chat, starter, "One of two closed")
+    with starter.held():
+        second = ChatScreen(context.new_page(), starter).open(made)
+        second.begun()
+        page.close(run_before_unload=True)
+        wait_for(lambda: f"/ui/conversations/{made}/left" in starter.log, "the server has heard of it")
+    second.done()
+    assert starter.conversation(made)["messages"][-1]["status"] == "complete"
+
+
+def test_stop_frees_the_slot_within_a_step(chat: ChatScreen, starter: PaddockServer) -> None:
+    cancelled = starter.counters()["cancelled"]
+    made = long_reply(chat, starter, "Stopped")
+    with starter.held():
+        written = starter.conversation(made)["messages"][-1]["receipt"]["completion_tokens"]
+        chat.stop_button.click()
+        wait_for(lambda: f"/ui/conversations/{made}/stop" in starter.log, "the server has heard of it")
+    chat.done()
+    counted = starter.counters()
+    assert (counted["running"], counted["cancelled"]) == (0, cancelled + 1)
+    assert starter.conversation(made)["messages"][-1]["receipt"]["completion_tokens"] <= written + IN_FLIGHT_TOKENS
 
 
 def test_a_killed_engine_is_told_and_started_again(chat: ChatScreen, starter: PaddockServer) -> None:

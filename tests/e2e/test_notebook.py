@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
-from tests.paddock_server import PaddockServer, wait_for
-from tests.e2e.screens import NotebookScreen, open_area
+from tests.e2e.screens import NotebookScreen
+from tests.paddock_server import LONG, PaddockServer, wait_for
 
 BEGINNING = "Once upon a time there was a small"
+
+
+def writes_long(page: Page) -> None:
+    """From now on the notebook's generations do not end by themselves soon."""
+    settings = {"preset": "", "params": LONG["params"]}
+    page.add_init_script(f"localStorage.setItem('paddock.notebook.settings', {json.dumps(json.dumps(settings))})")
 
 
 def test_generate_undo_redo_and_regenerate(notebook: NotebookScreen) -> None:
@@ -36,13 +43,14 @@ def test_generate_undo_redo_and_regenerate(notebook: NotebookScreen) -> None:
 
 
 def test_stop_keeps_what_is_written_and_a_reload_shows_it(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+    writes_long(page)
     notebook.open().fill(BEGINNING)
     notebook.generate.click()
     wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING) + 10, "the text grows")
     with starter.held():
         expect(notebook.stop).to_be_visible()
         page.reload()
-        open_area(page, "Notebook")
+        expect(page.get_by_role("tab", name="Notebook")).to_have_attribute("aria-selected", "true")  # the area stays
         expect(notebook.stop).to_be_visible()
         assert len(notebook.text.input_value()) > len(BEGINNING)
         notebook.stop.click(no_wait_after=True)
@@ -54,7 +62,28 @@ def test_stop_keeps_what_is_written_and_a_reload_shows_it(notebook: NotebookScre
     expect(notebook.text).to_have_value(kept)
 
 
+def test_a_closed_tab_stops_the_writing_and_keeps_what_was_typed(notebook: NotebookScreen, context: BrowserContext, starter: PaddockServer) -> None:
+    writes_long(notebook.page)
+    notebook.open().fill(BEGINNING)
+    notebook.generate.click()
+    wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING) + 10, "the text grows")
+    said = starter.log.count("/ui/notebook/left")
+    with starter.held():
+        notebook.page.close(run_before_unload=True)
+        wait_for(lambda: starter.log.count("/ui/notebook/left") > said, "the server has heard of it")
+    wait_for(lambda: not starter.ask("GET", "ui/notebook")["running"], "the writing has stopped")
+    assert starter.counters()["running"] == 0
+    again = NotebookScreen(context.new_page(), starter).open()
+    expect(again.text).to_have_value(re.compile("^" + BEGINNING + ".+", re.DOTALL))
+    again.text.press("ControlOrMeta+End")
+    again.text.press_sequentially(" typed last")
+    again.page.reload()
+    expect(again.text).to_have_value(re.compile(" typed last$"))
+    again.saved(again.text.input_value())
+
+
 def test_typing_goes_on_while_the_model_writes(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+    writes_long(page)
     notebook.open().fill(BEGINNING)
     notebook.generate.click()
     wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING), "the text grows")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.paddock_server import PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen
+from tests.paddock_server import PaddockServer, wait_for
 
 CODE = "def add(a, b):\n    return a + b  # <b>sum</b>\n"
 RICH = f"""<think>First I **consider** it.</think>

@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import BrowserContext, expect
 
 from tests.e2e.conftest import PHONE
-from tests.paddock_server import ROOT, STARTER, PaddockServer, wait_for
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
+from tests.paddock_server import ROOT, STARTER, PaddockServer, wait_for
 
 FOLDER = ROOT / "docs" / "screenshots"
 NAMES = ("chat-light", "chat-dark", "notebook", "models", "phone")

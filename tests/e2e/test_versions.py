@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.paddock_server import PaddockServer
 from tests.e2e.screens import ChatScreen
+from tests.paddock_server import PaddockServer
 
 TALK = (("user", "What is a paddock?"), ("assistant", "A small field."), ("user", "For whom?"), ("assistant", "For horses."))
 

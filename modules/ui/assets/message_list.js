@@ -4,7 +4,7 @@ import { Composer } from "./composer.js";
 import { copyText, h, icon } from "./dom.js";
 import { MessageView } from "./message.js";
 import {
-  Stream, conversationInAddress, emit, listen, loadedModel, openConversation, report, request, state,
+  Stream, conversationInAddress, emit, listen, loadedModel, openConversation, report, request, sayLeft, state,
 } from "./page.js";
 
 const EXAMPLES = [
@@ -34,6 +34,7 @@ class MessageList {
     listen("escape", () => { if (this.composer.running) this.stop(); });
     listen("area", (area) => { if (area === "chat" && !this.stream) this.open(this.id); else if (area !== "chat") this.detach(); });
     listen("settings-edited", (settings) => this.saveSettings(settings));
+    window.addEventListener("pagehide", () => this.leave());
     this.begin();
   }
 
@@ -54,6 +55,7 @@ class MessageList {
     this.id = id;
     state.conversation = null;
     this.composer.setConversation(id);
+    if (state.area !== "chat") return; // followed as soon as somebody looks
     const mine = (handler) => (data) => { if (this.id === id) handler(data); };
     this.stream = new Stream(`ui/conversations/${id}/events`, {
       snapshot: mine((data) => this.show(data)),
@@ -63,6 +65,12 @@ class MessageList {
       loading: mine((data) => this.waiting(this.running, data.stage, data.done)),
       title: mine((data) => { this.title = data.title; document.title = `${data.title} · Paddock`; emit("conversations-changed"); }),
     }, (lost) => this.showLost(lost));
+  }
+
+  leave() {
+    if (!this.running) return;
+    this.stream?.pause();
+    sayLeft(`ui/conversations/${this.id}/left`);
   }
 
   detach() {

@@ -121,7 +121,7 @@ class ModelList {
       return { name: adapter.name, box, scale, element };
     });
     const apply = h("button", { type: "button", class: "small-button primary", text: "Apply", disabled: !card, on: { click: () => {
-      const adapters = rows.filter((row) => row.box.checked).map((row) => ({ path: row.name, scale: Number(row.scale.value) }));
+      const adapters = rows.filter((row) => row.box.checked).map((row) => ({ name: row.name, scale: Number(row.scale.value) })); // an object with a "path" is a file to Gradio
       this.trigger("adapt", { name: card.name, adapters });
       setTimeout(refreshModels, 600);
     } } });

@@ -2,10 +2,12 @@
 
 import { h, icon, iconButton, number, plural } from "./dom.js";
 import { NextTokens } from "./next_tokens.js";
-import { Stream, emit, listen, report, request, state, toast } from "./page.js";
+import { Stream, emit, listen, report, request, sayLeft, state, toast } from "./page.js";
 
 const SETTINGS_KEY = "paddock.notebook.settings";
+const DRAFT_KEY = "paddock.notebook.draft"; // typed just before the tab was closed
 const SAVE_DELAY_MS = 800;
+const COUNT_DELAY_MS = 400;
 
 class Notebook {
   constructor(element) {
@@ -38,7 +40,7 @@ class Notebook {
       this.settings = settings;
       localStorage.setItem(SETTINGS_KEY, JSON.stringify(settings));
     });
-    window.addEventListener("pagehide", () => { if (this.dirty) this.save(); });
+    window.addEventListener("pagehide", () => this.leave());
     this.showButtons({});
     emit("settings", { scope: "notebook", key: "notebook", settings: this.settings });
     if (state.area === "notebook") this.attach();
@@ -55,6 +57,16 @@ class Notebook {
     }, (lost) => { if (lost) this.status.textContent = "Connection lost. Trying again…"; });
   }
 
+  leave() {
+    if (this.dirty) {
+      localStorage.setItem(DRAFT_KEY, JSON.stringify({ text: this.text.value, rev: this.rev }));
+      this.save();
+    }
+    if (!this.running) return;
+    this.stream?.pause();
+    sayLeft("ui/notebook/left");
+  }
+
   detach() {
     this.stream?.close();
     this.stream = null;
@@ -65,10 +77,22 @@ class Notebook {
     const mine = this.dirty && !data.running;
     this.rev = mine && this.rev !== null ? this.rev : data.rev;
     if (!mine && data.text !== this.text.value) this.replace(data.text);
+    this.takeDraft(data);
     this.setRunning(data.running);
     this.showButtons(data);
     if (!data.running) this.status.textContent = "";
     this.countSoon();
+  }
+
+  /** What was typed last time and did not reach the server any more; gone when the text has changed since. */
+  takeDraft(data) {
+    const stored = localStorage.getItem(DRAFT_KEY);
+    if (!stored) return;
+    localStorage.removeItem(DRAFT_KEY);
+    const draft = JSON.parse(stored);
+    if (data.running || this.dirty || draft.rev !== data.rev || draft.text === data.text) return;
+    this.replace(draft.text);
+    this.typed();
   }
 
   /** Another text; the caret stays where it was, as far as that place still exists. */
@@ -94,6 +118,7 @@ class Notebook {
     this.waiting = "";
     if (follow) area.scrollTop = area.scrollHeight;
     this.status.textContent = this.speed;
+    this.countTimer ??= setTimeout(() => this.countTokens(), COUNT_DELAY_MS); // also while it grows without a pause
   }
 
   finish(data) {
@@ -203,10 +228,11 @@ class Notebook {
 
   countSoon() {
     clearTimeout(this.countTimer);
-    this.countTimer = setTimeout(() => this.countTokens(), 400);
+    this.countTimer = setTimeout(() => this.countTokens(), COUNT_DELAY_MS);
   }
 
   async countTokens() {
+    this.countTimer = null;
     const text = this.text.value;
     try {
       const { count, limit } = text ? await request("POST", "ui/tokens", { text }) : { count: 0, limit: null };

@@ -4,6 +4,7 @@ import { h, icon, iconButton } from "./dom.js";
 
 const BASE = new URL("./", document.baseURI); // right below a reverse proxy's path too
 const THEME_KEY = "paddock.theme";
+const AREA_KEY = "paddock.area"; // of this tab, so that a reload stays where it was
 
 /** Events between the views: "conversation", "conversations-changed", "area", "model", "settings", "show-settings". */
 export const bus = new EventTarget();
@@ -44,6 +45,11 @@ export async function request(method, path, body) {
   if (response.ok) return data;
   const error = data.error ?? {};
   throw new RequestError(error.message ?? `The server answered ${response.status}. Try again.`, error.type ?? "", response.status, error.details ?? {});
+}
+
+/** Tell the server that this page leaves: the only kind of request that a closing tab still sends. */
+export function sayLeft(path) {
+  navigator.sendBeacon(address(path));
 }
 
 /** An event stream that comes back by itself: `handlers` by event name, `onLost(true|false)` tells about the connection. */
@@ -128,10 +134,16 @@ function watchAreas() {
     const chosen = nav.querySelector('[role="tab"][aria-selected="true"]');
     const area = chosen?.id?.replace(/^area-|-button$/g, "") || "chat";
     document.body.dataset.area = area;
-    if (area !== state.area) { state.area = area; emit("area", area); }
+    if (area === state.area) return;
+    state.area = area;
+    sessionStorage.setItem(AREA_KEY, area);
+    emit("area", area);
   };
   new MutationObserver(update).observe(nav, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
   update();
+  const before = sessionStorage.getItem(AREA_KEY);
+  const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
+  if (reloaded && before && before !== state.area) openArea(before);
 }
 
 // ---- which conversation is open is in the address
@@ -145,7 +157,7 @@ export function openConversation(id, { replace = false } = {}) {
   url.searchParams.set("c", id);
   history[replace ? "replaceState" : "pushState"]({}, "", url);
   document.body.classList.remove("side-open");
-  if (state.area !== "chat") openArea("chat");
+  if (!replace && state.area !== "chat") openArea("chat"); // a replaced address is nobody's wish to go there
   emit("conversation", id);
 }
 
@@ -207,6 +219,8 @@ function buildFrame() {
   const settings = h("button", { type: "button", id: "settings-button", class: "bar-button", "aria-expanded": "false" }, icon("sliders"), h("span", { text: "Settings" }));
   settings.addEventListener("click", () => toggleDrawer());
   const veil = h("div", { id: "veil", on: { click: () => document.body.classList.remove("side-open", "drawer-open") } });
+  const skip = h("button", { type: "button", id: "skip", text: "Skip the list", on: { click: () => document.querySelector('#areas [role="tab"][aria-selected="true"]')?.focus() } });
+  document.body.prepend(skip);
   document.body.append(menu, settings, veil);
 }
 

@@ -127,8 +127,8 @@ class ModelsTab:
         """Put exactly the chosen adapters into use."""
         data = event._data if isinstance(event._data, dict) else {}
         try:
-            adapters = [checked(Adapter, row) for row in data.get("adapters") or []]
-        except (AppError, TypeError) as error:
+            adapters = [checked(Adapter, {"path": row.get("name"), "scale": row.get("scale")}) for row in data.get("adapters") or []]
+        except (AppError, AttributeError) as error:
             notify(error)
             return
         if not await attempt(self._app.models.set_adapters(_told(event, "name"), adapters)):  # type: ignore[arg-type]
