@@ -35,7 +35,8 @@ INSTALL_BROWSER = (
     ("brew", ("brew install --cask google-chrome",)),
 )
 APART = ("contracts", "live", "e2e")  # folders of tests that run one after another, each in a stage of its own
-PARALLEL = ("-n", "auto", "--dist", "loadfile")  # a worker for each core; a file's tests share their fixtures
+# A worker for each core; a file's tests share their fixtures; a plug-in that takes a second to start and has no use here stays out
+PARALLEL = ("-n", "auto", "--dist", "loadfile", "-p", "no:schemathesis")
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
 
 

@@ -10,8 +10,12 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.tiny_models import TinyFiles
 
 # Before any library reads it: no telemetry, no version check, nothing asked of the outside, one thread per test
 QUIET = {
@@ -35,8 +39,12 @@ QUIET = {
 }
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
+# The tests start a hundred processes; without compiled files each of them would compile Paddock again
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 ROOT = Path(__file__).resolve().parent.parent
+WITH_TORCH = ("tests/loaders/", "tests/starter/test_model.py", "tests/prompts/test_against_transformers.py")
 BROWSERS = (
     "chromium",
     "chromium-browser",
@@ -80,6 +88,14 @@ def starter_gguf() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFiles:
+    """Files of tiny models, made once a session."""
+    from tests.tiny_models import tiny_files
+
+    return tiny_files(tmp_path_factory.getbasetemp())
+
+
+@pytest.fixture(scope="session")
 def chromium_path() -> str:
     """Path of a Chromium or Chrome of this system; `PADDOCK_CHROMIUM` names one."""
     named = os.environ.get("PADDOCK_CHROMIUM")
@@ -90,6 +106,21 @@ def chromium_path() -> str:
         if found:
             return found
     pytest.skip("no Chromium or Chrome on this system: install one, or set PADDOCK_CHROMIUM to its path")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """A file's tests run in one worker; all that want torch in the same one, so that it is loaded and tiny models are made once."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "torch" if file.startswith(WITH_TORCH) else file
+
+    return ByFile(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

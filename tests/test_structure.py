@@ -6,6 +6,7 @@ Each rule is a function from a parsed file to complaints; each is shown to fire 
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ def all_files() -> list[Path]:
     return python_files("modules", "installer", "tools", "benchmarks", "tests")
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.core.errors import AppError, InvalidRequest, NotFound
-from modules.core.files import checked_name, path_below, read_yaml, relative_below, write_atomic
+from modules.core.files import checked_name, dump_yaml, path_below, read_yaml, relative_below, write_atomic
 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -98,6 +98,11 @@ def test_hostile_yaml_is_refused_fast(text: str) -> None:
     with pytest.raises(InvalidRequest, match="thefile"):
         read_yaml(text, "thefile")
     assert time.perf_counter() - begun_s < 5  # a bomb takes minutes; this is no measurement of speed
+
+
+@pytest.mark.parametrize("text", ["0\x85", "a\u2028b", "\u2029", "a\r\nb\rc", " \n ", "\ufeff", "yes", "1e3", "x\x7f", "a: b # c", "- \x85\n" + "long " * 40])
+def test_any_text_comes_back_from_yaml(text: str) -> None:
+    assert read_yaml(dump_yaml({"text": text, text: [text]}), "f") == {"text": text, text: [text]}
 
 
 def test_plain_yaml_is_read() -> None:

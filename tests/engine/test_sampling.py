@@ -95,7 +95,7 @@ def test_each_sampler_equals_the_reference(name: str, data: st.DataObject) -> No
     assert_same_choice(data.draw(rows()), params, data.draw(histories), data.draw(histories))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_chains_in_any_order_equal_the_reference(data: st.DataObject) -> None:
     names = data.draw(st.lists(st.sampled_from([n for n in CHOICES if n != "greedy"]), min_size=2, max_size=8, unique=True))
@@ -117,7 +117,7 @@ LARGE = (
 @pytest.mark.parametrize("spread", [0.3, 2.5])
 def test_large_vocabularies_equal_the_reference(fields: dict, spread: float) -> None:
     random = np.random.default_rng(5)
-    row = (random.standard_normal(6_011) * spread).astype(np.float32)
+    row = (random.standard_normal(3_011) * spread).astype(np.float32)
     row[random.integers(0, len(row), 40)] += np.linspace(0, 12, 40, dtype=np.float32)
     best = row.argsort()[::-1]
     prompt = [*best[:30].tolist(), *random.integers(0, len(row), 300).tolist()]

@@ -82,7 +82,9 @@ def test_whole_and_kept_answer_alike(row: np.ndarray, factor: float, touched: li
         one, other = getattr(whole, method)(argument), getattr(kept, method)(argument)
         assert one.ids.tolist() == other.ids.tolist(), method
         assert np.allclose(one.logits, other.logits), method
-    assert whole.draw(share) == kept.draw(share)
+    drawn = int((kept.ids == whole.draw(share)).nonzero()[0][0])
+    borders = np.concatenate(([0.0], kept.probabilities().cumsum()))
+    assert borders[drawn] - 1e-6 <= share <= borders[drawn + 1] + 1e-6  # on a border, rounding decides
 
 
 class DeviceRow:

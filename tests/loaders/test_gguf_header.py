@@ -159,7 +159,7 @@ def test_a_thousand_random_mutations_give_a_header_or_a_sentence(raw: bytes, tmp
     assert refused > 500
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=400))
 def test_any_bytes_after_the_magic(tmp_path: Path, tail: bytes) -> None:
     path = tmp_path / "any.gguf"

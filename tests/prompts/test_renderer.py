@@ -59,10 +59,10 @@ def test_memory_bombs(renderer: TemplateRenderer, text: str) -> None:
     ],
 )
 def test_endless_templates(text: str) -> None:
-    with TemplateRenderer(timeout_s=0.5) as quick:
+    with TemplateRenderer(timeout_s=0.3) as quick:
         assert quick.render(ECHO, HI).text == "Hi"
         begun = time.monotonic()
-        with pytest.raises(InvalidRequest, match=r"did not finish within 0.5 s|needed more than|more than 2,000,000|Overflow"):
+        with pytest.raises(InvalidRequest, match=r"did not finish within 0.3 s|needed more than|more than 2,000,000|Overflow"):
             quick.render(hostile(text), HI)
         assert time.monotonic() - begun < 5
         assert quick.render(ECHO, HI).text == "Hi"

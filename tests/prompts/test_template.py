@@ -45,7 +45,7 @@ ASKED = said(("user", "Hi"))
 
 
 @given(st.lists(st.text(max_size=200), min_size=1, max_size=5))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_text_stands_in_chatml_as_it_is(contents: list[str]) -> None:
     messages = said(*(("user" if i % 2 == 0 else "assistant", content) for i, content in enumerate(contents)))
     expected = "".join(f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in messages)

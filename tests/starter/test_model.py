@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.starter import batches, dialogue, evaluate, topics
+from tools.starter import dialogue, evaluate, topics
 from tools.starter.gguf_file import write_gguf
 
 MEGABYTE = 1_000_000
@@ -95,6 +95,8 @@ def test_end_tokens_agree(starter_dir, tokenizer, vocabulary):
 
 def test_training_rows_are_laid_out_as_the_template_writes_them(tokenizer):
     writer = dialogue.Writer(topics.load_intents(), frozenset())
+    from tools.starter import batches  # needs torch
+
     maker = batches.BatchMaker(writer, tokenizer.backend_tokenizer, seed=1, tokens_per_step=1024)
     rng = random.Random(4)
     for turns in (1, 3, 5):

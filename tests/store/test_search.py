@@ -86,7 +86,7 @@ def test_what_is_found(library: ConversationStore, typed: str, expected: set[str
     assert found(library, typed) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(typed=st.text(st.one_of(st.sampled_from('"*^:(){}[]-+~|&\\/%_\' \0abcANDORNOTNEAR'), st.characters()), max_size=40))
 def test_nothing_typed_is_an_error(library: ConversationStore, typed: str) -> None:
     assert found(library, typed) <= set(TEXTS)

@@ -91,7 +91,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(actions=ACTIONS)
 def test_any_sequence_of_actions_keeps_the_path_whole(actions: list[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -28,9 +28,19 @@ def shown(form, values):
     return [field.shown(getattr(values, field.name)) for field in form.fields]
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_every_field_that_is_not_hidden_has_a_component_with_its_sentence(model):
-    form = built(model)
+@pytest.fixture(scope="module", params=MODELS, ids=lambda model: model.__name__)
+def every_form(request):
+    """A form of each model; nothing below changes it."""
+    return built(request.param)
+
+
+@pytest.fixture(scope="module")
+def form():
+    return built(GenerationParams)
+
+
+def test_every_field_that_is_not_hidden_has_a_component_with_its_sentence(every_form):
+    form, model = every_form, every_form.model
     hidden = {name for name, info in model.model_fields.items() if (info.json_schema_extra or {}).get("hidden")}
     assert {field.name for field in form.fields} == set(model.model_fields) - hidden
     for field, component in zip(form.fields, form.components, strict=True):
@@ -38,15 +48,12 @@ def test_every_field_that_is_not_hidden_has_a_component_with_its_sentence(model)
         assert component.info.startswith(model.model_fields[field.name].description)
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_defaults_survive_the_way_through_the_form(model):
-    form = built(model)
-    assert form.read([component.value for component in form.components]) == model()
+def test_defaults_survive_the_way_through_the_form(every_form):
+    assert every_form.read([component.value for component in every_form.components]) == every_form.model()
 
 
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_numbers_have_the_bounds_of_the_model(model):
-    form = built(model)
+def test_numbers_have_the_bounds_of_the_model(every_form):
+    form, model = every_form, every_form.model
     for field, component in zip(form.fields, form.components, strict=True):
         if field.kind not in ("slider", "number"):
             continue
@@ -67,8 +74,7 @@ def test_changed_values_survive():
     assert form.read(shown(form, values)) == values
 
 
-def test_a_slider_ends_at_its_usual_end_and_grows_for_a_larger_value():
-    form = built(GenerationParams)
+def test_a_slider_ends_at_its_usual_end_and_grows_for_a_larger_value(form):
     field = next(field for field in form.fields if field.name == "max_tokens")
     slider = form.components[form.fields.index(field)]
     assert slider.maximum == 8192
@@ -85,8 +91,7 @@ def test_a_slider_ends_at_its_usual_end_and_grows_for_a_larger_value():
     ("banned_tokens", "1, x", "Banned tokens"),
     ("sampler_order", ["top_k", "top_k"], "names a sampler twice"),
 ])  # fmt: skip
-def test_a_wrong_value_is_refused_with_field_and_rule(name, value, words):
-    form = built(GenerationParams)
+def test_a_wrong_value_is_refused_with_field_and_rule(form, name, value, words):
     values = shown(form, GenerationParams())
     values[[field.name for field in form.fields].index(name)] = value
     with pytest.raises(InvalidRequest) as refused:
@@ -95,8 +100,7 @@ def test_a_wrong_value_is_refused_with_field_and_rule(name, value, words):
     assert refused.value.details["field"] == name
 
 
-def test_an_emptied_number_is_the_default():
-    form = built(GenerationParams)
+def test_an_emptied_number_is_the_default(form):
     values = shown(form, GenerationParams())
     values[[field.name for field in form.fields].index("top_p")] = None
     assert form.read(values) == GenerationParams()

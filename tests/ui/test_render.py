@@ -87,13 +87,13 @@ MARKDOWN = st.lists(PIECES | st.text(max_size=8), max_size=30).map("".join)
 
 
 @given(st.text() | MARKDOWN)
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_text_renders_without_error_and_without_danger(text):
     assert dangers("".join(RENDERER.blocks(text))) == []
 
 
 @given(MARKDOWN, st.lists(st.integers(1, 12), min_size=1, max_size=20))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_streamed_blocks_equal_those_rendered_at_once(text, steps):
     streaming, shown, position, turn = StreamingRenderer(RENDERER), [], 0, 0
     while position < len(text):
