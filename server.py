@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import os
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 PORTS_TRIED = 50
-STOP_GRACE_S = 4
 SILENCE = (
     ("GRADIO_ANALYTICS_ENABLED", "False"), ("GRADIO_RUN_HISTORY", "False"), ("GRADIO_SSR_MODE", "False"), ("GRADIO_SHARE", "False"),
     ("GRADIO_MCP_SERVER", "False"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_DISABLE_UPDATE_CHECK", "1"), ("DO_NOT_TRACK", "1"),
@@ -83,16 +81,12 @@ def main(arguments: list[str]) -> int:
     except AppError as error:
         sys.stderr.write(error.message + "\n")
         return 2
-    import uvicorn
+    from modules.api.serving import serve
 
-    config = uvicorn.Config(
-        api, log_level="info" if settings.verbose else "warning", timeout_graceful_shutdown=STOP_GRACE_S, server_header=False, proxy_headers=False,
-        root_path=settings.root_path,
-    )  # fmt: skip
     address = f"http://{'localhost' if settings.is_local else settings.host}:{listener.getsockname()[1]}{settings.root_path}"
     sys.stdout.write(f"Paddock is at {address}\n")
     sys.stdout.flush()
-    asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
+    serve(api, settings, listener)
     return 0
 
 

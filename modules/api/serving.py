@@ -1,0 +1,56 @@
+"""Serving with uvicorn, and its end: replies that are nearly done finish, the others stop with a sentence, the page's own streams are cut off.
+
+Knows the signals and the order of the end; knows no route and no service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+
+import uvicorn
+from fastapi import FastAPI
+
+from modules.core.settings import Settings
+
+REPLY_GRACE_S = 2.0  # after a signal, until the services end and with them every reply
+LAST_WORDS_S = 0.3  # for the sentences to leave, before the streams that never end by themselves are cut off
+STREAM_GRACE_S = 6  # until everything is cut off, whatever the services do
+
+
+class _Server(uvicorn.Server):
+    """Ends the services while streams are still open, so that clients are told."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """No new connections, then the end as said above."""
+        ending = asyncio.create_task(self._end_services())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+            await asyncio.gather(ending, return_exceptions=True)
+
+    async def _end_services(self) -> None:
+        await asyncio.sleep(REPLY_GRACE_S)
+        await self.lifespan.shutdown()  # asked twice it does it once
+        await asyncio.sleep(LAST_WORDS_S)
+        for task in self.server_state.tasks:
+            task.cancel()
+
+
+def _is_no_cut_off_stream(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
+
+
+def serve(api: FastAPI, settings: Settings, listener: socket.socket) -> None:
+    """Serve until a signal; returns when everything has ended."""
+    config = uvicorn.Config(
+        api, log_level="info" if settings.verbose else "warning", timeout_graceful_shutdown=STREAM_GRACE_S, server_header=False, proxy_headers=False,
+        root_path=settings.root_path,
+    )  # fmt: skip
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off_stream)
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda *_: None)  # uvicorn stops for them, then sends them again: they must not end the process badly
+    asyncio.run(_Server(config).serve(sockets=[listener]))
