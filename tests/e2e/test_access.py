@@ -17,7 +17,7 @@ AREAS = ("Chat", "Notebook", "Models")
 # Controls that can be seen and have no name of any kind
 NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, select, a[href], summary')].filter((element) => {
   if (!element.checkVisibility({ visibilityProperty: true }) || element.type === 'hidden') return false;
-  const name = element.getAttribute('aria-label') || element.title || element.textContent.trim() || [...(element.labels ?? [])].map((l) => l.textContent.trim()).join('')
+  const name = element.getAttribute('aria-label') || element.title || element.innerText.trim() || [...(element.labels ?? [])].map((l) => l.textContent.trim()).join('')
     || (element.getAttribute('aria-labelledby') ?? '').split(' ').map((id) => document.getElementById(id)?.textContent ?? '').join('').trim();
   return !name;
 }).map((element) => element.outerHTML.slice(0, 160))"""
@@ -125,6 +125,7 @@ def test_a_phone_shows_everything(new_context: Callable[..., BrowserContext], st
     for area in AREAS:
         open_area(page, area)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], area
+        assert page.evaluate(NAMELESS) == [], area
         assert page.evaluate(OVERFLOWING) == [], area
     open_area(page, "Chat")
     expect(chat.row("On the phone")).not_to_be_visible()
