@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from urllib.parse import parse_qs
 
-from modules.api.guard import Asgi, Receive, Scope, Send
+from modules.api.guard import Asgi, Receive, Scope, Send, route_path
 
 
 class PageArrivals:
@@ -16,6 +16,6 @@ class PageArrivals:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Take note and pass the request on."""
-        if scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == scope.get("root_path", "") + "/":
+        if scope["type"] == "http" and scope["method"] == "GET" and route_path(scope) == "/":
             self._expect(parse_qs(scope["query_string"].decode("latin-1")).get("c", [""])[0])
         await self._app(scope, receive, send)

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from modules.api.errors import error_body
-from modules.api.guard import Asgi, Receive, Scope, Send
+from modules.api.guard import Asgi, Receive, Scope, Send, route_path
 
 COOKIE = "paddock_session"
 SESSION_S = 30 * 24 * 3600
@@ -70,7 +70,7 @@ class KeyGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or ask for the key."""
-        path = scope.get("path", "")
+        path = "" if scope["type"] == "lifespan" else route_path(scope)
         is_api = path.startswith("/v1")
         if scope["type"] == "lifespan" or path in OPEN_PATHS or not (is_api or self._page):
             await self._app(scope, receive, send)
@@ -87,7 +87,7 @@ class KeyGate:
         if given and self._check.failed(address):
             message = "Too many wrong keys from this address; wait a minute."
             return JSONResponse(error_body(message, "rate_limit_error"), status_code=429, headers={"retry-after": "60"})
-        if not is_api and scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/":
+        if not is_api and scope["type"] == "http" and scope["method"] == "GET" and route_path(scope) == "/":
             return RedirectResponse(f"{scope.get('root_path', '')}/login", status_code=303)
         message = "This server needs its key: send it as “Authorization: Bearer …”."
         body = error_body(message, "invalid_request_error", code="invalid_api_key")

@@ -67,6 +67,12 @@ class _Asked:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+def route_path(scope: Scope) -> str:
+    """The path below the prefix that a proxy strips: with `root_path` set, the server puts that prefix back in front of every path."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] or "/" if root and f"{path}/".startswith(f"{root}/") else path
+
+
 def _read(scope: Scope) -> _Asked:
     asked = _Asked()
     for raw_key, raw_value in scope["headers"]:
@@ -101,7 +107,7 @@ class Guard:
         if refusal is not None:
             await _refuse(scope, send, refusal)
             return
-        body = _BoundedBody(receive, _limit(scope["path"]), scope["type"] == "http")
+        body = _BoundedBody(receive, _limit(route_path(scope)), scope["type"] == "http")
         sent = _Headers(send, self._cors(asked), body)
         try:
             await self._app(scope, body.receive, sent.send)
@@ -114,7 +120,7 @@ class Guard:
     def _refusal(self, scope: Scope, asked: _Asked) -> Refusal | None:
         if asked.doubled or not asked.name or not (self._any_host or asked.name in self._hosts):
             return Refusal(421, f"This server does not answer to the host name “{asked.host[:100]}”; add it with --allowed-host.")
-        if DENIED_PATHS.search(unquote(scope["path"])):
+        if DENIED_PATHS.search(unquote(route_path(scope))):
             return Refusal(404, "There is nothing at this address.")
         return self._cross_site(scope, asked) or _too_long(scope, asked)
 
@@ -123,7 +129,7 @@ class Guard:
         preflight = scope["type"] == "http" and scope["method"] == "OPTIONS"
         if asked.origin is not None and (unsafe or preflight) and not self._own(asked):
             return Refusal(403, f"Requests from {asked.origin[:100]} are refused; add it with --allowed-origin if it is yours.")
-        reads_data = scope["path"].startswith(("/v1/", "/ui/", "/gradio_api/"))
+        reads_data = route_path(scope).startswith(("/v1/", "/ui/", "/gradio_api/"))
         if asked.origin is None and asked.fetch_site in ("cross-site", "same-site") and (unsafe or reads_data):
             return Refusal(403, "Requests from other web sites are refused.")
         return None
@@ -148,7 +154,7 @@ def _limit(path: str) -> int:
 
 
 def _too_long(scope: Scope, asked: _Asked) -> Refusal | None:
-    limit = _limit(scope["path"])
+    limit = _limit(route_path(scope))
     if asked.length is not None and (not asked.length.isdigit() or int(asked.length) > limit):
         return Refusal(413, f"The request has {asked.length[:20]} bytes; at most {limit} are accepted.")
     return None

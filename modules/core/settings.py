@@ -55,6 +55,13 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().resolve() if value is not None else None
 
+    @field_validator("root_path")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if value and not value.startswith("/"):
+            raise ValueError("root_path begins with a slash, for example /llm")
+        return value.rstrip("/")
+
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the server."""

@@ -11,7 +11,7 @@ from modules.api.auth import FAILURES_PER_MINUTE, KeyCheck, KeyGate, login_route
 KEY = "correct horse battery staple"
 
 
-def gated(*, page: bool) -> httpx.AsyncClient:
+def gated(*, page: bool, root_path: str = "") -> httpx.AsyncClient:
     check = KeyCheck(KEY)
     api = FastAPI()
     api.include_router(login_router(check))
@@ -23,7 +23,7 @@ def gated(*, page: bool) -> httpx.AsyncClient:
         return {"read": True}
 
     api.add_middleware(KeyGate, check=check, page=page)  # type: ignore[arg-type]
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=api), base_url="http://127.0.0.1")
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=api, root_path=root_path), base_url="http://127.0.0.1")
 
 
 async def test_the_api_needs_the_key() -> None:
@@ -35,6 +35,14 @@ async def test_the_api_needs_the_key() -> None:
         assert (await client.get("/v1/models", headers={"x-api-key": KEY})).status_code == 200
         assert (await client.get(f"/v1/models?api_key={KEY}")).status_code == 401  # a key in an address ends in logs
         assert (await client.get("/")).status_code == 200  # on this machine the page itself stays open
+
+
+async def test_the_key_is_needed_below_the_prefix_of_a_proxy_too() -> None:
+    async with gated(page=True, root_path="/llm") as client:
+        assert (await client.get("/llm/v1/models")).status_code == 401
+        assert (await client.get("/llm/login")).status_code == 200
+        answer = await client.get("/llm/")
+        assert (answer.status_code, answer.headers["location"]) == (303, "/llm/login")
 
 
 async def test_the_page_asks_once_when_others_can_reach_it() -> None:

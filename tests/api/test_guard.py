@@ -14,7 +14,7 @@ from modules.api.guard import JSON_LIMIT_BYTES, Guard
 HOME = "http://127.0.0.1:7860"
 
 
-def guarded(**options: Any) -> httpx.AsyncClient:
+def guarded(root_path: str = "", **options: Any) -> httpx.AsyncClient:
     api = FastAPI()
 
     @api.get("/v1/models")
@@ -27,7 +27,7 @@ def guarded(**options: Any) -> httpx.AsyncClient:
     async def write(request: Request) -> dict[str, int]:
         return {"bytes": len(await request.body())}
 
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app=Guard(api, **options)), base_url=HOME)  # type: ignore[arg-type]
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=Guard(api, **options), root_path=root_path), base_url=HOME)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:7860", "localhost", "LOCALHOST:7860", "localhost.", "[::1]:7860"])
@@ -47,6 +47,13 @@ async def test_foreign_host_names_are_refused(host: str) -> None:
 async def test_an_allowed_host_is_let_through() -> None:
     async with guarded(allowed_hosts=("llm.home",)) as client:
         assert (await client.get("/", headers={"host": "llm.home"})).status_code == 200
+
+
+async def test_the_rules_hold_below_the_prefix_of_a_proxy() -> None:
+    async with guarded(root_path="/llm") as client:
+        assert (await client.get("/llm/v1/models")).status_code == 200
+        assert (await client.get("/llm/gradio_api/runs/1")).status_code == 404
+        assert (await client.get("/llm/v1/models", headers={"sec-fetch-site": "cross-site"})).status_code == 403
 
 
 async def test_two_host_headers_are_refused() -> None:

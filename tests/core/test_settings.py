@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from modules.core.errors import InvalidRequest
 from modules.core.settings import PROJECT_ROOT, Settings, read_settings, settings_table
@@ -47,6 +48,12 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").write_text("prot: 1\n")
     with pytest.raises(InvalidRequest, match="prot"):
         read_settings(["--state-dir", str(tmp_path)], {})
+
+
+def test_the_prefix_of_a_proxy() -> None:
+    assert Settings(root_path="/llm/").root_path == "/llm"
+    with pytest.raises(ValidationError, match="begins with a slash"):
+        Settings(root_path="llm")
 
 
 def test_the_key_is_not_shown() -> None:
