@@ -1,0 +1,164 @@
+"""Many clients of the API at once: each gets what it would get alone, streams flow side by side, a full queue says so, and clients take turns."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+import pytest_asyncio
+
+from modules.core.generation import TokenLogprob
+from tests.engine.ties import assert_same_but_for_ties
+from tests.live.conftest import async_client_of, client_of
+from tests.paddock_server import STARTER, PaddockServer, wait_for
+
+CLIENTS = 8
+QUEUE_LIMIT = 4
+QUESTIONS = (
+    "How do I load a model?", "What is a LoRA?", "What is a preset?", "Where do I put model files?", "How do I use the API?",
+    "What is temperature?", "What is a chat template?", "What is the notebook?",
+)  # fmt: skip
+LONG: dict[str, Any] = {"prompt": "Once upon a time", "stream": True, "extra_body": {"ban_eos": True}}
+
+
+class Numbers(dict[str, int]):
+    """A number for every text of a token, as token ids are not part of OpenAI's answers."""
+
+    def __missing__(self, text: str) -> int:
+        self[text] = len(self)
+        return self[text]
+
+    def entry(self, token: Any) -> TokenLogprob:
+        top = tuple(TokenLogprob(self[other.token], other.token, other.logprob) for other in token.top_logprobs)
+        return TokenLogprob(self[token.token], token.token, token.logprob, top)
+
+
+@pytest.fixture(scope="module", params=[STARTER, "starter"])
+def crowded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir: Path) -> Iterator[PaddockServer]:
+    """The starter model as GGUF and as a transformers folder, with eight slots and a short queue."""
+    flags = ("--no-ui", "--model", request.param, "--option", f"slots={CLIENTS}", "--queue-limit", str(QUEUE_LIMIT))
+    running = PaddockServer(tmp_path_factory.mktemp("crowded"), models_dir, loras_dir, *flags, model=request.param)
+    yield running
+    running.close()
+
+
+@pytest_asyncio.fixture
+async def many(crowded: PaddockServer) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with async_client_of(crowded) as client:
+        yield client
+
+
+def greedy(question: str) -> dict[str, Any]:
+    return {
+        "model": "", "messages": [{"role": "user", "content": question}], "temperature": 0, "max_tokens": 40, "logprobs": True, "top_logprobs": 5,
+        "extra_body": {"ban_eos": True},
+    }  # fmt: skip
+
+
+async def streamed(client: openai.AsyncOpenAI, place: int, order: list[int]) -> tuple[str, list[Any]]:
+    """Text and tokens of a streamed reply; `order` takes note of whose piece came when."""
+    text, tokens = "", []
+    async for chunk in await client.chat.completions.create(**greedy(QUESTIONS[place]), stream=True):
+        choice = chunk.choices[0]
+        text += choice.delta.content or ""
+        tokens += choice.logprobs.content if choice.logprobs else []
+        if choice.delta.content:
+            order.append(place)
+    return text, tokens
+
+
+async def test_eight_streams_at_once_are_each_as_alone(crowded: PaddockServer, many: openai.AsyncOpenAI) -> None:
+    numbers = Numbers()
+    alone = [(await many.chat.completions.create(**greedy(question))).choices[0] for question in QUESTIONS]
+    before = crowded.counters()
+    order: list[int] = []
+    connections = psutil.Process(crowded.process.pid).net_connections
+    with crowded.held():  # so that they begin together
+        tasks = [asyncio.create_task(streamed(many, place, order)) for place in range(CLIENTS)]
+        async with asyncio.timeout(20):
+            while sum(row.status == psutil.CONN_ESTABLISHED for row in connections("tcp")) < CLIENTS:
+                await asyncio.sleep(0.02)
+    together = await asyncio.gather(*tasks)
+    assert all(text == "".join(token.token for token in tokens) for text, tokens in together)
+    found = [[numbers[token.token] for token in tokens] for _, tokens in together]
+    assert_same_but_for_ties(found, [[numbers.entry(token) for token in choice.logprobs.content] for choice in alone])
+    first_done = min(len(order) - 1 - order[::-1].index(place) for place in range(CLIENTS))
+    assert len(set(order[: first_done + 1])) == CLIENTS, "one was done before another had begun"
+    after = crowded.counters()
+    tokens = sum(map(len, found))
+    assert after["decode_tokens"] - before["decode_tokens"] == tokens
+    assert after["steps"] - before["steps"] < tokens / 2, "they did not share steps"
+
+
+def test_one_more_than_the_queue_holds_is_told_its_place_and_the_limit(crowded: PaddockServer) -> None:
+    client = client_of(crowded)
+    streams = [client.completions.create(model="", max_tokens=900, **LONG) for _ in range(CLIENTS + QUEUE_LIMIT)]
+    wait_for(lambda: crowded.counters()["waiting"] == QUEUE_LIMIT, "the queue is full", 10)
+    assert crowded.counters()["running"] == CLIENTS
+    with pytest.raises(openai.RateLimitError) as caught:
+        client.chat.completions.create(**greedy(QUESTIONS[0]))
+    body = caught.value.body
+    assert (body["details"]["place"], body["details"]["limit"]) == (QUEUE_LIMIT + 1, QUEUE_LIMIT)
+    assert f"{QUEUE_LIMIT} requests are waiting and the queue holds {QUEUE_LIMIT}, so this one would be at place {QUEUE_LIMIT + 1}" in body["message"]
+    assert body["message"].endswith("Try again in a moment.") and body["type"] == "rate_limit_error"
+    assert caught.value.response.headers["retry-after"] == "1"
+    for stream in streams:
+        stream.close()
+    wait_for(lambda: crowded.counters()["running"] == 0, "all slots are free")
+    assert crowded.counters()["waiting"] == 0
+    assert client.chat.completions.create(**greedy(QUESTIONS[1])).choices[0].message.content
+
+
+def test_a_request_for_more_choices_than_there_is_room_leaves_none_behind(crowded: PaddockServer) -> None:
+    client = client_of(crowded)
+    with pytest.raises(openai.RateLimitError):
+        client.completions.create(model="", prompt=["a", "b"], n=8, max_tokens=900, extra_body={"ban_eos": True})
+    wait_for(lambda: crowded.counters()["running"] == 0, "those that were accepted are ended")
+    assert crowded.counters()["waiting"] == 0
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only here every 127.x.x.x is this machine")
+@pytest.mark.parametrize("told_apart_by", ["user", "address"])
+async def test_a_client_with_one_request_does_not_wait_for_all_of_another_one(server: PaddockServer, told_apart_by: str) -> None:
+    ends: list[str] = []
+
+    async def ask(client: openai.AsyncOpenAI, name: str, max_tokens: int, **fields: Any) -> None:
+        messages = [{"role": "user", "content": name}]
+        stream = await client.chat.completions.create(
+            model="", messages=messages, max_tokens=max_tokens, stream=True, extra_body={"ban_eos": True}, **fields
+        )
+        accepted[name].set()
+        async for _ in stream:
+            pass
+        ends.append(name)
+
+    greedy_one = {"user": "greedy"} if told_apart_by == "user" else {}
+    modest_one = {"user": "modest"} if told_apart_by == "user" else {}
+    source = "127.0.0.1" if told_apart_by == "user" else "127.0.0.2"
+    transport = httpx.AsyncHTTPTransport(local_address=source)
+    url = f"http://127.0.0.1:{server.port}/v1"
+    async with (
+        openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as first,
+        openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=httpx.AsyncClient(transport=transport)) as second,
+    ):
+        names = [*(f"running {place}" for place in range(CLIENTS)), "waiting 1", "waiting 2", "waiting 3", "modest"]
+        accepted = {name: asyncio.Event() for name in names}
+        tasks = []
+        for place, name in enumerate(names):
+            # those that run end one by one, so that one slot after the other becomes free
+            length = 200 + 30 * place if place < CLIENTS else 5
+            who, fields = (second, modest_one) if name == "modest" else (first, greedy_one)
+            tasks.append(asyncio.create_task(ask(who, name, length, **fields)))
+            async with asyncio.timeout(20):
+                await accepted[name].wait()
+        assert "running 0" not in ends, "it was done too early for this test"
+        await asyncio.gather(*tasks)
+    waited = [name for name in ends if not name.startswith("running")]
+    assert waited == ["waiting 1", "modest", "waiting 2", "waiting 3"]
