@@ -127,6 +127,10 @@ class EngineClient:
         """Process id of the child."""
         return self._child.process.pid
 
+    async def ended(self) -> None:
+        """Return when the child has ended and everybody who waits for it was told."""
+        await asyncio.shield(self._waiter)
+
     # ---- commands --------------------------------------------------------------------------------------------------
 
     async def submit(self, request: GenerationRequest) -> ClientGeneration:
@@ -188,11 +192,13 @@ class EngineClient:
     async def close(self, grace_s: float = 5.0) -> None:
         """End the child: ask, wait, kill. Running generations end with a sentence."""
         self._closing = True
-        if self._child.alive:
-            self._send({"do": "close"})
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(asyncio.shield(self._waiter), grace_s)
-        self._child.kill()
+        try:
+            if self._child.alive:
+                self._send({"do": "close"})
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(asyncio.shield(self._waiter), grace_s)
+        finally:  # also where the caller gives up
+            self._child.kill()
         await self._waiter
 
     # ---- speaking with the child -----------------------------------------------------------------------------------

@@ -8,19 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from modules.core.errors import InvalidRequest
 from modules.core.files import dump_yaml, read_yaml, write_atomic
+from modules.core.model import Adapter, LoadOptions
+from modules.core.settings import validation_sentence
+from modules.loaders.spec import LoaderSpec
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class LoadChoice:
-    """How a model was asked to be loaded."""
+    """How a model was asked to be loaded, and the adapters put into use on it since; those are not remembered."""
 
     name: str
     loader: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = field(default=(), compare=False)
 
 
 class ModelChoices:
@@ -57,3 +63,15 @@ class ModelChoices:
             write_atomic(self._path, dump_yaml({"last": choice.name, "models": models}), mode=0o600)
         except OSError as error:
             log.warning("The choice of model could not be remembered: %s", error)
+
+
+def checked_options(spec: LoaderSpec, options: Mapping[str, Any]) -> LoadOptions:
+    """Options of a loader from plain values.
+
+    Raises:
+        InvalidRequest: naming the option, its limit and the value.
+    """
+    try:
+        return spec.options(**options)
+    except ValidationError as error:
+        raise InvalidRequest(f"{spec.title}: " + validation_sentence(error)) from error

@@ -12,22 +12,28 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import ValidationError
 
-from modules.core.errors import AppError, EngineCrashed, InvalidRequest, LoadFailed, NoModelLoaded, NotFound
+from modules.core.errors import (
+    AppError,
+    EngineCrashed,
+    LoadFailed,
+    NoModelLoaded,
+    NotFound,
+    OutOfMemory,
+)
 from modules.core.generation import EngineCard
-from modules.core.model import Adapter, LoadOptions, ModelInfo
-from modules.core.settings import Settings, validation_sentence
+from modules.core.model import Adapter, ModelInfo
+from modules.core.settings import Settings
 from modules.engine.client import EngineClient
 from modules.loaders.model_info import AdapterInfo, ModelFolder
 from modules.loaders.registry import LOADERS, find_loader
 from modules.loaders.spec import LoaderSpec
-from modules.services.model_choices import LoadChoice, ModelChoices
+from modules.services.model_choices import LoadChoice, ModelChoices, checked_options
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +84,7 @@ class ModelService:
         self._crashed: dict[str, LoadChoice] = {}
         self._crashes: dict[str, deque[float]] = {}
         self._lock = asyncio.Lock()
+        self._closing = False
         self._loading: Loading | None = None
         self._error = ""
         self._startup: asyncio.Task[None] | None = None
@@ -169,18 +176,24 @@ class ModelService:
             LoadFailed: with the reason and the cure (also its subclasses).
             NotFound: no such model.
         """
-        # Shielded: whoever asked may go away, but a half-started engine must not be left behind.
-        task = asyncio.create_task(self._load(LoadChoice(name, loader, dict(options or {}))))
+        return await self._shielded(LoadChoice(name, loader, dict(options or {})), anyhow=False)
+
+    async def _shielded(self, choice: LoadChoice, *, anyhow: bool) -> EngineClient:
+        """Load, shielded: whoever asked may go away, but a half-started engine must not be left behind."""
+        task = asyncio.create_task(self._load(choice, anyhow))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def _load(self, choice: LoadChoice) -> EngineClient:
+    async def _load(self, choice: LoadChoice, anyhow: bool) -> EngineClient:
+        """With `anyhow`, one that is loaded in another way will do."""
         name = choice.name
         async with self._lock:
             present = self._loaded.get(name)
-            if present and present.client.alive and present.choice == choice:
+            if present and present.client.alive and (anyhow or present.choice == choice):
                 return present.client
+            if self._closing:
+                raise NoModelLoaded("The server is stopping; try again when it is back.")
             self._set_loading(Loading(name, "Reading the file header", None))
             try:
                 client = await self._replace(choice)
@@ -201,28 +214,40 @@ class ModelService:
         """Start the engine, letting older ones make room; what was unloaded for a load that fails is loaded again."""
         info = await self.find(choice.name)
         if info.problem:
-            raise LoadFailed(info.problem)
+            raise UnsupportedFormat(info.problem)
         spec = find_loader(Path(info.path), choice.loader)
         checked_options(spec, choice.options)
         leaving = self._leaving(choice.name)
         available = psutil.virtual_memory().available
         alongside = available > info.size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
-        removed: builtins.list[LoadChoice] = []
-        if not alongside:
-            for name in leaving:
-                removed.append(self._loaded[name].choice)
-                await self._close(name)
+        removed = [] if alongside else await self._make_room(leaving)
         try:
-            client = await self._start(choice, spec, info)
+            try:
+                client = await self._start(choice, spec, info)
+            except OutOfMemory:  # of a graphics card, say, which was not counted above
+                if removed or not leaving:
+                    raise
+                removed = await self._make_room(leaving)
+                client = await self._start(choice, spec, info)
         except AppError:
             for old in removed:
                 await self._restore(old)
             raise
-        for name in leaving:
-            await self._close(name)
+        older = [self._loaded.pop(name) for name in leaving if name in self._loaded]
         self._loaded[choice.name] = _Loaded(client, choice, time.monotonic())
         self._crashed.pop(choice.name, None)
+        while self._crashed and len(self._crashed) + len(self._loaded) > self._settings.loaded_models:
+            self._crashed.pop(next(iter(self._crashed)))  # one that crashed makes room too
+        for entry in older:
+            await self._end(entry)
         return client
+
+    async def _make_room(self, leaving: Sequence[str]) -> builtins.list[LoadChoice]:
+        """Unload models; how to load them again."""
+        entries = [self._loaded.pop(name) for name in leaving if name in self._loaded]
+        for entry in entries:
+            await self._end(entry)
+        return [entry.choice for entry in entries]
 
     def _leaving(self, coming: str) -> builtins.list[str]:
         """Names that make room for `coming`: itself if loaded, dead ones, then the least recently used."""
@@ -256,6 +281,12 @@ class ModelService:
             step_timeout_s=self._settings.step_timeout_s,
             queue_limit=self._settings.queue_limit,
         )
+        if choice.adapters:
+            try:
+                await client.set_adapters(choice.adapters)
+            except BaseException:
+                await client.close()
+                raise
         client.on_exit = lambda reason: self._engine_ended(choice, reason)
         return client
 
@@ -263,8 +294,8 @@ class ModelService:
         """An engine ended by itself: remember it, so that the next request starts it again."""
         log.warning("The engine of %s ended: %s", choice.name, reason)
         self._crashes.setdefault(choice.name, deque(maxlen=RESTART_LIMIT + 1)).append(time.monotonic())
-        self._crashed[choice.name] = choice
-        self._loaded.pop(choice.name, None)
+        entry = self._loaded.pop(choice.name, None)
+        self._crashed[choice.name] = entry.choice if entry else choice
         self._error = reason
         self._changed()
 
@@ -278,14 +309,12 @@ class ModelService:
             self._crashed.pop(name, None)
             if name not in self._loaded:
                 raise NotFound(f"“{name}” is not loaded.")
-            await self._close(name)
+            await self._end(self._loaded.pop(name))
             self._changed()
 
-    async def _close(self, name: str) -> None:
-        entry = self._loaded.pop(name, None)
-        if entry is not None:
-            entry.client.on_exit = None
-            await entry.client.close()
+    async def _end(self, entry: _Loaded) -> None:
+        entry.client.on_exit = None
+        await entry.client.close()
 
     async def set_adapters(self, name: str, adapters: Sequence[Adapter]) -> EngineClient:
         """Put exactly these LoRA adapters into use on a loaded model; paths are names below loras/.
@@ -302,6 +331,9 @@ class ModelService:
             chosen.append(Adapter(path=info.path, scale=adapter.scale))
         client = await self.get(name)
         await client.set_adapters(chosen)
+        entry = self._loaded.get(name or client.name)
+        if entry is not None and entry.client is client:
+            entry.choice = replace(entry.choice, adapters=tuple(chosen))
         self._changed()
         return client
 
@@ -314,13 +346,13 @@ class ModelService:
             NoModelLoaded: with what to do.
             EngineCrashed: it crashed too often lately.
         """
+        for entry in tuple(self._loaded.values()):
+            if not entry.client.alive:  # until its end is known here as a crash
+                await entry.client.ended()
         if not name:
             name = await self._current_name()
-        entry = self._loaded.get(name)
-        if entry is None or not entry.client.alive:
-            client = await self._revive(name)
-        else:
-            client = entry.client
+        present = self._loaded.get(name)
+        client = present.client if present and present.client.alive else await self._revive(name)
         if name in self._loaded:
             self._loaded[name].used_s = time.monotonic()
         return client
@@ -348,32 +380,19 @@ class ModelService:
                     f"The engine of {name} crashed {len(recent)} times in {RESTART_WINDOW_S / 60:.0f} minutes and is not started again by itself. "
                     f"Last cause: {self._error} Load it from the Models page with a smaller context, or choose another model."
                 )
-            return await self.load(crashed.name, crashed.loader, crashed.options)
+            return await self._shielded(crashed, anyhow=True)
         if not self._settings.load_on_demand:
             raise NoModelLoaded(f"“{name}” is not loaded and loading on demand is off; load it on the Models page.")
         info = await self.find(name)
-        remembered = self.remembered(info.name)
-        return await self.load(remembered.name, remembered.loader, remembered.options)
+        return await self._shielded(self.remembered(info.name), anyhow=True)
 
     async def close(self) -> None:
         """End all engines; called once when the server stops."""
-        for task in (self._startup, *self._tasks):
-            if task is not None:
-                task.cancel()
-        clients = [entry.client for entry in self._loaded.values()]
+        self._closing = True
+        tasks = [task for task in (self._startup, *self._tasks) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what was being started is ended by then
+        entries = tuple(self._loaded.values())
         self._loaded.clear()
-        for client in clients:
-            client.on_exit = None
-        await asyncio.gather(*(client.close() for client in clients), return_exceptions=True)
-
-
-def checked_options(spec: LoaderSpec, options: Mapping[str, Any]) -> LoadOptions:
-    """Options of a loader from plain values.
-
-    Raises:
-        InvalidRequest: naming the option, its limit and the value.
-    """
-    try:
-        return spec.options(**options)
-    except ValidationError as error:
-        raise InvalidRequest(f"{spec.title}: " + validation_sentence(error)) from error
+        await asyncio.gather(*map(self._end, entries), return_exceptions=True)

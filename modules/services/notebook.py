@@ -51,6 +51,7 @@ class NotebookService:
         self._presets = presets
         self._storage = storage
         self._writing: dict[str, Writing] = {}
+        self._undoing: set[str] = set()  # owners whose last generation is being taken back to write another one
         self._news: dict[str, asyncio.Event] = {}  # set and replaced whenever a notebook changed
         self._settings: dict[str, Mapping[str, Any]] = {}  # of the last generation, for regenerate
 
@@ -92,7 +93,7 @@ class NotebookService:
         return await self.read(owner)
 
     def _refuse_while_writing(self, owner: str) -> None:
-        if owner in self._writing:
+        if owner in self._writing or owner in self._undoing:
             raise Conflict("The notebook is being written on; stop it or wait for it.")
 
     async def next_tokens(self, text: str, count: int) -> list[dict[str, Any]]:
@@ -117,9 +118,12 @@ class NotebookService:
             InvalidRequest: no text.
             Conflict: it is being written on already.
         """
+        self._refuse_while_writing(owner)
+        return await self._begin(owner, text, settings)
+
+    async def _begin(self, owner: str, text: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         if not text:
             raise InvalidRequest(EMPTY, field="text")
-        self._refuse_while_writing(owner)
         params = self._presets.merge(settings.get("preset"), settings.get("params") or {})
         writing = self._writing[owner] = Writing(text, len(text))
         try:
@@ -137,8 +141,14 @@ class NotebookService:
     async def regenerate(self, owner: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Take the last generation back and write another one."""
         self._refuse_while_writing(owner)
-        before = await self._storage.run(lambda stores: stores.notebooks.undo(owner, exact=True))
-        return await self.generate(owner, before.text, settings or self._settings.get(owner, {}))
+        settings = settings or self._settings.get(owner, {})
+        self._presets.merge(settings.get("preset"), settings.get("params") or {})  # refused before anything is taken back
+        self._undoing.add(owner)
+        try:
+            before = await self._storage.run(lambda stores: stores.notebooks.undo(owner, exact=True))
+        finally:
+            self._undoing.discard(owner)
+        return await self._begin(owner, before.text, settings)
 
     async def stop(self, owner: str) -> dict[str, Any]:
         """Stop writing; the text so far is kept. Stopping nothing is no error."""
@@ -148,6 +158,7 @@ class NotebookService:
             if writing.generation is not None:
                 await writing.generation.cancel()
             elif writing.task is not None:
+                await asyncio.sleep(0)  # a task cancelled before its first step would never come to its end, where it is saved
                 writing.task.cancel()
             if writing.task is not None:
                 await asyncio.wait({writing.task}, timeout=5)
@@ -178,6 +189,8 @@ class NotebookService:
     async def _grow(self, owner: str, writing: Writing, request: GenerationRequest) -> None:
         generation = await self._generation.submit(request)
         writing.generation = generation
+        if writing.stop_asked:
+            await generation.cancel()
         saved_s = begun_s = time.monotonic()
 
         def on_place() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +84,7 @@ class ReplyService:
         self._presets = presets
         self._templates = templates
         self._running: dict[str, Reply] = {}
+        self._starting: set[str] = set()  # conversations in which one is about to be
 
     def running(self, conversation_id: str) -> Reply | None:
         """The reply being written in a conversation, if any."""
@@ -103,15 +105,18 @@ class ReplyService:
         """
         if not text.strip():
             raise InvalidRequest("There is nothing to send; write a message first.", field="text")
-        self._refuse_second(conversation_id)
-        record = await self._conversations.read(owner, conversation_id)
-        parent = record.messages[-1].id if record.messages else None
-        message = await self._conversations.append(owner, conversation_id, parent, "user", text)
-        return message.id, await self._answer(owner, conversation_id, message.id)
+        with self._only_one(conversation_id):
+            record = await self._conversations.read(owner, conversation_id)
+            parent = record.messages[-1].id if record.messages else None
+            message = await self._conversations.append(owner, conversation_id, parent, "user", text)
+            return message.id, await self._answer(owner, conversation_id, message.id)
 
     async def regenerate(self, owner: str, conversation_id: str, message_id: str) -> str:
         """Write another version of a reply; id of the new message."""
-        self._refuse_second(conversation_id)
+        with self._only_one(conversation_id):
+            return await self._again(owner, conversation_id, message_id)
+
+    async def _again(self, owner: str, conversation_id: str, message_id: str) -> str:
         message = await self._conversations.message(owner, message_id)
         if message.role != "assistant":
             return await self._answer(owner, conversation_id, message_id)
@@ -121,31 +126,38 @@ class ReplyService:
 
     async def resend(self, owner: str, conversation_id: str, message_id: str, text: str) -> tuple[str, str]:
         """Write a new version of a user message and answer it."""
-        self._refuse_second(conversation_id)
-        message = await self._conversations.add_version(owner, message_id, text)
-        return message.id, await self._answer(owner, conversation_id, message.id)
+        with self._only_one(conversation_id):
+            message = await self._conversations.add_version(owner, message_id, text)
+            return message.id, await self._answer(owner, conversation_id, message.id)
 
     async def extend(self, owner: str, conversation_id: str, message_id: str) -> str:
         """Continue a reply where it stopped; the same message grows."""
-        self._refuse_second(conversation_id)
-        message = await self._conversations.message(owner, message_id)
-        if message.role != "assistant":
-            raise InvalidRequest("Only a reply can be continued; choose one.")
-        if not message.content.strip():
-            return await self.regenerate(owner, conversation_id, message_id)
-        reply = Reply(message.id, conversation_id, owner, text=message.content, model=message.model)
-        self._begin(reply, message.id, continues=True)
-        self._conversations.tell(conversation_id)
-        return reply.id
+        with self._only_one(conversation_id):
+            message = await self._conversations.message(owner, message_id)
+            if message.role != "assistant":
+                raise InvalidRequest("Only a reply can be continued; choose one.")
+            if not message.content.strip():
+                return await self._again(owner, conversation_id, message_id)
+            reply = Reply(message.id, conversation_id, owner, text=message.content, model=message.model)
+            self._begin(reply, message.id, continues=True)
+            self._conversations.tell(conversation_id)
+            return reply.id
 
     async def _answer(self, owner: str, conversation_id: str, parent_id: str) -> str:
         message = await self._conversations.append(owner, conversation_id, parent_id, "assistant", "", status="streaming")
         self._begin(Reply(message.id, conversation_id, owner), parent_id, continues=False)
         return message.id
 
-    def _refuse_second(self, conversation_id: str) -> None:
-        if conversation_id in self._running:
+    @contextmanager
+    def _only_one(self, conversation_id: str) -> Iterator[None]:
+        """Refuse a second reply, also while the first is only about to start."""
+        if conversation_id in self._running or conversation_id in self._starting:
             raise Conflict("A reply is still being written in this conversation; stop it or wait for it.")
+        self._starting.add(conversation_id)
+        try:
+            yield
+        finally:
+            self._starting.discard(conversation_id)
 
     def _begin(self, reply: Reply, prompt_end_id: str, *, continues: bool) -> None:
         self._running[reply.conversation_id] = reply
@@ -279,6 +291,7 @@ class ReplyService:
             await reply.generation.cancel()
         elif reply.task is not None:  # still waiting for a model to load
             reply.status = "stopped"
+            await asyncio.sleep(0)  # a task cancelled before its first step would never come to its end, where it is saved
             reply.task.cancel()
 
     async def stop_below(self, owner: str, conversation_id: str, message_id: str) -> None:

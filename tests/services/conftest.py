@@ -1,0 +1,54 @@
+"""Services over real engines: a folder with three copies of the starter model and one broken file, and a look at the processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from modules.core.settings import Settings
+from modules.services.app import App, build_app
+
+ONE, TWO, THREE = "one.gguf", "two.gguf", "three.gguf"
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path) -> Path:
+    folder = tmp_path_factory.mktemp("service-models")
+    shutil.copy(starter_gguf, folder / ONE)
+    for name in (TWO, THREE):
+        os.link(folder / ONE, folder / name)
+    (folder / "broken.gguf").write_bytes(starter_gguf.read_bytes()[:100_000])
+    return folder
+
+
+@pytest.fixture
+async def start_app(tmp_path: Path, model_files: Path) -> AsyncIterator[Callable[..., App]]:
+    """Builds services over those files; all are closed at the end, and no engine may be left."""
+    apps: list[App] = []
+    before = set(engine_pids())
+
+    def start(**settings: Any) -> App:
+        folders = {name: tmp_path / name for name in ("loras_dir", "presets_dir", "templates_dir", "state_dir")}
+        apps.append(build_app(Settings(**{"models_dir": model_files, "model": "none", **folders, **settings})))
+        return apps[-1]
+
+    yield start
+    for app in apps:
+        await app.close()
+    assert set(engine_pids()) <= before, "an engine outlived its services"
+
+
+def engine_pids() -> Iterator[int]:
+    """Engines that this process started and that run."""
+    for child in psutil.Process().children():
+        try:
+            if "modules.services.worker" in child.cmdline() and child.status() != psutil.STATUS_ZOMBIE:
+                yield child.pid
+        except psutil.NoSuchProcess:
+            continue
