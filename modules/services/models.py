@@ -21,10 +21,10 @@ import psutil
 from modules.core.errors import (
     AppError,
     EngineCrashed,
-    LoadFailed,
     NoModelLoaded,
     NotFound,
     OutOfMemory,
+    UnsupportedFormat,
 )
 from modules.core.generation import EngineCard
 from modules.core.model import Adapter, ModelInfo
