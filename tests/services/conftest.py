@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from modules.core.settings import Settings
 from modules.services.app import App, build_app
 
 ONE, TWO, THREE = "one.gguf", "two.gguf", "three.gguf"
+FOLDERS = ("loras_dir", "presets_dir", "templates_dir", "state_dir")
+WRITING = {"context_length": 1024, "slots": 4, "threads": 1, "threads_batch": 1}  # room for a reply that lasts a second or two
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +39,7 @@ async def start_app(tmp_path: Path, model_files: Path) -> AsyncIterator[Callable
     before = set(engine_pids())
 
     def start(**settings: Any) -> App:
-        folders = {name: tmp_path / name for name in ("loras_dir", "presets_dir", "templates_dir", "state_dir")}
+        folders = {name: tmp_path / name for name in FOLDERS}
         apps.append(build_app(Settings(**{"models_dir": model_files, "model": "none", **folders, **settings})))
         return apps[-1]
 
@@ -42,6 +47,24 @@ async def start_app(tmp_path: Path, model_files: Path) -> AsyncIterator[Callable
     for app in apps:
         await app.close()
     assert set(engine_pids()) <= before, "an engine outlived its services"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def app(tmp_path_factory: pytest.TempPathFactory, model_files: Path) -> AsyncIterator[App]:
+    """Services of a whole module of tests, over one engine; its tests run in the module's event loop."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in FOLDERS}
+    app = build_app(Settings(models_dir=model_files, model=ONE, options=WRITING, **folders))
+    await app.start()
+    yield app
+    await app.close()
+
+
+async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait for something that must come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "did not happen in time"
+        await asyncio.sleep(0.005)
 
 
 def engine_pids() -> Iterator[int]:

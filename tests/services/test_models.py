@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from modules.engine.client import EngineClient
 from modules.services import models as models_module
 from modules.services.app import App
 from modules.services.models import STARTER_NAME, Loading, ModelService
-from tests.services.conftest import ONE, THREE, TWO, engine_pids
+from tests.services.conftest import ONE, THREE, TWO, engine_pids, until
 
 OPTIONS = {"context_length": 256, "slots": 2, "threads": 1, "threads_batch": 1}
 StartApp = Callable[..., App]
@@ -41,13 +40,6 @@ StartApp = Callable[..., App]
 @pytest.fixture
 def models(start_app: StartApp) -> ModelService:
     return start_app().models
-
-
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 async def writes(client: EngineClient) -> bool:
