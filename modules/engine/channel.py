@@ -6,7 +6,6 @@ system; knows no command and no model.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import logging
 import os
@@ -15,9 +14,9 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from modules.core.errors import AppError
+from modules.core.process import be_expendable
 from modules.engine.wire import (
     HEADER_BYTES,
     FrameError,
@@ -31,7 +30,7 @@ from modules.engine.wire import (
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
-OOM_SCORE = "800"  # of 1000: when memory runs out, the system ends an engine rather than the server
+OOM_SCORE = 800  # of 1000: when memory runs out, the system ends an engine rather than the server
 
 Outgoing = Message | Callable[[], Message | None]
 
@@ -103,15 +102,9 @@ def take_stdio() -> Channel:
 def guard_process() -> None:
     """End with the parent, leave no core dump, be the first to go when memory runs out, leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "win32":
-        import resource
-
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    be_expendable(OOM_SCORE)
     if sys.platform == "linux":
         parent = os.getppid()
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
         if os.getppid() != parent:  # it ended before the line above
             os._exit(0)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(OOM_SCORE, encoding="ascii")

@@ -1,4 +1,4 @@
-"""A child process with a log: started with a clean environment, watched for its end, described in words when it ends.
+"""A child process with a log: started with a clean environment, watched for its end, asked for its last words.
 
 Knows processes; knows no command and no model.
 """
@@ -7,39 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
-import signal
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
+
+from modules.core.process import child_environment
 
 ROOT = Path(__file__).resolve().parents[2]
 LOG_LIMIT_BYTES = 1 << 20
 TAIL_BYTES = 4096
 TAIL_LINES = 3
-# What a model needs from the environment. Everything else stays behind: keys, tokens, whatever else the server was started with
-KEPT_NAMES = frozenset({
-    "PATH", "HOME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TEMP", "TMP", "USER", "LOGNAME", "VIRTUAL_ENV", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH",
-    "SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "APPDATA", "LOCALAPPDATA", "USERPROFILE", "PROGRAMDATA", "NUMBER_OF_PROCESSORS",
-    "XDG_CACHE_HOME", "DO_NOT_TRACK", "TOKENIZERS_PARALLELISM",
-})  # fmt: skip
-KEPT_PREFIXES = (
-    "LC_", "PYTHON", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "ROCM_", "GPU_", "SYCL_", "ONEAPI_", "ZE_", "GGML_", "LLAMA_", "OMP_", "MKL_",
-    "KMP_", "OPENBLAS_", "PYTORCH_", "TORCH_", "TRANSFORMERS_", "HF_HUB_", "HF_HOME", "BITSANDBYTES_", "BNB_",
-)  # fmt: skip
-SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|AUTH)$", re.IGNORECASE)
-
-
-def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The part of an environment that a model's process gets."""
-    kept = {
-        name: value
-        for name, value in environ.items()
-        if (name.upper() in KEPT_NAMES or name.upper().startswith(KEPT_PREFIXES)) and not SECRET_NAME.search(name)
-    }
-    # An abort must not wait for a debugger, and nothing is fetched: models are files
-    return {**kept, "GGML_NO_BACKTRACE": "1", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
 class Child:
@@ -100,26 +78,6 @@ class Child:
         """Close pipes and log of a process that has ended."""
         self.input.close()
         self._log.close()
-
-
-def how_it_ended(returncode: int | None) -> str:
-    """An exit status in words."""
-    if returncode is None:
-        return "it still runs"
-    if returncode >= 0:
-        return f"exit status {returncode}"
-    try:
-        name = signal.Signals(-returncode).name
-    except ValueError:
-        name = "unknown"
-    hint = {
-        "SIGKILL": ", often because the system ran out of memory",
-        "SIGSEGV": ", a fault in native code",
-        "SIGABRT": ", a check in native code failed",
-        "SIGILL": ", this processor lacks an instruction the build uses",
-        "SIGBUS": ", often because the model file was changed while in use",
-    }.get(name, "")
-    return f"killed by signal {-returncode}, {name}{hint}"
 
 
 def _open_log(path: Path | None) -> IO[bytes]:

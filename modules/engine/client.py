@@ -27,8 +27,9 @@ from modules.core.generation import (
     TokenLogprob,
 )
 from modules.core.model import Adapter
+from modules.core.process import how_it_ended
 from modules.engine import wire
-from modules.engine.child import Child, how_it_ended
+from modules.engine.child import Child
 from modules.engine.client_generation import ClientGeneration, Inbox
 
 __all__ = ["ClientGeneration", "ClientSetup", "EngineClient"]
