@@ -37,6 +37,7 @@ INSTALL_BROWSER = (
 APART = ("contracts", "live", "e2e")  # folders of tests that run one after another, each in a stage of its own
 # A worker for each core; a file's tests share their fixtures; a plug-in that takes a second to start and has no use here stays out
 PARALLEL = ("-n", "auto", "--dist", "loadfile", "-p", "no:schemathesis")
+ENGINES = "engines"  # the marker of tests that start engine processes again and again: a stage of its own
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
 
 
@@ -112,7 +113,10 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
         Stage("mypy", (python, "-m", "mypy")),
     ]
     apart = [f"--ignore={tests / name}" for name in APART]
-    found = [Stage("unit", (*pytest, *PARALLEL, *apart, str(tests), *arguments))]
+    found = [
+        Stage("unit", (*pytest, *PARALLEL, "-m", f"not {ENGINES}", *apart, str(tests), *arguments)),
+        Stage(ENGINES, (*pytest, *PARALLEL, "-m", ENGINES, *apart, str(tests), *arguments)),
+    ]
     found += [Stage(name, (*pytest, str(tests / name), *arguments)) for name in APART if any((tests / name).glob("**/test_*.py"))]
     return found if arguments else rules + found
 

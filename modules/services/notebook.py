@@ -51,6 +51,7 @@ class NotebookService:
         self._presets = presets
         self._storage = storage
         self._writing: dict[str, Writing] = {}
+        self._ended: dict[str, Writing] = {}  # the last one of each owner: also who looks a moment too late is told how it ended
         self._undoing: set[str] = set()  # owners whose last generation is being taken back to write another one
         self._news: dict[str, asyncio.Event] = {}  # set and replaced whenever a notebook changed
         self._settings: dict[str, Mapping[str, Any]] = {}  # of the last generation, for regenerate
@@ -184,6 +185,7 @@ class NotebookService:
             writing.finish_reason = writing.finish_reason or ("error" if writing.error else "cancelled")
             writing.done = True
             self._writing.pop(owner, None)
+            self._ended[owner] = writing
             self._tell(owner)
 
     async def _grow(self, owner: str, writing: Writing, request: GenerationRequest) -> None:
@@ -231,13 +233,16 @@ class NotebookService:
 
     async def events(self, owner: str) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """Names and data of events: a snapshot first, then what is appended, and a snapshot after every other change."""
+        told = self._ended.get(owner)
         while True:
             news = self._next_news(owner)
-            writing = self._writing.get(owner)
+            ended = self._ended.get(owner)
+            writing = self._writing.get(owner) or (ended if ended is not told else None)
             snapshot = await self.read(owner)
             sent = len(snapshot["text"])
             yield "snapshot", snapshot
             if writing is not None:
+                told = writing
                 async for event in self._follow(owner, writing, sent):
                     yield event
                 finished = await self.read(owner)

@@ -18,6 +18,7 @@ from modules.services.notebook import NotebookService
 from modules.services.storage import Storage
 from tests.services.conftest import ONE, WRITING, until
 
+pytestmark = pytest.mark.engines
 module_loop = pytest.mark.asyncio(loop_scope="module")
 BEGINNING = "Once upon a time"
 SHORT = {"preset": "", "params": {"temperature": 0, "max_tokens": 12}}
@@ -47,6 +48,14 @@ async def outcome(app: App, owner: str) -> dict[str, Any]:
     raise AssertionError("the events ended")
 
 
+async def write(app: App, owner: str, text: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Have it written on; what a follower is told at the end."""
+    ending = asyncio.create_task(outcome(app, owner))
+    await asyncio.sleep(0)
+    await app.notebook.generate(owner, text, settings)
+    return await ending
+
+
 async def stored(app: App, owner: str) -> str:
     return (await app.storage.run(lambda stores: stores.notebooks.read(owner))).text
 
@@ -55,11 +64,7 @@ async def stored(app: App, owner: str) -> str:
 async def test_a_text_is_written_on_taken_back_and_done_again(app: App) -> None:
     owner = "ann"
     assert await app.notebook.read(owner) == {"text": "", "rev": 0, "running": False, "can_undo": False, "can_redo": False}
-    begun = await app.notebook.generate(owner, BEGINNING, SHORT)
-    assert begun["running"]
-    assert not begun["can_undo"], "not while it is written on"
-    assert (await stored(app, owner)).startswith(BEGINNING), "saved before the first token"
-    end = await outcome(app, owner)
+    end = await write(app, owner, BEGINNING, SHORT)
     assert (end["finish_reason"], end["error"], end["can_undo"], end["can_redo"]) == ("length", "", True, False)
     assert end["receipt"]["completion_tokens"] == 12
     assert end["receipt"]["model"] == ONE
@@ -127,7 +132,9 @@ async def test_the_next_tokens_are_the_likeliest_first(app: App) -> None:
 @module_loop
 async def test_while_it_is_written_on_nothing_else_may_change_it(app: App) -> None:
     owner = "busy"
-    await app.notebook.generate(owner, BEGINNING, ENDLESS)
+    begun = await app.notebook.generate(owner, BEGINNING, ENDLESS)
+    assert (begun["running"], begun["can_undo"]) == (True, False)
+    assert (await stored(app, owner)).startswith(BEGINNING), "saved before the first token"
     await growing(app, owner)
     for refused in (
         app.notebook.save(owner, "typed", None),
@@ -167,7 +174,6 @@ async def test_stop_at_any_moment_of_the_start_ends_it(app: App) -> None:
 @module_loop
 async def test_followers_see_every_character_once(app: App) -> None:
     owner = "followed"
-    await app.notebook.generate(owner, BEGINNING, {"preset": "", "params": {"temperature": 0, "max_tokens": 60}})
 
     async def follow() -> str:
         text = ""
@@ -180,7 +186,10 @@ async def test_followers_see_every_character_once(app: App) -> None:
                 return text
         raise AssertionError("the events ended")
 
-    texts = await asyncio.gather(follow(), follow())
+    followers = [asyncio.create_task(follow()) for _ in range(2)]
+    await asyncio.sleep(0)
+    await app.notebook.generate(owner, BEGINNING, {"preset": "", "params": {"temperature": 0, "max_tokens": 60}})
+    texts = await asyncio.gather(*followers)
     assert set(texts) == {(await ended(app, owner))["text"]}
 
 
@@ -211,15 +220,12 @@ async def test_an_engine_killed_in_mid_text_costs_only_the_rest_of_it(app: App) 
     shown = await ended(app, owner)
     assert len(shown["text"]) >= len(BEGINNING) + 40
     assert await stored(app, owner) == shown["text"]
-    await app.notebook.generate(owner, shown["text"], SHORT)
-    assert (await outcome(app, owner))["error"] == ""
+    assert (await write(app, owner, shown["text"], SHORT))["error"] == ""
 
 
 async def test_without_a_model_the_end_says_what_to_do(start_app: Callable[..., App]) -> None:
     app = start_app()
-    begun = await app.notebook.generate("ann", BEGINNING, SHORT)
-    assert begun["running"]
-    end = await outcome(app, "ann")
+    end = await write(app, "ann", BEGINNING, SHORT)
     assert "Open the Models page and load one" in end["error"]
     assert await stored(app, "ann") == BEGINNING
 

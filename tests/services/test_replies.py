@@ -18,7 +18,7 @@ from modules.services.conversations import ConversationService
 from tests.services.conftest import ONE, WRITING, until
 from tests.services.reply_steps import ANN, ENDLESS, SHORT, ended, growing, shown, talk
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
 
 
 # ---- saved ---------------------------------------------------------------------------------------------------------
@@ -55,7 +55,7 @@ async def test_a_reply_is_stored_at_its_start_now_and_then_while_it_grows_and_at
 
 
 async def test_followers_are_woken_for_every_piece_of_text(app: App) -> None:
-    conversation_id = await talk(app)
+    conversation_id = await talk(app, ENDLESS)
     _, reply_id = await app.replies.send(ANN, conversation_id, "Hi")
     reply = app.replies.running(conversation_id)
     assert reply is not None and reply.id == reply_id
@@ -63,6 +63,8 @@ async def test_followers_are_woken_for_every_piece_of_text(app: App) -> None:
     while reply.running:
         await reply.waiter.wait()
         texts.append(reply.text)
+        if len(texts) == 6:
+            await app.replies.stop(conversation_id)
     assert all(after.startswith(before) for before, after in itertools.pairwise(texts))
     assert len(set(texts)) > 2
     assert (await ended(app, conversation_id)).content == texts[-1]

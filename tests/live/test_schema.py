@@ -1,0 +1,99 @@
+"""Requests made up from our own OpenAPI description, right and wrong ones: an answer or a sentence, never a defect, a hang or a dead engine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+from schemathesis import Case, GenerationMode
+
+from tests.paddock_server import PaddockServer, wait_for
+
+TIMEOUT_S = 20
+DOCUMENTED = frozenset({502, 503, 507})  # no model, no memory, an engine that died
+# Path, method, right or wrong requests and how many
+OPERATIONS = (
+    ("/v1/chat/completions", "POST", GenerationMode.POSITIVE, 40),
+    ("/v1/chat/completions", "POST", GenerationMode.NEGATIVE, 50),
+    ("/v1/completions", "POST", GenerationMode.POSITIVE, 40),
+    ("/v1/completions", "POST", GenerationMode.NEGATIVE, 50),
+    ("/v1/models", "GET", GenerationMode.POSITIVE, 1),
+    ("/v1/models/{name}", "GET", GenerationMode.POSITIVE, 10),
+    ("/v1/internal/counters", "GET", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/counters", "GET", GenerationMode.NEGATIVE, 5),
+)
+CHOSEN = ("model", "preset", "prompt_template")  # names that do not exist; mostly left out, or nothing would get any further
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path, loras_dir: Path) -> Iterator[PaddockServer]:
+    """A server whose longest reply is short."""
+    models = tmp_path_factory.mktemp("one") / "models"
+    (models / "starter").mkdir(parents=True)
+    shutil.copy(starter_gguf, models / "starter")
+    flags = ("--no-ui", "--model", "starter/starter-Q8_0.gguf", "--option", "context_length=256", "--option", "slots=8")
+    running = PaddockServer(tmp_path_factory.mktemp("asked"), models, loras_dir, *flags)
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="module")
+def schema(asked: PaddockServer) -> Any:
+    return schemathesis.openapi.from_url(f"{asked.url}v1/openapi.json")
+
+
+def reaching(case: Case) -> Case:
+    """The same request, in two of three cases without names that end it early."""
+    if isinstance(case.body, dict):
+        for name in CHOSEN:
+            if isinstance(case.body.get(name), str) and len(case.body[name]) % 3 != 1:
+                del case.body[name]
+    return case
+
+
+def check(status: int, content_type: str, text: str) -> None:
+    """An answer, or an error as a sentence."""
+    assert status < 500 or status in DOCUMENTED, f"{status}: {text[:1000]}"
+    if status >= 400:
+        error = json.loads(text)["error"]
+        assert error["message"].endswith((".", "…")) and error["message"][0] not in "{[", error
+        assert error["type"]
+    elif content_type.startswith("text/event-stream"):
+        assert text.endswith("data: [DONE]\n\n") or '"error":{' in text.rsplit("data: ", 1)[-1], text[-1000:]
+    else:
+        json.loads(text)
+
+
+@pytest.mark.parametrize(("path", "method", "mode", "count"), OPERATIONS, ids=[f"{mode.value} {path}" for path, _, mode, _ in OPERATIONS])
+def test_every_made_up_request_gets_an_answer(
+    asked: PaddockServer, schema: Any, path: str, method: str, mode: GenerationMode, count: int
+) -> None:
+    operation = schema[path][method]
+
+    @given(case=operation.as_strategy(generation_mode=mode).map(reaching))
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def ask(case: Case) -> None:
+        answer = case.call(timeout=TIMEOUT_S)
+        statuses.append(answer.status_code)
+        check(answer.status_code, answer.headers.get("content-type", [""])[0], answer.text)
+
+    statuses: list[int] = []
+    engine = asked.engine().pid
+    ask()
+    assert 200 in statuses if mode.is_positive and not operation.path_parameters else True, f"no request was good: {statuses}"
+    assert asked.engine().pid == engine, "an engine died"
+    assert asked.process.poll() is None and "Defect while answering" not in asked.log
+    wait_for(lambda: asked.counters()["running"] + asked.counters()["waiting"] == 0, "nothing is left running")
+
+
+def test_the_description_knows_every_error(schema: Any) -> None:
+    for path, method, _, _ in OPERATIONS:
+        responses = schema[path][method].definition.raw["responses"]
+        assert {"default", "400", "404", "429", "502", "503", "507"} <= set(responses)
+        assert "HTTPValidationError" not in json.dumps(responses), "the framework's own shape of errors is not ours"
