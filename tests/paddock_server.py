@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,7 @@ STARTER = "starter/starter-Q8_0.gguf"
 WORKER = "modules.services.worker"  # in the command line of an engine
 START_LIMIT_S = 60
 WAIT_LIMIT_S = 40
+IDLE_S, BUSY_S = 0.03, 0.006  # of a slowed engine
 LONG = {"params": {"ban_eos": True, "temperature": 0.7, "max_tokens": 700}}  # settings under which replies never end by themselves
 
 
@@ -88,9 +90,11 @@ class ServerProcess:
 
 
 class PaddockServer(ServerProcess):
-    """One running server. Replies of the starter model can be held in the middle: see `held`."""
+    """One running server. Replies of the starter model can be slowed, and held in the middle: see `slowed` and `held`."""
 
     def __init__(self, folder: Path, models_dir: Path, loras_dir: Path, *flags: str, model: str = STARTER) -> None:
+        self._pulse = threading.Lock()
+        self._holding = False
         self.port = free_port()
         self.url = f"http://localhost:{self.port}/"
         shutil.copytree(ROOT / "presets", folder / "presets")
@@ -146,9 +150,36 @@ class PaddockServer(ServerProcess):
     def held(self) -> Iterator[None]:
         """The engine makes no step meanwhile, so that a reply surely is in its middle."""
         engine = self.engine()
-        engine.suspend()
+        with self._pulse:
+            self._holding = True
+            engine.suspend()
         try:
             yield
         finally:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with self._pulse, contextlib.suppress(psutil.NoSuchProcess):
+                self._holding = False
                 engine.resume()
+
+    @contextlib.contextmanager
+    def slowed(self) -> Iterator[None]:
+        """The engine runs a sixth of the time, as on a slow machine: a tiny model would have ended before a browser shows its first words."""
+        stop = threading.Event()
+        pulses = threading.Thread(target=self._pulses, args=(stop,))
+        pulses.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            pulses.join()
+
+    def _pulses(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(psutil.NoSuchProcess, AssertionError):  # between two engines there is none
+                engine = self.engine()
+                while not stop.is_set() and engine.is_running():
+                    for act, seconds in ((engine.suspend, IDLE_S), (engine.resume, BUSY_S)):
+                        with self._pulse:
+                            if not self._holding:
+                                act()
+                        time.sleep(seconds)
+            time.sleep(IDLE_S)

@@ -18,7 +18,7 @@ from modules.services.app import App
 from modules.services.replies import Reply
 
 if TYPE_CHECKING:
-    from modules.services.conversations import MessageRecord, Subscription
+    from modules.services.conversations import ConversationRecord, MessageRecord, Subscription
 
 PATCH_INTERVAL_S = 0.05
 PING_S = 10.0
@@ -72,8 +72,8 @@ class ConversationView:
 
     async def snapshot(self) -> dict[str, Any]:
         """The whole conversation."""
-        record = await self._app.conversations.read(self._owner, self._id)
-        reply = self._shown = self._app.replies.running(self._id)
+        record, reply = await self._read()
+        self._shown = reply
         return {
             "id": record.id,
             "title": record.title,
@@ -82,6 +82,14 @@ class ConversationView:
             "messages": [self._message(message, reply) for message in record.messages],
             "running": reply.id if reply else None,
         }
+
+    async def _read(self) -> tuple[ConversationRecord, Reply | None]:
+        """The conversation as stored and the reply being written; read again when that one ended or began meanwhile, so that both fit."""
+        while True:
+            reply = self._app.replies.running(self._id)
+            record = await self._app.conversations.read(self._owner, self._id)
+            if self._app.replies.running(self._id) is reply:
+                return record, reply
 
     def _message(self, message: MessageRecord, reply: Reply | None) -> dict[str, Any]:
         live = reply if reply is not None and reply.id == message.id else None

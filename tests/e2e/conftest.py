@@ -91,6 +91,13 @@ def starter(server: PaddockServer) -> PaddockServer:
 
 
 @pytest.fixture
+def unhurried(starter: PaddockServer) -> Iterator[None]:
+    """Replies take seconds instead of an instant."""
+    with starter.slowed():
+        yield
+
+
+@pytest.fixture
 def watch(server: PaddockServer) -> ConsoleWatch:
     """What must not happen; a test about errors allows those it causes."""
     return ConsoleWatch(f"localhost:{server.port}")

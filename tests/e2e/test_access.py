@@ -62,6 +62,7 @@ TALK = (
 )  # fmt: skip
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_the_keyboard_is_enough(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
     chat.open(starter.make_conversation(settings=LONG, title="Keys"))
     expect(chat.box).to_be_focused()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
@@ -35,6 +36,7 @@ def test_a_reply_comes_with_its_receipt_and_its_title(chat: ChatScreen, page: Pa
     expect(chat.box).to_be_empty()
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_stop_keeps_the_text_and_continue_extends_it(chat: ChatScreen, starter: PaddockServer) -> None:
     chat.open(starter.make_conversation(settings=LONG, title="To be stopped"))
     chat.send("Tell me a story.")

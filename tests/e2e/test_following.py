@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen
 from tests.paddock_server import LONG, PaddockServer, wait_for
+
+pytestmark = pytest.mark.usefixtures("unhurried")
 
 IN_FLIGHT_TOKENS = 16  # written by the engine and not yet delivered when it was held: it delivers every few milliseconds
 

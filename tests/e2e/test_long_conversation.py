@@ -8,6 +8,8 @@ from playwright.sync_api import Page, expect
 from tests.e2e.screens import ChatScreen
 from tests.paddock_server import LONG, PaddockServer, wait_for
 
+pytestmark = pytest.mark.usefixtures("unhurried")
+
 COUNT = 200
 WATCH = """() => {
   window.touched = new Set();

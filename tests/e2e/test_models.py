@@ -79,6 +79,7 @@ def test_an_option_that_does_not_fit_is_named(models: ModelsScreen, page: Page, 
     expect(models.row(STARTER).get_by_text("Loaded", exact=True)).to_be_visible()
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_with_one_slot_the_second_waits_and_stop_frees_it(models: ModelsScreen, context: BrowserContext, starter: PaddockServer) -> None:
     page = models.open().page
     models.press(STARTER, "Options")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
@@ -42,6 +43,7 @@ def test_generate_undo_redo_and_regenerate(notebook: NotebookScreen) -> None:
     expect(notebook.text).to_have_value(BEGINNING)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_stop_keeps_what_is_written_and_a_reload_shows_it(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
     writes_long(page)
     notebook.open().fill(BEGINNING)
@@ -62,6 +64,7 @@ def test_stop_keeps_what_is_written_and_a_reload_shows_it(notebook: NotebookScre
     expect(notebook.text).to_have_value(kept)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_closed_tab_stops_the_writing_and_keeps_what_was_typed(notebook: NotebookScreen, context: BrowserContext, starter: PaddockServer) -> None:
     writes_long(notebook.page)
     notebook.open().fill(BEGINNING)
@@ -82,6 +85,7 @@ def test_a_closed_tab_stops_the_writing_and_keeps_what_was_typed(notebook: Noteb
     again.saved(again.text.input_value())
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_typing_goes_on_while_the_model_writes(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
     writes_long(page)
     notebook.open().fill(BEGINNING)
