@@ -14,9 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import Response
 
-from modules.api.errors import body_of
+from modules.api.answers import JsonAnswer
+from modules.api.errors import body_of, documented_errors
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
 from modules.core.errors import AppError
@@ -52,7 +53,7 @@ class _Whole:
 
 def completions_router(app: App) -> APIRouter:
     """The two generation routes over an `App`."""
-    router = APIRouter(prefix="/v1")
+    router = APIRouter(prefix="/v1", responses=documented_errors())
 
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
@@ -255,7 +256,7 @@ async def _answer(
     choices = await unless_gone(request, _gather(generations, isinstance(shape, _ChatShape)))
     if choices is None:
         return Response(status_code=CLIENT_GONE)
-    return JSONResponse(
+    return JsonAnswer(
         {
             **head,
             "object": shape.kind,

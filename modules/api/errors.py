@@ -7,9 +7,10 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
+from modules.api.answers import JsonAnswer
 from modules.core import errors
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,38 @@ STATUS: tuple[tuple[type[errors.AppError], int, str], ...] = (
     (errors.Conflict, 409, "conflict"),
     (errors.Forbidden, 403, "permission_error"),
 )
+
+
+# What the framework says in two words
+FRAMEWORK_SENTENCES = (
+    (400, "The body could not be read: {detail}. Send JSON in UTF-8."),
+    (404, "There is nothing at this address."),
+    (405, "This address takes no {method} requests."),
+)
+
+
+WHERE_LIMIT = 100
+
+
+class ErrorObject(BaseModel):
+    """What went wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None = None
+    code: str | None = None
+
+
+class ErrorAnswer(BaseModel):
+    """Body of every answer that is an error."""
+
+    error: ErrorObject
+
+
+def documented_errors() -> dict[int | str, dict[str, Any]]:
+    """Every error status for the OpenAPI description; the framework's own 422 is never sent."""
+    found: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer, "description": kind} for _, status, kind in STATUS}
+    return {**found, "default": {"model": ErrorAnswer, "description": "an error"}}
 
 
 def status_of(error: errors.AppError) -> tuple[int, str]:
@@ -63,18 +96,18 @@ def _plain(details: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in details.items() if isinstance(value, str | int | float | bool | list | dict)}
 
 
-def response_of(error: errors.AppError) -> JSONResponse:
+def response_of(error: errors.AppError) -> JsonAnswer:
     """The whole response of an error of ours."""
     status, _ = status_of(error)
     headers = {"retry-after": "1"} if status == 429 else None
-    return JSONResponse(body_of(error), status_code=status, headers=headers)
+    return JsonAnswer(body_of(error), status_code=status, headers=headers)
 
 
 def validation_message(error: RequestValidationError) -> tuple[str, str]:
     """The first problem of a request body as a sentence, and the field it is about."""
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"] if part != "body" and not str(part).startswith(("function-", "constrained-"))]
-    where = ".".join(parts) or "body"
+    where = ".".join(parts)[:WHERE_LIMIT] or "body"
     given = repr(first.get("input"))
     message = str(first["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}; got {given if len(given) <= 100 else given[:100] + '…'}.", where
@@ -83,23 +116,25 @@ def validation_message(error: RequestValidationError) -> tuple[str, str]:
 def install_error_handlers(api: FastAPI) -> None:
     """Answer every kind of failure in OpenAI's shape."""
 
-    async def on_app_error(_: Request, error: Exception) -> JSONResponse:
+    async def on_app_error(_: Request, error: Exception) -> JsonAnswer:
         assert isinstance(error, errors.AppError)
         return response_of(error)
 
-    async def on_validation(_: Request, error: Exception) -> JSONResponse:
+    async def on_validation(_: Request, error: Exception) -> JsonAnswer:
         assert isinstance(error, RequestValidationError)
         message, where = validation_message(error)
-        return JSONResponse(error_body(message, "invalid_request_error", param=where), status_code=400)
+        return JsonAnswer(error_body(message, "invalid_request_error", param=where), status_code=400)
 
-    async def on_http(_: Request, error: Exception) -> JSONResponse:
+    async def on_http(request: Request, error: Exception) -> JsonAnswer:
         assert isinstance(error, HTTPException)
-        return JSONResponse(error_body(str(error.detail), "invalid_request_error", code=str(error.status_code)), status_code=error.status_code)
+        status = error.status_code
+        message = dict(FRAMEWORK_SENTENCES).get(status, "{detail}.").format(detail=error.detail, method=request.method)
+        return JsonAnswer(error_body(message, "invalid_request_error", code=str(status)), status_code=status, headers=error.headers)
 
-    async def on_defect(request: Request, error: Exception) -> JSONResponse:
+    async def on_defect(request: Request, error: Exception) -> JsonAnswer:
         log.error("Defect while answering %s", request.url.path, exc_info=error)
         message = "Something in Paddock itself went wrong; the server goes on. The log in the state folder has the details."
-        return JSONResponse(error_body(message, "server_error"), status_code=500)
+        return JsonAnswer(error_body(message, "server_error"), status_code=500)
 
     api.add_exception_handler(errors.AppError, on_app_error)
     api.add_exception_handler(RequestValidationError, on_validation)

@@ -7,6 +7,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from modules.api.errors import documented_errors
 from modules.core.errors import NotFound
 from modules.core.model import ModelInfo
 from modules.services.app import App
@@ -28,7 +29,7 @@ def _entry(info: ModelInfo, loaded: bool) -> dict[str, Any]:
 
 def models_router(app: App) -> APIRouter:
     """The model list over an `App`."""
-    router = APIRouter()
+    router = APIRouter(responses=documented_errors())
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:

@@ -6,12 +6,13 @@ Source: WHATWG HTML, section "Server-sent events".
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
+
+from modules.api.answers import json_bytes
 
 T = TypeVar("T")
 DISCONNECT_POLL_S = 0.2
@@ -21,7 +22,7 @@ HEADERS = (("cache-control", "no-store"), ("x-accel-buffering", "no"))
 def frame(data: Any, event: str = "") -> bytes:
     """One event; `data` becomes one line of JSON."""
     head = f"event: {event}\n" if event else ""
-    return f"{head}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return head.encode() + b"data: " + json_bytes(data) + b"\n\n"
 
 
 def stream(events: AsyncIterator[bytes]) -> StreamingResponse:

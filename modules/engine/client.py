@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
+from pydantic import BaseModel
+
 from modules.core.errors import AppError, EngineCrashed, InvalidRequest, LoadFailed, NoModelLoaded
 from modules.core.generation import (
     ChatPrompt,
@@ -42,6 +44,14 @@ STEP_TIMEOUT_S = 120.0
 HEARTBEAT_TIMEOUT_S = 30.0
 QUEUE_LIMIT = 64
 DRAIN_S = 1.0  # for the last messages of a process that ended
+
+
+def _plain(model: BaseModel) -> dict[str, Any]:
+    """A request as plain values."""
+    try:
+        return model.model_dump(mode="json")
+    except ValueError as error:
+        raise InvalidRequest(f"The request cannot be sent to the model: {error}. Nest its values less deeply.") from error
 
 
 class ClientSetup(TypedDict, total=False):
@@ -146,7 +156,7 @@ class EngineClient:
         number, inbox = next(self._numbers), Inbox()
         self._inboxes[number] = inbox
         try:
-            await self._ask("generate", number, request=request.model_dump(mode="json"))
+            await self._ask("generate", number, request=_plain(request))
         except BaseException:
             self._forget(number)
             raise
@@ -161,13 +171,13 @@ class EngineClient:
 
     async def count(self, prompt: ChatPrompt) -> int:
         """Tokens of a whole rendered conversation."""
-        return int(await self._ask("count", prompt=prompt.model_dump(mode="json")))
+        return int(await self._ask("count", prompt=_plain(prompt)))
 
     async def next_tokens(self, prompt: TextPrompt, k: int) -> tuple[TokenLogprob, ...]:
         """The k likeliest next tokens after a text, best first."""
         number = next(self._numbers)
         try:
-            found = await self._ask("next_tokens", number, prompt=prompt.model_dump(mode="json"), k=max(1, k))
+            found = await self._ask("next_tokens", number, prompt=_plain(prompt), k=max(1, k))
         except asyncio.CancelledError:
             self._send({"do": "cancel", "id": next(self._numbers), "job": number})
             raise

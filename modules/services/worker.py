@@ -78,14 +78,14 @@ class ModelPrompts:
 
     def _chat(self, prompt: ChatPrompt, room: int) -> Prepared:
         source = self._template(prompt.template)
-        texts: dict[tuple[Message, ...], str] = {}
+        texts: dict[int, str] = {}  # by the number of messages: only the oldest are ever left out
 
         def count(messages: tuple[Message, ...]) -> list[int]:
-            ids, texts[messages] = self._chat_ids(prompt, source, messages)
+            ids, texts[len(messages)] = self._chat_ids(prompt, source, messages)
             return ids
 
         fitted = fit_chat(prompt.messages, count=count, limit_tokens=room, policy=prompt.overflow)
-        text = next((text for messages, text in texts.items() if len(messages) == len(prompt.messages) - fitted.dropped), "")
+        text = texts[len(prompt.messages) - fitted.dropped]
         return Prepared(
             fitted.token_ids,
             stop=self._ending(source).stop,

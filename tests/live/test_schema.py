@@ -65,7 +65,8 @@ def check(status: int, content_type: str, text: str) -> None:
         assert error["message"].endswith((".", "…")) and error["message"][0] not in "{[", error
         assert error["type"]
     elif content_type.startswith("text/event-stream"):
-        assert text.endswith("data: [DONE]\n\n") or '"error":{' in text.rsplit("data: ", 1)[-1], text[-1000:]
+        for event in text.split("\n\n")[:-1]:  # the tool reads no more than the first hundred
+            assert event == "data: [DONE]" or json.loads(event.removeprefix("data: "))
     else:
         json.loads(text)
 
@@ -90,6 +91,35 @@ def test_every_made_up_request_gets_an_answer(
     assert asked.engine().pid == engine, "an engine died"
     assert asked.process.poll() is None and "Defect while answering" not in asked.log
     wait_for(lambda: asked.counters()["running"] + asked.counters()["waiting"] == 0, "nothing is left running")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        (b'{"prompt": "\\ud800", "echo": true, "max_tokens": 2}', 200, "?"),
+        (b'{"prompt": "\\ud800", "echo": true, "max_tokens": 2, "stream": true}', 200, "[DONE]"),
+        (b'{"prompt": "x", "model": "\\ud800"}', 404, "There is no model “?”"),
+        (b'{"prompt": [1' + b"0" * 30 + b"]}", 400, "is not in the vocabulary"),
+        (b'{"prompt": "x", "temperature": NaN}', 400, "temperature: "),
+        (b'{"prompt": "x", "seed": ' + b"9" * 5000 + b"}", 400, "Send JSON in UTF-8."),
+        (b"[" * 100_000, 400, "Send JSON in UTF-8."),
+        (b"\xff", 400, "Send JSON in UTF-8."),
+        (b"", 400, "body: "),
+    ],
+)
+def test_bodies_that_no_description_leads_to(asked: PaddockServer, body: bytes, status: int, words: str) -> None:
+    answer = asked.http.post("v1/completions", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == status and words in answer.text, answer.text
+    check(status, answer.headers["content-type"], answer.text)
+
+
+@pytest.mark.parametrize("depth", [20, 300])
+def test_values_for_the_template_that_are_nested_deeply(asked: PaddockServer, depth: int) -> None:
+    deep = json.loads("[" * depth + "]" * depth)
+    message = {"role": "user", "content": "Hello", "tool_calls": [{"deep": deep}]}
+    answer = asked.http.post("v1/chat/completions", json={"messages": [message], "chat_template_kwargs": {"deep": deep}, "max_tokens": 2})
+    assert answer.status_code == (200 if depth < 100 else 400), answer.text
+    assert depth < 100 or answer.json()["error"]["message"].endswith("Nest its values less deeply.")
 
 
 def test_the_description_knows_every_error(schema: Any) -> None:
