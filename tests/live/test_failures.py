@@ -19,6 +19,7 @@ from tests.sparse_models import write_sparse_gguf
 
 ASKED: dict[str, Any] = {"messages": [{"role": "user", "content": "What is a LoRA?"}], "temperature": 0, "max_tokens": 20}
 ANSWER = "A LoRA is"
+OTHER = "other.gguf"
 CRASHES_ALLOWED = 3
 WIDE = 8192
 # Kind of model, status, type, and what the sentence says: the file, the cause, the cure
@@ -70,6 +71,7 @@ def broken_models(tmp_path_factory: pytest.TempPathFactory, starter_dir: Path, s
     folder = tmp_path_factory.mktemp("broken") / "models"
     shutil.copytree(starter_dir, folder / "starter")
     whole = starter_gguf.read_bytes()
+    (folder / OTHER).write_bytes(whole)
     (folder / "half.gguf").write_bytes(whole[: len(whole) // 2])
     (folder / "text.gguf").write_text("This is a text and no model.\n" * 100, encoding="utf-8")
     (folder / "nothing.gguf").touch()
@@ -198,6 +200,6 @@ def test_an_engine_that_dies_again_and_again_is_not_started_for_ever(start: Star
         assert message.endswith("Load it from the Models page with a smaller context, or choose another model.")
     assert server.process.poll() is None
     assert client_of(server).models.list().data
-    reply = client_of(server).chat.completions.create(model="starter", **ASKED)  # another model is loaded as ever
+    reply = client_of(server).chat.completions.create(model=OTHER, **ASKED)  # another model is loaded as ever
     assert reply.choices[0].message.content.startswith(ANSWER)
     server.close()
