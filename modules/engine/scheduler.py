@@ -22,7 +22,7 @@ from modules.engine.waiting import WaitingQueue
 
 MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
 MIN_CHUNK_TOKENS = 16  # prefill never crawls, however slow the model
-FIRST_CHUNK_TOKENS = 64  # while decoding, until the speed of prefill is known
+FIRST_CHUNK_TOKENS = 64  # until the speed of prefill is known: on a slow machine a whole batch would look like a hang
 MIN_ALONE_TOKENS = 128  # a whole-batch prefill is efficient from about here
 MEASURED_FROM_TOKENS = 16  # shorter prefills say little about speed
 
@@ -240,9 +240,11 @@ class Scheduler:
         """Tokens of prefill in the next step."""
         room = self.max_batch_tokens - decoding
         known = self.prefill_s_per_token
+        if not known:
+            return min(room, FIRST_CHUNK_TOKENS)
         if decoding:
-            return min(room, max(MIN_CHUNK_TOKENS, int(self._target_step_s / known)) if known else FIRST_CHUNK_TOKENS)
-        return min(room, max(MIN_ALONE_TOKENS, int(self._longest_step_s / known))) if known else room
+            return min(room, max(MIN_CHUNK_TOKENS, int(self._target_step_s / known)))
+        return min(room, max(MIN_ALONE_TOKENS, int(self._longest_step_s / known)))
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 

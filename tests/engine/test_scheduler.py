@@ -173,6 +173,16 @@ def test_decodes_come_first_and_prefill_is_bounded_in_time():
     assert len(scheduler.plan()[0].row.token_ids) == 512
 
 
+def test_the_first_prefill_is_small_until_the_speed_is_known():
+    runner = FakeRunner(batch=512, context=2048)
+    scheduler = make(runner)
+    scheduler.submit(sequence(list(range(200)) * 8, 5))
+    scheduler.admit()
+    assert len(scheduler.plan()[0].row.token_ids) == FIRST_CHUNK_TOKENS
+    step(scheduler, runner, seconds=0.0065)
+    assert len(scheduler.plan()[0].row.token_ids) == 512
+
+
 def test_several_prefills_share_a_step():
     runner = FakeRunner(batch=64)
     scheduler = make(runner)
