@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import zlib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -112,9 +112,15 @@ class FakeRunner:
         entry[chosen] = 20.0
         return entry
 
-    def score(self, token_ids: Sequence[int]) -> np.ndarray:
+    def score(self, token_ids: Sequence[int], chunk_done: Callable[[], None] | None = None) -> np.ndarray:
         assert sum(map(len, self.slots[1:])) + len(token_ids) <= self.capacity_tokens
         self.slots[0] = []
+        for _ in range(0, len(token_ids), self.max_batch_tokens):
+            self.entered.release()
+            if self.gate is not None:
+                assert self.gate.acquire(timeout=20)
+            if chunk_done is not None:
+                chunk_done()
         return np.array([-float(token) for token in token_ids[1:]], np.float32)
 
     def truncate(self, slot: int, length: int) -> int:

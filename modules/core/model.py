@@ -72,8 +72,11 @@ class Runner(Protocol):
         """
         ...
 
-    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Log-probability of each token after the first, given those before it: [len - 1]. Uses and empties slot 0."""
+    def score(self, token_ids: Sequence[int], chunk_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Log-probability of each token after the first, given those before it: [len - 1]. Uses and empties slot 0.
+
+        Works in chunks no longer than a step and calls `chunk_done` after each; what that raises ends the call.
+        """
         ...
 
     def truncate(self, slot: int, length: int) -> int:

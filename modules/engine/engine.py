@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 FAILURES_UNTIL_BROKEN = 3  # failed steps in a row after which the process is better replaced
+ROOM_IS_LESS_S = 60.0  # so long after running out of memory no more is asked for than there was
 LOWEST_LOGPROB = -9999.0  # instead of minus infinity, which JSON cannot say
 
 
@@ -59,6 +60,7 @@ class Engine:
         self._sequences: dict[Generation, Running] = {}
         self._paused = False
         self._failures = 0
+        self._ran_out_s = 0.0  # when the room was lowered; 0 while all of it is believed in
         self._steps = self._prefill_tokens = self._reused_tokens = self._decode_tokens = self._cancelled = 0
         self.context_limit = self._preparation.context_limit
         self.broken = ""  # a sentence once the runner failed again and again: replace the process
@@ -118,7 +120,7 @@ class Engine:
             return []
         self._preparation.check_score(ids)
         make_room = partial(self._scheduler.empty_for, 0, len(ids))
-        return self._between_steps(lambda: [float(value) for value in self._runner.score(ids)], make_room)
+        return self._between_steps(lambda: [float(value) for value in self._runner.score(ids, self._chunk_done)], make_room)
 
     def counters(self) -> EngineCounters:
         """What the engine is doing now."""
@@ -175,6 +177,11 @@ class Engine:
             self._commands.put(run)
         return future.result()
 
+    def _chunk_done(self) -> None:
+        """A part of a long call is done: nothing hangs. Ends the call when the engine is closing."""
+        self._check_open()
+        self.busy_since_s = time.monotonic()
+
     # ---- commands, on the engine thread ----------------------------------------------------------------------------
 
     def _accept(self, sequence: Running) -> None:
@@ -221,6 +228,8 @@ class Engine:
     def _step(self) -> None:
         """Admit, plan, run the model once, choose the next tokens. Whatever fails becomes an answer, not an end of the process."""
         try:
+            if self._ran_out_s and time.monotonic() - self._ran_out_s >= ROOM_IS_LESS_S:
+                self._restore_room()
             self._admit()
             shares = self._scheduler.plan()
             if shares and len(shares[-1].row.token_ids) > 1:
@@ -259,7 +268,8 @@ class Engine:
         """Choose the next token of one sequence; an error here ends only that one."""
         sequence = share.sequence
         if sequence.generation.cancelled:
-            return  # the command is on its way
+            self._cancel(sequence.generation)  # its command may be on its way still, and then finds nothing
+            return
         try:
             self._next_token(sequence, as_row(entry))
         except Exception as error:
@@ -297,7 +307,7 @@ class Engine:
         if shown:
             sequence.new_text.append(shown)
         if stop is not None:
-            self._finish(sequence, "stop", stop)
+            self._finish(sequence, "stop", stop, cut=True)
         return stop is not None
 
     def _logprob(self, row: LogitsRow, token_id: int, top: int) -> TokenLogprob:
@@ -308,9 +318,10 @@ class Engine:
 
     # ---- ends ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, sequence: Running, reason: FinishReason, stop: str | None = None) -> None:
+    def _finish(self, sequence: Running, reason: FinishReason, stop: str | None = None, *, cut: bool = False) -> None:
+        """The last delta. `cut`: the stop string stood in the text, and what follows it is not shown."""
         self._release(sequence)
-        if stop is None:
+        if not cut:
             self._flush_text(sequence)
         self._outbox.add(Event(sequence.generation, delta=sequence.take_delta(reason, stop, sequence.usage(time.monotonic()))))
 
@@ -336,14 +347,21 @@ class Engine:
             self._in_flight -= 1
 
     def _relieve(self, error: OutOfMemory) -> None:
-        """Make room after the model ran out of memory, and remember how much there was."""
+        """Make room after the model ran out of memory, and remember for a while how much there was."""
         scheduler = self._scheduler
         log.warning("Out of memory with %d tokens cached: %s", scheduler.used_tokens, error.message)
         scheduler.capacity_tokens = max(1, min(scheduler.capacity_tokens, scheduler.used_tokens))
+        self._ran_out_s = time.monotonic()
         if not scheduler.evict_idle() and scheduler.preempt_youngest() is None and scheduler.running:
             sequence = scheduler.running[0]
             held = len(sequence.ids)
+            self._restore_room()  # it had all of it, so this says nothing about the room of shorter ones
             self._fail(sequence, OutOfMemory(f"{self._name} ran out of memory at {held} tokens ({error.message}) Load it with a shorter context."))
+
+    def _restore_room(self) -> None:
+        """Believe again in all the room that the model promised."""
+        self._scheduler.capacity_tokens = self._runner.capacity_tokens
+        self._ran_out_s = 0.0
 
     def _fail_all(self, error: Exception) -> None:
         """A step failed: everything running ends with a sentence, the slots are emptied, those who wait get their turn."""

@@ -151,6 +151,16 @@ def test_score_equals_step_by_step(subject: Subject) -> None:
     assert runner.truncate(0, 1) == 0  # slot 0 is left empty
 
 
+def test_score_says_when_a_chunk_is_done_and_can_be_ended_there(subject: Subject) -> None:
+    runner, ids = subject.model.runner, ids_of(subject, " ".join(PROMPTS))
+    done: list[int] = []
+    scores = runner.score(ids, lambda: done.append(1))
+    assert done
+    with pytest.raises(KeyError):
+        runner.score(ids, lambda: {}["end"])
+    np.testing.assert_allclose(runner.score(ids), scores, atol=1e-5)
+
+
 def test_ragged_batch_equals_alone(subject: Subject) -> None:
     prompts = [ids_of(subject, text) for text in (*PROMPTS, *(text[:6] for text in PROMPTS))]
     counts = [12, 3, 9, 20, 1, 7, 15, 5]

@@ -8,8 +8,9 @@ import pytest
 
 from modules.core.errors import Busy, ContextOverflow, InvalidRequest
 from modules.core.params import GenerationParams
+from modules.engine.engine import Engine
 from modules.engine.events import PLACES_S
-from tests.fakes import BOS, EOS, MARK, FakeRunner, solo
+from tests.fakes import BOS, EOS, MARK, ByteTokenizer, FakeRunner, Inbox, solo
 
 GREEDY = GenerationParams(temperature=0, max_tokens=20)
 
@@ -113,6 +114,33 @@ def test_a_stop_string_that_is_a_special_token_is_known_by_its_id(bench):
     assert inbox.last(generation).stop_string == "<|mark|>"
 
 
+@pytest.mark.parametrize(("end", "written"), [(MARK, "<|mark|>"), (EOS, "</s>")])
+def test_text_held_back_is_shown_when_a_special_stop_ends_the_reply(bench, end, written):
+    raw = [*b"code ```", end]
+    engine, _, inbox = bench(FakeRunner(rule=lambda ids: raw[len(ids) - 2]))
+    generation = engine.submit(prompt("a"), GenerationParams(temperature=0, stop=("```\n\n",)), stop=(written,))
+    inbox.wait(generation)
+    assert inbox.text(generation) == "code ```"
+    last = inbox.last(generation)
+    assert (last.finish_reason, last.stop_string, last.usage.completion_tokens) == ("stop", written, 8)
+
+
+class ClumsyTokenizer(ByteTokenizer):
+    """Token 3 is the end of a word and half a character."""
+
+    def piece(self, token_id: int) -> bytes:
+        return b"D\xe2" if token_id == 3 else super().piece(token_id)
+
+
+def test_nothing_is_shown_after_a_stop_string_in_the_text():
+    raw, inbox = [*b"one EN", 3], Inbox()
+    engine = Engine(FakeRunner(rule=lambda ids: raw[len(ids) - 2]), ClumsyTokenizer(), inbox)
+    generation = engine.submit(prompt("a"), GenerationParams(temperature=0), stop=("END",))
+    inbox.wait(generation)
+    assert (inbox.text(generation), inbox.last(generation).stop_string) == ("one ", "END")
+    assert engine.close()
+
+
 def test_max_tokens_zero_fills_the_context(bench):
     engine, _, inbox = bench(FakeRunner(context=64))
     generation = engine.submit(prompt("a" * 10), GenerationParams(temperature=0))
@@ -200,6 +228,25 @@ def test_cancel_while_writing_keeps_the_text_so_far_and_disturbs_nobody(bench):
     assert 5 <= len(inbox.ids(stopped)) <= 6
     assert inbox.ids(other) == solo(prompt("b"), 20)
     assert engine.counters().running == 0
+
+
+def test_a_step_that_ends_between_the_flag_and_the_command_of_a_cancel_harms_nobody(bench):
+    engine, runner, inbox = bench(FakeRunner(slots=2, context=2048))
+    gate = runner.gate = threading.Semaphore(0)
+    stopped = engine.submit(prompt("a"), GenerationParams(temperature=0))
+    other = engine.submit(prompt("b"), GREEDY)
+    gate.release(6)
+    until(lambda: engine.counters().steps == 6)
+    send, stopped.send = stopped.send, None
+    stopped.cancel()  # the flag alone
+    gate.release(10_000)
+    inbox.wait(stopped, other)
+    send(stopped)  # and the command, too late
+    engine.call(lambda: None)
+    assert stopped not in inbox.errors
+    assert inbox.last(stopped).finish_reason == "cancelled"
+    assert inbox.ids(other) == solo(prompt("b"), 20)
+    assert (engine.counters().cancelled, engine.counters().running) == (1, 0)
 
 
 def test_one_who_waits_can_be_cancelled(bench):

@@ -80,6 +80,81 @@ def test_out_of_memory_alone_ends_with_a_sentence(bench):
     inbox.wait(engine.submit(prompt("b"), GREEDY))
 
 
+def test_out_of_memory_alone_costs_those_who_come_later_no_room(bench):
+    """One that had all the room says nothing about shorter ones: they run side by side in whole steps."""
+    engine, runner, inbox = bench(FakeRunner(slots=4, batch=64))
+    runner.fail_with = OutOfMemory("The device is full.")
+    first = engine.submit(prompt("a" * 100), GREEDY)
+    inbox.wait(first)
+    assert isinstance(inbox.errors[first], OutOfMemory)
+    assert engine.counters().capacity_tokens == runner.capacity_tokens
+    engine.pause()
+    later = [engine.submit(prompt(name * 100), GREEDY) for name in "bcde"]
+    engine.pause(False)
+    inbox.wait(*later)
+    assert max(map(len, runner.batches)) == 4
+    assert len(runner.batches[0][0].token_ids) == 64
+
+
+def test_the_room_lost_to_others_comes_back_after_a_while(bench, monkeypatch):
+    engine, runner, inbox = bench(FakeRunner(slots=4, context=128))
+    gate = runner.gate = threading.Semaphore(0)
+    prompts = [prompt(name * 30) for name in "abcd"]
+    generations = [engine.submit(ids, GenerationParams(temperature=0, max_tokens=90)) for ids in prompts]
+    gate.release(5)
+    until(lambda: engine.counters().steps == 5)
+    runner.fail_with = OutOfMemory("Another program took the memory.")
+    gate.release(3)
+    until(lambda: engine.counters().steps == 7)
+    assert engine.counters().capacity_tokens < runner.capacity_tokens
+    assert engine.counters().running < 4
+    monkeypatch.setattr("modules.engine.engine.ROOM_IS_LESS_S", 0.0)
+    gate.release(10_000)
+    inbox.wait(*generations)
+    for ids, generation in zip(prompts, generations, strict=True):
+        assert inbox.ids(generation) == solo(ids, 90)
+    assert max(map(len, runner.batches[10:])) == 4  # all together again
+    assert engine.counters().capacity_tokens == runner.capacity_tokens
+
+
+def test_scoring_a_long_text_does_not_look_like_a_hang(bench):
+    engine, runner, _ = bench(FakeRunner(context=1024, batch=64))
+    gate = runner.gate = threading.Semaphore(0)
+    scores = []
+    caller = threading.Thread(target=lambda: scores.extend(engine.score([5] * 300)))
+    caller.start()
+    begins = set()
+    for _ in range(5):
+        assert runner.entered.acquire(timeout=10)
+        begins.add(engine.busy_since_s)
+        time.sleep(0.002)
+        gate.release()
+    caller.join(10)
+    assert len(begins) == 5
+    assert len(scores) == 299
+
+
+def test_closing_ends_a_long_score():
+    runner, inbox = FakeRunner(context=1024, batch=64), Inbox()
+    engine = Engine(runner, ByteTokenizer(), inbox, name="Tiny")
+    gate = runner.gate = threading.Semaphore(0)
+    errors = []
+
+    def score():
+        try:
+            engine.score([5] * 1000)
+        except NoModelLoaded as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=score)
+    caller.start()
+    assert runner.entered.acquire(timeout=10)
+    threading.Timer(0.05, gate.release).start()
+    assert engine.close()
+    caller.join(10)
+    assert len(errors) == 1
+
+
 class BrokenRow:
     """A row whose device fails when it is read."""
 

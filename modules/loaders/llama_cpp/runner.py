@@ -94,8 +94,8 @@ class LlamaCppRunner:
             )
         raise AppError(f"llama.cpp could not run this step (code {code}); load the model again.")
 
-    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Log-probabilities [len - 1] of each token given those before it. Uses and empties slot 0.
+    def score(self, token_ids: Sequence[int], chunk_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Log-probabilities [len - 1] of each token given those before it. Uses and empties slot 0; `chunk_done` hears of each chunk.
 
         Raises:
             ContextOverflow: more tokens than the context.
@@ -117,6 +117,8 @@ class LlamaCppRunner:
                 for place in range(len(chunk)):
                     row = self._views.at(self._fast.logits_at(self._context, place))
                     result[begin + place] = log_probability(row, int(ids[begin + place + 1]))
+                if chunk_done is not None:
+                    chunk_done()
         finally:
             self.truncate(0, 0)
         return result

@@ -6,7 +6,7 @@ the cache; nothing of text or sampling. Whether an architecture really computes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -102,8 +102,8 @@ class SlotRunner:
             raise AppError("This model was unloaded; load it again.")
         return self._cache
 
-    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Log-probabilities [len - 1] of each token given those before it. Uses and empties slot 0.
+    def score(self, token_ids: Sequence[int], chunk_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Log-probabilities [len - 1] of each token given those before it. Uses and empties slot 0; `chunk_done` hears of each chunk.
 
         Raises:
             ContextOverflow: more tokens than the context.
@@ -119,6 +119,8 @@ class SlotRunner:
             logits = self._logits([Row(0, begin, chunk)], last_only=False)[0]
             targets = self._network.torch.tensor(ids[begin + 1 : begin + 1 + len(chunk)])
             parts.append(self._network.log_probabilities(logits, targets))
+            if chunk_done is not None:
+                chunk_done()
         return np.concatenate(parts)
 
     def truncate(self, slot: int, length: int) -> int:

@@ -5,7 +5,7 @@ Knows the token ids of its slot, so that it can begin again where a cache cannot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,8 +74,8 @@ class SingleRunner:
         self._cache = None
         self._held = 0
 
-    def score(self, token_ids: Sequence[int]) -> NDArray[np.float32]:
-        """Log-probabilities [len - 1] of each token given those before it. Empties the slot.
+    def score(self, token_ids: Sequence[int], chunk_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
+        """Log-probabilities [len - 1] of each token given those before it. Empties the slot; `chunk_done` hears of each chunk.
 
         Raises:
             ContextOverflow: more tokens than the context.
@@ -87,11 +87,15 @@ class SingleRunner:
         self._network.check(ids, len(ids))
         parts = []
         step = SCORE_TOKENS if self._cached else len(ids)
-        for begin in range(0, len(ids) - 1, step):
-            end = min(begin + step, len(ids) - 1)
-            logits = self._logits(ids[:end], last_only=False)[0]
-            parts.append(self._network.log_probabilities(logits, self._network.torch.tensor(ids[begin + 1 : end + 1])))
-        self.truncate(0, 0)
+        try:
+            for begin in range(0, len(ids) - 1, step):
+                end = min(begin + step, len(ids) - 1)
+                logits = self._logits(ids[:end], last_only=False)[0]
+                parts.append(self._network.log_probabilities(logits, self._network.torch.tensor(ids[begin + 1 : end + 1])))
+                if chunk_done is not None:
+                    chunk_done()
+        finally:
+            self.truncate(0, 0)
         return np.concatenate(parts)
 
     def truncate(self, slot: int, length: int) -> int:
