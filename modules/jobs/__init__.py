@@ -1,0 +1,1 @@
+"""Long work as directories and child processes: kept, started in lanes, followed, stopped, resumed and found again."""
