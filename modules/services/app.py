@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from modules.prompts.library import TemplateLibrary
 from modules.services.conversations import ConversationService
 from modules.services.followers import Followers
 from modules.services.generation import GenerationService
+from modules.services.jobs import JobService
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
 from modules.services.presets import PresetService
@@ -31,6 +33,7 @@ class App:
     notebook: NotebookService
     presets: PresetService
     templates: TemplateService
+    jobs: JobService
     storage: Storage
     followers: Followers
 
@@ -38,9 +41,13 @@ class App:
         """Begin what runs in the background."""
         self.models.start()
         await self.storage.open()
+        await self.jobs.start()
 
     async def close(self) -> None:
-        """Stop and save replies, then end the engines."""
+        """Stop and save replies, then end the engines; the jobs stop meanwhile."""
+        await asyncio.gather(self.jobs.close(), self._close_models())
+
+    async def _close_models(self) -> None:
         await self.replies.close()
         await self.notebook.close()
         await self.models.close()
@@ -69,6 +76,8 @@ def build_app(settings: Settings) -> App:
         notebook=NotebookService(generation=generation, presets=presets, storage=storage),
         presets=presets,
         templates=templates,
+        # What a kind of job names as its secrets comes from the server's own environment
+        jobs=JobService(settings.state_dir, secret_of=lambda _, name: os.environ.get(name, "")),
         storage=storage,
         followers=Followers(),
     )
