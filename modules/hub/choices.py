@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from modules.core.errors import InvalidRequest, NotFound
-from modules.hub.names import RepoRef, checked_path, quantization_in
+from modules.hub.names import RepoRef, checked_path, quantization_in, shown
 from modules.hub.repository import RemoteFile, total_bytes
 
 Kind = Literal["gguf", "folder", "adapter", "file"]
@@ -112,7 +112,7 @@ def named_file(files: Sequence[RemoteFile], path: str) -> Choice:
     """
     file = next((file for file in files if file.path == path), None)
     if file is None:
-        raise NotFound(f"The repository has no file “{path[:100]}”; choose one of its list.", field="files")
+        raise NotFound(f"The repository has no file “{shown(path)}”; choose one of its list.", field="files")
     reason = REFUSED.get(suffix_of(checked_path(path)), "")
     notes = (f"{path} {reason}.",) if reason else ()
     return Choice(path, "file", (file,), quantization_in(path), notes=notes)
@@ -257,5 +257,5 @@ def _weight_set(
     missing = [name for name in chosen if name not in names] or [*missing_parts(chosen)]
     problem = ""
     if missing:
-        problem = f"{len(missing)} of its weight files are missing in the repository, first {missing[0][:100]}; choose another model or revision."
+        problem = f"{len(missing)} of its weight files are missing in the repository, first {shown(missing[0])}; choose another model or revision."
     return stem, [name for name in chosen if name in names], problem

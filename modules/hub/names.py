@@ -42,7 +42,8 @@ class RepoRef:
     quantization: str = ""  # "owner/name:Q4_K_M", as other programs write it
 
 
-def _shown(text: str) -> str:
+def shown(text: str) -> str:
+    """A hostile name as part of a sentence: short and printable."""
     return "".join(letter if letter.isprintable() else "�" for letter in text[:80]) + ("…" if len(text) > 80 else "")
 
 
@@ -55,7 +56,7 @@ def checked_repo(repo: str) -> str:
     parts = repo.split("/")
     if len(parts) != 2 or not all(REPO_PART.fullmatch(part) for part in parts) or "--" in repo or ".." in repo:
         raise InvalidRequest(
-            f"“{_shown(repo)}” is no model of the hub: give owner/name, like Qwen/Qwen3-0.6B, or a link to its page.", field="repo"
+            f"“{shown(repo)}” is no model of the hub: give owner/name, like Qwen/Qwen3-0.6B, or a link to its page.", field="repo"
         )
     return repo
 
@@ -68,7 +69,7 @@ def checked_revision(revision: str) -> str:
     """
     if not REVISION.fullmatch(revision) or ".." in revision or "//" in revision or revision[-1] in "/.":
         raise InvalidRequest(
-            f"“{_shown(revision)}” cannot be a branch or commit: use 1 to 100 letters, digits and . _ - /, for example main.", field="revision"
+            f"“{shown(revision)}” cannot be a branch or commit: use 1 to 100 letters, digits and . _ - /, for example main.", field="revision"
         )
     return revision
 
@@ -86,7 +87,7 @@ def checked_path(path: str) -> str:
     segments = path.split("/")
     if len(path) > PATH_LIMIT or len(segments) > DEPTH_LIMIT or not all(_is_safe_segment(segment) for segment in segments):
         raise InvalidRequest(
-            f"The file name “{_shown(path)}” is not safe on a disk (allowed are letters, digits and . _ + = @ ( ) [ ] -, up to {DEPTH_LIMIT} "
+            f"The file name “{shown(path)}” is not safe on a disk (allowed are letters, digits and . _ + = @ ( ) [ ] -, up to {DEPTH_LIMIT} "
             "folders deep), so it is not fetched; ask the owner of the repository to rename it.",
             field="files",
         )
@@ -126,8 +127,8 @@ def parse_reference(text: str, endpoint: str = OFFICIAL_ENDPOINT) -> RepoRef:
     ref = _inside(checked_repo(repo), segments[2:], is_link)
     if colon:
         ref = _tagged(ref, unquote(tag))
-    shown_file = parse_qs(query).get("show_file_info", [""])[0]
-    return RepoRef(ref.repo, ref.revision, checked_path(shown_file), ref.quantization) if shown_file else ref
+    opened = parse_qs(query).get("show_file_info", [""])[0]
+    return RepoRef(ref.repo, ref.revision, checked_path(opened), ref.quantization) if opened else ref
 
 
 def _path_of(text: str, endpoint: str) -> tuple[str, str, bool]:
@@ -144,7 +145,7 @@ def _path_of(text: str, endpoint: str) -> tuple[str, str, bool]:
         host, known = "", False
     if not known:
         raise InvalidRequest(
-            f"Links to “{_shown(host or text)}” are not fetched: paste a link to {OFFICIAL_ENDPOINT.partition('://')[2]} or a name like owner/name.",
+            f"Links to “{shown(host or text)}” are not fetched: paste a link to {OFFICIAL_ENDPOINT.partition('://')[2]} or a name like owner/name.",
             field="repo",
         )
     return parts.path, parts.query, True
