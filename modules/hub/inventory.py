@@ -1,0 +1,179 @@
+"""Where installed models came from: the record beside each of them, what is newer at the hub, and what old downloads left behind.
+
+The record is `paddock.json` in the model's folder; it names every file with its hash, so that it can be checked years later. Knows the
+disk; asks the hub nothing by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from modules.core.files import write_atomic
+from modules.hub.choices import OWN_RECORD, Kind
+from modules.hub.lock import FileLock
+from modules.hub.repository import Repository
+
+PARTIAL_FOLDER = ".partial"  # below models/ and loras/: what is not whole yet
+RECORD_LIMIT_BYTES = 4 << 20
+BLOCK_BYTES = 1 << 20
+LOCK_WAIT_S = 0.02
+
+
+class StoredFile(BaseModel, frozen=True):
+    """A file as it was fetched and where it lies."""
+
+    path: str  # in the repository
+    placed: str  # below the folder of the record
+    size: int
+    sha256: str = ""
+    git_sha1: str = ""
+
+
+class Provenance(BaseModel, frozen=True):
+    """One download: what was fetched from where."""
+
+    repo: str
+    revision: str  # the branch that was asked for
+    commit: str
+    endpoint: str
+    kind: Kind
+    licence: str = ""
+    gated: bool = False
+    fetched: str = ""  # ISO 8601
+    files: tuple[StoredFile, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        """All its files together."""
+        return sum(file.size for file in self.files)
+
+    def is_same(self, other: Provenance) -> bool:
+        """Whether the same files of the same commit are meant."""
+        return (self.repo, self.commit, self.files) == (other.repo, other.commit, other.files)
+
+
+class Record(BaseModel, frozen=True):
+    """The content of `paddock.json`."""
+
+    format: int = 1
+    downloads: tuple[Provenance, ...] = ()
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A download that lies on the disk as a whole."""
+
+    folder: Path
+    provenance: Provenance
+
+    def path_of(self, file: StoredFile) -> Path:
+        """Where a file of it lies."""
+        return self.folder / file.placed
+
+
+@dataclass(frozen=True)
+class Update:
+    """What is newer at the hub."""
+
+    commit: str
+    changed: tuple[str, ...]  # other bytes under the same name
+    removed: tuple[str, ...]  # no longer there
+
+    @property
+    def matters(self) -> bool:
+        """Whether any file of the download is another one now."""
+        return bool(self.changed or self.removed)
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a folder; an absent or broken one is empty."""
+    try:
+        with (folder / OWN_RECORD).open("rb") as file:
+            return Record.model_validate_json(file.read(RECORD_LIMIT_BYTES))
+    except (OSError, ValidationError):
+        return Record()
+
+
+def add_to_record(folder: Path, provenance: Provenance, lock_path: Path) -> None:
+    """Write down a download; an older one of the same files is replaced. Two at once wait for each other at the lock."""
+    placed = {file.placed for file in provenance.files}
+    with FileLock(lock_path) as lock:
+        while not lock.acquire():
+            time.sleep(LOCK_WAIT_S)
+        others = [known for known in read_record(folder).downloads if not placed & {file.placed for file in known.files}]
+        write_atomic(folder / OWN_RECORD, Record(downloads=(*others, provenance)).model_dump_json(indent=1) + "\n")
+
+
+def installed(root: Path) -> tuple[Installed, ...]:
+    """All downloads below models/ or loras/ whose files are there, by folder."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []
+    found = (Installed(folder, provenance) for folder in folders for provenance in read_record(folder).downloads)
+    return tuple(item for item in found if not _absent(item))
+
+
+def _absent(item: Installed) -> bool:
+    """Whether a file is missing or points out of its folder: records are files that anybody may have written."""
+    paths = [item.path_of(file) for file in item.provenance.files]
+    return not paths or not all(path.resolve().is_relative_to(item.folder.resolve()) and path.is_file() for path in paths)
+
+
+def find_update(provenance: Provenance, now: Repository) -> Update | None:
+    """What changed since the download; None if the commit is still the newest."""
+    if now.commit == provenance.commit:
+        return None
+    known = {file.path: (file.size, file.sha256 or file.git_sha1) for file in now.files}
+    changed = [file.path for file in provenance.files if file.path in known and known[file.path] != (file.size, file.sha256 or file.git_sha1)]
+    removed = [file.path for file in provenance.files if file.path not in known]
+    return Update(now.commit, tuple(changed), tuple(removed))
+
+
+def damaged_files(item: Installed) -> Iterator[str]:
+    """Names of files whose bytes are no longer those that were fetched; reads everything, so it takes a while."""
+    for file in item.provenance.files:
+        try:
+            is_right = _hash(item.path_of(file), file) == (file.sha256 or file.git_sha1)
+        except OSError:
+            is_right = False
+        if not is_right:
+            yield file.placed
+
+
+def _hash(path: Path, file: StoredFile) -> str:
+    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sweep(root: Path, older_than_s: float) -> int:
+    """Remove what downloads left unfinished for so long and nobody is working on; gives the bytes that are free again."""
+    freed = 0
+    folder = root / PARTIAL_FOLDER
+    for staging in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if not staging.is_dir():
+            continue
+        with FileLock(staging_lock(staging)) as lock:
+            if not lock.acquire():
+                continue
+            files = [path for path in staging.rglob("*") if path.is_file()]
+            newest = max((path.stat().st_mtime for path in (staging, *files)), default=0.0)
+            if time.time() - newest >= older_than_s:
+                freed += sum(path.stat().st_size for path in files)
+                shutil.rmtree(staging, ignore_errors=True)
+    for path in folder.glob("*.lock"):  # of processes that were killed
+        with FileLock(path) as lock:
+            lock.acquire()
+    return freed
+
+
+def staging_lock(staging: Path) -> Path:
+    """The lock of whoever works in a folder of unfinished files."""
+    return staging.with_name(staging.name + ".lock")

@@ -1,0 +1,66 @@
+"""The test hub speaks the hub's protocol: the real client of the hub lists, reads and downloads from it, and ours sees the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi, constants, errors, hf_hub_download, hf_hub_url
+from huggingface_hub.file_download import get_hf_file_metadata
+
+from modules.hub.client import HubClient
+from modules.hub.transport import Access
+from tests.hub.hub_server import COMMIT, HubServer
+
+FILES = {"README.md": b"# Tiny", "config.json": b"{}", "big file.gguf": b"G" * 5000, "sub/tokenizer.json": b"[]"}
+
+
+@pytest.fixture
+def api(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # the tests run with the switch on; this hub is ours
+    hub.page = 3
+    hub.add("me/tiny", FILES)
+    hub.add("me/other", {"a.gguf": b"G" * 10}, gated=True)
+    return HfApi(endpoint=hub.endpoint, token=False)
+
+
+def test_the_real_client_lists_models_and_files(api: HfApi) -> None:
+    assert [model.id for model in api.list_models(search="", filter="gguf", limit=10)] == ["me/other", "me/tiny"]
+    assert api.model_info("me/tiny").sha == COMMIT
+    found = {file.path: file for file in api.list_repo_tree("me/tiny", recursive=True, revision=COMMIT) if hasattr(file, "blob_id")}
+    assert set(found) == set(FILES)
+    assert found["big file.gguf"].lfs.size == 5000
+
+
+@pytest.mark.parametrize("path", ["config.json", "big file.gguf"])
+def test_the_real_client_downloads(api: HfApi, hub: HubServer, tmp_path: Path, path: str) -> None:
+    got = hf_hub_download("me/tiny", path, local_dir=tmp_path, endpoint=hub.endpoint, token=False)
+    assert Path(got).read_bytes() == FILES[path]
+    known = get_hf_file_metadata(hf_hub_url("me/tiny", path, endpoint=hub.endpoint), token=False)
+    assert (known.size, known.commit_hash) == (len(FILES[path]), COMMIT)
+    assert all("authorization" not in seen.headers for seen in hub.gets("cdn"))
+
+
+def test_the_real_client_understands_the_refusals(api: HfApi, hub: HubServer, tmp_path: Path) -> None:
+    with pytest.raises(errors.GatedRepoError):
+        hf_hub_download("me/other", "a.gguf", local_dir=tmp_path, endpoint=hub.endpoint, token=False)
+    with pytest.raises(errors.RepositoryNotFoundError):
+        api.model_info("me/absent")
+    with pytest.raises(errors.RevisionNotFoundError):
+        api.model_info("me/tiny", revision="nope")
+    with pytest.raises(errors.RemoteEntryNotFoundError):
+        hf_hub_download("me/tiny", "absent.json", local_dir=tmp_path, endpoint=hub.endpoint, token=False)
+
+
+async def test_our_client_sees_what_the_real_one_sees(api: HfApi, access: Access) -> None:
+    ours = await HubClient(access).repository("me/tiny")
+    theirs = {
+        (file.path, file.lfs.size if file.lfs else file.size, file.lfs.sha256 if file.lfs else "", "" if file.lfs else file.blob_id)
+        for file in api.list_repo_tree("me/tiny", recursive=True)
+        if hasattr(file, "blob_id")
+    }
+    assert {(file.path, file.size, file.sha256, file.git_sha1) for file in ours.files} == theirs
+    rows = await HubClient(access).search(library="gguf")
+    assert [(row.repo, row.downloads, row.gated) for row in rows] == [
+        (model.id, model.downloads, bool(model.gated)) for model in api.list_models(filter="gguf", limit=30, sort="downloads")
+    ]
