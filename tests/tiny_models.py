@@ -174,6 +174,12 @@ def _layer_names(config: dict[str, Any]) -> dict[str, tuple[str, int]]:
         ("self_attn.k_proj", "attn_k", kv_heads), ("self_attn.v_proj", "attn_v", 0), ("self_attn.o_proj", "attn_output", 0),
         ("mlp.gate_proj", "ffn_gate", 0), ("mlp.up_proj", "ffn_up", 0), ("mlp.down_proj", "ffn_down", 0),
     )  # fmt: skip
+    if config["model_type"] == "gemma3_text":
+        parts = (
+            *(part for part in parts if part[0] != "post_attention_layernorm"), ("self_attn.q_norm", "attn_q_norm", 0),
+            ("self_attn.k_norm", "attn_k_norm", 0), ("post_attention_layernorm", "post_attention_norm", 0),
+            ("pre_feedforward_layernorm", "ffn_norm", 0), ("post_feedforward_layernorm", "post_ffw_norm", 0),
+        )  # fmt: skip
     for layer in range(config["num_hidden_layers"]):
         names |= {f"model.layers.{layer}.{ours}": (f"blk.{layer}.{theirs}", heads) for ours, theirs, heads in parts}
     return names
@@ -200,11 +206,16 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def write_gguf(path: Path, folder: Path) -> Path:
-    """The GGUF file (f16) of a llama or qwen2 folder."""
+    """The GGUF file (f16) of a llama, qwen2 or gemma3_text folder."""
     from safetensors.numpy import load_file
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    writer = gguf.GGUFWriter(path, config["model_type"])
+    windowed = config["model_type"] == "gemma3_text"
+    writer = gguf.GGUFWriter(path, "gemma3" if windowed else config["model_type"])
+    if windowed:
+        writer.add_key_length(config["head_dim"])
+        writer.add_value_length(config["head_dim"])
+        writer.add_sliding_window(config["sliding_window"])
     writer.add_name("tiny")
     writer.add_license("mit")
     writer.add_context_length(config["max_position_embeddings"])
@@ -214,7 +225,7 @@ def write_gguf(path: Path, folder: Path) -> Path:
     writer.add_head_count(config["num_attention_heads"])
     writer.add_head_count_kv(config["num_key_value_heads"])
     writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base(10_000.0)
+    writer.add_rope_freq_base(1_000_000.0 if windowed else 10_000.0)
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -224,11 +235,22 @@ def write_gguf(path: Path, folder: Path) -> Path:
         module, _, suffix = name.rpartition(".")
         target, heads = names[module]
         plain = weights.astype(np.float32 if weights.ndim == 1 else np.float16)
+        if windowed and weights.ndim == 1:
+            plain += 1  # its norms scale by one more than the weight
         writer.add_tensor(f"{target}.{suffix}", np.ascontiguousarray(_permuted(plain, heads) if heads else plain))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    return path
+
+
+def write_window_gguf(base: Path) -> Path:
+    """A GGUF file with random weights whose layers see 16 tokens back; as llama.cpp has it, every sixth sees everything."""
+    path, folder = base / "tiny-window.gguf", base / "tiny-window"
+    if not path.exists():
+        layers = ["sliding_attention"] * 5 + ["full_attention"]
+        write_gguf(path, write_folder(folder, "gemma3_text", num_hidden_layers=len(layers), layer_types=layers))
     return path
 
 

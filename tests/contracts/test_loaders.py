@@ -15,7 +15,7 @@ from modules.core.errors import AppError, ContextOverflow, InvalidRequest, NotFo
 from modules.core.model import Adapter, LoadedModel, LoadOptions, Row
 from modules.loaders.registry import LOADERS, find_loader
 from tests.loaders.greedy import decode, row_of
-from tests.tiny_models import CONTEXT, VOCAB, tiny_files, write_folder
+from tests.tiny_models import CONTEXT, VOCAB, tiny_files, write_folder, write_window_gguf
 
 PROMPTS = ("The little fox", "We bake bread", "A bird sang in the morning and", "My hat")
 TEXTS = ("plain words", "Ünïcödé naïve café", "emoji 😀👩‍🚀 and 日本語", "tabs\tand\nlines\r\n  spaces  ", "<|im_start|> stays text", "")
@@ -29,6 +29,8 @@ class Subject:
         self.batches = not kind.endswith("(one slot)")
         if kind == "llama.cpp":
             self.path, self.adapter = files.gguf, files.gguf_adapter
+        elif kind == "llama.cpp (window)":
+            self.path, self.adapter = write_window_gguf(base), files.gguf_adapter
         elif self.batches:
             self.path, self.adapter = files.folder, files.adapter
         else:
@@ -44,7 +46,7 @@ class Subject:
         return self.spec.load(self.path, self.spec.options(**chosen), lambda stage, done: self.stages.append((stage, done)))
 
 
-SUBJECTS = ("llama.cpp", "transformers", "transformers (one slot)")
+SUBJECTS = ("llama.cpp", "llama.cpp (window)", "transformers", "transformers (one slot)")
 
 
 @pytest.fixture(scope="module", params=SUBJECTS)
@@ -136,6 +138,31 @@ def test_copied_prefix_equals_a_fresh_start(subject: Subject) -> None:
         runner.truncate(slot, 0)
 
 
+@pytest.mark.parametrize("length", [150, 200, 250])
+@pytest.mark.parametrize("target", [0, 2])
+def test_a_prefix_kept_while_others_came_and_went_equals_a_fresh_start(subject: Subject, target: int, length: int) -> None:
+    """What lies behind a sliding window is given to others: cut or copied, a prefix is kept only where nobody took what it sees."""
+    runner = subject.model.runner
+    ids = np.random.default_rng(0).integers(3, VOCAB, 250).tolist()
+    changed = [*ids[:length], 5, 6, 7]
+    fresh = last(subject, changed)
+    alone = runner.n_slots == 1
+    if not alone:
+        runner.forward([Row(1, 0, ids[:100])])  # the room before the long one, soon free for a third that needs more than that
+    runner.forward([Row(0, 0, ids)])
+    if not alone:
+        runner.truncate(1, 0)
+        runner.forward([Row(3, 0, ids[::-1])])
+    if alone or target == 0:
+        slot, kept = 0, runner.truncate(0, length)
+    else:
+        slot, kept = target, length if runner.copy_prefix(0, target, length) else 0
+    logits = runner.forward([Row(slot, kept, changed[kept:])])
+    np.testing.assert_allclose(row_of(logits[0]), fresh, atol=2e-2)
+    for used in range(runner.n_slots):
+        runner.truncate(used, 0)
+
+
 def test_score_equals_step_by_step(subject: Subject) -> None:
     runner, ids = subject.model.runner, ids_of(subject, " ".join(PROMPTS))
     scores = runner.score(ids)
@@ -220,7 +247,7 @@ def test_text_that_cannot_fit_is_refused_before_tokenizing(subject: Subject) -> 
     assert subject.model.tokenizer.encode("lone \ud800 surrogate", add_special=False, parse_special=False)
 
 
-@pytest.mark.parametrize("subject", ["llama.cpp", "transformers"], indirect=True)  # the one-slot model is of another shape than the adapter
+@pytest.mark.parametrize("subject", ["llama.cpp", "transformers"], indirect=True)  # the others are of another shape than the adapter
 def test_adapters_act_and_go_without_a_trace(subject: Subject) -> None:
     ids, apply = ids_of(subject, PROMPTS[0]), subject.model.set_adapters
     assert apply is not None

@@ -33,6 +33,7 @@ class LlamaCppRunner:
         self._memory = binding.llama_get_memory(context)
         self._fast = FastCalls()
         self._on_close = on_close
+        self._window = int(binding.llama_model_n_swa(model))  # 0 where all layers see everything
         self._partial_copies = not (binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model))
         self.n_slots = slots
         self.context_length = context_length
@@ -124,22 +125,31 @@ class LlamaCppRunner:
         return result
 
     def truncate(self, slot: int, length: int) -> int:
-        """Forget positions >= length; returns what is really kept: a recurrent model keeps all or nothing."""
+        """Forget positions >= length; returns what is really kept: a recurrent model keeps all or nothing, one with a window sometimes too."""
         self._check_open()
         held = self._lengths[slot]
         if length >= held and length > 0:
             return held
-        if length > 0 and self._binding.llama_memory_seq_rm(self._memory, slot, length, -1):
+        if length > 0 and self._sees_enough(slot, length) and self._binding.llama_memory_seq_rm(self._memory, slot, length, -1):
             self._lengths[slot] = length
             return length
         self._binding.llama_memory_seq_rm(self._memory, slot, -1, -1)
         self._lengths[slot] = 0
         return 0
 
+    def _sees_enough(self, slot: int, length: int) -> bool:
+        """Whether all that a token at `length` sees is still there: positions behind a sliding window are given to other slots."""
+        if not self._window:
+            return True
+        first = int(self._binding.llama_memory_seq_pos_min(self._memory, slot))  # from there on nothing is missing
+        return 0 <= first <= max(0, length - self._window)
+
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         """Let `target` begin with the first positions of `source`; the cells are shared, not copied."""
         self.truncate(target, 0)
         if not self._partial_copies or source == target or not 0 < length <= self._lengths[source]:
+            return False
+        if not self._sees_enough(source, length):
             return False
         self._binding.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._lengths[target] = length
