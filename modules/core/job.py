@@ -50,7 +50,7 @@ class JobKind:
     run: Callable[[Any, JobContext], Mapping[str, Any]]
     lane: Lane
     subject: str = ""  # the argument that says what it is about; a job's title is then "Download Qwen/Qwen3-0.6B"
-    secrets: tuple[str, ...] = ()  # names of what the work needs to know and must not be stored: "HF_TOKEN"
+    secrets: tuple[str, ...] = ()  # names of what the work needs to know and must not be stored: "hf_token"
 
 
 @dataclass(frozen=True, slots=True)

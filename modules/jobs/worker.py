@@ -100,8 +100,8 @@ def _run(spec: JobSpec, kinds: Sequence[JobKind], context: WorkerContext, stop: 
         return Ending("failed", {"error": f"This version of Paddock does not know the job “{spec.kind}”. Remove it, or go back to the version that made it."})
     try:
         return _done(kind.run(kind.args.model_validate(spec.args), context))
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        return _raised(error, context, stop)
+    except BaseException as error:  # this is the top: also SystemExit, and what a library's event loop lets out
+        return _raised(_first(error), context, stop)
 
 
 def _done(result: Mapping[str, Any] | None) -> Ending:
@@ -131,6 +131,14 @@ def _raised(error: BaseException, context: WorkerContext, stop: StopFlag) -> End
     if isinstance(error, KeyboardInterrupt):
         return Ending("interrupted", {"error": SIGNALLED})
     return Ending("failed", {"error": context.redacted(_sentence(error, context.directory))})
+
+
+def _first(error: BaseException) -> BaseException:
+    """Of several errors at once (a task group) the one with a sentence, or the first."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    errors = [_first(inner) for inner in error.exceptions]
+    return next((inner for inner in errors if isinstance(inner, AppError | Cancelled)), errors[0])
 
 
 def _sentence(error: BaseException, directory: Path) -> str:

@@ -30,6 +30,17 @@ COMMAND = (sys.executable, "-m", "tests.jobs.kinds")
 SECRET = "hf_verysecretvalue"
 
 
+RAISED: Mapping[str, BaseException] = {
+    "AppError": HubError("The hub said no. Ask again tomorrow."),
+    "group": ExceptionGroup("tasks", [ValueError("x"), ExceptionGroup("more", [HubError("One of many said no.")])]),
+    "CancelledError": asyncio.CancelledError(),
+    "MemoryError": MemoryError(),
+    "KeyboardInterrupt": KeyboardInterrupt(),
+    "full": OSError(errno.ENOSPC, "No space left on device", "/somewhere"),
+    "ValueError": ValueError("odd\nand long"),
+}
+
+
 class CountArgs(BaseModel, extra="forbid"):
     n: int = Field(20, ge=1, le=1_000_000, description="How far to count.")
     step_s: float = Field(0.01, ge=0, le=60, description="Seconds for each step.")
@@ -86,24 +97,16 @@ def fail(args: RaiseArgs, context: JobContext) -> Mapping[str, Any]:
     context.progress(1, 2, "steps")
     context.log(f"the key is {context.secrets.get('HF_TOKEN', 'not here')}")
     match args.what:
-        case "AppError":
-            raise HubError("The hub said no. Ask again tomorrow.")
         case "secret":
             raise HubError(f"Refused: {context.secrets['HF_TOKEN']}.")
-        case "MemoryError":
-            raise MemoryError
         case "SystemExit":
             sys.exit(3)
-        case "KeyboardInterrupt":
-            raise KeyboardInterrupt
-        case "full":
-            raise OSError(errno.ENOSPC, "No space left on device", "/somewhere")
         case "segv":
             os.kill(os.getpid(), signal.SIGSEGV)
         case "thread":
             threading.Thread(target=time.sleep, args=(60,)).start()
             return {"path": Path("/x"), "env": {name: value for name, value in os.environ.items() if "TOKEN" in name or "OFFLINE" in name}}
-    raise ValueError("odd\nand long")
+    raise RAISED[args.what]
 
 
 def fill(args: CountArgs, context: JobContext) -> Mapping[str, Any]:

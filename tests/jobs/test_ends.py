@@ -33,6 +33,8 @@ async def test_a_job_runs_reports_and_ends(jobs):
     [
         ("AppError", "The hub said no. Ask again tomorrow.", False),
         ("ValueError", "an error nobody had thought of: ValueError: odd. The log", True),
+        ("group", "One of many said no.", False),
+        ("CancelledError", "an error nobody had thought of: CancelledError. The log", True),
         ("MemoryError", "The memory of this machine did not suffice", True),
         ("SystemExit", "ended the job by itself, with status 3", True),
         ("full", "The disk is full (/somewhere). Free some space", True),

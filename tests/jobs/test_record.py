@@ -21,9 +21,10 @@ HOLD = """
 import os, sys, time, pathlib
 from modules.jobs.lock import JobLock
 lock = JobLock.take(pathlib.Path(sys.argv[1]))
-print(lock is not None, flush=True)
 if "fork" in sys.argv and os.fork() == 0:
     time.sleep(30)
+    os._exit(0)
+print(lock is not None, flush=True)
 sys.stdin.read()
 """
 
