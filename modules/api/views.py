@@ -16,6 +16,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from modules.api.sse import frame, stream
+from modules.api.view_hub import hub_routers
 from modules.api.view_messages import PING_S, ConversationView, ViewFunctions
 from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
@@ -77,6 +78,7 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         _leaving(app),
         _notebook(app),
         _small(app, functions),
+        *hub_routers(app, functions),
     )
 
 

@@ -48,6 +48,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     stop_when_closed: bool = Field(True, description="Stop a reply when the last browser tab that shows it is closed; --no-stop-when-closed lets it go on.")
     step_timeout_s: float = Field(120, ge=5, le=86_400, description="An engine whose step takes longer is taken for hung and restarted.")
     load_timeout_s: float = Field(900, ge=5, le=86_400, description="Longest time a model may take to load.")
+    hub_endpoint: str = Field("https://huggingface.co", description="Where models are searched and downloaded: the hub, or a mirror of it.")
+    hub_token: SecretStr | None = Field(None, description="Token for gated models, if none was given on the page. Better given as PADDOCK_HUB_TOKEN.")
+    token_to_mirror: bool = Field(False, description="Send the token to the mirror named by --hub-endpoint too.")
+    offline: bool = Field(False, description="Never ask the hub: no search and no download.")
     verbose: bool = Field(False, description="Log more; prompts and replies are never logged.")
 
     @field_validator("models_dir", "loras_dir", "presets_dir", "templates_dir", "state_dir", "config")

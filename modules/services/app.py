@@ -12,6 +12,7 @@ from modules.prompts.library import TemplateLibrary
 from modules.services.conversations import ConversationService
 from modules.services.followers import Followers
 from modules.services.generation import GenerationService
+from modules.services.hub import HubService
 from modules.services.jobs import JobService
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
@@ -34,6 +35,7 @@ class App:
     presets: PresetService
     templates: TemplateService
     jobs: JobService
+    hub: HubService
     storage: Storage
     followers: Followers
 
@@ -67,6 +69,8 @@ def build_app(settings: Settings) -> App:
     presets = PresetService(settings.presets_dir)
     templates = TemplateService(TemplateLibrary(settings.templates_dir))
     generation = GenerationService(models, templates)
+    jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
+    hub = HubService(settings, jobs)
     return App(
         settings=settings,
         models=models,
@@ -76,8 +80,8 @@ def build_app(settings: Settings) -> App:
         notebook=NotebookService(generation=generation, presets=presets, storage=storage),
         presets=presets,
         templates=templates,
-        # What a kind of job names as its secrets comes from the server's own environment
-        jobs=JobService(settings.state_dir, secret_of=lambda _, name: os.environ.get(name, "")),
+        jobs=jobs,
+        hub=hub,
         storage=storage,
         followers=Followers(),
     )

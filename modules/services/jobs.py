@@ -23,6 +23,8 @@ from pydantic import ValidationError
 from modules.core.errors import AppError, InvalidRequest, NotFound
 from modules.core.job import TERMINAL, JobKind, JobSnapshot
 from modules.core.settings import validation_sentence
+from modules.hub.download import TOKEN_SECRET, DownloadArgs
+from modules.hub.download import run as run_download
 from modules.jobs.queue import JobQueue, QueueLimits, SecretOf
 from modules.jobs.record import JobSpec
 
@@ -30,7 +32,9 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-JOB_KINDS: tuple[JobKind, ...] = ()
+JOB_KINDS: tuple[JobKind, ...] = (
+    JobKind("download", "Download", DownloadArgs, run_download, "network", subject="repo", secrets=(TOKEN_SECRET,)),
+)
 WORKER_COMMAND = (sys.executable, "-m", "modules.services.job_worker")
 LOOK_INTERVAL_S = 0.2
 IDLE_LOOK_INTERVAL_S = 0.5  # nobody follows: only the lanes want to be filled

@@ -17,6 +17,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_play
 from tests.e2e.adapter_files import write_adapter, write_broken_model
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
+from tests.hub.hub_server import HubServer
 from tests.paddock_server import ROOT, PaddockServer
 
 HERE = Path(__file__).parent
@@ -68,8 +69,16 @@ def loras_dir(tmp_path_factory: pytest.TempPathFactory, starter_dir: Path) -> Pa
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir: Path) -> Iterator[PaddockServer]:
-    running = PaddockServer(tmp_path_factory.mktemp("server"), models_dir, loras_dir)
+def hub() -> Iterator[HubServer]:
+    """A model hub on this machine."""
+    running = HubServer().start()
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir: Path, hub: HubServer) -> Iterator[PaddockServer]:
+    running = PaddockServer(tmp_path_factory.mktemp("server"), models_dir, loras_dir, "--hub-endpoint", hub.endpoint)
     yield running
     running.close()
 

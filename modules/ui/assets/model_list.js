@@ -60,7 +60,7 @@ class ModelList {
     const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded]);
     if (signature === this.drawn) return; // the poll must not take the focus from a button
     this.drawn = signature;
-    const none = state.models.models.length ? "No model has that in its name." : "There is no model yet. Put a GGUF file or a safetensors folder into models/, then refresh.";
+    const none = state.models.models.length ? "No model has that in its name." : "There is no model yet. Get one below, or put a GGUF file or a safetensors folder into models/ and refresh.";
     this.rows.replaceChildren(...(rows.length ? rows.map((model) => this.row(model)) : [h("p", { class: "side-note", text: none })]));
   }
 

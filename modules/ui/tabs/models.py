@@ -14,6 +14,7 @@ from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Adapter
 from modules.ui.form import Form, checked
 from modules.ui.notices import attempt, notify, sentence
+from modules.ui.views.hub_browser import HubBrowser
 from modules.ui.views.model_list import ModelList
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class ModelsTab:
                 with gr.Row(elem_id="load-buttons"):
                     self.defaults = gr.Button("Back to defaults")
                     self.load = gr.Button("Load with these options", variant="primary", elem_id="load-with-options")
+            HubBrowser(elem_id="hub-browser")
         self._wire()
 
     @property

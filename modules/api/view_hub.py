@@ -1,0 +1,154 @@
+"""The page's routes for models of the hub and for jobs: search, look, download, follow, stop.
+
+What the hub sends leaves as plain values, and a model's card as safe HTML blocks.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from modules.api.view_messages import ViewFunctions
+from modules.core.job import JobSnapshot
+from modules.services.app import App
+from modules.services.hub import OpenedRepository, needed_bytes
+
+OWNER = "local"
+CARD_LIMIT = 100_000  # characters of a card that are shown
+FILES_SHOWN = 200
+
+
+class TokenBody(BaseModel):
+    """A token of the hub; empty forgets it."""
+
+    token: str = Field("", max_length=1000)
+
+
+class OpenBody(BaseModel):
+    """A name or link of the hub."""
+
+    text: str = Field(max_length=1000)
+
+
+class DownloadBody(BaseModel):
+    """What to fetch: all files of one choice."""
+
+    repo: str = Field(max_length=200)
+    revision: str = Field("main", max_length=100)
+    files: list[str] = Field(min_length=1, max_length=2000)
+    kind: str = Field("gguf", max_length=20)
+    name: str = Field("", max_length=100)
+
+
+def hub_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
+    """The routes below /ui/hub and /ui/jobs."""
+    return _hub(app, functions), _jobs(app)
+
+
+def _hub(app: App, functions: ViewFunctions) -> APIRouter:
+    router = APIRouter(prefix="/ui/hub")
+
+    @router.get("")
+    async def state() -> dict[str, Any]:
+        """How the hub is asked."""
+        now = app.hub.state()
+        return {"endpoint": now.endpoint, "offline": now.offline, "has_token": now.has_token, "memory_bytes": now.memory_available_bytes}
+
+    @router.put("/token")
+    async def token(body: TokenBody) -> dict[str, Any]:
+        """Keep a token, or forget it; it is never shown again."""
+        return {"account": await app.hub.set_token(body.token), "has_token": app.hub.state().has_token}
+
+    @router.get("/search")
+    async def search(query: str = "", library: str = "", sort: str = "downloads") -> dict[str, Any]:
+        """Models whose name contains the query."""
+        rows = await app.hub.search(query[:200], library[:40], sort)  # type: ignore[arg-type]
+        fields = ("repo", "downloads", "likes", "updated", "task", "licence", "gated", "parameters", "formats")
+        return {"rows": [{name: getattr(row, name) for name in fields} for row in rows]}
+
+    @router.post("/open")
+    async def open_(body: OpenBody) -> dict[str, Any]:
+        """What a repository offers."""
+        return _opened(await app.hub.open(body.text), functions)
+
+    @router.post("/download")
+    async def download(body: DownloadBody) -> dict[str, Any]:
+        """Begin to fetch."""
+        return _job(await app.hub.download(OWNER, body.model_dump()))
+
+    return router
+
+
+def _opened(opened: OpenedRepository, functions: ViewFunctions) -> dict[str, Any]:
+    repository = opened.repository
+    fields = ("repo", "commit", "revision", "gated", "private", "licence", "task", "updated", "downloads", "likes", "parameters")
+    choices = [
+        {
+            "label": choice.label,
+            "kind": choice.kind,
+            "quantization": choice.quantization,
+            "addon": choice.is_addon,
+            "bytes": choice.total_bytes,
+            "needed_bytes": needed_bytes(choice),
+            "files": [file.path for file in choice.files],
+            "notes": list(choice.notes),
+            "problem": choice.problem,
+            "installed": choice.label in opened.installed,
+        }
+        for choice in opened.choices.choices
+    ]
+    return {
+        **{name: getattr(repository, name) for name in fields},
+        "choices": choices,
+        "picked": opened.picked,
+        "refused": [{"path": row.path, "reason": row.reason} for row in opened.choices.refused[:FILES_SHOWN]],
+        "card": list(functions.blocks(opened.card[:CARD_LIMIT])),
+    }
+
+
+def _jobs(app: App) -> APIRouter:
+    router = APIRouter(prefix="/ui/jobs")
+
+    @router.get("")
+    async def listing() -> dict[str, Any]:
+        """All jobs, the newest first."""
+        return {"jobs": [_job(row) for row in await app.jobs.list(OWNER)]}
+
+    @router.get("/{job_id}")
+    async def read(job_id: str) -> dict[str, Any]:
+        """One job with the end of its log."""
+        snapshot = await app.jobs.read(OWNER, job_id)
+        return {**_job(snapshot), "log": list(snapshot.log)}
+
+    @router.post("/{job_id}/cancel")
+    async def cancel(job_id: str) -> dict[str, Any]:
+        """End it."""
+        return _job(await app.jobs.cancel(OWNER, job_id))
+
+    @router.post("/{job_id}/pause")
+    async def pause(job_id: str) -> dict[str, Any]:
+        """Stop it so that it can go on later."""
+        return _job(await app.jobs.pause(OWNER, job_id))
+
+    @router.post("/{job_id}/resume")
+    async def resume(job_id: str) -> dict[str, Any]:
+        """Go on where it stopped."""
+        return _job(await app.jobs.resume(OWNER, job_id))
+
+    @router.delete("/{job_id}")
+    async def remove(job_id: str) -> dict[str, Any]:
+        """Take it off the list."""
+        await app.jobs.remove(OWNER, job_id)
+        return {"ok": True}
+
+    return router
+
+
+def _job(job: JobSnapshot) -> dict[str, Any]:
+    fields = (
+        "id", "kind", "title", "status", "created_s", "place", "stopping", "paused", "done", "total", "unit", "metrics", "speed", "eta_s", "warning",
+        "error", "result", "ended_s",
+    )  # fmt: skip
+    return {name: getattr(job, name) for name in fields}
