@@ -18,6 +18,7 @@ from tests.sparse_models import write_sparse_gguf
 
 SLOW = "slow.gguf"
 SLOW_CONTEXT = 8192
+SLOW_SLOTS = 2
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,15 @@ def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir
     running = PaddockServer(
         tmp_path_factory.mktemp("server"), models_dir, loras_dir, "--model", "starter/starter-Q8_0.gguf", "--option", "slots=8"
     )
+    yield running
+    running.close()
+
+
+@pytest.fixture(scope="session")
+def slow(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir: Path) -> Iterator[PaddockServer]:
+    """A model that reads a long prompt for ten seconds and writes a long reply for as long."""
+    flags = ("--no-ui", "--model", SLOW, "--option", f"slots={SLOW_SLOTS}")
+    running = PaddockServer(tmp_path_factory.mktemp("slow"), models_dir, loras_dir, *flags, model=SLOW)
     yield running
     running.close()
 

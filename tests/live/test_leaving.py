@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -12,24 +11,15 @@ import pytest
 import pytest_asyncio
 
 from tests.live.conftest import SLOW, async_client_of
+from tests.live.conftest import SLOW_SLOTS as SLOTS
 from tests.paddock_server import PaddockServer, wait_for
 
-SLOTS = 2
 FREE_WITHIN_S = 5
 PROMPT_TOKENS = 6000
 MAX_TOKENS = 2000
 PROMPT_ID = 300
 WITHOUT_END = {"ban_eos": True}
 SHORT = {"model": SLOW, "prompt": "Hello", "max_tokens": 3, "extra_body": WITHOUT_END}
-
-
-@pytest.fixture(scope="module")
-def slow(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir: Path) -> Iterator[PaddockServer]:
-    """A model that reads a long prompt for ten seconds and writes a long reply for as long."""
-    flags = ("--no-ui", "--model", SLOW, "--option", f"slots={SLOTS}")
-    running = PaddockServer(tmp_path_factory.mktemp("slow"), models_dir, loras_dir, *flags, model=SLOW)
-    yield running
-    running.close()
 
 
 @pytest_asyncio.fixture

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from modules.core.generation import TokenLogprob
 from tests.engine.ties import assert_same_but_for_ties
-from tests.live.conftest import async_client_of, client_of
+from tests.live.conftest import SLOW, async_client_of, client_of
 from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 CLIENTS = 8
@@ -126,39 +126,39 @@ def test_a_request_for_more_choices_than_there_is_room_leaves_none_behind(crowde
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only here every 127.x.x.x is this machine")
 @pytest.mark.parametrize("told_apart_by", ["user", "address"])
-async def test_a_client_with_one_request_does_not_wait_for_all_of_another_one(server: PaddockServer, told_apart_by: str) -> None:
+async def test_a_client_with_one_request_does_not_wait_for_all_of_another_one(slow: PaddockServer, told_apart_by: str) -> None:
     ends: list[str] = []
 
-    async def ask(client: openai.AsyncOpenAI, name: str, max_tokens: int, **fields: Any) -> None:
+    async def ask(client: openai.AsyncOpenAI, name: str, max_tokens: int, user: str) -> None:
+        fields = {"user": user} if told_apart_by == "user" else {}
         messages = [{"role": "user", "content": name}]
         stream = await client.chat.completions.create(
-            model="", messages=messages, max_tokens=max_tokens, stream=True, extra_body={"ban_eos": True}, **fields
+            model=SLOW, messages=messages, max_tokens=max_tokens, stream=True, extra_body={"ban_eos": True}, **fields
         )
         accepted[name].set()
         async for _ in stream:
             pass
         ends.append(name)
 
-    greedy_one = {"user": "greedy"} if told_apart_by == "user" else {}
-    modest_one = {"user": "modest"} if told_apart_by == "user" else {}
-    source = "127.0.0.1" if told_apart_by == "user" else "127.0.0.2"
-    transport = httpx.AsyncHTTPTransport(local_address=source)
-    url = f"http://127.0.0.1:{server.port}/v1"
+    # two slots: the long one keeps its own, and through the other go those who wait, one after the other
+    lengths = {"long": 3000, "short": 400, "waiting 1": 40, "waiting 2": 40, "waiting 3": 40, "modest": 40}
+    accepted = {name: asyncio.Event() for name in lengths}
+    transport = httpx.AsyncHTTPTransport(local_address="127.0.0.1" if told_apart_by == "user" else "127.0.0.2")
+    url = f"http://127.0.0.1:{slow.port}/v1"
     async with (
-        openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as first,
-        openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=httpx.AsyncClient(transport=transport)) as second,
+        openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0) as greedy_one,
+        openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, http_client=httpx.AsyncClient(transport=transport)) as modest_one,
     ):
-        names = [*(f"running {place}" for place in range(CLIENTS)), "waiting 1", "waiting 2", "waiting 3", "modest"]
-        accepted = {name: asyncio.Event() for name in names}
         tasks = []
-        for place, name in enumerate(names):
-            # those that run end one by one, so that one slot after the other becomes free
-            length = 200 + 30 * place if place < CLIENTS else 5
-            who, fields = (second, modest_one) if name == "modest" else (first, greedy_one)
-            tasks.append(asyncio.create_task(ask(who, name, length, **fields)))
+        for name, length in lengths.items():
+            who, user = (modest_one, "modest") if name == "modest" else (greedy_one, "greedy")
+            tasks.append(asyncio.create_task(ask(who, name, length, user)))
             async with asyncio.timeout(20):
                 await accepted[name].wait()
-        assert "running 0" not in ends, "it was done too early for this test"
-        await asyncio.gather(*tasks)
-    waited = [name for name in ends if not name.startswith("running")]
-    assert waited == ["waiting 1", "modest", "waiting 2", "waiting 3"]
+        await asyncio.to_thread(wait_for, lambda: slow.counters()["waiting"] == 4, "four wait", 5)
+        assert not ends, "the short one was done too early for this test"
+        await asyncio.gather(*tasks[1:])
+        tasks[0].cancel()
+        await asyncio.gather(tasks[0], return_exceptions=True)
+    assert ends == ["short", "waiting 1", "modest", "waiting 2", "waiting 3"]
+    wait_for(lambda: slow.counters()["running"] == 0, "the long one is ended")
