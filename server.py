@@ -71,7 +71,11 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop; returns the exit status."""
+    """Serve until told to stop, or download a model; returns the exit status."""
+    if arguments[:1] == ["download"]:
+        from modules.services.download_command import download_command
+
+        return download_command(arguments[1:])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

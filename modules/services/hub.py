@@ -66,7 +66,7 @@ def needed_bytes(choice: Choice) -> int:
 class HubService:
     """All verbs on the hub. Downloads are jobs: see `JobService`."""
 
-    def __init__(self, settings: Settings, jobs: JobService) -> None:
+    def __init__(self, settings: Settings, jobs: JobService | None = None) -> None:
         self._settings = settings
         self._jobs = jobs
         self._token_file = settings.state_dir / TOKEN_FILE
@@ -199,4 +199,5 @@ class HubService:
             raise InvalidRequest(f"Download: {validation_sentence(error)}", field="files") from error
         if target_of(args).exists():  # another version of it: both are kept
             args = args.model_copy(update={"name": free_name(args, args.revision[:12])})
+        assert self._jobs is not None, "without jobs the hub can only be looked at"
         return await self._jobs.submit(owner, "download", args.model_dump(mode="json"))
