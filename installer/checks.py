@@ -35,10 +35,8 @@ INSTALL_BROWSER = (
     ("brew", ("brew install --cask google-chrome",)),
 )
 APART = ("contracts", "live", "e2e")  # folders of tests that run one after another, each in a stage of its own
-# One worker more than cores, since many tests wait for processes; a file's tests share their fixtures; a plug-in that takes a second to
-# start and has no use here stays out
-MOST_WORKERS = 9
-PARALLEL = ("-n", str(min(MOST_WORKERS, (os.cpu_count() or 1) + 1)), "--dist", "loadfile", "-p", "no:schemathesis")
+# A worker for each core; a file's tests share their fixtures; a plug-in that takes a second to start and has no use here stays out
+PARALLEL = ("-n", "auto", "--dist", "loadfile", "-p", "no:schemathesis")
 ENGINES = "engines"  # the marker of tests that start engine processes again and again: a stage of its own
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
 
