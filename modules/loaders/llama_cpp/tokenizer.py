@@ -12,6 +12,7 @@ from modules.loaders.llama_cpp.c_api import FastCalls, library
 
 CHARACTERS_PER_TOKEN = 16
 LEAST_CHARACTERS = 4096
+GAP = "\0"  # where a special token was found
 SPACE = "▁"  # how SentencePiece writes a space
 
 
@@ -28,6 +29,7 @@ class LlamaCppTokenizer:
         self._vocab = vocab
         self._fast = FastCalls()
         self._limit = character_limit(context_length)
+        self._context_length = context_length
         self.vocab_size = int(binding.llama_vocab_n_tokens(vocab))
         bos = int(binding.llama_vocab_bos(vocab))
         self.bos_id = bos if bos >= 0 else None
@@ -35,12 +37,13 @@ class LlamaCppTokenizer:
         ends = self._fast.ends_generation
         self.end_ids = frozenset(token for token in range(self.vocab_size) if ends(vocab, token))
         hidden = binding.LLAMA_TOKEN_ATTR_CONTROL | binding.LLAMA_TOKEN_ATTR_UNKNOWN
-        attributes = self._fast.token_attributes
-        self._special = bytes(bool(attributes(vocab, token) & hidden) for token in range(self.vocab_size))
+        attributes = [int(self._fast.token_attributes(vocab, token)) for token in range(self.vocab_size)]
+        self._special = bytes(bool(held & hidden) for held in attributes)
         self._pieces: list[bytes | None] = [None] * self.vocab_size
         self._known_characters = self._coverage()
-        special = (self.token_text(token) for token, hidden in enumerate(self._special) if hidden)
-        self._special_texts = tuple(text for text in special if text) if self._known_characters is not None else ()
+        self._special_texts = self._texts(attributes, hidden)
+        self._always_special = self._texts(attributes, binding.LLAMA_TOKEN_ATTR_USER_DEFINED)
+        self._all_special = self._texts(attributes, hidden | binding.LLAMA_TOKEN_ATTR_USER_DEFINED)
 
     def _coverage(self) -> frozenset[str] | None:
         """Characters this vocabulary can hold, or None where it can hold any: one without byte tokens aborts on others."""
@@ -52,6 +55,11 @@ class LlamaCppTokenizer:
             return None
         return frozenset(piece for piece in texts if len(piece) == 1)
 
+    def _texts(self, attributes: list[int], wanted: int) -> tuple[str, ...]:
+        """How the tokens with one of these attributes are written, longest first: so the native tokenizer looks for them."""
+        texts = {self.token_text(token) for token, held in enumerate(attributes) if held & wanted}
+        return tuple(sorted(texts - {""}, key=len, reverse=True))
+
     def token_text(self, token_id: int | None) -> str:
         """How the vocabulary writes a token; for the special strings a template may name."""
         if token_id is None or not 0 <= token_id < self.vocab_size:
@@ -62,11 +70,12 @@ class LlamaCppTokenizer:
         """Token ids; BOS in front where the model wants it.
 
         Raises:
-            ContextOverflow: text so long that it cannot fit the context.
+            ContextOverflow: text so long, or with so many special tokens, that it cannot fit the context.
             InvalidRequest: a character that this vocabulary cannot hold.
         """
         if len(text) > self._limit:
             raise ContextOverflow(f"The text has {len(text)} characters; this model's context holds at most {self._limit}. Shorten it.")
+        self._check_specials(text, parse_special)
         self._check_characters(text, parse_special)
         ids = [self.bos_id] if add_special and self.adds_bos and self.bos_id is not None else []
         raw = text.encode("utf-8", "replace")
@@ -78,6 +87,19 @@ class LlamaCppTokenizer:
                 return ids + buffer[:count]
             room = -count
         raise InvalidRequest("This text cannot be split into tokens; shorten it.")
+
+    def _check_specials(self, text: str, parse_special: bool) -> None:
+        """The native tokenizer needs time that grows with the square of the special tokens in a text: seconds at 40 000 of them."""
+        if len(text) <= self._context_length:
+            return
+        count = 0
+        for special in self._all_special if parse_special else self._always_special:
+            found = text.count(special)
+            if found:
+                count += found
+                text = text.replace(special, GAP)
+        if count > self._context_length:
+            raise ContextOverflow(f"The text has {count} special tokens; this model's context holds {self._context_length} tokens. Shorten it.")
 
     def _check_characters(self, text: str, parse_special: bool) -> None:
         known = self._known_characters
