@@ -124,4 +124,4 @@ def as_row(entry: Any) -> LogitsRow:
 def _round_up(threshold: float) -> np.float32:
     """The smallest float32 that is not below the threshold, so that comparing in float32 is exact."""
     rounded = np.float32(min(max(threshold, -np.inf), float(HIGHEST)))
-    return rounded if rounded >= threshold else np.nextafter(rounded, np.float32(np.inf))
+    return rounded if float(rounded) >= threshold else np.nextafter(rounded, np.float32(np.inf))

@@ -41,7 +41,7 @@ def test_a_cut_is_what_sorting_everything_gives(row: np.ndarray, k: int, thresho
     ids, logits = NumpyRow(row).cut(k, threshold)
     clean = cleaned(row)
     order = np.lexsort((np.arange(len(row)), -clean))[: k or None]
-    want = [i for i in order.tolist() if clean[i] >= threshold and clean[i] >= -1e30]
+    want = [i for i in order.tolist() if float(clean[i]) >= threshold and clean[i] >= -1e30]
     assert sorted(ids.tolist()) == sorted(want)
     assert np.array_equal(logits, clean[ids])
     assert np.array_equal(row, before, equal_nan=True)
