@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
 import numpy as np
 import pytest
 
+from modules.core.errors import OutOfMemory
 from modules.core.model import Row
+from modules.engine.logits import NumpyRow
 from modules.loaders.transformers.loader import choose_runner
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.runner import SlotRunner, _groups
 from modules.loaders.transformers.single_runner import SingleRunner
+from modules.loaders.transformers.slot_cache import SlotCache
 from tests.loaders.greedy import decode, generate
 from tests.tiny_models import make_model
 
@@ -95,6 +99,31 @@ def test_the_cache_grows_as_needed_and_keeps_its_content() -> None:
     assert int(logits[0].argmax()) == plain
 
 
+def test_a_cache_that_could_not_grow_asks_for_no_more_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("llama", max_position_embeddings=2048)
+    runner = SlotRunner(Network(model, 2048), 2, 512)
+    rng = random.Random(3)
+    ids = [rng.randrange(3, 320) for _ in range(260)]
+    expected = runner.forward([Row(0, 0, ids[:20])])[0].copy()
+    room = SlotCache._room
+
+    def small_room(cache: SlotCache, store: Any, layer: int, like: Any) -> Any:
+        if layer == 1 and cache.capacity > 256:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return room(cache, store, layer, like)
+
+    monkeypatch.setattr(SlotCache, "_room", small_room)
+    with pytest.raises(OutOfMemory):
+        runner.forward([Row(1, 0, ids)])
+    runner.truncate(0, 19)
+    np.testing.assert_allclose(runner.forward([Row(0, 19, ids[19:20])])[0], expected, atol=1e-3)
+    both = runner.forward([Row(0, 20, ids[20:30]), Row(1, 0, ids[:30])])  # the first layer has grown, the second has not
+    np.testing.assert_allclose(both[0], both[1], atol=1e-3)
+    monkeypatch.undo()  # there is memory again
+    runner.forward([Row(0, 30, ids[30:])])
+    assert int(runner.forward([Row(1, 30, ids[30:])])[0].argmax()) == generate(model, ids, 1)[0]
+
+
 def test_long_rows_do_not_pad_short_ones() -> None:
     assert _groups([1, 1, 1]) == [[0, 1, 2]]
     assert _groups([1, 300, 1, 290]) == [[0, 2], [3, 1]]
@@ -121,3 +150,26 @@ def test_rows_on_a_device_answer_like_arrays() -> None:
         np.testing.assert_array_equal(values[ids], logits)
         assert ids.dtype == np.int64
         assert logits.dtype == np.float32
+
+
+@pytest.mark.parametrize("odd", [(), (np.nan,), (np.inf,), (-np.inf, np.nan), (np.nan, np.inf, -np.inf, -3.4e38)], ids=str)
+@pytest.mark.parametrize("share", [0.001, 0.1, 1.0])
+def test_rows_on_a_device_have_ties_and_what_is_no_number_as_rows_in_main_memory(odd: tuple[float, ...], share: float) -> None:
+    import torch
+
+    from modules.loaders.transformers.logits import TorchRow
+
+    rng = np.random.default_rng(0)
+    values = np.round(rng.standard_normal(1000) * 3).astype(np.float32)
+    for value in odd:
+        values[rng.random(1000) < share] = value
+    device, memory = TorchRow(torch.from_numpy(values.copy())), NumpyRow(values)
+    assert device.max() == memory.max()
+    assert device.logsumexp() == pytest.approx(memory.logsumexp(), abs=1e-5)
+    np.testing.assert_array_equal(device.full(), memory.full())
+    np.testing.assert_array_equal(device.at(np.arange(50)), memory.at(np.arange(50)))
+    for k in (0, 1, 2, 40, 999, 1000, 5000):
+        for threshold in (-math.inf, -1.0, 2.0, 2.00000001, 100.0):
+            ids, logits = device.cut(k, threshold)
+            assert sorted(ids.tolist()) == sorted(memory.cut(k, threshold)[0].tolist()), (k, threshold)
+            np.testing.assert_array_equal(logits, memory.full()[ids])

@@ -74,28 +74,28 @@ class SlotRunner:
         cache, network, torch = self._open_cache(), self._network, self._network.torch
         width = max(len(row.token_ids) for row in rows)
         length = max(row.start + len(row.token_ids) for row in rows)
-        cache.reserve(length)
-        ids = np.zeros((len(rows), width), np.int64)
-        positions = np.zeros((len(rows), width), np.int64)  # padding sees the first key only: a row that sees none is NaN
-        written = np.full((len(rows), width), cache.scratch, np.int64)
-        for place, row in enumerate(rows):
-            count = len(row.token_ids)
-            ids[place, width - count :] = row.token_ids
-            positions[place, width - count :] = written[place, width - count :] = np.arange(row.start, row.start + count)
-        where = torch.from_numpy(positions).to(network.device)
-        one = (rows[0].start, length) if len(rows) == 1 else None
-        with torch.inference_mode():
-            cache.plan([row.slot for row in rows], torch.from_numpy(written).to(network.device), length, one=one)
-            # a single row needs no padding: the library then masks by itself, or not at all, which takes faster kernels
-            mask = None if one else network.mask(where, length)
-        return network.run(
-            torch.from_numpy(ids).to(network.device),
-            last_only=last_only,
-            position_ids=where,
-            attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with cache.room(length):
+            ids = np.zeros((len(rows), width), np.int64)
+            positions = np.zeros((len(rows), width), np.int64)  # padding sees the first key only: a row that sees none is NaN
+            written = np.full((len(rows), width), cache.scratch, np.int64)
+            for place, row in enumerate(rows):
+                count = len(row.token_ids)
+                ids[place, width - count :] = row.token_ids
+                positions[place, width - count :] = written[place, width - count :] = np.arange(row.start, row.start + count)
+            where = torch.from_numpy(positions).to(network.device)
+            one = (rows[0].start, length) if len(rows) == 1 else None
+            with torch.inference_mode():
+                cache.plan([row.slot for row in rows], torch.from_numpy(written).to(network.device), length, one=one)
+                # a single row needs no padding: the library then masks by itself, or not at all, which takes faster kernels
+                mask = None if one else network.mask(where, length)
+            return network.run(
+                torch.from_numpy(ids).to(network.device),
+                last_only=last_only,
+                position_ids=where,
+                attention_mask=mask,
+                past_key_values=cache,
+                use_cache=True,
+            )
 
     def _open_cache(self) -> SlotCache:
         if self._cache is None:

@@ -6,6 +6,8 @@ sequence, so a large context costs nothing before it is used. Knows nothing of m
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +39,20 @@ class SlotCache:
         """The position that padding writes to."""
         return self.capacity
 
-    def reserve(self, length: int) -> None:
-        """Make room for sequences of `length`, by doubling."""
+    @contextmanager
+    def room(self, length: int) -> Iterator[None]:
+        """Have room for sequences of `length` inside, by doubling. A pass that fails leaves the capacity as it was.
+
+        Layers that grew before the failure stay large; the others are not asked to follow until a sequence is long again.
+        """
+        held = self.capacity
         while self.capacity < length:
             self.capacity = min(max(FIRST_TOKENS, 2 * self.capacity), self._limit)
+        try:
+            yield
+        except BaseException:
+            self.capacity = held
+            raise
 
     def plan(self, rows: list[int], positions: torch.Tensor, length: int, *, one: tuple[int, int] | None = None) -> None:
         """Announce the next forward pass.
