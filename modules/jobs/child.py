@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from modules.core.settings import PROJECT_ROOT
 from modules.jobs.lock import holder
 from modules.jobs.record import LOG_NAME
 from modules.jobs.worker import Header
+
+LEAVING_S = 1.0  # the system closes a process's files, and with them the lock, a moment before its end can be seen
 
 
 class WorkerProcess:
@@ -71,13 +74,21 @@ class WorkerProcess:
         """Its exit status; None also when it was not started here."""
         return self._process.returncode if self._process else None
 
-    def ended(self) -> bool:
-        """Whether it has ended; what it left running is ended then too."""
+    def ended(self, *, leaving: bool = False) -> bool:
+        """Whether it has ended; what it left running is ended then too. One that is leaving, its lock given back, is waited for."""
         if self._process is None:
             return holder(self._directory) is None
-        if self._process.returncode is None and self._is_zombie(self._process.pid):
-            self._signal_group(self._process.pid)  # its id cannot be another's before it is asked for its status below
-        return self._process.poll() is not None
+        end_s = time.monotonic() + (LEAVING_S if leaving else 0)
+        while not self._reaped(self._process):
+            if time.monotonic() >= end_s:
+                return False
+            time.sleep(0.002)
+        return True
+
+    def _reaped(self, process: subprocess.Popen[bytes]) -> bool:
+        if process.returncode is None and self._is_zombie(process.pid):
+            self._signal_group(process.pid)  # its id cannot be another's before it is asked for its status below
+        return process.poll() is not None
 
     def terminate(self) -> None:
         """Ask it to stop; on Windows the stop file alone does."""

@@ -245,7 +245,7 @@ class JobQueue:
     def look(self, followed: Sequence[str]) -> tuple[JobSnapshot, ...]:
         """See who has ended, kill who does not stop in time, start who can; how the followed jobs stand."""
         for job_id, running in tuple(self._running.items()):
-            if running.process.ended():
+            if running.process.ended(leaving=self._is_leaving(job_id)):
                 del self._running[job_id]
                 if job_id in self._records:
                     self._ended(self._records[job_id], running)
@@ -256,6 +256,14 @@ class JobQueue:
         for record in records:
             record.refresh()
         return tuple(self._shown(record, with_log=True) for record in records)
+
+    def _is_leaving(self, job_id: str) -> bool:
+        """Whether the worker had the lock and has given it back."""
+        record = self._records.get(job_id)
+        if record is None:
+            return False
+        record.refresh()
+        return record.pid is None and (record.story.started or bool(record.story.ending))
 
     def _ended(self, record: JobRecord, running: _Running) -> None:
         """Write down how a worker ended that could not do so itself."""

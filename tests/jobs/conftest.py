@@ -92,8 +92,16 @@ class Server:
     """A server process that has submitted jobs."""
 
     def __init__(self, state_dir: Path, submissions: list[tuple[str, dict[str, Any]]]) -> None:
+        self.directory = state_dir / "jobs"
         self.process = subprocess.Popen([sys.executable, "-m", "tests.jobs.kinds", "server", str(state_dir), json.dumps(submissions)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
         self.ids: list[str] = json.loads(self.process.stdout.readline())
+
+    def wait_for(self, *ids: str) -> None:
+        """Until the workers of these jobs have begun."""
+        end = time.monotonic() + 20
+        while not all(b'"progress"' in (self.directory / job_id / "events.jsonl").read_bytes() for job_id in ids):
+            assert time.monotonic() < end
+            time.sleep(0.02)
 
     def end(self, number: int) -> float:
         """Send it a signal; how long it took to end."""

@@ -203,9 +203,9 @@ async def test_what_is_left_of_a_torn_removal_or_submission_is_swept(jobs, open_
 
 
 async def test_a_killed_server_leaves_jobs_running_and_the_next_one_adopts_them(open_jobs, start_server):
-    server = start_server(("count", {"n": 150, "step_s": 0.02}), *[("compute", ENDLESS)] * 4)
+    server = start_server(("count", {"n": 250, "step_s": 0.02}), *[("compute", ENDLESS)] * 4)
     counting, first, *waiting = server.ids
-    await asyncio.sleep(0.6)
+    server.wait_for(counting, first)
     server.end(signal.SIGKILL)
     jobs = await open_jobs()
     await jobs.working(counting)
@@ -213,7 +213,7 @@ async def test_a_killed_server_leaves_jobs_running_and_the_next_one_adopts_them(
     assert await running(jobs, server.ids) == [counting, first]
     assert [(await jobs.service.read("ann", job_id)).place for job_id in waiting] == [1, 2, 3]
     seen = [snapshot async for snapshot in jobs.service.watch("ann", counting)]
-    assert (seen[-1].status, seen[-1].result) == ("done", {"counted": 150})
+    assert (seen[-1].status, seen[-1].result) == ("done", {"counted": 250})
     assert alive(pid)
     start = time.monotonic()
     await jobs.service.cancel("ann", first)
@@ -236,7 +236,7 @@ async def test_a_server_killed_at_once_loses_no_job_and_starts_none_twice(open_j
 
 async def test_an_adopted_job_that_ignores_a_cancel_is_killed(open_jobs, start_server):
     server = start_server(("stubborn", ENDLESS))
-    await asyncio.sleep(0.6)
+    server.wait_for(*server.ids)
     server.end(signal.SIGKILL)
     jobs = await open_jobs(grace_s=0.5)
     [job_id] = server.ids
@@ -251,7 +251,7 @@ async def test_an_adopted_job_that_ignores_a_cancel_is_killed(open_jobs, start_s
 async def test_a_stopped_server_stops_its_jobs_and_the_next_one_offers_them(open_jobs, start_server):
     server = start_server(("count", ENDLESS), ("stubborn", ENDLESS), ("compute", ENDLESS), ("compute", {"n": 5}))
     counting, stubborn, computing, waiting = server.ids
-    await asyncio.sleep(1.0)
+    server.wait_for(counting, stubborn, computing)
     assert server.end(signal.SIGTERM) < 8
     jobs = await open_jobs()
     for job_id in (counting, stubborn, computing):
