@@ -237,7 +237,7 @@ class _Download:
         _check_free(target)
         if _is_single(self._args):
             target.parent.mkdir(exist_ok=True)
-            add_to_record(target.parent, provenance, staging.with_name(f"{_key(target.parent.name)}.record.lock"))
+            add_to_record(target.parent, provenance)
             (staging / plan.files[0].placed).rename(target)
             shutil.rmtree(staging, ignore_errors=True)
         else:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from modules.core.files import write_atomic
-from modules.hub.choices import OWN_RECORD, Kind
+from modules.hub.choices import OWN_RECORD, Kind, split_path, suffix_of
 from modules.hub.lock import FileLock
 from modules.hub.repository import Repository
 
@@ -101,14 +101,9 @@ def read_record(folder: Path) -> Record:
         return Record()
 
 
-def add_to_record(folder: Path, provenance: Provenance, lock_path: Path) -> None:
+def add_to_record(folder: Path, provenance: Provenance, lock_path: Path | None = None) -> None:
     """Write down a download; an older one of the same files is replaced. Two at once wait for each other at the lock."""
-    placed = {file.placed for file in provenance.files}
-    with FileLock(lock_path) as lock:
-        while not lock.acquire():
-            time.sleep(LOCK_WAIT_S)
-        others = [known for known in read_record(folder).downloads if not placed & {file.placed for file in known.files}]
-        write_atomic(folder / OWN_RECORD, Record(downloads=(*others, provenance)).model_dump_json(indent=1) + "\n")
+    _add(folder, provenance, lock_path)
 
 
 def installed(root: Path) -> tuple[Installed, ...]:
@@ -119,9 +114,66 @@ def installed(root: Path) -> tuple[Installed, ...]:
 
 
 def _absent(item: Installed) -> bool:
-    """Whether a file is missing or points out of its folder: records are files that anybody may have written."""
+    """Whether a file is missing or points out of its folder."""
+    return not _is_inside(item) or not all(item.path_of(file).is_file() for file in item.provenance.files)
+
+
+def _is_inside(item: Installed) -> bool:
+    """Whether all its files lie in its folder: records are files that anybody may have written."""
     paths = [item.path_of(file) for file in item.provenance.files]
-    return not paths or not all(path.resolve().is_relative_to(item.folder.resolve()) and path.is_file() for path in paths)
+    return bool(paths) and all(path.resolve().is_relative_to(item.folder.resolve()) for path in paths)
+
+
+def origin_of(root: Path, path: Path) -> Installed | None:
+    """The download that brought the model at `path`, below `root`; some of its files may be missing. None if nothing is known of one."""
+    parts = path.relative_to(root).parts
+    inner = "/".join(parts[1:])
+    is_folder = path.is_dir()
+    if not inner and not is_folder:
+        return None
+    for provenance in reversed(read_record(root / parts[0]).downloads):
+        item = Installed(root / parts[0], provenance)
+        if is_folder:
+            own = [file for file in provenance.files if split_path(file.placed)[0] == inner and suffix_of(file.placed) != ".gguf"]
+        else:
+            own = [file for file in provenance.files if file.placed == inner]
+        if own and _is_inside(item) and any(item.path_of(file).is_file() for file in own):
+            return item
+    return None
+
+
+def record_lock(folder: Path) -> Path:
+    """The lock of whoever writes the record of a folder in models/ or loras/."""
+    return folder.parent / PARTIAL_FOLDER / f"{hashlib.sha256(folder.name.encode()).hexdigest()[:16]}.record.lock"
+
+
+def announce_rename(folder: Path, old: str, new: str) -> None:
+    """Write into the record of a folder that what lies at `old` is about to lie at `new`; what it says of `old` stays, and counts for nothing once that is gone.
+
+    Whoever is killed between this and the rename leaves a record that is right in both cases.
+    """
+
+    def moved(placed: str) -> str:
+        return new + placed.removeprefix(old) if placed == old or placed.startswith(old + "/") else placed
+
+    def present(known: Provenance) -> int:
+        return sum((folder / file.placed).is_file() for file in known.files)
+
+    for known in sorted(read_record(folder).downloads, key=present, reverse=True):  # what an earlier rename left behind comes last
+        files = tuple(file.model_copy(update={"placed": moved(file.placed)}) for file in known.files)
+        if files != known.files and known in read_record(folder).downloads:
+            _add(folder, known.model_copy(update={"files": files}), before=known)
+
+
+def _add(folder: Path, provenance: Provenance, lock_path: Path | None = None, before: Provenance | None = None) -> None:
+    """Write down a download; others of the same files go, but for the one it is about to follow."""
+    placed = {file.placed for file in (*provenance.files, *(before.files if before else ()))}
+    with FileLock(lock_path or record_lock(folder)) as lock:
+        while not lock.acquire():
+            time.sleep(LOCK_WAIT_S)
+        known = read_record(folder).downloads
+        others = [item for item in known if item == before or not placed & {file.placed for file in item.files}]
+        write_atomic(folder / OWN_RECORD, Record(downloads=(*others, provenance)).model_dump_json(indent=1) + "\n")
 
 
 def find_update(provenance: Provenance, now: Repository) -> Update | None:
@@ -138,18 +190,20 @@ def damaged_files(item: Installed) -> Iterator[str]:
     """Names of files whose bytes are no longer those that were fetched; reads everything, so it takes a while."""
     for file in item.provenance.files:
         try:
-            is_right = _hash(item.path_of(file), file) == (file.sha256 or file.git_sha1)
+            is_right = hash_stored(item.path_of(file), file) == (file.sha256 or file.git_sha1)
         except OSError:
             is_right = False
         if not is_right:
             yield file.placed
 
 
-def _hash(path: Path, file: StoredFile) -> str:
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+def hash_stored(path: Path, file: StoredFile, read: Callable[[int], None] = lambda count: None) -> str:
+    """The hash of the kind by which a stored file is known; `read` is told of the bytes as they come."""
+    digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False) if file.git_sha1 and not file.sha256 else hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(BLOCK_BYTES):
             digest.update(block)
+            read(len(block))
     return digest.hexdigest()
 
 

@@ -25,6 +25,8 @@ from modules.core.job import TERMINAL, JobKind, JobSnapshot
 from modules.core.settings import validation_sentence
 from modules.hub.download import TOKEN_SECRET, DownloadArgs
 from modules.hub.download import run as run_download
+from modules.hub.verify import VerifyArgs
+from modules.hub.verify import run as run_verify
 from modules.jobs.queue import JobQueue, QueueLimits, SecretOf
 from modules.jobs.record import JobSpec
 
@@ -34,6 +36,7 @@ T = TypeVar("T")
 
 JOB_KINDS: tuple[JobKind, ...] = (
     JobKind("download", "Download", DownloadArgs, run_download, "network", subject="repo", secrets=(TOKEN_SECRET,)),
+    JobKind("verify", "Verify", VerifyArgs, run_verify, "compute", subject="name"),
 )
 WORKER_COMMAND = (sys.executable, "-m", "modules.services.job_worker")
 LOOK_INTERVAL_S = 0.2

@@ -1,0 +1,141 @@
+"""The work of the job kind "verify": read every file of a model and compare its hash with what was fetched.
+
+Of a model that came from elsewhere the hashes are kept the first time, so that a later look can tell whether it changed. What was found is one
+small file, written by the job itself: it is there after a restart, whoever looked meanwhile. Knows nothing of queues and processes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from modules.core.errors import NotFound
+from modules.core.files import write_atomic
+from modules.core.job import JobContext
+from modules.hub.inventory import StoredFile, hash_stored, origin_of
+
+FILES_LIMIT = 2000
+NAME_LIMIT = 1000
+RESULT_LIMIT_BYTES = 8 << 20
+REPORT_S = 0.1
+SHOWN_FILES = 100
+
+
+class VerifyArgs(BaseModel, frozen=True, extra="forbid"):
+    """Which model to read, and where to write what was found."""
+
+    name: str = Field(min_length=1, max_length=NAME_LIMIT, description="The model, as the list names it.")
+    files: tuple[str, ...] = Field(max_length=FILES_LIMIT, description="Its files below the models folder, for one that was not downloaded here.")
+    models_dir: Path = Field(description="Folder with models.")
+    result_path: Path = Field(description="Where to keep what was found.")
+
+
+class CheckedFile(BaseModel, frozen=True):
+    """A file as it was when it was read."""
+
+    path: str  # below models/
+    size: int = 0
+    mtime_ns: int = 0
+    expected: str = ""  # the hash it should have
+    found: str = ""  # the hash it has; empty if it could not be read
+
+    @property
+    def is_right(self) -> bool:
+        """Whether its bytes are those that were expected."""
+        return bool(self.found) and self.found == self.expected
+
+
+class Verification(BaseModel, frozen=True):
+    """What one look at a model found."""
+
+    name: str
+    date: str  # ISO 8601
+    since: str = ""  # when the hashes were first kept, for a model without a record
+    files: tuple[CheckedFile, ...] = ()
+
+    @property
+    def damaged(self) -> tuple[str, ...]:
+        """Files that are missing or other than they were."""
+        return tuple(file.path for file in self.files if not file.is_right)
+
+
+def read_verification(path: Path) -> Verification | None:
+    """What was found the last time; None if nothing is known."""
+    try:
+        with path.open("rb") as file:
+            return Verification.model_validate_json(file.read(RESULT_LIMIT_BYTES))
+    except (OSError, ValidationError):
+        return None
+
+
+def run(args: VerifyArgs, context: JobContext) -> Mapping[str, Any]:
+    """Read the model and say which of its files are damaged.
+
+    Raises:
+        Cancelled: the person asked to stop; what was found before stays.
+        NotFound: the model is not there.
+    """
+    path = args.models_dir / args.name
+    if not path.exists():
+        raise NotFound(f"There is no model “{args.name[:100]}” any more; refresh the list.")
+    origin = origin_of(args.models_dir, path)
+    before = read_verification(args.result_path) if origin is None else None
+    if origin is None:
+        stored = _stored_before(args.files, before)
+    else:
+        inner = origin.folder.relative_to(args.models_dir).as_posix()
+        stored = tuple(file.model_copy(update={"placed": f"{inner}/{file.placed}"}) for file in origin.provenance.files)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    since = "" if origin is not None else before.since if before is not None and before.since else now
+    found = Verification(name=args.name, date=now, since=since, files=_read_all(args.models_dir, stored, context))
+    write_atomic(args.result_path, found.model_dump_json() + "\n", mode=0o600)
+    total = sum(file.size for file in found.files)
+    damaged = list(found.damaged[:SHOWN_FILES])
+    return {"name": args.name, "bytes": total, "files": len(found.files), "damaged": damaged, "has_record": origin is not None}
+
+
+def _stored_before(paths: Sequence[str], before: Verification | None) -> tuple[StoredFile, ...]:
+    """The files of a model without a record: those that were there the last time must still be."""
+    known = {file.path: file for file in before.files} if before is not None and before.since else {}
+    rows = {path: known[path].expected if path in known else "" for path in (*known, *paths)}
+    return tuple(StoredFile(path=path, placed=path, size=0, sha256=sha256) for path, sha256 in rows.items())
+
+
+def _read_all(root: Path, stored: Sequence[StoredFile], context: JobContext) -> tuple[CheckedFile, ...]:
+    total = sum((root / file.placed).stat().st_size for file in stored if (root / file.placed).is_file())
+    done = told_s = 0.0
+    name = ""
+
+    def read(count: int) -> None:
+        nonlocal done, told_s
+        done += count
+        if time.monotonic() - told_s >= REPORT_S:
+            told_s = time.monotonic()
+            context.progress(done, total, "bytes", file=name)
+
+    found = []
+    for file in stored:
+        name = file.placed
+        found.append(_read_one(root / file.placed, file, read))
+        if not found[-1].is_right:
+            context.log(f"{file.placed} is damaged or missing")
+    context.progress(done, total, "bytes", files_done=len(found), files=len(found))
+    return tuple(found)
+
+
+def _read_one(path: Path, file: StoredFile, read: Any) -> CheckedFile:
+    """One file; without an expected hash it is right as it is."""
+    try:
+        if not path.is_file():  # a pipe would keep us waiting
+            raise FileNotFoundError(path)
+        state = path.stat()
+        digest = hash_stored(path, file, read)
+    except OSError:
+        return CheckedFile(path=file.placed, expected=file.sha256 or file.git_sha1)
+    expected = file.sha256 or file.git_sha1 or digest
+    return CheckedFile(path=file.placed, size=state.st_size, mtime_ns=state.st_mtime_ns, expected=expected, found=digest)
