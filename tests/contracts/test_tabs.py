@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+from pydantic import SecretStr
 
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.core.params import GenerationParams
@@ -143,7 +144,7 @@ def drawer_of(app: App) -> SettingsDrawer:
     return drawer
 
 
-@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name not in ("config", "api_key")])
+@pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "config"])
 def test_a_setting_is_an_environment_name_a_key_of_the_file_and_a_row_of_the_documents(name: str, tmp_path: Path, root: Path) -> None:
     special = {"host": "127.0.0.9", "options": "slots=3", "root_path": "/llm", "allowed_hosts": "a,b", "allowed_origins": "https://a.b"}
     field = Settings.model_fields[name]
@@ -154,7 +155,7 @@ def test_a_setting_is_an_environment_name_a_key_of_the_file_and_a_row_of_the_doc
     value = getattr(settings, name)
     assert value != field.get_default(call_default_factory=True)
     if name != "state_dir":
-        stored = settings.model_dump(mode="json")[name]
+        stored = value.get_secret_value() if isinstance(value, SecretStr) else settings.model_dump(mode="json")[name]
         (tmp_path / "settings.yaml").write_text(f"{name.replace('_', '-')}: {stored if not isinstance(stored, str) else repr(stored)}\n")
         assert getattr(read_settings([], {"PADDOCK_STATE_DIR": str(tmp_path)})[0], name) == value
     assert f"`PADDOCK_{name.upper()}`" in (root / "docs" / "settings.md").read_text(encoding="utf-8")
