@@ -239,6 +239,32 @@ def read_folder_header(folder: Path) -> FolderHeader:
     return FolderHeader(folder, config, size, parameters, max(counts, key=lambda key: counts[key], default=""))
 
 
+def parse_folder_header(name: str, config: Mapping[str, Any], weights: bytes, size_bytes: int) -> FolderHeader | int:
+    """The facts of a folder of which only config.json and the first bytes of one weight file are here; else how many bytes are needed.
+
+    The tensors of that file stand for those of the others.
+
+    Raises:
+        UnsupportedFormat: damaged, unsafe or absurd.
+    """
+    _check_config(Path(name), config)
+    length = struct.unpack("<Q", weights[:8])[0] if len(weights) >= 8 else 0
+    if not 2 <= length <= HEADER_LIMIT_BYTES:
+        raise UnsupportedFormat(f"The weights of {name} are not a safetensors file; choose another model.")
+    if len(weights) < 8 + length:
+        return int(8 + length)
+    try:
+        table = _checked_table(json.loads(weights[8 : 8 + length]), name, size_bytes, size_bytes)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise UnsupportedFormat(f"The weights of {name} are damaged: their header is not in order; choose another model.") from None
+    counts: dict[str, int] = {}
+    for dtype, shape in table.values():
+        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
+    stored = sum(DTYPE_BYTES.get(dtype, 1) * count for dtype, count in counts.items())
+    parameters = sum(counts.values()) * size_bytes // max(1, stored)
+    return FolderHeader(Path(name), config, size_bytes, parameters, max(counts, key=lambda key: counts[key], default=""))
+
+
 def folder_problem(folder: Path) -> str:
     """Why a folder cannot be loaded, as a sentence; empty if it can."""
     try:

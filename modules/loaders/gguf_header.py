@@ -11,6 +11,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, BinaryIO
@@ -139,6 +140,10 @@ class GgufHeader:
         return value if isinstance(value, str) else ""
 
 
+class _EndOfData(Exception):  # noqa: N818 - for a prefix no error
+    """The bytes at hand end inside the header."""
+
+
 class _Reader:
     """Reads a header front to back from a growing buffer; every length is checked against the file before it is used."""
 
@@ -169,7 +174,7 @@ class _Reader:
         while len(self.data) < end:
             chunk = self._file.read(max(CHUNK_BYTES, end - len(self.data)))
             if not chunk:
-                raise self.broken("it became shorter while being read")
+                raise _EndOfData
             self.data += chunk
         self.position = end
         return begin
@@ -260,8 +265,22 @@ def read_gguf_header(path: Path, *, keep_tokens: bool = False) -> GgufHeader:
         size = path.stat().st_size
         with path.open("rb") as file:
             return _read(_Reader(file, path, size), path, size, keep_tokens)
+    except _EndOfData:
+        raise UnsupportedFormat(f"{path.name} is damaged: it became shorter while being read; download it again.") from None
     except OSError as error:
         raise UnsupportedFormat(f"{path.name} cannot be read: {error.strerror or error}; check the file and its permissions.") from None
+
+
+def parse_gguf_prefix(name: str, data: bytes, size_bytes: int) -> GgufHeader | None:
+    """The header of a file of that size, checked in the same way, from its first bytes; None if they end inside the header.
+
+    Raises:
+        UnsupportedFormat: as for a file.
+    """
+    try:
+        return _read(_Reader(BytesIO(data), Path(name), size_bytes), Path(name), size_bytes, keep_tokens=False)
+    except _EndOfData:
+        return None
 
 
 def _read(reader: _Reader, path: Path, size: int, keep_tokens: bool) -> GgufHeader:

@@ -23,6 +23,7 @@ from modules.loaders.llama_cpp.runner import LlamaCppRunner, score_outputs
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.machine import resident_bytes, usable_cores
 from modules.loaders.model_info import gguf_parts, read_info
+from modules.loaders.shape import gguf_shape
 from modules.loaders.spec import Progress
 
 MEASURE_BELOW_BYTES = 1 << 30  # larger models gain from every core, and measuring them would take long
@@ -49,7 +50,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not wait for a debugger
     binding = library()
     on_gpu = bool(binding.llama_supports_gpu_offload()) and options.gpu_layers != 0
-    plan = plan_context(header, estimate(header, info.size_bytes, options, on_gpu=on_gpu), options)
+    plan = plan_context(header, estimate(gguf_shape((header,), info.size_bytes), options, on_gpu=on_gpu), options)
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()

@@ -1,6 +1,6 @@
 """How much memory a GGUF model will take, and the largest context that fits.
 
-The formula was checked against measured peaks (135 M to 1.1 B parameters): never under, up to twice over. Knows headers and options only.
+Turns options into what `fit.py` reckons with. Knows headers and options only.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modules.core.errors import OutOfMemory
+from modules.loaders.fit import Needs, Usage, needs
 from modules.loaders.gguf_header import GgufHeader
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, size_text
+from modules.loaders.shape import Shape
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SLOTS_HELD = 4  # slots whose full context is reserved unless cache_tokens says otherwise
@@ -28,40 +30,22 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Needs:
-    """Memory in bytes as a function of the tokens in the cache."""
-
-    weights: int
-    fixed: int
-    per_token: float
-
-    def total(self, tokens: int) -> int:
-        """Everything, for a cache of so many tokens."""
-        return int(self.weights + self.fixed + self.per_token * tokens)
-
-    def tokens_that_fit(self, available: int) -> int:
-        """Largest cache, a multiple of 256 tokens; negative if not even the weights fit."""
-        return int((available - self.weights - self.fixed) / self.per_token) // 256 * 256
-
-
-def estimate(header: GgufHeader, weights_bytes: int, options: LlamaCppOptions, *, on_gpu: bool) -> Needs:
+def estimate(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool) -> Needs:
     """What a model takes of this machine's main memory. On a GPU only buffers (and the cache, if it is kept here) remain."""
-    layers, width = header.number("block_count", 1), header.number("embedding_length", 1)
-    heads = max(1, header.number("attention.head_count", 1))
-    kv_heads = header.number("attention.head_count_kv", heads)
-    key = header.number("attention.key_length", width // heads)
-    value = header.number("attention.value_length", width // heads)
-    batch = options.batch_tokens
-    vocab, inner = header.token_count or header.number("vocab_size"), header.number("feed_forward_length")
-    cache = 0.0 if on_gpu and options.offload_kqv else layers * kv_heads * (key + value) * dict(KV_BYTES)[options.kv_type]
-    scores = 0.0 if on_gpu or options.flash_attention != "off" else heads * batch * 4.0
-    outputs = min(batch, (32 << 20) // (4 * max(vocab, 1)) + 16)
-    fixed = FIXED_BYTES + 4 * (outputs * vocab + batch * (6 * width + 3 * inner))
-    return Needs(0 if on_gpu else weights_bytes, fixed, max(1.0, cache + scores))
+    usage = Usage(
+        weights_bytes=0 if on_gpu else shape.stored_bytes,
+        library_bytes=FIXED_BYTES,
+        number_bytes=0.0 if on_gpu and options.offload_kqv else dict(KV_BYTES)[options.kv_type],
+        batch_tokens=options.batch_tokens,
+        outputs=min(options.batch_tokens, (32 << 20) // (4 * max(shape.vocabulary, 1)) + 16),
+        sequences=options.slots,
+        scores=not on_gpu and options.flash_attention == "off",
+        trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere
+    )
+    return needs(shape, usage)
 
 
-def plan_context(header: GgufHeader, needs: Needs, options: LlamaCppOptions) -> Plan:
+def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions) -> Plan:
     """Context and cache sizes that the person asked for, the model was trained for, and memory allows.
 
     Raises:
@@ -76,20 +60,20 @@ def plan_context(header: GgufHeader, needs: Needs, options: LlamaCppOptions) -> 
         notes.append(f"Context cut from {context} to {most} tokens: all this model was trained for.")
         context = most
     available = max(0, available_bytes() - RESERVE_BYTES)
-    room = needs.tokens_that_fit(available)
+    room = wanted.tokens_that_fit(available)
     if room < min(context, LEAST_CONTEXT_TOKENS):
         raise OutOfMemory(
-            f"{name} needs about {size_text(needs.total(LEAST_CONTEXT_TOKENS))} of memory and {size_text(available)} is free; "
+            f"{name} needs about {size_text(wanted.total(LEAST_CONTEXT_TOKENS))} of memory and {size_text(available)} is free; "
             "choose a smaller quantization, unload another model or close programs.",
-            needed_bytes=needs.total(LEAST_CONTEXT_TOKENS),
+            needed_bytes=wanted.total(LEAST_CONTEXT_TOKENS),
             available_bytes=available,
         )
     if context > room:
         if options.context_length:
             raise OutOfMemory(
-                f"{name} with a context of {context} tokens needs about {size_text(needs.total(context))} of memory and "
+                f"{name} with a context of {context} tokens needs about {size_text(wanted.total(context))} of memory and "
                 f"{size_text(available)} is free; a context of {room} fits, or set kv_type to q8_0.",
-                needed_bytes=needs.total(context),
+                needed_bytes=wanted.total(context),
                 available_bytes=available,
                 context_length=room,
             )

@@ -15,8 +15,10 @@ from modules.core.model import Adapter, LoadedModel, Row, Runner
 from modules.loaders.folder_header import FolderHeader, read_folder_header, read_folder_template, safe_config
 from modules.loaders.machine import check_memory, resident_bytes, usable_cores
 from modules.loaders.model_info import read_info
+from modules.loaders.shape import folder_shape
 from modules.loaders.spec import Progress
 from modules.loaders.transformers.adapters import AdapterSet
+from modules.loaders.transformers.memory import estimate
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.options import TransformersOptions
 from modules.loaders.transformers.runner import SlotRunner
@@ -30,8 +32,6 @@ log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 8192
 SMALL_PARAMETERS = 100_000_000  # below, threads cost more than they bring
-LIBRARY_BYTES = 300 << 20
-PARAMETER_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.15, "4bit": 0.65}.items()
 CHECK_IDS = tuple((7919 * place + 13) % 251 for place in range(7))
 
 
@@ -122,18 +122,12 @@ def _context(
         context = trained
     if device != "cpu":
         return context, notes
-    kind = options.quantize if options.quantize != "none" else str(dtype).removeprefix("torch.")
-    weights = int(header.parameters * dict(PARAMETER_BYTES)[kind]) + LIBRARY_BYTES
-    heads = int(getattr(text, "num_attention_heads", 0) or 1)
-    kv_heads = int(getattr(text, "num_key_value_heads", 0) or heads)
-    size = int(getattr(text, "head_dim", 0) or int(getattr(text, "hidden_size", 0)) // heads)
-    layers = int(getattr(text, "num_hidden_layers", 0) or 0)
-    per_token = 2 * layers * kv_heads * size * dtype.itemsize
-    check_memory(weights, header.path.name, "choose a smaller model, quantize 8bit or 4bit, or close programs")
-    while context > 256 and not _fits(weights + per_token * context * options.slots):
+    needs = estimate(folder_shape(header), options, str(dtype).removeprefix("torch."))
+    check_memory(needs.total(0), header.path.name, "choose a smaller model, quantize 8bit or 4bit, or close programs")
+    while context > 256 and not _fits(needs.total(context * options.slots)):
         if options.context_length:
             check_memory(
-                weights + per_token * context * options.slots,
+                needs.total(context * options.slots),
                 f"{header.path.name} with {options.slots} slots of {context} tokens",
                 f"set context_length to {context // 2} or fewer slots",
             )

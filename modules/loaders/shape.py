@@ -1,0 +1,213 @@
+"""The sizes of a model that decide what it takes: layers, what each keeps of a token, recurrent state, the share of the weights a token reads.
+
+From a GGUF header or from config.json with the header of the weights; nothing is loaded. Knows no loader, no option and no machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from modules.loaders.folder_header import FolderHeader
+from modules.loaders.gguf_header import GgufHeader
+
+# Architectures whose files may not say which of their layers see only a window: every so many sees everything
+WINDOW_PERIODS: Mapping[str, int] = MappingProxyType({"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2, "olmo2": 4, "exaone4": 4})
+WITHOUT_ATTENTION = ("mamba", "rwkv", "arwkv", "rwkv6qwen2")
+LEAST_SHARE = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class CacheLayers:
+    """Layers that keep alike: so many numbers of each token, of all tokens or of the last `window`."""
+
+    layers: int
+    numbers: int  # keys and values of one token in one layer
+    window: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the headers of a model say about its size."""
+
+    name: str
+    stored_bytes: int  # the weights as they lie on the disk
+    parameters: int
+    layers: int
+    width: int
+    heads: int
+    inner: int  # of the feed-forward part
+    vocabulary: int
+    trained_tokens: int  # 0: not said
+    cache: tuple[CacheLayers, ...] = ()
+    state_numbers: int = 0  # of one sequence, whatever its length
+    read_share: float = 1.0  # of the weights, for one token: chosen experts only, no look-up tables
+
+
+def gguf_shape(headers: Sequence[GgufHeader], stored_bytes: int) -> Shape:
+    """The shape of a GGUF model from the headers of its parts, the first of which holds the metadata."""
+    header = headers[0]
+    layers = header.number("block_count", 1)
+    recurrent = _recurrent_layers(header, layers)
+    return Shape(
+        name=header.path.name,
+        stored_bytes=stored_bytes,
+        parameters=sum(part.parameters for part in headers),
+        layers=layers,
+        width=header.number("embedding_length", 1),
+        heads=max(1, header.number("attention.head_count", 1)),
+        inner=header.number("feed_forward_length"),
+        vocabulary=header.token_count or header.number("vocab_size"),
+        trained_tokens=header.number("context_length"),
+        cache=_gguf_cache(header, layers),
+        state_numbers=recurrent * _gguf_state(header),
+        read_share=_gguf_share(headers),
+    )
+
+
+def _each_layer(header: GgufHeader, key: str, layers: int, default: int) -> tuple[int, ...]:
+    """A field that holds one number for all layers or one for each."""
+    value = header.metadata.get(f"{header.architecture}.{key}", default)
+    if isinstance(value, tuple):
+        numbers = tuple(int(number) for number in value[:layers] if isinstance(number, int))
+        return numbers + (max(numbers, default=default),) * (layers - len(numbers))
+    return (value if isinstance(value, int) else default,) * layers
+
+
+def _without_attention(header: GgufHeader) -> bool:
+    return header.architecture.startswith(WITHOUT_ATTENTION)
+
+
+def _full_interval(header: GgufHeader) -> int:
+    """Of how many layers one has attention, the others a recurrent state; 0 where that is not the rule."""
+    return header.number("full_attention_interval")
+
+
+def _recurrent_layers(header: GgufHeader, layers: int) -> int:
+    if _without_attention(header):
+        return layers
+    if interval := _full_interval(header):
+        return layers - layers // interval
+    empty = _each_layer(header, "attention.head_count_kv", layers, 1).count(0)
+    return empty or layers  # both in every layer
+
+
+def _gguf_cache(header: GgufHeader, layers: int) -> tuple[CacheLayers, ...]:
+    if _without_attention(header):
+        return ()
+    width, heads = header.number("embedding_length", 1), max(1, header.number("attention.head_count", 1))
+    key = header.number("attention.key_length", width // heads)
+    value = header.number("attention.value_length", width // heads)
+    if header.number("attention.key_length_mla"):  # the latent vector is kept once and serves as both
+        value = 0
+    window, period = header.number("attention.sliding_window"), WINDOW_PERIODS.get(header.architecture, 0)
+    pattern = _each_layer(header, "attention.sliding_window_pattern", layers, period)
+    stated = isinstance(header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern"), tuple)
+    interval = _full_interval(header)
+    counts: dict[tuple[int, int], int] = {}
+    kept = layers - header.number("attention.shared_kv_layers")
+    for layer, kv_heads in enumerate(_each_layer(header, "attention.head_count_kv", layers, heads)[: max(1, kept)]):
+        if interval and (layer + 1) % interval:
+            continue
+        windowed = bool(pattern[layer]) if stated else pattern[layer] > 1 and layer % pattern[layer] < pattern[layer] - 1
+        place = (kv_heads * (key + value), window if windowed else 0)
+        counts[place] = counts.get(place, 0) + 1
+    return tuple(CacheLayers(count, numbers, seen) for (numbers, seen), count in counts.items() if numbers)
+
+
+def _gguf_state(header: GgufHeader) -> int:
+    """Numbers of the recurrent state of one layer."""
+    width = header.number("embedding_length", 1)
+    inner, state = header.number("ssm.inner_size"), header.number("ssm.state_size")
+    if inner and state:
+        return max(0, header.number("ssm.conv_kernel") - 1) * (inner + 2 * header.number("ssm.group_count") * state) + state * inner
+    if head := header.number("wkv.head_size"):
+        return width * (header.number("token_shift_count", 2) + head)
+    return width * max(0, header.number("shortconv.l_cache") - 1)
+
+
+def _gguf_share(headers: Sequence[GgufHeader]) -> float:
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    total = sum(tensor.size_bytes for tensor in tensors)
+    if not total:
+        return 1.0
+    experts, used = headers[0].number("expert_count"), headers[0].number("expert_used_count")
+    idle = 0.0
+    if experts and used:
+        idle += sum(tensor.size_bytes for tensor in tensors if "_exps." in tensor.name) * (1 - min(used, experts) / experts)
+    if any(tensor.name == "output.weight" for tensor in tensors):  # else the table is read whole, as the output
+        idle += sum(tensor.size_bytes for tensor in tensors if tensor.name == "token_embd.weight")
+    return max(LEAST_SHARE, 1 - idle / total)
+
+
+def folder_shape(header: FolderHeader) -> Shape:
+    """The shape of a model folder from its config.json and the headers of its weights."""
+    layers = header.number("num_hidden_layers", "n_layer", "num_layers", "n_layers") or 1
+    width = header.number("hidden_size", "n_embd", "d_model") or 1
+    heads = header.number("num_attention_heads", "n_head", "num_heads") or 1
+    return Shape(
+        name=header.path.name,
+        stored_bytes=header.size_bytes,
+        parameters=header.parameters,
+        layers=layers,
+        width=width,
+        heads=heads,
+        inner=header.number("intermediate_size", "n_inner", "ffn_dim") or 4 * width,
+        vocabulary=header.number("vocab_size"),
+        trained_tokens=header.number("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
+        cache=_folder_cache(header, layers, width, heads),
+        state_numbers=_folder_state(header, layers, width),
+        read_share=_folder_share(header, layers, width),
+    )
+
+
+def _layer_types(header: FolderHeader, layers: int) -> tuple[str, ...]:
+    """What each layer is; attention over everything where nothing is said."""
+    stated: Any = header.field("layer_types", "layers_block_type", "block_types")
+    if isinstance(stated, list) and len(stated) == layers:
+        return tuple(str(kind) for kind in stated)
+    if str(header.config.get("model_type", "")).startswith(WITHOUT_ATTENTION):
+        return ("mamba",) * layers
+    return ("attention",) * layers
+
+
+def _folder_cache(header: FolderHeader, layers: int, width: int, heads: int) -> tuple[CacheLayers, ...]:
+    size = header.number("head_dim") or width // max(1, heads)
+    numbers = 2 * (header.number("num_key_value_heads") or heads) * size
+    if header.number("kv_lora_rank"):  # latent attention, which transformers keeps unfolded
+        numbers = heads * (header.number("qk_nope_head_dim") + header.number("qk_rope_head_dim") + header.number("v_head_dim"))
+    kinds = _layer_types(header, layers)
+    windowed = sum("sliding" in kind or "chunked" in kind for kind in kinds)
+    full = sum("attention" in kind and "linear" not in kind for kind in kinds) - windowed
+    window = header.number("sliding_window", "attention_chunk_size")
+    found = (CacheLayers(full, numbers), CacheLayers(windowed, numbers, window))
+    return tuple(group for group in found if group.layers > 0)
+
+
+def _folder_state(header: FolderHeader, layers: int, width: int) -> int:
+    total = 0
+    for kind in _layer_types(header, layers):
+        if kind == "conv":
+            total += width * header.number("conv_L_cache")
+        elif kind == "linear_attention":
+            key, value = (header.number(f"linear_num_{part}_heads") * header.number(f"linear_{part}_head_dim") for part in ("key", "value"))
+            total += value * header.number("linear_key_head_dim") + (2 * key + value) * header.number("linear_conv_kernel_dim")
+        elif kind in ("mamba", "recurrent"):
+            inner = width * (header.number("mamba_expand", "expand") or 2)
+            total += inner * (header.number("mamba_d_state", "state_size", "ssm_state_size") + header.number("mamba_d_conv", "conv_kernel"))
+    return total
+
+
+def _folder_share(header: FolderHeader, layers: int, width: int) -> float:
+    if not header.parameters:
+        return 1.0
+    experts, used = header.number("num_local_experts", "num_experts", "n_routed_experts"), header.number("num_experts_per_tok")
+    idle = 0.0
+    if experts and used:
+        inner = header.number("moe_intermediate_size", "intermediate_size")
+        idle += layers * experts * 3 * width * inner * (1 - min(used, experts) / experts)
+    if header.config.get("tie_word_embeddings") is False:
+        idle += header.number("vocab_size") * width
+    return min(1.0, max(LEAST_SHARE, 1 - idle / header.parameters))

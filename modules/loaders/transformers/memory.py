@@ -1,0 +1,29 @@
+"""How much main memory a model folder will take. Turns options into what `fit.py` reckons with; imports no library."""
+
+from __future__ import annotations
+
+from modules.loaders.fit import Needs, Usage, needs
+from modules.loaders.shape import Shape
+from modules.loaders.transformers.options import TransformersOptions
+
+LIBRARY_BYTES = 300 << 20
+PARAMETER_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.15, "4bit": 0.65}.items()
+
+
+def weights_bytes(shape: Shape, options: TransformersOptions, dtype: str) -> int:
+    """What the weights take once they are loaded."""
+    return int(shape.parameters * dict(PARAMETER_BYTES)[options.quantize if options.quantize != "none" else dtype])
+
+
+def estimate(shape: Shape, options: TransformersOptions, dtype: str) -> Needs:
+    """What a model takes of main memory when its numbers are of type `dtype`: float32, bfloat16 or float16."""
+    usage = Usage(
+        weights_bytes=weights_bytes(shape, options, dtype),
+        library_bytes=LIBRARY_BYTES,
+        number_bytes=dict(PARAMETER_BYTES)[dtype],
+        batch_tokens=options.batch_tokens,
+        outputs=options.slots,
+        sequences=options.slots,
+        trims_windows=False,  # slots keep whole sequences
+    )
+    return needs(shape, usage)

@@ -1,0 +1,162 @@
+"""Sizes of models from headers, the formula over them, and the verdict: hand-computed, and on the real files that are here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+
+from modules.core.errors import UnsupportedFormat
+from modules.loaders.fit import Needs, Room, Usage, judge, needs, tokens_per_s
+from modules.loaders.folder_header import FolderHeader, parse_folder_header, read_folder_header
+from modules.loaders.gguf_header import GgufHeader, Tensor, parse_gguf_prefix, read_gguf_header
+from modules.loaders.llama_cpp.memory import estimate
+from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.shape import CacheLayers, Shape, folder_shape, gguf_shape
+from tests.tiny_models import TinyFiles
+
+GB = 10**9
+
+
+def gguf(architecture: str, tensors: tuple[Tensor, ...] = (), **fields: Any) -> Shape:
+    base = {"block_count": 4, "embedding_length": 64, "attention.head_count": 8, "feed_forward_length": 128, "context_length": 4096, "vocab_size": 1000}
+    values = base | {name.replace("__", "."): value for name, value in fields.items()}
+    metadata = {"general.architecture": architecture} | {f"{architecture}.{name}": value for name, value in values.items()}
+    return gguf_shape((GgufHeader(Path("x.gguf"), GB, MappingProxyType(metadata), tensors),), GB)
+
+
+def folder(**config: Any) -> Shape:
+    base = {"num_hidden_layers": 4, "hidden_size": 64, "num_attention_heads": 8, "vocab_size": 1000}
+    return folder_shape(FolderHeader(Path("x"), base | config, 2000, 1000, "F16"))
+
+
+def usage(**changes: Any) -> Usage:
+    plain: dict[str, Any] = {"weights_bytes": 1000, "library_bytes": 0, "number_bytes": 2.0, "batch_tokens": 0, "outputs": 0, "sequences": 1}
+    return Usage(**plain | changes)
+
+
+def test_the_cache_of_each_kind_of_attention() -> None:
+    assert gguf("llama").cache == (CacheLayers(4, 8 * 16),)  # 8 heads of 8, keys and values
+    assert gguf("llama", attention__head_count_kv=2).cache == (CacheLayers(4, 2 * 16),)
+    assert gguf("qwen3", attention__head_count_kv=2, attention__key_length=32, attention__value_length=16).cache == (CacheLayers(4, 2 * 48),)
+    assert gguf("gemma3", block_count=6, attention__sliding_window=512).cache == (CacheLayers(5, 128, 512), CacheLayers(1, 128))
+    stated = gguf("gpt-oss", attention__sliding_window=128, attention__sliding_window_pattern=(True, False, True, True))
+    assert stated.cache == (CacheLayers(3, 128, 128), CacheLayers(1, 128))
+    latent = {"attention__head_count_kv": 1, "attention__key_length": 576, "attention__value_length": 512, "attention__key_length_mla": 192}
+    assert gguf("deepseek2", **latent).cache == (CacheLayers(4, 576),)
+
+
+def test_recurrent_layers_keep_a_state_and_no_tokens() -> None:
+    ssm = {"ssm__conv_kernel": 4, "ssm__inner_size": 128, "ssm__state_size": 16, "ssm__group_count": 1}
+    each = 3 * (128 + 32) + 16 * 128
+    pure = gguf("mamba2", **ssm)
+    assert (pure.cache, pure.state_numbers) == ((), 4 * each)
+    hybrid = gguf("granitehybrid", attention__head_count_kv=(0, 2, 0, 0), **ssm)
+    assert (hybrid.cache, hybrid.state_numbers) == ((CacheLayers(1, 32),), 3 * each)
+    spaced = gguf("qwen3next", full_attention_interval=4, **ssm)
+    assert (spaced.cache, spaced.state_numbers) == ((CacheLayers(1, 128),), 3 * each)
+    assert needs(pure, usage(sequences=2)).total(10_000) == 1000 + 2 * 4 * 4 * each
+
+
+def test_shapes_of_folders() -> None:
+    assert folder(num_key_value_heads=2, head_dim=16).cache == (CacheLayers(4, 64),)
+    windows = folder(layer_types=["sliding_attention", "full_attention"] * 2, sliding_window=512)
+    assert windows.cache == (CacheLayers(2, 128), CacheLayers(2, 128, 512))
+    latent = folder(kv_lora_rank=512, qk_nope_head_dim=128, qk_rope_head_dim=64, v_head_dim=128)
+    assert latent.cache == (CacheLayers(4, 8 * 320),)
+    mixed = folder(layer_types=["conv", "conv", "full_attention", "conv"], conv_L_cache=3)
+    assert (mixed.cache, mixed.state_numbers) == ((CacheLayers(1, 128),), 3 * 64 * 3)
+    assert folder(model_type="mamba", state_size=16, conv_kernel=4, expand=2).state_numbers == 4 * 128 * 20
+    inside = folder(text_config={"num_key_value_heads": 1})
+    assert inside.cache == (CacheLayers(4, 16),)
+
+
+def test_the_formula_by_hand() -> None:
+    shape = Shape("x", 1000, 500, layers=4, width=64, heads=8, inner=128, vocabulary=1000, trained_tokens=4096, cache=(CacheLayers(3, 32, 512), CacheLayers(1, 32)))
+    whole = needs(shape, usage(batch_tokens=16, outputs=2, library_bytes=77))
+    assert whole.total(0) == 1000 + 77 + 4 * (2 * 1000 + 16 * (6 * 64 + 3 * 128))
+    assert whole.total(1000) - whole.total(0) == 1000 * 4 * 32 * 2
+    trimmed = needs(shape, usage(batch_tokens=16, trims_windows=True, sequences=2))
+    assert trimmed.cache(10_000) == 10_000 * 64 + 3 * 64 * (2 * 512 + 16)
+    assert needs(shape, usage(batch_tokens=16, scores=True)).per_token == 4 * 64 + 8 * 16 * 4
+    assert trimmed.scaled(0.5).total(0) == trimmed.total(0) // 2
+    assert trimmed.tokens_that_fit(trimmed.total(5000)) == 4864
+    assert trimmed.tokens_that_fit(999) == 0
+
+
+def test_the_verdicts() -> None:
+    shape = Shape("x", 4 * GB, GB, layers=32, width=64, heads=8, inner=128, vocabulary=1000, trained_tokens=32_768)
+    wanted = Needs(4 * GB, GB, 100_000.0)
+
+    def verdict(memory: float, graphics: float = 0, users: int = 1) -> Any:
+        return judge(shape, wanted, Room(int(memory * GB), int(graphics * GB)), context_length=8192, users=users)
+
+    assert (verdict(8).kind, verdict(8).context_length, verdict(8).gpu_layers) == ("fits", 8192, 0)
+    assert verdict(8).largest_context == 29_952
+    assert verdict(8).sentence == "Fits with a context of 8192 tokens; up to 29952 would fit: needs about 5.8 GB, 8.0 GB is free."
+    shorter = verdict(5.2)
+    assert (shorter.kind, shorter.context_length) == ("shorter", 1792)
+    assert shorter.sentence == "Fits with a context up to 1792 tokens: 8192 would need about 5.8 GB, 5.2 GB is free."
+    assert verdict(6, users=4).context_length == 2304
+    assert "for each of 4 users" in verdict(6, users=4).sentence
+    assert (verdict(2).kind, verdict(2).context_length) == ("no", 0)
+    assert verdict(2).sentence.startswith("Does not fit: needs about 5.0 GB, 2.0 GB is free; choose a smaller")
+    assert (verdict(2, 24).kind, verdict(2, 24).gpu_layers) == ("fits", 33)
+    part = verdict(8, 3)
+    assert (part.kind, part.gpu_layers) == ("part_on_gpu", 13)
+    assert "with 13 of 32 layers on the graphics card" in part.sentence
+    assert judge(shape, wanted, Room(100 * GB), context_length=10**6, users=1).context_length == 32_768
+
+
+def test_the_share_of_the_weights_that_a_token_reads() -> None:
+    tensors = tuple(Tensor(name, (1,), 1, 0, size) for name, size in (("token_embd.weight", 100), ("output.weight", 100), ("blk.0.ffn_up_exps.weight", 800)))
+    shape = gguf("llama", tensors, expert_count=8, expert_used_count=2)
+    assert shape.read_share == pytest.approx(0.3)
+    assert tokens_per_s(shape, GB, 3 * GB) == pytest.approx(10)
+
+
+def test_a_prefix_of_a_gguf_file_is_enough(tiny: TinyFiles) -> None:
+    data, whole = tiny.gguf.read_bytes(), read_gguf_header(tiny.gguf)
+    end = len(data) - sum(tensor.size_bytes for tensor in whole.tensors)
+    assert all(parse_gguf_prefix("t.gguf", data[:length], len(data)) is None for length in (0, 10, 30, 1000, end // 2))
+    found = parse_gguf_prefix("tiny.gguf", data[:end], len(data))
+    assert found is not None
+    assert gguf_shape((found,), len(data)) == gguf_shape((whole,), len(data))
+    with pytest.raises(UnsupportedFormat, match="cut short"):  # the file itself, however much of it is here
+        parse_gguf_prefix("t.gguf", data[:end], len(data) // 2)
+    with pytest.raises(UnsupportedFormat, match="not a GGUF"):
+        parse_gguf_prefix("t.gguf", b"<html>" * 10, 10**6)
+
+
+def test_the_first_bytes_of_a_folder_are_enough(tiny: TinyFiles) -> None:
+    config, weights = json.loads((tiny.folder / "config.json").read_text()), (tiny.folder / "model.safetensors").read_bytes()
+    length = parse_folder_header("tiny", config, weights[:100], len(weights))
+    assert isinstance(length, int)
+    found = parse_folder_header("tiny", config, weights[:length], len(weights))
+    whole = read_folder_header(tiny.folder)
+    assert isinstance(found, FolderHeader)
+    assert (found.dtype, found.config) == (whole.dtype, whole.config)
+    assert found.parameters == pytest.approx(whole.parameters, rel=0.05)
+    assert folder_shape(found).cache == folder_shape(whole).cache
+    for bad in (b"", b"\xff" * 100, b"\x10" + bytes(7) + b"not json at all!"):
+        with pytest.raises(UnsupportedFormat):
+            parse_folder_header("tiny", config, bad, 10**6)
+    with pytest.raises(UnsupportedFormat, match="limit"):
+        parse_folder_header("tiny", config | {"num_hidden_layers": 10**9}, weights, len(weights))
+
+
+def test_the_real_files(starter_dir: Path, testdata: Path) -> None:
+    header = read_gguf_header(starter_dir / "starter-Q8_0.gguf")
+    shape = gguf_shape((header,), header.size_bytes)
+    assert shape.cache == (CacheLayers(4, 2 * 4 * 32),)
+    assert folder_shape(read_folder_header(starter_dir)).cache == shape.cache
+    assert estimate(shape, LlamaCppOptions(), on_gpu=False).per_token == 4 * 256 * 2
+    for path in sorted((testdata / "models").glob("*.gguf")):
+        header = read_gguf_header(path)
+        found = gguf_shape((header,), header.size_bytes)
+        assert found.cache, path.name
+        assert 0 < found.read_share <= 1, path.name
+        assert parse_gguf_prefix(path.name, path.read_bytes(), header.size_bytes) is not None
