@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from modules.core.errors import HubError, InvalidRequest
 from modules.hub.names import COMMIT, OFFICIAL_ENDPOINT, RepoRef, checked_path, checked_repo, checked_revision
 from modules.hub.refusals import Subject, refusal, unreachable
 from modules.hub.repository import Account, RemoteFile, Repository, SearchRow
-from modules.hub.transport import Access, Limits, Transport, origin
+from modules.hub.transport import Access, Limits, Transport, origin, read_trust
 
 Sort = Literal["downloads", "likes", "trending", "updated", "created"]
 SORT_KEYS = (("downloads", "downloads"), ("likes", "likes"), ("trending", "trendingScore"), ("updated", "lastModified"), ("created", "createdAt"))
@@ -37,11 +38,12 @@ LICENCE_TAG = "license:"
 
 
 class HubClient:
-    """Questions to one hub with one token."""
+    """Questions to one hub with one token; `trust` saves reading the certificates again for each client."""
 
-    def __init__(self, access: Access, limits: Limits | None = None) -> None:
+    def __init__(self, access: Access, limits: Limits | None = None, trust: ssl.SSLContext | None = None) -> None:
         self.access = access
         self.limits = limits or Limits()
+        self._trust = trust
 
     async def search(
         self, query: str = "", *, author: str = "", task: str = "", library: str = "", sort: Sort = "downloads", limit: int = 30
@@ -131,17 +133,19 @@ class HubClient:
             if skip > RANGE_LIMIT_BYTES or (response.status_code == 206 and range_start(response.headers) != start):
                 raise HubError(f"{self.access.host} cannot give a part of a file; use the official hub or another mirror.", reason="range")
             raw = bytearray()
-            async for piece in response.aiter_raw():
-                raw += piece
-                if len(raw) >= skip + length:
-                    break
+            async with aclosing(response.aiter_raw()) as pieces:
+                async for piece in pieces:
+                    raw += piece
+                    if len(raw) >= skip + length:
+                        break
         return bytes(raw[skip : skip + length])
 
     @asynccontextmanager
     async def _asking(self, subject: Subject) -> AsyncIterator[Transport]:
         """One question, which ends in time whatever the hub does."""
         try:
-            async with asyncio.timeout(self.limits.answer_s), Transport(self.access, self.limits) as transport:
+            self._trust = self._trust or await read_trust()
+            async with asyncio.timeout(self.limits.answer_s), Transport(self.access, self.limits, self._trust) as transport:
                 yield transport
         except (httpx2.TransportError, TimeoutError) as error:
             raise unreachable(error, self.access) from None

@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -263,11 +264,12 @@ class Fetcher:
         try:
             async with self._transport.open(url, start=part.have) as response:
                 self._check(response, file, part)
-                async for piece in response.aiter_raw():
-                    if part.have + len(piece) > file.size:
-                        raise _too_long(file, access.host)
-                    part.add(piece)
-                    progress(part.have)
+                async with aclosing(response.aiter_raw()) as pieces:
+                    async for piece in pieces:
+                        if part.have + len(piece) > file.size:
+                            raise _too_long(file, access.host)
+                        part.add(piece)
+                        progress(part.have)
         except httpx2.TransportError as error:
             raise InterruptedFetchError(unreachable(error, access)) from None
 

@@ -10,8 +10,9 @@ import asyncio
 import ipaddress
 import json
 import socket
+import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Self
@@ -93,18 +94,19 @@ def origin(url: httpx2.URL) -> tuple[str, str, int]:
 
 
 class Transport:
-    """An open client for one access; used with `async with`, from one event loop."""
+    """An open client for one access; used with `async with`, from one event loop. `trust` saves reading the certificates again."""
 
-    def __init__(self, access: Access, limits: Limits | None = None) -> None:
+    def __init__(self, access: Access, limits: Limits | None = None, trust: ssl.SSLContext | None = None) -> None:
         self.access = access
         self.limits = limits or Limits()
+        self._trust = trust
         self._private: bool | None = None
 
     async def __aenter__(self) -> Self:
         limits = self.limits
-        self._client = httpx2.AsyncClient(
-            timeout=httpx2.Timeout(limits.silence_s, connect=limits.connect_s, pool=limits.connect_s), follow_redirects=False, auth=None
-        )
+        timeout = httpx2.Timeout(limits.silence_s, connect=limits.connect_s, pool=limits.connect_s)
+        trust = self._trust or await read_trust()
+        self._client = httpx2.AsyncClient(timeout=timeout, follow_redirects=False, auth=None, verify=trust)
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a hub is never told what it said before
         return self
 
@@ -162,10 +164,11 @@ class Transport:
             HubError: longer.
         """
         raw = bytearray()
-        async for piece in response.aiter_raw():
-            raw += piece
-            if len(raw) > limit:
-                raise HubError(f"{self.access.host} sent more than the {limit} bytes that were allowed; the hub may be faulty.", reason="size")
+        async with aclosing(response.aiter_raw()) as pieces:
+            async for piece in pieces:
+                raw += piece
+                if len(raw) > limit:
+                    raise HubError(f"{self.access.host} sent more than the {limit} bytes that were allowed; the hub may be faulty.", reason="size")
         return bytes(raw)
 
     def _headers(self, url: httpx2.URL, start: int, end: int | None) -> dict[str, str]:
@@ -198,6 +201,11 @@ class Transport:
         if self._private is None:
             self._private = await is_private(httpx2.URL(self.access.endpoint).host)
         return self._private
+
+
+async def read_trust() -> ssl.SSLContext:
+    """The certificates this machine trusts (`SSL_CERT_FILE` names others): tens of milliseconds, so not in the event loop."""
+    return await asyncio.to_thread(httpx2.create_ssl_context)
 
 
 async def is_private(host: str) -> bool:

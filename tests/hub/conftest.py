@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import ssl
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from modules.core.job import Cancelled
@@ -31,8 +34,9 @@ def policy() -> FetchPolicy:
     return quick_policy()
 
 
-def quick_policy() -> FetchPolicy:
-    limits = Limits(connect_s=2, silence_s=0.5, answer_s=3, answer_bytes=1 << 20)
+def quick_policy(silence_s: float = 5) -> FetchPolicy:
+    """Short waits between tries; `silence_s` is patient, because a busy machine is silent too."""
+    limits = Limits(connect_s=5, silence_s=silence_s, answer_s=10, answer_bytes=1 << 20)
     return FetchPolicy(
         limits=limits, block_bytes=64 << 10, retries=3, first_wait_s=0.02, longest_wait_s=0.05, longest_asked_wait_s=0.3, lock_wait_s=0.02,
         report_s=0.02, reserve_bytes=0,
@@ -64,5 +68,11 @@ def context(tmp_path: Path) -> Context:
     return Context(tmp_path / "job")
 
 
+@functools.cache
+def trust() -> ssl.SSLContext:
+    """Read once: it takes longer than most of these tests."""
+    return httpx2.create_ssl_context()
+
+
 def transport(access: Access) -> Transport:
-    return Transport(access, quick_policy().limits)
+    return Transport(access, quick_policy().limits, trust())

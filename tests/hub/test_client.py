@@ -16,7 +16,7 @@ from modules.hub.client import HubClient
 from modules.hub.names import RepoRef
 from modules.hub.repository import SearchRow
 from modules.hub.transport import Access, Limits
-from tests.hub.conftest import quick_policy
+from tests.hub.conftest import quick_policy, trust
 from tests.hub.hub_server import COMMIT, HubServer
 
 LIMITS = quick_policy().limits
@@ -31,11 +31,11 @@ def client(hub: HubServer, access: Access) -> HubClient:
     hub.add("me/gated", {"m.gguf": GGUF}, gated=True)
     hub.add("me/private", {"m.gguf": GGUF}, private=True)
     hub.add("you/other", {"m.safetensors": GGUF}, info={"tags": ["safetensors"], "safetensors": {"parameters": {"F16": 7}, "total": 7}})
-    return HubClient(access, LIMITS)
+    return HubClient(access, LIMITS, trust())
 
 
 def with_token(client: HubClient, token: str = TOKEN) -> HubClient:
-    return HubClient(replace(client.access, token=SecretStr(token), token_to_mirror=True), LIMITS)
+    return HubClient(replace(client.access, token=SecretStr(token), token_to_mirror=True), LIMITS, trust())
 
 
 async def refused(question: Any) -> HubError:
@@ -112,7 +112,7 @@ async def test_gated_models_say_what_to_do(client: HubClient, hub: HubServer) ->
     assert (await with_token(client).read_range(ref, "m.gguf", 0, 4)) == b"GGUF"
     hub.tokens["hf_other"] = ()
     assert "has no access yet" in (await refused(with_token(client, "hf_other").read_range(ref, "m.gguf", 0, 4))).message
-    held_back = HubClient(replace(client.access, token=SecretStr(TOKEN)), LIMITS)
+    held_back = HubClient(replace(client.access, token=SecretStr(TOKEN)), LIMITS, trust())
     assert "not sent to" in (await refused(held_back.read_range(ref, "m.gguf", 0, 4))).message
 
 
@@ -172,10 +172,10 @@ async def test_a_question_ends_in_time(client: HubClient, hub: HubServer, kind: 
     limits = replace(LIMITS, silence_s=0.4 if kind == "hang" else 5, answer_s=0.5)
     if kind == "hang":
         hub.fault("hang", value=1)
-        question = HubClient(client.access, limits).search()
+        question = HubClient(client.access, limits, trust()).search()
     else:
         hub.fault("slow", "/resolve/", value=1000)
-        question = HubClient(client.access, limits).card("me/tiny")
+        question = HubClient(client.access, limits, trust()).card("me/tiny")
         hub.repos["me/tiny"].files["README.md"].data = b"x" * 5000
     begun = asyncio.get_running_loop().time()
     assert (await refused(question)).details["reason"] == "timeout"
@@ -184,18 +184,18 @@ async def test_a_question_ends_in_time(client: HubClient, hub: HubServer, kind: 
 
 async def test_a_hub_that_is_not_there(hub: HubServer) -> None:
     hub.stop()
-    assert (await refused(HubClient(Access(hub.endpoint), LIMITS).search())).details["reason"] == "unreachable"
+    assert (await refused(HubClient(Access(hub.endpoint), LIMITS, trust()).search())).details["reason"] == "unreachable"
 
 
 async def test_offline_nothing_is_asked(hub: HubServer) -> None:
-    client = HubClient(Access(hub.endpoint, SecretStr(TOKEN), token_to_mirror=True, offline=True), LIMITS)
+    client = HubClient(Access(hub.endpoint, SecretStr(TOKEN), token_to_mirror=True, offline=True), LIMITS, trust())
     for question in (client.search(), client.repository("me/tiny"), client.card("me/tiny"), client.whoami(), client.read_range(RepoRef("a/b"), "x", 0, 1)):
         assert (await refused(question)).details["reason"] == "offline"
     assert hub.seen == []
 
 
 async def test_a_mirror_gets_no_token(client: HubClient, hub: HubServer) -> None:
-    held_back = HubClient(replace(client.access, token=SecretStr(TOKEN)), LIMITS)
+    held_back = HubClient(replace(client.access, token=SecretStr(TOKEN)), LIMITS, trust())
     await held_back.repository("me/tiny")
     await held_back.search()
     await held_back.card("me/tiny")

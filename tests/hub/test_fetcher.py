@@ -19,7 +19,7 @@ from modules.core.errors import HubError, InvalidRequest
 from modules.hub.fetcher import Fetcher, FetchPolicy
 from modules.hub.repository import RemoteFile
 from modules.hub.transport import Access, Limits, Transport, is_private
-from tests.hub.conftest import transport
+from tests.hub.conftest import quick_policy, transport, trust
 from tests.hub.hub_server import COMMIT, HubFile, HubServer
 
 SIZE = 1 << 20
@@ -43,7 +43,7 @@ def target(tmp_path: Path, hub: HubServer) -> Path:
 
 async def fetch(access: Access, target: Path, policy: FetchPolicy, file: RemoteFile = MODEL) -> tuple[int, list[int]]:
     seen: list[int] = []
-    async with Transport(access, policy.limits) as wire:
+    async with Transport(access, policy.limits, trust()) as wire:
         moved = await Fetcher(wire, "me/tiny", COMMIT, policy).fetch(file, target, seen.append)
     return moved, seen
 
@@ -86,6 +86,7 @@ async def test_faults_that_pass(
 ) -> None:
     for kind, count, value, headers in faults:
         hub.fault(kind, "^/lfs/", count=count, value=value, headers=headers)
+        policy = quick_policy(silence_s=0.4) if kind == "hang" else policy
     await fetch(access, target, policy)
     assert_whole(target)
 
@@ -113,6 +114,7 @@ async def test_faults_that_last_become_an_error(
     hub: HubServer, access: Access, target: Path, policy: FetchPolicy, kind: str, value: float, reason: str
 ) -> None:
     hub.fault(kind, "^/lfs/", count=-1, value=value)
+    policy = quick_policy(silence_s=0.4) if kind == "hang" else policy
     with pytest.raises(HubError) as failed:
         await fetch(access, target, replace(policy, retries=1))
     assert failed.value.details["reason"] == reason
