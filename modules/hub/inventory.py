@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,15 +166,40 @@ def announce_rename(folder: Path, old: str, new: str) -> None:
             _add(folder, known.model_copy(update={"files": files}), before=known)
 
 
-def _add(folder: Path, provenance: Provenance, lock_path: Path | None = None, before: Provenance | None = None) -> None:
-    """Write down a download; others of the same files go, but for the one it is about to follow."""
-    placed = {file.placed for file in (*provenance.files, *(before.files if before else ()))}
+def forget_place(folder: Path, place: str) -> None:
+    """Drop from the record of a folder what only speaks of something that no longer lies at `place`: another file of that name is another file."""
+    with _writing(folder):
+        known = read_record(folder).downloads
+        present = {item: {file.placed for file in item.files if (folder / file.placed).is_file()} for item in known}
+        gone = [
+            item
+            for item in known
+            if any(file.placed == place or file.placed.startswith(place + "/") for file in item.files)
+            and (not present[item] or any(present[item] < present[other] for other in known))
+        ]
+        if gone and not (folder / place).exists():
+            _write(folder, [item for item in known if item not in gone])
+
+
+def _write(folder: Path, downloads: Iterable[Provenance]) -> None:
+    write_atomic(folder / OWN_RECORD, Record(downloads=tuple(downloads)).model_dump_json(indent=1) + "\n")
+
+
+@contextmanager
+def _writing(folder: Path, lock_path: Path | None = None) -> Iterator[None]:
     with FileLock(lock_path or record_lock(folder)) as lock:
         while not lock.acquire():
             time.sleep(LOCK_WAIT_S)
+        yield
+
+
+def _add(folder: Path, provenance: Provenance, lock_path: Path | None = None, before: Provenance | None = None) -> None:
+    """Write down a download; others of the same files go, but for the one it is about to follow."""
+    placed = {file.placed for file in (*provenance.files, *(before.files if before else ()))}
+    with _writing(folder, lock_path):
         known = read_record(folder).downloads
         others = [item for item in known if item == before or not placed & {file.placed for file in item.files}]
-        write_atomic(folder / OWN_RECORD, Record(downloads=(*others, provenance)).model_dump_json(indent=1) + "\n")
+        _write(folder, (*others, provenance))
 
 
 def find_update(provenance: Provenance, now: Repository) -> Update | None:

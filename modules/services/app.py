@@ -14,6 +14,7 @@ from modules.services.followers import Followers
 from modules.services.generation import GenerationService
 from modules.services.hub import HubService
 from modules.services.jobs import JobService
+from modules.services.library import LibraryService
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
 from modules.services.presets import PresetService
@@ -36,11 +37,13 @@ class App:
     templates: TemplateService
     jobs: JobService
     hub: HubService
+    library: LibraryService
     storage: Storage
     followers: Followers
 
     async def start(self) -> None:
         """Begin what runs in the background."""
+        await self.library.start()
         self.models.start()
         await self.storage.open()
         await self.jobs.start()
@@ -82,6 +85,7 @@ def build_app(settings: Settings) -> App:
         templates=templates,
         jobs=jobs,
         hub=hub,
+        library=LibraryService(settings, models, jobs, hub),
         storage=storage,
         followers=Followers(),
     )

@@ -25,11 +25,13 @@ from modules.services.jobs import JobService
 if TYPE_CHECKING:
     from modules.hub.choices import Choice, Choices
     from modules.hub.client import HubClient, Sort
+    from modules.hub.inventory import Provenance, Update
     from modules.hub.repository import Account, Repository, SearchRow
     from modules.hub.transport import Access
 
 TOKEN_FILE = "hub_token"
 TOKEN_LIMIT = 500
+COMMIT = re.compile(r"[0-9a-f]{40}")  # the page downloads a commit; what is newer is on the branch
 ASKED = ("repo", "revision", "files", "kind", "name")
 INDEX_LIMIT_BYTES = 16 << 20
 CARD_HEAD = re.compile(r"\A---\s*\n.*?\n---\s*\n", re.DOTALL)
@@ -165,6 +167,18 @@ class HubService:
                 except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                     continue
         return found
+
+    async def newer(self, provenance: Provenance) -> Update | None:
+        """What changed in a repository since a download; None if its commit is still the newest.
+
+        Raises:
+            HubError: with the cure.
+        """
+        from modules.hub.inventory import find_update
+        from modules.hub.names import checked_repo
+
+        branch = "main" if COMMIT.fullmatch(provenance.revision) else provenance.revision
+        return find_update(provenance, await self._client().repository(checked_repo(provenance.repo), branch))
 
     def _installed(self, repo: str, found: Choices) -> frozenset[str]:
         from modules.hub.inventory import installed

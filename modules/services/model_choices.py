@@ -1,9 +1,10 @@
-"""How each model was last loaded: one small file in the state folder, so that it can be loaded the same way again."""
+"""How and when each model was last loaded: one small file in the state folder, so that it can be loaded the same way again."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,19 +49,37 @@ class ModelChoices:
 
     def of(self, name: str) -> LoadChoice:
         """How a model was last loaded, or the defaults."""
-        models = self._stored().get("models")
-        stored = models.get(name) if isinstance(models, dict) else None
+        stored = self._models().get(name)
         if not isinstance(stored, dict) or not isinstance(stored.get("options"), dict):
             return LoadChoice(name)
         return LoadChoice(name, str(stored.get("loader") or ""), stored["options"])
 
+    def used(self) -> dict[str, float]:
+        """When each model was last loaded, in seconds since 1970."""
+        return {name: row["used_s"] for name, row in self._models().items() if isinstance(row, dict) and isinstance(row.get("used_s"), float)}
+
     def remember(self, choice: LoadChoice) -> None:
         """Store a choice; one that cannot be stored is only logged, since the model is loaded all the same."""
+        row = {"loader": choice.loader, "options": dict(choice.options), "used_s": round(time.time(), 3)}
+        self._write(choice.name, {**self._models(), choice.name: row})
+
+    def move(self, names: Mapping[str, str]) -> None:
+        """Models have other names now: old → new."""
+        last = self.last()
+        self._write(names.get(last, last), {names.get(name, name): row for name, row in self._models().items() if name not in names.values()})
+
+    def forget_last(self, names: Sequence[str]) -> None:
+        """These models are gone: none of them is the one to begin with. How they were loaded stays, for when they come back."""
+        if self.last() in names:
+            self._write("", self._models())
+
+    def _models(self) -> dict[str, Any]:
         stored = self._stored().get("models")
-        models = dict(stored) if isinstance(stored, dict) else {}
-        models[choice.name] = {"loader": choice.loader, "options": dict(choice.options)}
+        return dict(stored) if isinstance(stored, dict) else {}
+
+    def _write(self, last: str, models: Mapping[str, Any]) -> None:
         try:
-            write_atomic(self._path, dump_yaml({"last": choice.name, "models": models}), mode=0o600)
+            write_atomic(self._path, dump_yaml({"last": last, "models": dict(models)}), mode=0o600)
         except OSError as error:
             log.warning("The choice of model could not be remembered: %s", error)
 

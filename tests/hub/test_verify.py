@@ -16,6 +16,7 @@ from modules.hub.inventory import (
     StoredFile,
     add_to_record,
     announce_rename,
+    forget_place,
     origin_of,
     read_record,
 )
@@ -117,3 +118,7 @@ def test_a_rename_that_was_announced_is_right_before_and_after(tmp_path: Path) -
     assert {file.placed for file in origin.provenance.files} == {"z.gguf", "deeper/b.gguf"}
     assert verify(tmp_path, "o__n/z.gguf")["damaged"] == []
     assert len(read_record(folder).downloads) == 2
+    forget_place(folder, "sub")
+    forget_place(folder, "deeper")  # still there
+    assert [file.placed for item in read_record(folder).downloads for file in item.files] == ["z.gguf", "deeper/b.gguf"]
+    assert verify(tmp_path, "o__n/z.gguf")["damaged"] == []
