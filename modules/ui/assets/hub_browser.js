@@ -1,6 +1,6 @@
 // Getting models: search the hub or paste a name or link, see what there is and what fits into memory, download. Names and texts of the hub are set as text.
 
-import { h, icon, iconButton, number } from "./dom.js";
+import { h, icon, iconButton, number, safeBlock } from "./dom.js";
 import { JobList, size } from "./job_list.js";
 import { listen, refreshModels, report, request, toast } from "./page.js";
 
@@ -91,7 +91,7 @@ class HubBrowser {
     const back = iconButton("left", "Back to the search", () => { this.results.replaceChildren(); if (this.text.value.trim() && !LOOKS_LIKE_A_NAME.test(this.text.value.trim())) this.find(); else this.refreshState(); });
     const facts = [repo.licence ? `licence ${repo.licence}` : "no licence named", repo.task, `${short(repo.downloads)} downloads`, repo.updated ? `updated ${repo.updated.slice(0, 10)}` : ""].filter(Boolean);
     const card = h("details", { class: "hub-card" }, h("summary", { text: "About this model" }), h("div", { class: "markdown" }));
-    for (const html of repo.card) { const block = h("div", { class: "md-block" }); block.innerHTML = html; card.lastElementChild.append(block); }
+    card.lastElementChild.append(...repo.card.map(safeBlock));
     const ordered = repo.picked >= 0 ? [repo.choices[repo.picked], ...repo.choices.filter((_, index) => index !== repo.picked)] : repo.choices;
     const none = "There is nothing here that Paddock can load: no GGUF and no safetensors file.";
     this.results.replaceChildren(
