@@ -37,7 +37,7 @@ INSTALL_BROWSER = (
 APART = ("contracts", "live", "e2e")  # folders of tests that run one after another, each in a stage of its own
 # A worker for each core; a file's tests share their fixtures; a plug-in that takes a second to start and has no use here stays out
 PARALLEL = ("-n", "auto", "--dist", "loadfile", "-p", "no:schemathesis")
-ENGINES = "engines"  # the marker of tests that start engine processes again and again: a stage of its own
+PROCESSES = "processes"  # the marker of tests that start processes again and again: a stage of its own
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
 
 
@@ -114,8 +114,8 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
     ]
     apart = [f"--ignore={tests / name}" for name in APART]
     found = [
-        Stage("unit", (*pytest, *PARALLEL, "-m", f"not {ENGINES}", *apart, str(tests), *arguments)),
-        Stage(ENGINES, (*pytest, *PARALLEL, "-m", ENGINES, *apart, str(tests), *arguments)),
+        Stage("unit", (*pytest, *PARALLEL, "-m", f"not {PROCESSES}", *apart, str(tests), *arguments)),
+        Stage(PROCESSES, (*pytest, *PARALLEL, "-m", PROCESSES, *apart, str(tests), *arguments)),
     ]
     found += [Stage(name, (*pytest, str(tests / name), *arguments)) for name in APART if any((tests / name).glob("**/test_*.py"))]
     return found if arguments else rules + found

@@ -20,6 +20,8 @@ from modules.engine.client_generation import Inbox, joined
 from tests.engine.client_steps import ENDLESS, GREEDY, ids_of, text, until
 from tests.fakes import solo
 
+pytestmark = pytest.mark.processes
+
 
 async def test_a_loaded_engine_tells_about_itself(start):
     stages = []

@@ -20,6 +20,8 @@ from modules.engine.client import EngineClient
 from tests.engine.client_steps import COMMAND, ENDLESS, ids_of, text
 from tests.fakes import solo
 
+pytestmark = pytest.mark.processes
+
 # ---- ends of the process -------------------------------------------------------------------------------------------
 
 

@@ -17,6 +17,8 @@ from modules.hub.download import DownloadArgs
 from modules.hub.inventory import PARTIAL_FOLDER, sweep
 from tests.hub.hub_server import HubServer
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 20
 RATE = 1 << 20

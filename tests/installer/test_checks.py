@@ -13,7 +13,7 @@ from tests.installer.checkouts import ROOT
 def test_the_checks_run_rules_first_and_only_tests_when_given_arguments() -> None:
     place = steps.Place(ROOT)
     every = [stage.name for stage in checks.stages(place, [])]
-    assert every[:5] == ["ruff", "import-linter", "mypy", "unit", "engines"]
+    assert every[:5] == ["ruff", "import-linter", "mypy", "unit", "processes"]
     some = checks.stages(place, ["-k", "name"])
     assert some[0].name == "unit"
     assert all(stage.command[-2:] == ("-k", "name") for stage in some)

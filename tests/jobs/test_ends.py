@@ -14,6 +14,8 @@ from modules.jobs.worker import EXIT_NOT_MINE, Header
 from tests.jobs.conftest import ROOT
 from tests.jobs.kinds import COMMAND, SECRET
 
+pytestmark = pytest.mark.processes
+
 DISK_SENTENCE = "The disk is full"
 
 

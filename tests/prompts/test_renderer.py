@@ -19,6 +19,8 @@ from modules.prompts.renderer import ROOT, TemplateRenderer
 from modules.prompts.template import Template
 from tests.prompts.real_templates import NAMES, template_text
 
+pytestmark = pytest.mark.processes
+
 HI = [Message(role="user", content="Hi")]
 ECHO = TemplateSource(text="{{ messages[-1].content }}", origin="echo")
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="no limit on memory on Windows")

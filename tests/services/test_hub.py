@@ -18,6 +18,8 @@ from modules.services.hub import HubService
 from modules.services.jobs import JobService
 from tests.hub.hub_server import HubServer
 
+pytestmark = pytest.mark.processes
+
 TOKEN = "hf_secret_of_this_test"
 CARD = b"---\r\nlicense: mit\r\n---\r\n# Pony\n"
 WEIGHTS = bytes(range(256)) * 40

@@ -17,6 +17,8 @@ from modules.core.job import JobSnapshot
 from modules.jobs.queue import REMOVED_PREFIX
 from tests.jobs.conftest import Jobs, jobs, open_jobs, start_server
 
+pytestmark = pytest.mark.processes
+
 __all__ = ["jobs", "open_jobs", "start_server"]
 
 ENDLESS = {"n": 1_000_000, "step_s": 0.02}

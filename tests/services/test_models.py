@@ -33,7 +33,7 @@ from modules.services.app import App
 from modules.services.models import STARTER_NAME, Loading, ModelService
 from tests.services.conftest import ONE, THREE, TWO, engine_pids, until
 
-pytestmark = pytest.mark.engines
+pytestmark = pytest.mark.processes
 OPTIONS = {"context_length": 256, "slots": 2, "threads": 1, "threads_batch": 1}
 StartApp = Callable[..., App]
 

@@ -18,7 +18,7 @@ from modules.services.notebook import NotebookService
 from modules.services.storage import Storage
 from tests.services.conftest import ONE, WRITING, until
 
-pytestmark = pytest.mark.engines
+pytestmark = pytest.mark.processes
 module_loop = pytest.mark.asyncio(loop_scope="module")
 BEGINNING = "Once upon a time"
 SHORT = {"preset": "", "params": {"temperature": 0, "max_tokens": 12}}

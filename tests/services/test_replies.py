@@ -18,7 +18,7 @@ from modules.services.conversations import ConversationService
 from tests.services.conftest import ONE, WRITING, until
 from tests.services.reply_steps import ANN, ENDLESS, SHORT, ended, growing, shown, talk
 
-pytestmark = [pytest.mark.engines, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
 
 
 # ---- saved ---------------------------------------------------------------------------------------------------------

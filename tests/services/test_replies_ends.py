@@ -21,7 +21,7 @@ from modules.store.messages import INTERRUPTED
 from tests.services.conftest import FOLDERS, ONE, WRITING, engine_pids, until
 from tests.services.reply_steps import ANN, ENDLESS, ended, growing, talk
 
-pytestmark = pytest.mark.engines
+pytestmark = pytest.mark.processes
 WRITER = """
 import asyncio, json, sys, time
 from pathlib import Path

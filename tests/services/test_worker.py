@@ -22,6 +22,8 @@ from modules.prompts.renderer import TemplateRenderer
 from modules.services.worker import ModelPrompts, load
 from tests.engine.ties import assert_same_but_for_ties
 
+pytestmark = pytest.mark.processes
+
 GREEDY = GenerationParams(temperature=0, max_tokens=24)
 ENDLESS = GenerationParams(temperature=0, ban_eos=True)
 QUESTIONS = (

@@ -25,6 +25,8 @@ from modules.store.database import Database
 from modules.store.messages import MessageStore
 from modules.store.records import NewMessage
 
+pytestmark = pytest.mark.processes
+
 def write(folder, pipe):
     database = Database(folder)
     store = MessageStore(database)
