@@ -30,6 +30,7 @@ class Usage:
     sequences: int
     scores: bool = False  # attention scores of a whole step are written out
     trims_windows: bool = False  # layers that see a window keep no more than it
+    scan_copies: int = 0  # how often the states of every token of a step are written out in a layer that scans
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def needs(shape: Shape, usage: Usage) -> Needs:
             windows.append((size, group.window * usage.sequences + usage.batch_tokens))
         else:
             per_token += size
-    work = usage.outputs * shape.vocabulary + usage.batch_tokens * (6 * shape.width + 3 * shape.inner)
+    work = usage.outputs * shape.vocabulary + usage.batch_tokens * (6 * shape.width + 3 * shape.inner + usage.scan_copies * shape.scan_numbers)
     fixed = usage.library_bytes + NUMBER_BYTES * (work + shape.state_numbers * usage.sequences)
     return Needs(usage.weights_bytes, fixed, per_token, tuple(windows))
 

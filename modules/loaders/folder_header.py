@@ -21,6 +21,7 @@ from modules.loaders.machine import size_text
 
 JSON_LIMIT_BYTES = 64 << 20
 HEADER_LIMIT_BYTES = 128 << 20
+SIZE_LIMIT_BYTES = 1 << 50
 SHARD_LIMIT = 2000
 TENSOR_LIMIT = 200_000
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
@@ -239,10 +240,10 @@ def read_folder_header(folder: Path) -> FolderHeader:
     return FolderHeader(folder, config, size, parameters, max(counts, key=lambda key: counts[key], default=""))
 
 
-def parse_folder_header(name: str, config: Mapping[str, Any], weights: bytes, size_bytes: int) -> FolderHeader | int:
+def parse_folder_header(name: str, config: Mapping[str, Any], weights: bytes, size_bytes: int = 0, files: int = 1) -> FolderHeader | int:
     """The facts of a folder of which only config.json and the first bytes of one weight file are here; else how many bytes are needed.
 
-    The tensors of that file stand for those of the others.
+    The tensors of that file stand for those of the others, of which there are so many or so many bytes (0: not known).
 
     Raises:
         UnsupportedFormat: damaged, unsafe or absurd.
@@ -254,13 +255,14 @@ def parse_folder_header(name: str, config: Mapping[str, Any], weights: bytes, si
     if len(weights) < 8 + length:
         return int(8 + length)
     try:
-        table = _checked_table(json.loads(weights[8 : 8 + length]), name, size_bytes, size_bytes)
+        table = _checked_table(json.loads(weights[8 : 8 + length]), name, SIZE_LIMIT_BYTES, SIZE_LIMIT_BYTES)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise UnsupportedFormat(f"The weights of {name} are damaged: their header is not in order; choose another model.") from None
     counts: dict[str, int] = {}
     for dtype, shape in table.values():
         counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
     stored = sum(DTYPE_BYTES.get(dtype, 1) * count for dtype, count in counts.items())
+    size_bytes = size_bytes or stored * files
     parameters = sum(counts.values()) * size_bytes // max(1, stored)
     return FolderHeader(Path(name), config, size_bytes, parameters, max(counts, key=lambda key: counts[key], default=""))
 

@@ -5,8 +5,13 @@ Knows nothing of models; the loaders ask it before they take memory.
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psutil
 
@@ -16,6 +21,9 @@ CGROUP_V2 = Path("/sys/fs/cgroup")
 CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 NO_LIMIT_BYTES = 1 << 60
 RESERVE_BYTES = 128 << 20  # left for everything else on the machine
+GRAPHICS_LIBRARIES: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {"llama.cpp": ("llama_cpp", "lib/*ggml-cuda*"), "transformers": ("torch", "lib/*torch_cuda*")}
+)
 
 
 def size_text(size_bytes: float) -> str:
@@ -68,6 +76,21 @@ def usable_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     physical = psutil.cpu_count(logical=False) or allowed
     return max(1, min(allowed, physical))
+
+
+def graphics_bytes(loader: str) -> int:
+    """Free memory of the NVIDIA cards that the libraries of a loader can use; 0 if there is none. Imports nothing of them."""
+    program = shutil.which("nvidia-smi")
+    package, pattern = GRAPHICS_LIBRARIES.get(loader, ("", ""))
+    spec = importlib.util.find_spec(package) if program and package else None
+    if not program or spec is None or not any(found for root in spec.submodule_search_locations or () for found in Path(root).glob(pattern)):
+        return 0
+    command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
+        return sum(int(line) for line in answer.split()) << 20
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return 0
 
 
 def check_memory(needed_bytes: int, what: str, cure: str) -> None:

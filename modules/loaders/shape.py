@@ -43,6 +43,7 @@ class Shape:
     trained_tokens: int  # 0: not said
     cache: tuple[CacheLayers, ...] = ()
     state_numbers: int = 0  # of one sequence, whatever its length
+    scan_numbers: int = 0  # the state that a layer of the mamba kind makes of each token
     read_share: float = 1.0  # of the weights, for one token: chosen experts only, no look-up tables
 
 
@@ -159,6 +160,7 @@ def folder_shape(header: FolderHeader) -> Shape:
         trained_tokens=header.number("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
         cache=_folder_cache(header, layers, width, heads),
         state_numbers=_folder_state(header, layers, width),
+        scan_numbers=_scan(header, width)[0] if {"mamba", "recurrent"} & set(_layer_types(header, layers)) else 0,
         read_share=_folder_share(header, layers, width),
     )
 
@@ -195,9 +197,14 @@ def _folder_state(header: FolderHeader, layers: int, width: int) -> int:
             key, value = (header.number(f"linear_num_{part}_heads") * header.number(f"linear_{part}_head_dim") for part in ("key", "value"))
             total += value * header.number("linear_key_head_dim") + (2 * key + value) * header.number("linear_conv_kernel_dim")
         elif kind in ("mamba", "recurrent"):
-            inner = width * (header.number("mamba_expand", "expand") or 2)
-            total += inner * (header.number("mamba_d_state", "state_size", "ssm_state_size") + header.number("mamba_d_conv", "conv_kernel"))
+            total += sum(_scan(header, width))
     return total
+
+
+def _scan(header: FolderHeader, width: int) -> tuple[int, int]:
+    """Numbers of the state and of the convolution of one layer of the mamba kind."""
+    inner = width * (header.number("mamba_expand", "expand") or 2)
+    return inner * header.number("mamba_d_state", "state_size", "ssm_state_size"), inner * header.number("mamba_d_conv", "conv_kernel")
 
 
 def _folder_share(header: FolderHeader, layers: int, width: int) -> float:

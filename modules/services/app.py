@@ -10,6 +10,7 @@ from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
 from modules.services.conversations import ConversationService
+from modules.services.fit import FitService
 from modules.services.followers import Followers
 from modules.services.generation import GenerationService
 from modules.services.hub import HubService
@@ -37,6 +38,7 @@ class App:
     templates: TemplateService
     jobs: JobService
     hub: HubService
+    fit: FitService
     library: LibraryService
     storage: Storage
     followers: Followers
@@ -44,6 +46,7 @@ class App:
     async def start(self) -> None:
         """Begin what runs in the background."""
         await self.library.start()
+        self.fit.start()
         self.models.start()
         await self.storage.open()
         await self.jobs.start()
@@ -56,6 +59,7 @@ class App:
         await self.replies.close()
         await self.notebook.close()
         await self.models.close()
+        await self.fit.close()
         await self.storage.close()
 
 
@@ -85,6 +89,7 @@ def build_app(settings: Settings) -> App:
         templates=templates,
         jobs=jobs,
         hub=hub,
+        fit=FitService(settings, hub, models),
         library=LibraryService(settings, models, jobs, hub),
         storage=storage,
         followers=Followers(),

@@ -152,6 +152,17 @@ class HubService:
         index = found.choices.index(picked) if picked is not None else -1
         return OpenedRepository(repository, found, index, CARD_HEAD.sub("", card.replace("\r\n", "\n")), installed)
 
+    async def read_range(self, repo: str, revision: str, path: str, start: int, length: int) -> bytes:
+        """Bytes of a file of a repository: a header; fewer come back where the file ends.
+
+        Raises:
+            InvalidRequest: an impossible name.
+            HubError: with the cure.
+        """
+        from modules.hub.names import RepoRef
+
+        return await self._client().read_range(RepoRef(repo, revision), path, start, length)
+
     async def _shards(self, client: HubClient, repository: Repository) -> Mapping[str, tuple[str, ...]]:
         """The weight files that each index of the repository names; one that cannot be read names none."""
         from modules.hub.choices import INDEX

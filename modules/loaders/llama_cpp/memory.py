@@ -17,7 +17,7 @@ from modules.loaders.shape import Shape
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SLOTS_HELD = 4  # slots whose full context is reserved unless cache_tokens says otherwise
 LEAST_CONTEXT_TOKENS = 256  # llama.cpp raises smaller ones to this
-FIXED_BYTES = 150 << 20
+FIXED_BYTES = 64 << 20  # measured: 25 MB, and what the largest vocabularies add
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
 
 

@@ -1,0 +1,256 @@
+"""Whether a model fits before it is there, and how fast it would write: from its headers, read from the hub or the disk.
+
+Remembers shapes by commit, and what models really took once they are loaded. Knows no page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modules.core.errors import AppError, InvalidRequest, UnsupportedFormat
+from modules.core.generation import EngineCard
+from modules.core.settings import Settings
+from modules.loaders.fit import Fit, Needs, Room, judge, tokens_per_s
+from modules.loaders.folder_header import parse_folder_header, read_folder_header
+from modules.loaders.gguf_header import GgufHeader, parse_gguf_prefix, read_gguf_header
+from modules.loaders.llama_cpp import memory as llama_cpp_memory
+from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.machine import RESERVE_BYTES, available_bytes, graphics_bytes
+from modules.loaders.model_info import gguf_parts
+from modules.loaders.shape import Shape, folder_shape, gguf_shape
+from modules.loaders.transformers import memory as transformers_memory
+from modules.loaders.transformers.options import TransformersOptions
+from modules.services.bandwidth import memory_bandwidth
+from modules.services.fit_records import FitRecord, FitRecords
+from modules.services.models import ModelService
+
+if TYPE_CHECKING:
+    from modules.services.hub import HubService
+
+RECORDS_FILE = "fit.json"
+CONTEXT_TOKENS = 8192
+USERS = 4
+AT_ONCE = 4
+SHAPES_KEPT = 500
+FILES_LIMIT = 2000
+PARTS_LIMIT = 100
+PREFIX_STEPS = (256 << 10, 2 << 20, 8 << 20, 32 << 20, 64 << 20)
+CONFIG_BYTES = 4 << 20
+INDEX_BYTES = 16 << 20
+UNKNOWN_SIZE = 1 << 50
+COMMIT_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """The verdict on one model, for one user and for several."""
+
+    sentence: str
+    one: Fit
+    several: Fit
+    tokens_per_s: float  # about; 0 if unknown
+    correction: float  # of the formula, by what was measured on this machine
+
+
+class FitService:
+    """Looks at headers, judges, and learns from loads. One event loop calls it."""
+
+    def __init__(self, settings: Settings, hub: HubService, models: ModelService) -> None:
+        self._settings = settings
+        self._hub = hub
+        self._models = models
+        self._records = FitRecords(settings.state_dir / RECORDS_FILE)
+        self._shapes: dict[tuple[str, str, tuple[str, ...]], Shape] = {}
+        self._places = asyncio.Semaphore(AT_ONCE)
+        self._measuring = asyncio.Lock()
+        self._seen: frozenset[int] = frozenset()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # ---- judge -----------------------------------------------------------------------------------------------------
+
+    async def remote(self, repo: str, revision: str, files: Sequence[str], kind: str) -> FitReport:
+        """Of a choice of a repository; only headers are read.
+
+        Raises:
+            InvalidRequest: neither a GGUF model nor a folder.
+            UnsupportedFormat: headers that say nothing.
+            HubError: with the cure.
+        """
+        key = (repo, revision, tuple(sorted(files)[:FILES_LIMIT]))
+        shape = self._shapes.get(key)
+        if shape is None:
+            if kind not in ("gguf", "folder"):
+                raise InvalidRequest(f"What a “{kind[:20]}” takes cannot be told; ask for gguf or folder.", field="kind")
+            async with self._places:
+                shape = await (self._remote_gguf(*key) if kind == "gguf" else self._remote_folder(*key))
+            if len(revision) == COMMIT_LENGTH:  # a branch can move
+                self._shapes[key] = shape
+                while len(self._shapes) > SHAPES_KEPT:
+                    self._shapes.pop(next(iter(self._shapes)))
+        return await self._report(shape, "llama.cpp" if kind == "gguf" else "transformers")
+
+    async def local(self, name: str) -> FitReport:
+        """Of a model in the model folder.
+
+        Raises:
+            NotFound: no such model.
+            UnsupportedFormat: it is broken.
+        """
+        info = await self._models.find(name)
+        shape = await asyncio.to_thread(local_shape, Path(info.path))
+        return await self._report(shape, "llama.cpp" if info.format == "gguf" else "transformers", name)
+
+    async def _report(self, shape: Shape, loader: str, name: str = "") -> FitReport:
+        async with self._measuring:
+            speed = await asyncio.to_thread(memory_bandwidth, self._settings.state_dir)
+        return await asyncio.to_thread(self._judged, shape, loader, name, speed)
+
+    def _judged(self, shape: Shape, loader: str, name: str, bytes_per_s: float) -> FitReport:
+        graphics = graphics_bytes(loader)
+        room = Room(max(0, available_bytes() - RESERVE_BYTES), graphics)
+        dtype = "bfloat16" if graphics else "float32"
+        found = []
+        correction = 1.0
+        for users in (1, USERS):
+            wanted, held = _needs(shape, loader, {"slots": users}, dtype), min(CONTEXT_TOKENS, shape.trained_tokens or CONTEXT_TOKENS) * users
+            correction = self._records.ratio(loader, wanted.total(held), name)
+            found.append(judge(shape, wanted.scaled(correction), room, context_length=CONTEXT_TOKENS, users=users))
+        one, several = found
+        weights = shape.stored_bytes if loader == "llama.cpp" else transformers_memory.weights_bytes(shape, TransformersOptions(), dtype)
+        speed = 0.0 if one.gpu_layers or one.kind == "no" else tokens_per_s(shape, weights, bytes_per_s)
+        sentence = one.sentence + (f" Up to about {_rounded(speed)} tokens/s." if speed else "")
+        if one.kind != "no":
+            sentence += f" For {USERS} users at once: {_context_text(several)}."
+        return FitReport(sentence, one, several, speed, correction)
+
+    # ---- headers of the hub ----------------------------------------------------------------------------------------
+
+    async def _remote_gguf(self, repo: str, revision: str, files: Sequence[str]) -> Shape:
+        parts = [path for path in files if path.lower().endswith(".gguf")]
+        if not 0 < len(parts) <= PARTS_LIMIT:
+            raise InvalidRequest(f"A GGUF model has 1 to {PARTS_LIMIT} files, not {len(parts)}.", field="files")
+        headers = [await self._gguf_header(repo, revision, path) for path in parts]
+        unknown = [tensor.name for header in headers for tensor in header.tensors if not tensor.size_bytes]
+        if headers[0].kind != "model" or unknown:
+            raise UnsupportedFormat(f"The header of {parts[0]} does not tell what it takes; go by the size of the file.")
+        return gguf_shape(headers, sum(tensor.size_bytes for header in headers for tensor in header.tensors))
+
+    async def _gguf_header(self, repo: str, revision: str, path: str) -> GgufHeader:
+        data = b""
+        for step in PREFIX_STEPS:
+            asked = step - len(data)
+            more = await self._hub.read_range(repo, revision, path, len(data), asked)
+            data += more
+            size = UNKNOWN_SIZE if len(more) == asked else len(data)
+            header = await asyncio.to_thread(parse_gguf_prefix, path.rpartition("/")[2], data, size)
+            if header is not None:
+                return header
+        raise UnsupportedFormat(f"The header of {path} is longer than {PREFIX_STEPS[-1] >> 20} MB; go by the size of the file.")
+
+    async def _remote_folder(self, repo: str, revision: str, files: Sequence[str]) -> Shape:
+        weights = [path for path in files if path.endswith(".safetensors")]
+        index_path = next((path for path in files if path.endswith(".safetensors.index.json")), "")
+        config_path = next((path for path in files if path.rpartition("/")[2] == "config.json"), "")
+        if not weights or not config_path:
+            raise InvalidRequest("A folder has a config.json and weights in safetensors files.", field="files")
+        config = await self._json(repo, revision, config_path, CONFIG_BYTES)
+        total = 0
+        if index_path:
+            stated = (await self._json(repo, revision, index_path, INDEX_BYTES)).get("metadata")
+            total = stated.get("total_size", 0) if isinstance(stated, dict) else 0
+        head, needed = b"", PREFIX_STEPS[0]
+        while needed <= PREFIX_STEPS[-1]:
+            more = await self._hub.read_range(repo, revision, weights[0], len(head), needed - len(head))
+            if not more:
+                raise UnsupportedFormat(f"{weights[0]} is cut short; choose another model.")
+            head += more
+            found = await asyncio.to_thread(parse_folder_header, repo, config, head, total if isinstance(total, int) else 0, len(weights))
+            if not isinstance(found, int):
+                return folder_shape(found)
+            needed = found
+        raise UnsupportedFormat(f"The header of {weights[0]} is longer than {PREFIX_STEPS[-1] >> 20} MB; go by the size of the files.")
+
+    async def _json(self, repo: str, revision: str, path: str, limit: int) -> dict[str, Any]:
+        try:
+            value = json.loads(await self._hub.read_range(repo, revision, path, 0, limit))
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict):
+            raise UnsupportedFormat(f"{path} is not a JSON object; choose another model.")
+        return value
+
+    # ---- learn -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Learn from every load from now on."""
+        self._models.watch(self._changed)
+
+    async def close(self) -> None:
+        """Finish what is being stored."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def records(self) -> tuple[FitRecord, ...]:
+        """Predicted and real, of every model loaded so far."""
+        return self._records.rows()
+
+    def _changed(self) -> None:
+        cards = self._models.status().loaded
+        new = [card for card in cards if card.pid not in self._seen]
+        self._seen = frozenset(card.pid for card in cards)
+        for card in new:
+            task = asyncio.get_running_loop().create_task(self._learn(card))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _learn(self, card: EngineCard) -> None:
+        try:
+            info = await self._models.find(card.name)
+            await asyncio.to_thread(self._store, card, Path(info.path))
+        except AppError:  # the model went away meanwhile
+            return
+
+    def _store(self, card: EngineCard, path: Path) -> None:
+        if graphics_bytes(card.loader) or not card.memory_bytes:
+            return  # a part lies where it is not measured
+        options = dict(self._models.remembered(card.name).options)
+        wanted = _needs(local_shape(path), card.loader, {**options, "slots": card.slots}, "float32")
+        held = 0
+        if card.loader == "llama.cpp":  # its cache is made at once, the other grows with use
+            asked = int(options.get("cache_tokens") or 0)
+            held = max(card.context_length, asked or card.context_length * min(card.slots, llama_cpp_memory.DEFAULT_SLOTS_HELD))
+        self._records.remember(FitRecord(card.name, card.loader, wanted.total(held), card.memory_bytes))
+
+
+def local_shape(path: Path) -> Shape:
+    """The shape of a model on the disk.
+
+    Raises:
+        UnsupportedFormat: it is broken.
+    """
+    if path.is_dir():
+        return folder_shape(read_folder_header(path))
+    headers = [read_gguf_header(part) for part in gguf_parts(path)]
+    return gguf_shape(headers, sum(header.size_bytes for header in headers))
+
+
+def _needs(shape: Shape, loader: str, options: dict[str, Any], dtype: str) -> Needs:
+    if loader == "llama.cpp":
+        return llama_cpp_memory.estimate(shape, LlamaCppOptions(**options), on_gpu=False)
+    return transformers_memory.estimate(shape, TransformersOptions(**options), dtype)
+
+
+def _rounded(speed: float) -> str:
+    """Two digits: more would claim too much."""
+    if speed < 10:
+        return f"{speed:.1f}"
+    scale = 10 ** (len(str(int(speed))) - 2)
+    return str(int(round(speed / scale) * scale))
+
+
+def _context_text(fit: Fit) -> str:
+    return "does not fit" if fit.kind == "no" else f"{fit.context_length} tokens each"

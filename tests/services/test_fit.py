@@ -1,0 +1,161 @@
+"""Fit before the download: how much of a file is fetched, what is remembered, what is learned from loads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import HubError, InvalidRequest, NotFound, UnsupportedFormat
+from modules.loaders.gguf_header import read_gguf_header
+from modules.services.app import App
+from modules.services.bandwidth import memory_bandwidth
+from modules.services.fit import local_shape
+from modules.services.fit_records import FitRecord, FitRecords
+from tests.hub.hub_server import HubServer
+from tests.services.conftest import ONE, WRITING
+from tests.sparse_models import write_sparse_gguf
+
+REPO, COMMIT = "meadow/pony", "a" * 40
+PAGE = "resolve/" + COMMIT
+
+
+@pytest.fixture
+def hub(starter_dir: Path, starter_gguf: Path) -> Iterator[HubServer]:
+    running = HubServer().start()
+    names = ("config.json", "model.safetensors", "tokenizer.json")
+    running.add(
+        REPO,
+        {
+            "pony-Q8_0.gguf": starter_gguf.read_bytes(), "cut.gguf": starter_gguf.read_bytes()[:20_000], "page.gguf": b"<html>" * 9000,
+            **{name: (starter_dir / name).read_bytes() for name in names},
+        },
+    )  # fmt: skip
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def app(hub: HubServer, start_app: Callable[..., App]) -> App:
+    app = start_app(hub_endpoint=hub.endpoint)
+    (app.settings.state_dir / "machine.json").write_text('{"cores": 0, "bytes_per_s": 1}')
+    return app
+
+
+async def test_a_gguf_model_by_the_first_part_of_its_file(app: App, hub: HubServer, starter_gguf: Path) -> None:
+    report = await app.fit.remote(REPO, COMMIT, ["pony-Q8_0.gguf"], "gguf")
+    assert report.one.kind == "fits"
+    assert report.one.context_length == 1024  # all it was trained for
+    assert re.fullmatch(
+        r"Fits with a context of 1024 tokens: needs about [\d.]+ MB, [\d.]+ GB is free\. Up to about [\d.]+ tokens/s\. For 4 users at once: 1024 tokens each\.",
+        report.sentence,
+    )
+    assert starter_gguf.stat().st_size / 10 < report.one.needed_bytes < 200e6
+    assert report.several.needed_bytes > report.one.needed_bytes
+    local = local_shape(starter_gguf)
+    assert abs(sum(tensor.size_bytes for tensor in read_gguf_header(starter_gguf).tensors) - local.stored_bytes) < 400_000
+    assert 0 < hub.sent() <= 300_000  # of 3.4 MB
+
+
+async def test_what_was_read_is_remembered_by_commit(app: App, hub: HubServer) -> None:
+    first = await app.fit.remote(REPO, COMMIT, ["pony-Q8_0.gguf"], "gguf")
+    hub.forget()
+    assert (await app.fit.remote(REPO, COMMIT, ["pony-Q8_0.gguf"], "gguf")).one.needed_bytes == first.one.needed_bytes
+    assert hub.seen == []
+    await app.fit.remote(REPO, "main", ["pony-Q8_0.gguf"], "gguf")
+    await app.fit.remote(REPO, "main", ["pony-Q8_0.gguf"], "gguf")
+    assert len(hub.gets("hub", "pony-Q8_0.gguf")) == 2
+
+
+async def test_a_folder_by_its_config_and_the_head_of_its_weights(app: App, hub: HubServer, starter_dir: Path) -> None:
+    files = ["model.safetensors", "config.json", "tokenizer.json"]
+    report = await app.fit.remote(REPO, COMMIT, files, "folder")
+    assert report.one.kind == "fits"
+    assert 300e6 < report.one.needed_bytes < 600e6  # PyTorch itself
+    assert hub.sent() < 400_000
+    shape = next(iter(app.fit._shapes.values()))
+    known = local_shape(starter_dir)
+    assert (shape.cache, shape.layers, shape.vocabulary) == (known.cache, known.layers, known.vocabulary)
+    assert shape.parameters == pytest.approx(known.parameters, rel=0.01)
+
+
+async def test_what_cannot_be_told_is_a_sentence(app: App, hub: HubServer) -> None:
+    for file, words in (("cut.gguf", "cut short"), ("page.gguf", "not a GGUF file")):
+        with pytest.raises(UnsupportedFormat, match=words):
+            await app.fit.remote(REPO, COMMIT, [file], "gguf")
+    with pytest.raises(HubError):
+        await app.fit.remote(REPO, COMMIT, ["missing.gguf"], "gguf")
+    for files, kind in (([], "gguf"), (["a.bin"], "folder"), (["a.gguf"], "adapter")):
+        with pytest.raises(InvalidRequest):
+            await app.fit.remote(REPO, COMMIT, files, kind)
+    with pytest.raises(NotFound):
+        await app.fit.local("nothing.gguf")
+
+
+async def test_offline_asks_nothing(start_app: Callable[..., App], hub: HubServer) -> None:
+    app = start_app(hub_endpoint=hub.endpoint, offline=True)
+    with pytest.raises(HubError, match="Offline"):
+        await app.fit.remote(REPO, COMMIT, ["pony-Q8_0.gguf"], "gguf")
+    assert hub.seen == []
+
+
+async def test_a_model_that_is_far_too_large(app: App, hub: HubServer, starter_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = write_sparse_gguf(tmp_path / "large.gguf", starter_gguf, layers=4, width=256, context_length=32_768)
+    hub.add("meadow/large", {"large.gguf": large.read_bytes()})
+    monkeypatch.setattr("modules.services.fit.available_bytes", lambda: 10 << 20)
+    report = await app.fit.remote("meadow/large", COMMIT, ["large.gguf"], "gguf")
+    assert report.one.kind == "no"
+    assert report.sentence.startswith("Does not fit: needs about")
+    monkeypatch.setattr("modules.services.fit.available_bytes", lambda: 228 << 20)
+    report = await app.fit.remote("meadow/large", COMMIT, ["large.gguf"], "gguf")
+    assert report.one.kind == "shorter"
+    assert "tokens each" in report.sentence
+
+
+async def test_a_load_is_learned_from(app: App) -> None:
+    app.fit.start()
+    before = await app.fit.local(ONE)
+    await app.models.load(ONE, options=WRITING)
+    for _ in range(100):
+        if app.fit.records():
+            break
+        await asyncio.sleep(0.02)
+    record = app.fit.records()[0]
+    assert (record.name, record.loader) == (ONE, "llama.cpp")
+    assert 0 < record.real_bytes < record.predicted_bytes
+    after = await app.fit.local(ONE)
+    assert after.correction == pytest.approx(max(0.9, record.ratio))
+    assert after.one.needed_bytes < before.one.needed_bytes
+
+
+def test_the_correction_is_the_models_own_or_the_median_of_like_ones(tmp_path: Path) -> None:
+    records = FitRecords(tmp_path / "fit.json")
+    assert records.ratio("llama.cpp", 1000) == 1.0
+    for name, real in (("a", 1000), ("b", 1100), ("c", 1500)):
+        records.remember(FitRecord(name, "llama.cpp", 1000, real))
+    records.remember(FitRecord("c", "llama.cpp", 1000, 1600))
+    assert len(records.rows()) == 3
+    assert records.ratio("llama.cpp", 2000) == pytest.approx(1.1)
+    assert records.ratio("llama.cpp", 2000, "c") == pytest.approx(1.6)
+    assert records.ratio("llama.cpp", 50_000) == 1.0
+    assert records.ratio("transformers", 2000) == 1.0
+    records.remember(FitRecord("d", "llama.cpp", 1000, 10))
+    assert records.ratio("llama.cpp", 2000, "d") == 0.9
+    for text in ("{", '[{"name": 1}]', "[1]", '{"a": 1}'):
+        (tmp_path / "fit.json").write_text(text)
+        assert records.rows() == ()
+
+
+def test_the_bandwidth_is_measured_once(tmp_path: Path) -> None:
+    speed = memory_bandwidth(tmp_path)
+    assert speed > 1e8
+    stored = json.loads((tmp_path / "machine.json").read_text())
+    assert stored["bytes_per_s"] == speed
+    (tmp_path / "machine.json").write_text(json.dumps({**stored, "bytes_per_s": 5.0}))
+    assert memory_bandwidth(tmp_path) == 5.0
+    (tmp_path / "machine.json").write_text(json.dumps({"cores": stored["cores"] + 1, "bytes_per_s": 5.0}))
+    assert memory_bandwidth(tmp_path) > 1e8
