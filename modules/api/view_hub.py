@@ -5,6 +5,8 @@ What the hub sends leaves as plain values, and a model's card as safe HTML block
 
 from __future__ import annotations
 
+import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
@@ -42,6 +44,16 @@ class DownloadBody(BaseModel):
     name: str = Field("", max_length=100)
 
 
+class FitBody(BaseModel):
+    """What to judge: all files of one choice, and how large they are together if that is known."""
+
+    repo: str = Field(max_length=200)
+    revision: str = Field("main", max_length=100)
+    files: list[str] = Field(min_length=1, max_length=2000)
+    kind: str = Field("gguf", max_length=20)
+    bytes: int = Field(0, ge=0, le=1 << 50)
+
+
 def hub_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
     """The routes below /ui/hub and /ui/jobs."""
     return _hub(app, functions), _jobs(app)
@@ -72,6 +84,17 @@ def _hub(app: App, functions: ViewFunctions) -> APIRouter:
     async def open_(body: OpenBody) -> dict[str, Any]:
         """What a repository offers."""
         return _opened(await app.hub.open(body.text), functions)
+
+    @router.post("/fit")
+    async def fit(body: FitBody) -> dict[str, Any]:
+        """Whether a choice fits into memory, by its headers."""
+        found = await app.fit.remote(body.repo, body.revision, body.files, body.kind, body.bytes)
+        return asdict(found)
+
+    @router.get("/fit")
+    async def fits() -> dict[str, Any]:
+        """What was predicted and what models really took."""
+        return {"records": [{**asdict(row), "ratio": row.ratio} for row in await asyncio.to_thread(app.fit.records)]}
 
     @router.post("/download")
     async def download(body: DownloadBody) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from modules.core.errors import AppError, InvalidRequest, UnsupportedFormat
@@ -44,6 +45,7 @@ CONFIG_BYTES = 4 << 20
 INDEX_BYTES = 16 << 20
 UNKNOWN_SIZE = 1 << 50
 COMMIT_LENGTH = 40
+WEIGHTS: Mapping[str, str] = MappingProxyType({"gguf": ".gguf", "folder": ".safetensors"})
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class FitService:
         self._hub = hub
         self._models = models
         self._records = FitRecords(settings.state_dir / RECORDS_FILE)
-        self._shapes: dict[tuple[str, str, tuple[str, ...]], Shape] = {}
+        self._shapes: dict[tuple[str, str, str], Shape] = {}
+        self._reading: dict[tuple[str, str, str], asyncio.Lock] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
         self._measuring = asyncio.Lock()
         self._seen: frozenset[int] = frozenset()
@@ -73,26 +76,41 @@ class FitService:
 
     # ---- judge -----------------------------------------------------------------------------------------------------
 
-    async def remote(self, repo: str, revision: str, files: Sequence[str], kind: str) -> FitReport:
-        """Of a choice of a repository; only headers are read.
+    async def remote(self, repo: str, revision: str, files: Sequence[str], kind: str, size_bytes: int = 0) -> FitReport:
+        """Of a choice of a repository; only headers are read. With its size, one header serves all quantizations of a model.
 
         Raises:
             InvalidRequest: neither a GGUF model nor a folder.
             UnsupportedFormat: headers that say nothing.
             HubError: with the cure.
         """
-        key = (repo, revision, tuple(sorted(files)[:FILES_LIMIT]))
-        shape = self._shapes.get(key)
-        if shape is None:
-            if kind not in ("gguf", "folder"):
-                raise InvalidRequest(f"What a “{kind[:20]}” takes cannot be told; ask for gguf or folder.", field="kind")
-            async with self._places:
-                shape = await (self._remote_gguf(*key) if kind == "gguf" else self._remote_folder(*key))
-            if len(revision) == COMMIT_LENGTH:  # a branch can move
-                self._shapes[key] = shape
-                while len(self._shapes) > SHAPES_KEPT:
-                    self._shapes.pop(next(iter(self._shapes)))
+        if kind not in ("gguf", "folder"):
+            raise InvalidRequest(f"What a “{kind[:20]}” takes cannot be told; ask for gguf or folder.", field="kind")
+        paths = sorted(files)[:FILES_LIMIT]
+        weights = [path for path in paths if path.lower().endswith(WEIGHTS[kind])]
+        if not weights:
+            raise InvalidRequest(f"There is no file *{WEIGHTS[kind]} among these.", field="files")
+        key = (repo, revision, _family(weights[0]) if size_bytes and kind == "gguf" else weights[0])
+        shape = await self._remembered(key, paths, weights, kind)
+        if size_bytes and kind == "gguf":
+            shape = replace(shape, stored_bytes=size_bytes)
         return await self._report(shape, "llama.cpp" if kind == "gguf" else "transformers")
+
+    async def _remembered(self, key: tuple[str, str, str], paths: Sequence[str], weights: Sequence[str], kind: str) -> Shape:
+        """The shape of a model, read once for each commit, whoever asks meanwhile."""
+        repo, revision, _ = key
+        async with self._reading.setdefault(key, asyncio.Lock()), self._places:
+            shape = self._shapes.get(key)
+            if shape is None:
+                work = self._remote_gguf(repo, revision, weights) if kind == "gguf" else self._remote_folder(repo, revision, paths, weights)
+                shape = await work
+                if len(revision) == COMMIT_LENGTH:  # a branch can move
+                    self._shapes[key] = shape
+        while len(self._shapes) > SHAPES_KEPT:
+            self._shapes.pop(next(iter(self._shapes)))
+        if len(self._reading) > SHAPES_KEPT:
+            self._reading = {name: lock for name, lock in self._reading.items() if lock.locked()}
+        return shape
 
     async def local(self, name: str) -> FitReport:
         """Of a model in the model folder.
@@ -130,9 +148,8 @@ class FitService:
 
     # ---- headers of the hub ----------------------------------------------------------------------------------------
 
-    async def _remote_gguf(self, repo: str, revision: str, files: Sequence[str]) -> Shape:
-        parts = [path for path in files if path.lower().endswith(".gguf")]
-        if not 0 < len(parts) <= PARTS_LIMIT:
+    async def _remote_gguf(self, repo: str, revision: str, parts: Sequence[str]) -> Shape:
+        if len(parts) > PARTS_LIMIT:
             raise InvalidRequest(f"A GGUF model has 1 to {PARTS_LIMIT} files, not {len(parts)}.", field="files")
         headers = [await self._gguf_header(repo, revision, path) for path in parts]
         unknown = [tensor.name for header in headers for tensor in header.tensors if not tensor.size_bytes]
@@ -152,12 +169,11 @@ class FitService:
                 return header
         raise UnsupportedFormat(f"The header of {path} is longer than {PREFIX_STEPS[-1] >> 20} MB; go by the size of the file.")
 
-    async def _remote_folder(self, repo: str, revision: str, files: Sequence[str]) -> Shape:
-        weights = [path for path in files if path.endswith(".safetensors")]
+    async def _remote_folder(self, repo: str, revision: str, files: Sequence[str], weights: Sequence[str]) -> Shape:
         index_path = next((path for path in files if path.endswith(".safetensors.index.json")), "")
         config_path = next((path for path in files if path.rpartition("/")[2] == "config.json"), "")
-        if not weights or not config_path:
-            raise InvalidRequest("A folder has a config.json and weights in safetensors files.", field="files")
+        if not config_path:
+            raise InvalidRequest("A folder has a config.json beside its weights; without it nothing says what it takes.", field="files")
         config = await self._json(repo, revision, config_path, CONFIG_BYTES)
         total = 0
         if index_path:
@@ -236,6 +252,15 @@ def local_shape(path: Path) -> Shape:
         return folder_shape(read_folder_header(path))
     headers = [read_gguf_header(part) for part in gguf_parts(path)]
     return gguf_shape(headers, sum(header.size_bytes for header in headers))
+
+
+def _family(path: str) -> str:
+    """What the files of all quantizations of a model have in common."""
+    from modules.hub.names import quantization_in
+
+    found = quantization_in(path)
+    start = path.upper().rfind(found.upper()) if found else -1
+    return path if start < 0 else path[:start] + path[start + len(found) :]
 
 
 def _needs(shape: Shape, loader: str, options: dict[str, Any], dtype: str) -> Needs:

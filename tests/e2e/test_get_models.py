@@ -60,7 +60,7 @@ def test_search_download_cancel_resume_load_and_chat(models: ModelsScreen, page:
     get.find("pony")
     get.results.get_by_role("button", name="meadow/pony-GGUF").click()
     choice = get.results.locator('.hub-choice[data-label="pony-Q8_0"]')
-    for fact in ("GGUF", "Q8_0", "3.4 MB", "fits: about"):
+    for fact in ("GGUF", "Q8_0", "3.4 MB", "Fits with a context of 1024 tokens: needs about", "tokens/s"):
         expect(choice).to_contain_text(fact)
     expect(get.results).to_contain_text("licence mit")
     get.results.get_by_text("About this model").click()

@@ -21,7 +21,6 @@ from tests.services.conftest import ONE, WRITING
 from tests.sparse_models import write_sparse_gguf
 
 REPO, COMMIT = "meadow/pony", "a" * 40
-PAGE = "resolve/" + COMMIT
 
 
 @pytest.fixture
@@ -69,6 +68,18 @@ async def test_what_was_read_is_remembered_by_commit(app: App, hub: HubServer) -
     await app.fit.remote(REPO, "main", ["pony-Q8_0.gguf"], "gguf")
     await app.fit.remote(REPO, "main", ["pony-Q8_0.gguf"], "gguf")
     assert len(hub.gets("hub", "pony-Q8_0.gguf")) == 2
+
+
+async def test_with_their_sizes_one_header_serves_all_quantizations(app: App, hub: HubServer, starter_gguf: Path) -> None:
+    data = starter_gguf.read_bytes()
+    hub.add("meadow/many", {f"pony-{kind}.gguf": data for kind in ("Q8_0", "Q4_0", "Q4_K_M")} | {"horse-Q8_0.gguf": data})
+    asked = [app.fit.remote("meadow/many", COMMIT, [f"pony-{kind}.gguf"], "gguf", size) for kind, size in (("Q8_0", 4_000_000), ("Q4_0", 2_000_000))]
+    larger, smaller = await asyncio.gather(*asked)
+    assert larger.one.needed_bytes - smaller.one.needed_bytes == 2_000_000
+    await app.fit.remote("meadow/many", COMMIT, ["pony-Q4_K_M.gguf"], "gguf", 3_000_000)
+    assert len(hub.gets("hub", "pony-")) == 1
+    await app.fit.remote("meadow/many", COMMIT, ["horse-Q8_0.gguf"], "gguf", 3_000_000)
+    assert len(hub.gets("hub", "horse-")) == 1
 
 
 async def test_a_folder_by_its_config_and_the_head_of_its_weights(app: App, hub: HubServer, starter_dir: Path) -> None:

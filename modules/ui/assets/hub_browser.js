@@ -6,6 +6,7 @@ import { listen, refreshModels, report, request, toast } from "./page.js";
 
 const KINDS = { gguf: "GGUF", folder: "safetensors", adapter: "LoRA adapter", file: "file" };
 const SORTS = [["downloads", "Most downloaded"], ["trending", "Trending"], ["likes", "Most liked"], ["updated", "Newest"]];
+const FITS_AT_ONCE = 4;
 const LOOKS_LIKE_A_NAME = /^(https?:\/\/|hf\.co\/|huggingface\.co\/)|^[\w.-]+\/[\w.-]+/;
 
 class HubBrowser {
@@ -99,11 +100,37 @@ class HubBrowser {
       h("p", { class: "model-note", text: facts.join(" · ") }),
       ordered.length ? h("ul", { class: "hub-choices" }, ...ordered.map((choice) => this.choice(repo, choice))) : h("p", { class: "side-note", text: none }),
       repo.card.length ? card : "", refusedFiles(repo.refused));
+    this.refine(repo, ordered);
+  }
+
+  // The rule of thumb gives way to what the headers say, a few at a time and only while this repository is shown.
+  async refine(repo, choices) {
+    const mine = this.asked;
+    const waiting = choices.filter((choice) => this.judged(choice) && !choice.problem);
+    const rows = new Map([...this.results.querySelectorAll(".hub-choice")].map((row) => [row.dataset.label, row]));
+    const work = async () => {
+      for (let choice = waiting.shift(); choice && mine === this.asked; choice = waiting.shift()) {
+        const note = rows.get(choice.label).querySelector(".fit");
+        try {
+          const { sentence, one } = await request("POST", "ui/hub/fit", { repo: repo.repo, revision: repo.commit, files: choice.files, kind: choice.kind, bytes: choice.kind === "gguf" ? choice.bytes : 0 });
+          if (mine !== this.asked) return;
+          note.textContent = sentence;
+          note.classList.toggle("bad", one.kind === "no");
+        } catch { /* the rule of thumb stays */ }
+      }
+    };
+    await Promise.all(Array.from({ length: FITS_AT_ONCE }, work));
+    const { records } = mine === this.asked ? await request("GET", "ui/hub/fit").catch(() => ({ records: [] })) : { records: [] };
+    if (records.length && mine === this.asked) this.results.append(predictions(records));
+  }
+
+  judged(choice) {
+    return !choice.addon && ["gguf", "folder"].includes(choice.kind);
   }
 
   choice(repo, choice) {
     const room = this.state.memory_bytes - choice.needed_bytes;
-    const fits = choice.addon || choice.kind === "adapter" ? "" : room >= 0 ? `fits: about ${size(choice.needed_bytes)} of ${size(this.state.memory_bytes)} free memory`
+    const fits = !this.judged(choice) ? "" : room >= 0 ? `fits: about ${size(choice.needed_bytes)} of ${size(this.state.memory_bytes)} free memory`
       : `does not fit: needs about ${size(choice.needed_bytes)}, free are ${size(this.state.memory_bytes)}`;
     const facts = [KINDS[choice.kind], choice.quantization, size(choice.bytes), choice.files.length > 1 ? `${number(choice.files.length)} files` : ""].filter(Boolean);
     const button = choice.problem || choice.installed ? null
@@ -111,7 +138,7 @@ class HubBrowser {
     return h("li", { class: "hub-choice", data: { label: choice.label } },
       h("div", { class: "model-about" }, h("strong", { text: choice.label }), choice.installed ? h("span", { class: "badge", text: "On this machine" }) : "",
         h("ul", { class: "facts" }, ...facts.map((fact) => h("li", { text: fact }))),
-        fits ? h("p", { class: `model-note${room < 0 ? " bad" : ""}`, text: fits }) : null,
+        fits ? h("p", { class: `model-note fit${room < 0 ? " bad" : ""}`, text: fits }) : null,
         ...choice.notes.map((note) => h("p", { class: "model-note", text: note })),
         choice.problem ? h("p", { class: "model-note bad", text: choice.problem }) : null),
       button);
@@ -158,6 +185,12 @@ function refusedFiles(refused) {
   if (!refused.length) return "";
   return h("details", { class: "hub-card" }, h("summary", { text: `${number(refused.length)} files are not offered` }),
     h("ul", {}, ...refused.map((row) => h("li", { class: "model-note", text: `${row.path} ${row.reason}.` }))));
+}
+
+function predictions(records) {
+  const line = (row) => `${row.name}: ${size(row.predicted_bytes)} predicted, ${size(row.real_bytes)} taken (${Math.round(100 * row.ratio)} %)`;
+  return h("details", { class: "hub-card" }, h("summary", { text: "How well the memory of loaded models was predicted" }),
+    h("ul", {}, ...records.slice().reverse().map((row) => h("li", { class: "model-note", text: line(row) }))));
 }
 
 function short(count) {
