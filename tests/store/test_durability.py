@@ -13,6 +13,7 @@ from modules.store.conversations import ConversationStore
 from modules.store.database import Database
 from modules.store.messages import INTERRUPTED, MessageStore
 
+pytestmark = pytest.mark.processes
 ROOT = Path(__file__).resolve().parents[2]
 KILLS = 10
 
@@ -24,8 +25,6 @@ from modules.store.conversations import ConversationStore
 from modules.store.database import Database
 from modules.store.messages import MessageStore
 from modules.store.records import NewMessage
-
-pytestmark = pytest.mark.processes
 
 def write(folder, pipe):
     database = Database(folder)
