@@ -17,6 +17,7 @@ from pydantic import BaseModel, Field
 
 from modules.api.sse import frame, stream
 from modules.api.view_hub import hub_routers
+from modules.api.view_library import library_routers
 from modules.api.view_messages import PING_S, ConversationView, ViewFunctions
 from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
@@ -79,6 +80,7 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         _notebook(app),
         _small(app, functions),
         *hub_routers(app, functions),
+        *library_routers(app),
     )
 
 

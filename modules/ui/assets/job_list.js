@@ -9,10 +9,11 @@ const ACTIVE = ["queued", "running"];
 
 export class JobList {
   /** `onDone(job)` is told of every job of this kind that ends well while the page looks. */
-  constructor(kind, onDone) {
-    Object.assign(this, { kind, onDone, jobs: [], ended: null, timer: 0, drawn: "" });
-    this.element = h("section", { class: "jobs", "aria-label": "Downloads", hidden: true });
+  constructor(kind, onDone, title = "Downloads") {
+    Object.assign(this, { kind, onDone, title, jobs: [], ended: null, timer: 0, drawn: "" });
+    this.element = h("section", { class: "jobs", "aria-label": title, hidden: true });
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
+    document.addEventListener("jobs-changed", () => this.refresh());
     this.refresh();
   }
 
@@ -42,7 +43,7 @@ export class JobList {
     this.drawn = signature;
     this.element.hidden = !this.jobs.length;
     const focused = document.activeElement?.dataset?.act; // the poll must not take the focus from a button
-    this.element.replaceChildren(h("h3", { text: "Downloads" }), ...this.jobs.map((job) => this.card(job)));
+    this.element.replaceChildren(h("h3", { text: this.title }), ...this.jobs.map((job) => this.card(job)));
     if (focused) this.element.querySelector(`[data-act="${focused}"]`)?.focus();
   }
 
@@ -62,7 +63,7 @@ export class JobList {
       type: "button", class: "small-button", text, disabled: job.stopping, data: { act: `${verb}-${job.id}` }, "aria-label": `${text} ${job.title}`,
       on: { click: () => this.act(method, `ui/jobs/${job.id}${path}`) },
     });
-    if (ACTIVE.includes(job.status)) return [make("pause", "Pause"), make("cancel", "Cancel")];
+    if (ACTIVE.includes(job.status)) return this.kind === "verify" ? [make("cancel", "Cancel")] : [make("pause", "Pause"), make("cancel", "Cancel")];
     const remove = make("remove", "Remove from the list", "DELETE", "");
     return job.status === "done" ? [remove] : [make("resume", job.status === "interrupted" ? "Resume" : "Try again"), remove];
   }
@@ -77,7 +78,7 @@ function facts(job, share) {
   const words = { queued: job.place ? `Waiting, place ${job.place}` : "Waiting", failed: "Failed", cancelled: "Cancelled", done: "Done" };
   const parts = [job.stopping ? "Stopping" : job.status === "interrupted" ? (job.paused ? "Paused" : "Interrupted") : words[job.status] ?? ""];
   if (job.total && job.status !== "done") parts.push(`${size(job.done)} of ${size(job.total)} (${Math.floor(share * 100)} %)`);
-  if (job.status === "done") parts.push(size(job.total ?? job.result?.bytes ?? 0), job.result?.name ?? "");
+  if (job.status === "done") parts.push(size(job.total ?? job.result?.bytes ?? 0), job.result?.name ?? "", job.result?.damaged?.length ? "damaged" : "");
   if (job.status === "running" && job.speed) parts.push(`${size(job.speed)}/s`, job.eta_s ? `about ${duration(job.eta_s)} left` : "");
   const { files, files_done: done } = job.metrics ?? {};
   if (files > 1 && job.status !== "done") parts.push(`${number(done)} of ${number(files)} files`);

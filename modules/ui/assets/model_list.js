@@ -1,6 +1,8 @@
-// The models of the folder: what their headers say, load and unload, progress, memory, adapters of the loaded model.
+// The models of the folder: what is known of them, load and unload, progress, memory, adapters of the loaded model.
 
 import { h, icon, number, plural } from "./dom.js";
+import { ModelLibrary, shelfFacts, shelfNotes } from "./model_library.js";
+import { modelMenu, updateNews } from "./model_menu.js";
 import { listen, refreshModels, state } from "./page.js";
 
 class ModelList {
@@ -14,11 +16,12 @@ class ModelList {
     this.progress = h("div", { class: "loading-card", role: "status", hidden: true });
     this.rows = h("div", { class: "model-rows" });
     this.adapters = h("section", { class: "adapters", "aria-label": "LoRA adapters", hidden: true });
-    const refresh = h("button", { type: "button", class: "small-button", on: { click: () => refreshModels() } }, icon("retry"), h("span", { text: "Refresh" }));
+    this.library = new ModelLibrary(() => this.drawRows());
+    const refresh = h("button", { type: "button", class: "small-button", on: { click: () => { refreshModels(); this.library.refresh(); } } }, icon("retry"), h("span", { text: "Refresh" }));
     element.replaceChildren(
       h("header", { class: "page-head" }, h("div", {}, h("h1", { text: "Models" }), h("p", { class: "lead", text: "GGUF files and safetensors folders in models/." })), this.memory),
       this.problem, this.progress,
-      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), this.rows, this.adapters);
+      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), this.library.jobs.element, this.rows, this.library.bin, this.adapters);
     element.removeAttribute("aria-busy");
     listen("model", () => this.draw());
     listen("area", (area) => { if (area === "models") refreshModels(); });
@@ -57,25 +60,32 @@ class ModelList {
     if (!state.models) return;
     const wanted = this.search.value.trim().toLowerCase();
     const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted));
-    const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded]);
+    const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, rows.map((model) => this.library.seen(model.name))]);
     if (signature === this.drawn) return; // the poll must not take the focus from a button
+    if (this.rows.querySelector(".model-form, .ask, .more-menu[open]")) return; // nor what somebody is typing
     this.drawn = signature;
     const none = state.models.models.length ? "No model has that in its name." : "There is no model yet. Get one below, or put a GGUF file or a safetensors folder into models/ and refresh.";
+    const held = focused(this.rows);
     this.rows.replaceChildren(...(rows.length ? rows.map((model) => this.row(model)) : [h("p", { class: "side-note", text: none })]));
+    if (held) [...this.rows.querySelectorAll(".model-tools :is(button, summary)")].find((element) => held === identity(element))?.focus();
   }
 
   row(model) {
     const card = state.models.loaded.find((loaded) => loaded.name === model.name);
     const busy = Boolean(state.models.loading);
+    const shelf = this.library.of(model.name);
+    const said = this.library.said.get(model.name);
     const facts = [
       model.architecture, model.parameters ? `${short(model.parameters)} parameters` : "", model.quantization,
-      model.context_length ? `${number(model.context_length)} context` : "", size(model.size_bytes), model.template ? "" : "no chat template",
+      model.context_length ? `${number(model.context_length)} context` : "", size(model.size_bytes), model.template || model.problem ? "" : "no chat template",
+      ...shelfFacts(shelf),
     ].filter(Boolean);
     const act = (event) => () => { this.trigger(`${event}_model`, { name: model.name }); setTimeout(refreshModels, 250); };
     const tools = h("div", { class: "model-tools" });
     if (!model.problem) tools.append(h("button", { type: "button", class: "small-button", text: "Options", on: { click: () => this.pick(model.name) } }));
     if (card) tools.append(h("button", { type: "button", class: "small-button", text: "Unload", disabled: busy, on: { click: act("unload") } }));
     else if (!model.problem) tools.append(h("button", { type: "button", class: "small-button primary", text: "Load", disabled: busy, on: { click: act("load") } }));
+    tools.append(modelMenu(model.name, this.library, (form) => this.openForm(model.name, form)));
     const badge = card ? h("span", { class: "badge", text: "Loaded" }) : model.problem ? h("span", { class: "badge bad", text: "Cannot be loaded" }) : null;
     return h("article", { class: `model-row${card ? " loaded" : ""}`, data: { name: model.name } },
       h("div", { class: "model-about" },
@@ -83,8 +93,23 @@ class ModelList {
         h("ul", { class: "facts" }, ...facts.map((fact) => h("li", { text: fact }))),
         model.description ? h("p", { class: "model-note", text: model.description }) : null,
         model.problem ? h("p", { class: "model-note bad", text: model.problem }) : null,
+        ...shelfNotes(shelf), updateNews(model.name, this.library),
+        said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null,
         card ? this.cardLine(card) : null),
       tools);
+  }
+
+  /** Open a form in the row of a model, in place of one that is open. */
+  openForm(name, make) {
+    const row = [...this.rows.children].find((element) => element.dataset.name === name);
+    row.querySelector(".model-form")?.remove();
+    const form = make(name, this.library, () => {
+      form.remove();
+      this.drawRows();
+      [...this.rows.children].find((element) => element.dataset.name === name)?.querySelector(".more-menu summary")?.focus();
+    });
+    row.append(form);
+    form.elements[0].focus();
   }
 
   cardLine(card) {
@@ -129,6 +154,15 @@ class ModelList {
       h("header", { class: "list-head" }, h("h2", { text: "LoRA adapters" }), apply),
       h("p", { class: "model-note", text: card ? `Applied to ${card.name}; several act together, each with its scale.` : "Load a model first." }), ...rows.map((row) => row.element));
   }
+}
+
+/** What has the focus in a list that is about to be drawn anew, as a text that finds it again. */
+function focused(list) {
+  return list.contains(document.activeElement) ? identity(document.activeElement) : "";
+}
+
+function identity(element) {
+  return `${element.closest(".model-row")?.dataset.name} ${element.textContent}`;
 }
 
 function size(bytes) {

@@ -1,0 +1,155 @@
+// The models as a collection: what is known of each beside its header, verifications that run, and the bin.
+
+import { askInPlace, h } from "./dom.js";
+import { JobList, size } from "./job_list.js";
+import { listen, refreshModels, report, request, shortName, state, toast } from "./page.js";
+
+export class ModelLibrary {
+  /** `onChange` is called when something that rows show has changed. */
+  constructor(onChange) {
+    Object.assign(this, { onChange, shelf: new Map(), said: new Map(), updates: new Map(), binned: [], known: "", drawnBin: "" });
+    this.jobs = new JobList("verify", (job) => this.verified(job), "Verifications");
+    this.bin = h("section", { class: "model-bin", "aria-label": "Bin", hidden: true });
+    listen("model", () => this.follow());
+    listen("area", (area) => { if (area === "models") { this.refresh(); this.jobs.refresh(); } });
+  }
+
+  /** Look again when models came, went, or were loaded. */
+  follow() {
+    const known = JSON.stringify([state.models.models.map((model) => [model.name, model.size_bytes]), state.models.loaded.map((card) => card.name)]);
+    if (known === this.known || state.area !== "models") return;
+    this.known = known;
+    this.refresh();
+  }
+
+  async refresh() {
+    let found;
+    try { found = await request("GET", "ui/library"); } catch { return; } // the chat's own banner tells that the server is away
+    this.shelf = new Map(found.models.map((row) => [row.name, row]));
+    this.binned = found.bin;
+    this.drawBin();
+    this.onChange();
+  }
+
+  of(name) {
+    return this.shelf.get(name) ?? null;
+  }
+
+  /** What a row shows of a model, as plain values: rows are drawn again when it changes. */
+  seen(name) {
+    return [this.of(name), this.said.get(name), this.updates.get(name)];
+  }
+
+  say(name, sentence) {
+    if (sentence) this.said.set(name, sentence);
+    else this.said.delete(name);
+    this.onChange();
+  }
+
+  /** Do something with a model; what went wrong stays in its row as a sentence. Returns the answer, or null. */
+  async act(name, verb, body = {}) {
+    this.said.delete(name);
+    try {
+      const answer = await request("POST", `ui/library/${verb}`, { name, ...body });
+      if (verb === "rename" || verb === "delete") await refreshModels();
+      await this.refresh();
+      return answer;
+    } catch (error) {
+      this.say(name, error.message);
+      return null;
+    }
+  }
+
+  async verify(name) {
+    if (await this.act(name, "verify")) await this.jobs.refresh();
+  }
+
+  async verified(job) {
+    const { name, damaged } = job.result ?? {};
+    await request("DELETE", `ui/jobs/${job.id}`).catch(() => null); // what it found stands in the row
+    toast(damaged?.length ? `${shortName(name)} is damaged.` : `All files of ${shortName(name)} are as they should be.`, damaged?.length ? "error" : "info");
+    await this.refresh();
+    this.jobs.refresh();
+  }
+
+  async checkUpdate(name) {
+    this.updates.set(name, { asking: true });
+    this.say(name, "");
+    const update = await this.act(name, "check-update");
+    if (update) this.updates.set(name, update);
+    else this.updates.delete(name);
+    this.onChange();
+  }
+
+  async downloadUpdate(name, update) {
+    try {
+      await request("POST", "ui/hub/download", { repo: update.repo, revision: update.commit, files: update.files, kind: update.kind });
+      this.updates.delete(name);
+      toast("The newer version is being downloaded beside this one.");
+      document.dispatchEvent(new Event("jobs-changed"));
+      this.onChange();
+    } catch (error) { this.say(name, error.message); }
+  }
+
+  forgetUpdate(name) {
+    this.updates.delete(name);
+    this.onChange();
+  }
+
+  // ---- bin
+
+  drawBin() {
+    const signature = JSON.stringify(this.binned);
+    if (signature === this.drawnBin) return;
+    this.drawnBin = signature;
+    this.bin.hidden = !this.binned.length;
+    this.bin.replaceChildren(h("header", { class: "list-head" }, h("h2", { text: "Bin" })),
+      h("p", { class: "model-note", text: "Deleted models still take space here. Each goes for good after 30 days." }),
+      ...this.binned.map((row) => this.binRow(row)));
+  }
+
+  binRow(row) {
+    const left = row.days_left === 1 ? "1 day left" : `${row.days_left} days left`;
+    const tools = h("div", { class: "model-tools" },
+      h("button", { type: "button", class: "small-button", text: "Restore", "aria-label": `Restore ${row.name}`, on: { click: () => this.empty(row, "restore", `${row.name} is back.`) } }),
+      h("button", { type: "button", class: "small-button", text: "Delete for good", "aria-label": `Delete ${row.name} for good`, on: { click: async () => {
+        if (await askInPlace(tools, `Delete ${row.name} for good?`, "Delete for good")) await this.empty(row, "discard", `${row.name} is deleted.`);
+      } } }));
+    return h("div", { class: "bin-row", data: { name: row.name } },
+      h("div", { class: "model-about" }, h("strong", { text: row.name }), h("p", { class: "model-note", text: `${size(row.size_bytes)} · deleted ${day(row.deleted_s * 1000)} · ${left}` })), tools);
+  }
+
+  async empty(row, verb, sentence) {
+    try {
+      await request("POST", `ui/library/${verb}`, { id: row.id });
+      toast(sentence);
+    } catch (error) { report(error); }
+    if (verb === "restore") await refreshModels();
+    await this.refresh();
+  }
+}
+
+/** Facts of a model beside its header, as short texts. */
+export function shelfFacts(row) {
+  if (!row) return [];
+  const verified = { good: `verified ${day(row.verified)}`, changed: `changed since it was verified ${day(row.verified)}` }[row.verified_state] ?? "";
+  return [row.licence ? `licence ${row.licence}` : "", row.used_s ? `last used ${day(row.used_s * 1000)}` : "", verified].filter(Boolean);
+}
+
+/** Where a model came from, the person's note, and what is wrong with it. */
+export function shelfNotes(row) {
+  if (!row) return [];
+  const files = row.damaged.slice(0, 5).join(", ") + (row.damaged.length > 5 ? ` and ${row.damaged.length - 5} more` : "");
+  const isOld = row.has_hashes_since;
+  const damage = row.verified_state !== "damaged" ? "" : isOld ? `Other than on ${day(isOld)}, or missing: ${files}.` : `Damaged: ${files}. Download it again.`;
+  return [
+    row.repo ? h("p", { class: "model-note", text: `From ${row.repo} at ${row.commit.slice(0, 12)}${row.fetched ? `, downloaded ${day(row.fetched)}` : ""}` }) : null,
+    row.note ? h("p", { class: "model-note own", text: row.note }) : null,
+    damage ? h("p", { class: "model-note bad", text: damage }) : null,
+  ];
+}
+
+/** A day as written everywhere: 2026-02-03, in this place's time. */
+function day(time) {
+  return new Date(time).toLocaleDateString("en-CA");
+}

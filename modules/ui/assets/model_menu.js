@@ -1,0 +1,86 @@
+// What can be done with a model as a file: a small menu, and the forms that open in its row.
+
+import { askInPlace, h } from "./dom.js";
+
+/** The menu of a row. `row` is the article, `tools` what a question takes the place of. */
+export function modelMenu(name, library, open) {
+  const item = (text, act) => h("button", { type: "button", class: "menu-item", text, on: { click: () => { close(); act(); } } });
+  const items = h("div", { class: "menu", role: "group", "aria-label": `More for ${name}` });
+  const fill = () => items.replaceChildren(...[
+    library.of(name)?.rename_part ? item("Rename", () => open(renameForm)) : null,
+    item("Note", () => open(noteForm)),
+    item("Verify", () => library.verify(name)),
+    library.of(name)?.repo ? item("Check for an update", () => library.checkUpdate(name)) : null,
+    item("Delete", () => remove()),
+  ].filter(Boolean));
+  const summary = h("summary", { class: "small-button", "aria-label": `More for ${name}`, text: "More", on: { click: async () => {
+    fill();
+    if (library.of(name)) return;
+    await library.refresh(); // what is known of a model comes after its row
+    if (!items.contains(document.activeElement)) fill();
+  } } });
+  const menu = h("details", { class: "more-menu" }, summary, items);
+  const close = () => { menu.open = false; };
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    event.preventDefault();
+    event.stopPropagation();
+    close();
+    summary.focus();
+  });
+  menu.addEventListener("focusout", (event) => { if (event.relatedTarget && !menu.contains(event.relatedTarget)) close(); });
+  menu.addEventListener("toggle", () => {
+    const outside = (event) => { if (!menu.contains(event.target)) { close(); document.removeEventListener("pointerdown", outside); } };
+    if (menu.open) document.addEventListener("pointerdown", outside);
+  });
+  async function remove() {
+    const others = library.of(name)?.deletes ?? [];
+    const question = others.length ? `Put ${name} with all of its folder into the bin, also ${others.join(", ")}?` : `Put ${name} into the bin?`;
+    if (await askInPlace(menu.parentElement, question, "Delete")) await library.act(name, "delete");
+    library.onChange();
+  }
+  return menu;
+}
+
+/** What a look at the hub found, with the choice to have both versions. */
+export function updateNews(name, library) {
+  const update = library.updates.get(name);
+  if (!update) return null;
+  if (update.asking) return h("p", { class: "model-note", role: "status", text: "Asking the hub…" });
+  const hide = h("button", { type: "button", class: "small-button", text: "Dismiss", on: { click: () => library.forgetUpdate(name) } });
+  const changed = [...update.changed, ...update.removed.map((file) => `${file} (removed)`)];
+  const sentence = !update.commit ? "This is the newest version."
+    : !changed.length ? `${update.repo} has a newer commit, but the files of this model are the same.`
+      : `${update.repo} has a newer commit, ${update.commit.slice(0, 12)}: these files changed: ${changed.slice(0, 10).join(", ")}${changed.length > 10 ? ` and ${changed.length - 10} more` : ""}.`;
+  const both = update.changed.length ? h("button", { type: "button", class: "small-button primary", text: "Download beside this one", on: { click: () => library.downloadUpdate(name, update) } }) : null;
+  return h("div", { class: "model-news", role: "status" }, h("span", { text: sentence }), both, hide);
+}
+
+function renameForm(name, library, close) {
+  const input = h("input", { type: "text", "aria-label": `New name of ${name}`, maxlength: "100", autocomplete: "off", spellcheck: "false" });
+  input.value = library.of(name)?.rename_part ?? "";
+  return form(name, input, "Rename", close, async () => Boolean(await library.act(name, "rename", { new_name: input.value })), library);
+}
+
+function noteForm(name, library, close) {
+  const input = h("textarea", { "aria-label": `Note about ${name}`, maxlength: "2000", rows: "3", placeholder: "What this model is good for" });
+  input.value = library.of(name)?.note ?? "";
+  return form(name, input, "Keep", close, async () => Boolean(await library.act(name, "note", { note: input.value })), library);
+}
+
+function form(name, input, verb, close, save, library) {
+  const problem = h("p", { class: "model-note bad", role: "alert", hidden: true });
+  const element = h("form", { class: "model-form" }, input,
+    h("button", { type: "submit", class: "small-button primary", text: verb }), h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: () => close() } }), problem);
+  element.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (await save()) { close(); return; }
+    problem.textContent = library.said.get(name) ?? ""; // what was typed stays
+    problem.hidden = false;
+    library.said.delete(name);
+  });
+  element.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") { event.preventDefault(); event.stopPropagation(); close(); }
+  });
+  return element;
+}

@@ -1,0 +1,211 @@
+"""The models as a collection, in the browser: rename, note, verify, delete, restore, what is newer at the hub; on a large and on a small screen."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from tests.e2e.conftest import PHONE
+from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.screens import ModelsScreen
+from tests.hub.hub_server import HubServer
+from tests.paddock_server import STARTER, PaddockServer, wait_for
+
+OWN = "own-pony.gguf"
+NAME = "meadow__shelf-GGUF/pony-Q8_0.gguf"
+TODAY = re.compile(r"20\d\d-\d\d-\d\d")
+
+
+class LibraryScreen(ModelsScreen):
+    """The models area with the menus of its rows."""
+
+    def __init__(self, page: Page, server: PaddockServer) -> None:
+        super().__init__(page, server)
+        self.bin = page.get_by_role("region", name="Bin", exact=True)
+        self.jobs = page.get_by_role("region", name="Verifications")
+
+    def choose(self, name: str, verb: str) -> None:
+        """One of the things in a row's menu."""
+        self.row(name).locator(".more-menu > summary").click()
+        self.row(name).get_by_role("button", name=verb, exact=True).click()
+
+    def field(self, name: str) -> Locator:
+        return self.row(name).locator(".model-form").locator("input, textarea")
+
+
+@pytest.fixture
+def shelf(hub: HubServer, starter: PaddockServer, models_dir: Path, starter_gguf: Path) -> Iterator[HubServer]:
+    """A model of one's own and one from the hub; afterwards no trace of either."""
+    gguf = starter_gguf.read_bytes()
+    hub.add("meadow/shelf-GGUF", {"pony-Q8_0.gguf": gguf}, info={"tags": ["gguf", "license:mit"]})
+    hub.faults.clear()
+    shutil.copyfile(starter_gguf, models_dir / OWN)
+    wanted = {"repo": "meadow/shelf-GGUF", "revision": "a" * 40, "files": ["pony-Q8_0.gguf"], "kind": "gguf"}
+    job = starter.ask("POST", "ui/hub/download", wanted)
+    wait_for(lambda: starter.ask("GET", f"ui/jobs/{job['id']}")["status"] == "done", "the download is done")
+    yield hub
+    for row in starter.ask("GET", "ui/jobs")["jobs"]:
+        wait_for(lambda row=row: starter.ask("GET", f"ui/jobs/{row['id']}")["status"] not in ("queued", "running"), "the job has ended")
+        starter.ask("DELETE", f"ui/jobs/{row['id']}")
+    starter.load()
+    for path in (*models_dir.glob("own-*.gguf"), *models_dir.glob("renamed*.gguf")):
+        path.unlink()
+    for folder in (".bin", ".partial", *(path.name for path in models_dir.glob("meadow__shelf-GGUF*"))):
+        shutil.rmtree(models_dir / folder, ignore_errors=True)
+
+
+@pytest.fixture
+def library(page: Page, starter: PaddockServer) -> LibraryScreen:
+    return LibraryScreen(page, starter)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_rename_and_note(library: LibraryScreen, page: Page, watch: ConsoleWatch, models_dir: Path) -> None:
+    watch.allow("status of 40")
+    library.open()
+    expect(library.row(NAME)).to_contain_text("From meadow/shelf-GGUF at aaaaaaaaaaaa, downloaded 20")
+    expect(library.row(NAME).locator(".facts")).to_contain_text("licence mit")
+    expect(library.row(STARTER).locator(".facts")).to_contain_text(re.compile(r"last used 20\d\d-"))
+    library.choose(OWN, "Note")
+    library.field(OWN).fill("Fast, <b>small</b>\nand mine.")
+    library.row(OWN).get_by_role("button", name="Keep").click()
+    expect(library.row(OWN).locator(".model-note.own")).to_have_text("Fast, <b>small</b>\nand mine.")
+
+    library.choose(OWN, "Rename")
+    expect(library.field(OWN)).to_have_value(OWN)
+    expect(library.field(OWN)).to_be_focused()
+    library.field(OWN).fill("../evil")
+    library.field(OWN).press("Enter")
+    expect(library.row(OWN).get_by_role("alert").filter(visible=True)).to_contain_text("cannot be a name")
+    expect(library.field(OWN)).to_have_value("../evil")
+    library.field(OWN).fill("broken.gguf")
+    library.field(OWN).press("Enter")
+    expect(library.row(OWN).get_by_role("alert").filter(visible=True)).to_contain_text("There is “broken.gguf” already")
+    library.field(OWN).fill("renamed pony")
+    library.field(OWN).press("Enter")
+    expect(library.row("renamed pony.gguf").locator(".model-note.own")).to_contain_text("and mine.")
+    expect(library.row(OWN)).to_have_count(0)
+    assert (models_dir / "renamed pony.gguf").is_file()
+    page.reload()
+    expect(library.row("renamed pony.gguf").locator(".model-note.own")).to_contain_text("and mine.")
+    library.choose("renamed pony.gguf", "Note")
+    library.field("renamed pony.gguf").fill("")
+    library.row("renamed pony.gguf").get_by_role("button", name="Keep").click()
+    expect(library.row("renamed pony.gguf").locator(".model-note.own")).to_have_count(0)
+
+
+@pytest.mark.usefixtures("shelf")
+def test_the_menu_works_with_the_keyboard(library: LibraryScreen, page: Page) -> None:
+    summary = library.open().row(OWN).locator(".more-menu > summary")
+    expect(library.row(NAME)).to_contain_text("From meadow/shelf-GGUF")  # all that is known has come
+    summary.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(library.row(OWN).get_by_role("button", name="Rename", exact=True)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(summary).to_be_focused()
+    expect(library.row(OWN).get_by_role("button", name="Rename", exact=True)).to_be_hidden()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(library.field(OWN)).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(library.field(OWN)).to_have_count(0)
+    expect(library.row(OWN).locator(".more-menu > summary")).to_be_focused()
+    expect(library.row(OWN).get_by_role("button", name="Check for an update")).to_have_count(0)  # nobody knows where it came from
+
+
+@pytest.mark.usefixtures("shelf")
+def test_verify_says_what_is_damaged(library: LibraryScreen, models_dir: Path, starter: PaddockServer) -> None:
+    library.open().choose(NAME, "Verify")
+    expect(library.row(NAME).locator(".facts")).to_contain_text(re.compile(r"verified 20\d\d-\d\d-\d\d"))
+    expect(library.jobs).to_be_hidden()
+    data = (models_dir / NAME).read_bytes()
+    (models_dir / NAME).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    library.page.get_by_role("button", name="Refresh").click()
+    expect(library.row(NAME).locator(".facts")).to_contain_text("changed since it was verified")
+    library.choose(NAME, "Verify")
+    expect(library.row(NAME)).to_contain_text(f"Damaged: {NAME}. Download it again.")
+    library.page.reload()
+    expect(library.row(NAME)).to_contain_text(f"Damaged: {NAME}. Download it again.")
+
+
+@pytest.mark.usefixtures("shelf")
+def test_delete_and_restore(library: LibraryScreen, watch: ConsoleWatch, models_dir: Path) -> None:
+    watch.allow("status of 40")
+    library.open().choose(STARTER, "Delete")
+    library.row(STARTER).get_by_role("button", name="Delete", exact=True).click()
+    expect(library.row(STARTER).get_by_role("alert")).to_contain_text("is loaded; unload it, then delete it")
+
+    library.choose(NAME, "Delete")
+    library.row(NAME).get_by_role("button", name="Cancel").click()
+    library.choose(NAME, "Delete")
+    expect(library.row(NAME)).to_contain_text(f"Put {NAME} into the bin?")
+    library.row(NAME).get_by_role("button", name="Delete", exact=True).click()
+    expect(library.row(NAME)).to_have_count(0)
+    expect(library.bin).to_contain_text(NAME)
+    expect(library.bin).to_contain_text("30 days left")
+    assert not (models_dir / "meadow__shelf-GGUF").exists()
+    library.page.reload()
+    library.bin.get_by_role("button", name=f"Restore {NAME}").click()
+    expect(library.row(NAME)).to_contain_text("From meadow/shelf-GGUF")
+    expect(library.bin).to_be_hidden()
+
+    library.choose(OWN, "Delete")
+    library.row(OWN).get_by_role("button", name="Delete", exact=True).click()
+    library.bin.get_by_role("button", name=f"Delete {OWN} for good").click()
+    library.bin.get_by_role("button", name="Delete for good", exact=True).click()
+    expect(library.bin).to_be_hidden()
+    assert list((models_dir / ".bin").iterdir()) == []
+
+
+def test_an_update_is_kept_beside_the_old_version(library: LibraryScreen, shelf: HubServer, starter_gguf: Path) -> None:
+    library.open().choose(NAME, "Check for an update")
+    expect(library.row(NAME)).to_contain_text("This is the newest version.")
+    library.row(NAME).get_by_role("button", name="Dismiss").click()
+    shelf.add("meadow/shelf-GGUF", {"pony-Q8_0.gguf": starter_gguf.read_bytes() + b"\0"}, commit="b" * 40)
+    library.choose(NAME, "Check for an update")
+    expect(library.row(NAME)).to_contain_text("meadow/shelf-GGUF has a newer commit, bbbbbbbbbbbb: these files changed: pony-Q8_0.gguf.")
+    library.row(NAME).get_by_role("button", name="Download beside this one").click()
+    expect(library.row(f"meadow__shelf-GGUF-{'b' * 12}/pony-Q8_0.gguf")).to_contain_text("at bbbbbbbbbbbb")
+    expect(library.row(NAME)).to_contain_text("at aaaaaaaaaaaa")
+
+
+def test_a_hub_that_is_away_is_a_sentence(library: LibraryScreen, watch: ConsoleWatch, shelf: HubServer) -> None:
+    watch.allow("status of 40|status of 50")
+    shelf.repos.pop("meadow/shelf-GGUF")
+    library.open().choose(NAME, "Check for an update")
+    expect(library.row(NAME).get_by_role("alert")).to_contain_text("meadow/shelf-GGUF")
+
+
+@pytest.mark.usefixtures("shelf")
+def test_on_a_phone(new_context: Callable[..., BrowserContext], starter: PaddockServer) -> None:
+    page = new_context(viewport=PHONE, is_mobile=True, has_touch=True).new_page()
+    library = LibraryScreen(page, starter)
+    library.open()
+    for name in (NAME, "broken.gguf"):
+        library.row(name).locator(".more-menu > summary").tap()
+        menu = library.row(name).locator(".menu")
+        expect(menu.get_by_role("button", name="Delete", exact=True)).to_be_visible()
+        box = menu.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= PHONE["width"]
+        library.row(name).locator(".more-menu > summary").tap()
+    library.row(NAME).locator(".more-menu > summary").tap()
+    library.row(NAME).get_by_role("button", name="Note", exact=True).tap()
+    library.field(NAME).fill("word" * 100)
+    library.row(NAME).get_by_role("button", name="Keep").tap()
+    expect(library.row(NAME).locator(".model-note.own")).to_contain_text("wordword")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    library.row(NAME).locator(".more-menu > summary").tap()
+    library.row(NAME).get_by_role("button", name="Delete", exact=True).tap()
+    library.row(NAME).get_by_role("button", name="Delete", exact=True).tap()
+    library.bin.get_by_role("button", name=f"Restore {NAME}").tap()
+    expect(library.row(NAME).locator(".model-note.own")).to_contain_text("wordword")
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
