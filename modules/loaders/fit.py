@@ -14,6 +14,7 @@ from modules.loaders.shape import Shape
 
 STEP_TOKENS = 256  # contexts are told and cut in steps of this
 MOST_TOKENS = 1 << 26
+STEP_S = 0.001  # what a step costs whatever the model
 NUMBER_BYTES = 4  # states, buffers and logits are float32
 Kind = Literal["fits", "part_on_gpu", "shorter", "no"]
 
@@ -148,5 +149,5 @@ def _sentence(fit: Fit, shape: Shape, wanted_tokens: int) -> str:
 
 
 def tokens_per_s(shape: Shape, weights_bytes: int, bytes_per_s: float) -> float:
-    """Speed of writing that memory allows: every token reads the weights it uses once."""
-    return bytes_per_s / max(1.0, weights_bytes * shape.read_share)
+    """Speed of writing at the beginning of a context: every token reads the weights it uses once; 0 if the bandwidth is not known."""
+    return 1 / (STEP_S + weights_bytes * shape.read_share / bytes_per_s) if bytes_per_s else 0.0

@@ -141,7 +141,7 @@ class FitService:
         one, several = found
         weights = shape.stored_bytes if loader == "llama.cpp" else transformers_memory.weights_bytes(shape, TransformersOptions(), dtype)
         speed = 0.0 if one.gpu_layers or one.kind == "no" else tokens_per_s(shape, weights, bytes_per_s)
-        sentence = one.sentence + (f" Up to about {_rounded(speed)} tokens/s." if speed else "")
+        sentence = one.sentence + (f" About {_rounded(speed)} tokens/s." if speed else "")
         if one.kind != "no":
             sentence += f" For {USERS} users at once: {_context_text(several)}."
         return FitReport(sentence, one, several, speed, correction)
