@@ -56,6 +56,7 @@ class Verification(BaseModel, frozen=True):
     name: str
     date: str  # ISO 8601
     since: str = ""  # when the hashes were first kept, for a model without a record
+    compared: bool = True  # the first look at a model without a record only keeps its hashes
     files: tuple[CheckedFile, ...] = ()
 
     @property
@@ -92,11 +93,12 @@ def run(args: VerifyArgs, context: JobContext) -> Mapping[str, Any]:
         stored = tuple(file.model_copy(update={"placed": f"{inner}/{file.placed}"}) for file in origin.provenance.files)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     since = "" if origin is not None else before.since if before is not None and before.since else now
-    found = Verification(name=args.name, date=now, since=since, files=_read_all(args.models_dir, stored, context))
+    compared = origin is not None or any(file.sha256 for file in stored)
+    found = Verification(name=args.name, date=now, since=since, compared=compared, files=_read_all(args.models_dir, stored, context))
     write_atomic(args.result_path, found.model_dump_json() + "\n", mode=0o600)
     total = sum(file.size for file in found.files)
     damaged = list(found.damaged[:SHOWN_FILES])
-    return {"name": args.name, "bytes": total, "files": len(found.files), "damaged": damaged, "has_record": origin is not None}
+    return {"name": args.name, "bytes": total, "files": len(found.files), "damaged": damaged, "compared": found.compared}
 
 
 def _stored_before(paths: Sequence[str], before: Verification | None) -> tuple[StoredFile, ...]:

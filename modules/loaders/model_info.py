@@ -27,7 +27,7 @@ DEPTH_LIMIT = 3
 ENTRY_LIMIT = 20_000
 README_BYTES = 8192
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf", re.IGNORECASE)
-LICENCE_LINE = re.compile(r"^licen[sc]e:\s*['\"]?([\w.+-]+)", re.MULTILINE)
+LICENCE_LINE = re.compile(r"^licen[sc]e:[ \t]*['\"]?(\w[^'\"#\r\n]{0,99})", re.MULTILINE)
 OTHER_KINDS = frozenset({"mmproj", "imatrix", "adapter"})
 
 
@@ -144,7 +144,7 @@ def _readme_licence(folder: Path) -> str:
     except OSError:
         return ""
     match = LICENCE_LINE.search(head) if head.startswith("---") else None
-    return match[1] if match else ""
+    return match[1].strip() if match else ""
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:

@@ -51,7 +51,7 @@ class Shelved:
     note: str = ""
     used_s: float = 0.0  # when it was last loaded, seconds since 1970; 0 if never
     verified: str = ""  # ISO 8601; empty if never
-    verified_state: str = ""  # good, damaged, or changed: since it was verified
+    verified_state: str = ""  # good, damaged, changed (since it was verified), or kept: there was nothing to compare with yet
     has_hashes_since: str = ""  # no record: its files are compared with what they were then
     damaged: tuple[str, ...] = ()
     rename_part: str = ""  # the part of its name that a rename changes; empty if it cannot be renamed
@@ -148,7 +148,7 @@ class LibraryService:
                 is_same = not file.found
             if not is_same:
                 return "changed"
-        return "damaged" if found.damaged else "good"
+        return "damaged" if found.damaged else "good" if found.compared else "kept"
 
     async def bin(self) -> tuple[Binned, ...]:
         """Deleted models that can be restored, the newest first."""

@@ -12,7 +12,8 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from pydantic import BaseModel, Field, ValidationError
@@ -170,8 +171,11 @@ class ModelBin:
 
     def discard(self, entry_id: str) -> None:
         """Delete for good. A link goes, never what it leads to."""
-        self.find(entry_id)
-        self._remove(entry_id)
+        entry = self.find(entry_id)
+        try:
+            self._remove(entry_id)
+        except OSError as error:
+            raise AppError(f"{entry.name} cannot be deleted: {error.strerror or error}. Delete it in {self._folder / entry_id}.") from error
 
     def _remove(self, entry_id: str) -> None:
         folder = self._folder / entry_id
@@ -182,20 +186,26 @@ class ModelBin:
         """Delete for good what was deleted thirty days ago."""
         for entry in self._all():
             if time.time() - entry.deleted_s >= KEPT_S:
-                self._remove(entry.id)
+                with self._tolerant(entry.name):
+                    self._remove(entry.id)
 
     def recover(self) -> None:
         """Finish what a killed server left half done. Only while nobody deletes or restores."""
         for entry_id in self._ids():
             entry = self._read(entry_id)
-            if entry is None:
-                if not is_there(self._folder / entry_id / ENTRY_FILE):
+            with self._tolerant(entry.name if entry else entry_id):
+                if entry is not None:
+                    self._finish(entry)
+                elif not is_there(self._folder / entry_id / ENTRY_FILE):
                     self._remove(entry_id)
-                continue
-            try:
-                self._finish(entry)
-            except OSError as error:
-                log.warning("The bin could not finish with %s: %s", entry.name, error)
+
+    @contextmanager
+    def _tolerant(self, what: str) -> Iterator[None]:
+        """A bin that cannot be tidied up, on a disk that is read-only, say, must not keep a server from starting."""
+        try:
+            yield
+        except OSError as error:
+            log.warning("The bin could not finish with %s: %s", what, error)
 
     def _finish(self, entry: BinEntry) -> None:
         pairs = self._pairs(entry)

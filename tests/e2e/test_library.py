@@ -18,7 +18,6 @@ from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 OWN = "own-pony.gguf"
 NAME = "meadow__shelf-GGUF/pony-Q8_0.gguf"
-TODAY = re.compile(r"20\d\d-\d\d-\d\d")
 
 
 class LibraryScreen(ModelsScreen):
@@ -125,14 +124,18 @@ def test_verify_says_what_is_damaged(library: LibraryScreen, models_dir: Path, s
     library.open().choose(NAME, "Verify")
     expect(library.row(NAME).locator(".facts")).to_contain_text(re.compile(r"verified 20\d\d-\d\d-\d\d"))
     expect(library.jobs).to_be_hidden()
+    library.choose(OWN, "Verify")
+    expect(library.row(OWN).locator(".facts")).to_contain_text("hashes kept 20")
+    library.choose(OWN, "Verify")
+    expect(library.row(OWN).locator(".facts")).to_contain_text("unchanged since 20")
     data = (models_dir / NAME).read_bytes()
     (models_dir / NAME).write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     library.page.get_by_role("button", name="Refresh").click()
-    expect(library.row(NAME).locator(".facts")).to_contain_text("changed since it was verified")
+    expect(library.row(NAME).locator(".facts")).to_contain_text(re.compile(r"changed since 20\d\d-"))
     library.choose(NAME, "Verify")
-    expect(library.row(NAME)).to_contain_text(f"Damaged: {NAME}. Download it again.")
+    expect(library.row(NAME)).to_contain_text(f"Damaged: {NAME}. Delete it, then download it again.")
     library.page.reload()
-    expect(library.row(NAME)).to_contain_text(f"Damaged: {NAME}. Download it again.")
+    expect(library.row(NAME)).to_contain_text(f"Damaged: {NAME}. Delete it, then download it again.")
 
 
 @pytest.mark.usefixtures("shelf")

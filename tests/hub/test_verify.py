@@ -53,7 +53,7 @@ def test_a_downloaded_model_is_compared_with_its_record(tmp_path: Path) -> None:
     folder = recorded(tmp_path / "models", "o__n", {"config.json": SMALL, "model.safetensors": WEIGHTS}, "folder")
     context = Context(tmp_path)
     found = verify(tmp_path, "o__n", context=context)
-    assert (found["damaged"], found["bytes"], found["files"], found["has_record"]) == ([], len(WEIGHTS) + 2, 2, True)
+    assert (found["damaged"], found["bytes"], found["files"], found["compared"]) == ([], len(WEIGHTS) + 2, 2, True)
     assert context.reports[-1][:2] == (len(WEIGHTS) + 2, len(WEIGHTS) + 2)
     assert [done for done, _, _ in context.reports] == sorted(done for done, _, _ in context.reports)
     (folder / "model.safetensors").write_bytes(WEIGHTS[:-1] + b"!")
@@ -79,8 +79,9 @@ def test_without_a_record_the_first_look_is_kept(tmp_path: Path) -> None:
     root.mkdir()
     (root / "own.gguf").write_bytes(WEIGHTS)
     found = verify(tmp_path, "own.gguf", "own.gguf")
-    assert (found["damaged"], found["has_record"]) == ([], False)
-    assert verify(tmp_path, "own.gguf", "own.gguf")["damaged"] == []
+    assert (found["damaged"], found["compared"]) == ([], False)
+    found = verify(tmp_path, "own.gguf", "own.gguf")
+    assert (found["damaged"], found["compared"]) == ([], True)
     (root / "own.gguf").write_bytes(WEIGHTS[::-1])
     for _ in range(2):  # the hash of the first time stays the one that counts
         assert verify(tmp_path, "own.gguf", "own.gguf")["damaged"] == ["own.gguf"]

@@ -35,6 +35,15 @@ def problem(models: Path, name: str) -> str:
     return info.problem
 
 
+@pytest.mark.parametrize(
+    ("line", "licence"),
+    [("license: same as Paddock", "same as Paddock"), ('licence: "apache-2.0"  # yes', "apache-2.0"), ("license:\n- mit", ""), ("license: ", ""), ("lang: en", "")],
+)
+def test_the_licence_of_a_folder_is_read_as_a_whole(models: Path, line: str, licence: str) -> None:
+    (models / "tiny" / "README.md").write_text(f"---\n{line}\n---\n# Tiny\n")
+    assert list_models(models)[0].licence == licence
+
+
 def test_both_formats_in_one_folder_are_two_models(models: Path) -> None:
     (models / "tiny" / "README.md").write_text("---\nlicense: mit\n---\n# Tiny\n")
     folder, file = list_models(models)

@@ -65,9 +65,11 @@ export class ModelLibrary {
   }
 
   async verified(job) {
-    const { name, damaged } = job.result ?? {};
+    const { name, damaged, compared } = job.result ?? {};
     await request("DELETE", `ui/jobs/${job.id}`).catch(() => null); // what it found stands in the row
-    toast(damaged?.length ? `${shortName(name)} is damaged.` : `All files of ${shortName(name)} are as they should be.`, damaged?.length ? "error" : "info");
+    const short = shortName(name);
+    const sentence = compared ? `All files of ${short} are as they should be.` : `It is not known how the files of ${short} should be. Their hashes are kept: a later look tells whether they changed.`;
+    toast(damaged?.length ? `${short} is damaged.` : sentence, damaged?.length ? "error" : "info");
     await this.refresh();
     this.jobs.refresh();
   }
@@ -132,7 +134,8 @@ export class ModelLibrary {
 /** Facts of a model beside its header, as short texts. */
 export function shelfFacts(row) {
   if (!row) return [];
-  const verified = { good: `verified ${day(row.verified)}`, changed: `changed since it was verified ${day(row.verified)}` }[row.verified_state] ?? "";
+  const good = row.has_hashes_since ? `unchanged since ${day(row.has_hashes_since)}` : `verified ${day(row.verified)}`;
+  const verified = { good, kept: `hashes kept ${day(row.verified)}`, changed: `changed since ${day(row.verified)}` }[row.verified_state] ?? "";
   return [row.licence ? `licence ${row.licence}` : "", row.used_s ? `last used ${day(row.used_s * 1000)}` : "", verified].filter(Boolean);
 }
 
@@ -141,7 +144,7 @@ export function shelfNotes(row) {
   if (!row) return [];
   const files = row.damaged.slice(0, 5).join(", ") + (row.damaged.length > 5 ? ` and ${row.damaged.length - 5} more` : "");
   const isOld = row.has_hashes_since;
-  const damage = row.verified_state !== "damaged" ? "" : isOld ? `Other than on ${day(isOld)}, or missing: ${files}.` : `Damaged: ${files}. Download it again.`;
+  const damage = row.verified_state !== "damaged" ? "" : isOld ? `Other than on ${day(isOld)}, or missing: ${files}.` : `Damaged: ${files}. Delete it, then download it again.`;
   return [
     row.repo ? h("p", { class: "model-note", text: `From ${row.repo} at ${row.commit.slice(0, 12)}${row.fetched ? `, downloaded ${day(row.fetched)}` : ""}` }) : null,
     row.note ? h("p", { class: "model-note own", text: row.note }) : null,
