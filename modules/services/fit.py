@@ -227,7 +227,7 @@ class FitService:
         try:
             info = await self._models.find(card.name)
             await asyncio.to_thread(self._store, card, Path(info.path))
-        except AppError:  # the model went away meanwhile
+        except (AppError, ValueError):  # the model, or the way it was loaded, changed meanwhile
             return
 
     def _store(self, card: EngineCard, path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from modules.loaders.folder_header import FolderHeader, parse_folder_header, rea
 from modules.loaders.gguf_header import GgufHeader, Tensor, parse_gguf_prefix, read_gguf_header
 from modules.loaders.llama_cpp.memory import estimate
 from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.machine import graphics_bytes
 from modules.loaders.shape import CacheLayers, Shape, folder_shape, gguf_shape
 from tests.tiny_models import TinyFiles
 
@@ -117,6 +119,25 @@ def test_the_share_of_the_weights_that_a_token_reads() -> None:
     assert shape.read_share == pytest.approx(0.3)
     assert tokens_per_s(shape, GB, 3 * GB) == pytest.approx(1 / 0.101)
     assert tokens_per_s(shape, GB, 0) == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
+def test_graphics_memory_counts_only_for_libraries_that_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\necho 1000\necho 24000\n")
+    program.chmod(0o755)
+    library = tmp_path / "llama_cpp" / "lib" / "libggml-cuda.so"
+    spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "llama_cpp")])
+    monkeypatch.setattr("modules.loaders.machine.importlib.util.find_spec", lambda name: spec if name == "llama_cpp" else None)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+    assert graphics_bytes("llama.cpp") == 0  # built for the processor
+    library.parent.mkdir(parents=True)
+    library.touch()
+    assert graphics_bytes("llama.cpp") == 25_000 << 20
+    assert graphics_bytes("transformers") == 0
+    program.write_text("#!/bin/sh\necho no devices were found\nexit 9\n")
+    assert graphics_bytes("llama.cpp") == 0
 
 
 def test_a_prefix_of_a_gguf_file_is_enough(tiny: TinyFiles) -> None:
