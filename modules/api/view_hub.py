@@ -12,12 +12,12 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from modules.api.owner import OWNER
 from modules.api.view_messages import ViewFunctions
 from modules.core.job import JobSnapshot
 from modules.services.app import App
 from modules.services.hub import OpenedRepository, needed_bytes
 
-OWNER = "local"
 CARD_LIMIT = 100_000  # characters of a card that are shown
 FILES_SHOWN = 200
 

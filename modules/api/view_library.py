@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from modules.api.owner import OWNER
 from modules.services.app import App
 
-OWNER = "local"
 NAME_LIMIT = 1000
 NOTE_BODY_LIMIT = 20_000  # the service says what is too long
 

@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
+from modules.api.owner import OWNER
 from modules.api.sse import frame, stream
 from modules.api.view_hub import hub_routers
 from modules.api.view_library import library_routers
@@ -23,7 +24,6 @@ from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
 from modules.services.app import App
 
-OWNER = "local"  # one person; users come with accounts
 NOTEBOOK = f"notebook/{OWNER}"  # as followers know it
 TEXT_LIMIT = 2_000_000
 

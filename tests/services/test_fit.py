@@ -20,6 +20,8 @@ from tests.hub.hub_server import HubServer
 from tests.services.conftest import ONE, WRITING
 from tests.sparse_models import write_sparse_gguf
 
+pytestmark = pytest.mark.processes
+
 REPO, COMMIT = "meadow/pony", "a" * 40
 
 

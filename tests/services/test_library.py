@@ -26,6 +26,8 @@ from modules.services.model_choices import LoadChoice, ModelChoices
 from modules.services.models import ModelService
 from tests.hub.hub_server import HubServer
 
+pytestmark = pytest.mark.processes
+
 WEIGHTS = bytes(range(256)) * 40
 PARTS = tuple(f"big-{number:05d}-of-00003.gguf" for number in (1, 2, 3))
 HOSTILE = (
