@@ -29,6 +29,8 @@ def test_generate_undo_redo_and_regenerate(notebook: NotebookScreen) -> None:
     first = notebook.done()
     assert first.startswith(BEGINNING)
     notebook.saved(first)
+    count = notebook.server.ask("POST", "ui/tokens", {"text": first})["count"]
+    expect(notebook.page.locator(".notebook-bar .count")).to_have_text(f"{count} / 1,024 tokens")
     notebook.undo.click()
     expect(notebook.text).to_have_value(BEGINNING)
     notebook.redo.click()

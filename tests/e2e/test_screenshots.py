@@ -61,6 +61,8 @@ def test_pictures(new_context: Callable[..., BrowserContext], starter: PaddockSe
             notebook.generate.click()
             wait_for(lambda: not starter.ask("GET", "ui/notebook")["running"], "the notebook is written")
             notebook.done()
+            count = starter.ask("POST", "ui/tokens", {"text": notebook.text.input_value()})["count"]
+            expect(page.locator(".notebook-bar .count")).to_have_text(f"{count} / 1,024 tokens")
             page.get_by_role("button", name="Look ahead").click()
             expect(page.get_by_role("list", name="Likeliest next tokens").get_by_role("button")).to_have_count(10)
         elif name == "models":

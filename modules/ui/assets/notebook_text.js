@@ -129,7 +129,7 @@ class Notebook {
     if (data.error) this.showProblem({ message: data.error });
     else if (data.finish_reason === "length") this.status.textContent = `${this.speed ?? ""} · length limit reached`;
     if (this.dirty) this.saveSoon();
-    this.countSoon();
+    this.countTokens();
   }
 
   append(token) {
@@ -232,10 +232,13 @@ class Notebook {
   }
 
   async countTokens() {
+    clearTimeout(this.countTimer);
     this.countTimer = null;
     const text = this.text.value;
+    const asked = this.countAsked = (this.countAsked ?? 0) + 1;
     try {
       const { count, limit } = text ? await request("POST", "ui/tokens", { text }) : { count: 0, limit: null };
+      if (asked !== this.countAsked) return; // a later question is on its way
       this.count.textContent = count === null ? "" : limit ? `${number(count)} / ${number(limit)} tokens` : plural(count, "token");
       this.count.classList.toggle("full", Boolean(limit) && count >= limit);
     } catch { this.count.textContent = ""; }
