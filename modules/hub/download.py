@@ -20,11 +20,11 @@ from typing import Any
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from modules.core.errors import HubError, InvalidRequest, JobConflict
-from modules.core.files import path_below, write_atomic
+from modules.core.files import path_below, sync_folder, write_atomic
 from modules.core.job import JobContext
 from modules.hub.choices import INDEX, REFUSED, Kind, missing_parts, split_path, suffix_of
 from modules.hub.client import HubClient
-from modules.hub.fetcher import Fetcher, FetchPolicy, check_space, disk_error, kept_bytes, sync_folder
+from modules.hub.fetcher import Fetcher, FetchPolicy, check_space, disk_error, kept_bytes
 from modules.hub.inventory import (
     PARTIAL_FOLDER,
     Provenance,

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import httpx2
 
 from modules.core.errors import HubError
-from modules.core.files import write_atomic
+from modules.core.files import sync_folder, write_atomic
 from modules.hub.client import CONTENT_RANGE, file_url
 from modules.hub.lock import FileLock
 from modules.hub.refusals import Subject, refusal, retry_after_s, unreachable
@@ -107,17 +107,6 @@ def kept_bytes(target: Path) -> int:
 
 def _beside(target: Path, suffix: str) -> Path:
     return target.with_name(f".{target.name}{suffix}")
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename durable; Windows has no such call and needs none."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 class Part:
