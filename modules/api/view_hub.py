@@ -66,7 +66,7 @@ def _hub(app: App, functions: ViewFunctions) -> APIRouter:
     async def state() -> dict[str, Any]:
         """How the hub is asked."""
         now = app.hub.state()
-        return {"endpoint": now.endpoint, "offline": now.offline, "has_token": now.has_token, "memory_bytes": now.memory_available_bytes}
+        return {"endpoint": now.endpoint, "offline": now.offline, "has_token": now.has_token, "memory_bytes": now.memory_available_bytes, "first": now.first.model_dump(mode="json")}
 
     @router.put("/token")
     async def token(body: TokenBody) -> dict[str, Any]:

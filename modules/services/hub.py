@@ -20,6 +20,7 @@ from modules.core.files import write_atomic
 from modules.core.job import JobSnapshot
 from modules.core.settings import Settings, validation_sentence
 from modules.hub.download import TOKEN_SECRET, DownloadArgs, free_name, target_of
+from modules.hub.first_models import FirstModels, read_first_models
 from modules.services.jobs import JobService
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class HubState:
     offline: bool
     has_token: bool
     memory_available_bytes: int
+    first: FirstModels  # suggestions for a first model
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,14 @@ class HubService:
         self._settings = settings
         self._jobs = jobs
         self._token_file = settings.state_dir / TOKEN_FILE
+        self._first = read_first_models()
 
     # ---- how it is asked -------------------------------------------------------------------------------------------
 
     def state(self) -> HubState:
         """Where models come from, and how much memory is free for them."""
         settings = self._settings
-        return HubState(settings.hub_endpoint, settings.offline, bool(self._token()), psutil.virtual_memory().available)
+        return HubState(settings.hub_endpoint, settings.offline, bool(self._token()), psutil.virtual_memory().available, self._first)
 
     async def set_token(self, token: str) -> str:
         """Keep a token, readable by this account only, after the hub has said whose it is; empty forgets it. Returns the account's name.

@@ -35,6 +35,12 @@ class GetModels:
         self.box.press("Enter")
 
 
+def fitting_first_models(server: PaddockServer) -> list[str]:
+    """Suggestions that this machine has room for, at most four."""
+    state = server.ask("GET", "ui/hub")
+    return [model["name"] for model in state["first"]["models"] if model["needs_gb"] * 1e9 <= state["memory_bytes"]][-4:]
+
+
 @pytest.fixture
 def pony(hub: HubServer, starter: PaddockServer, models_dir: Path, starter_gguf: Path) -> Iterator[HubServer]:
     """A hub with one small model, and a server without traces of an earlier download."""
@@ -57,6 +63,7 @@ def pony(hub: HubServer, starter: PaddockServer, models_dir: Path, starter_gguf:
 
 def test_search_download_cancel_resume_load_and_chat(models: ModelsScreen, page: Page, pony: HubServer, starter: PaddockServer, models_dir: Path) -> None:
     get = GetModels(models.open().page)
+    expect(get.results.get_by_role("button", name=re.compile("GGUF:"))).to_have_count(len(fitting_first_models(starter)))
     get.find("pony")
     get.results.get_by_role("button", name="meadow/pony-GGUF").click()
     choice = get.results.locator('.hub-choice[data-label="pony-Q8_0"]')

@@ -37,6 +37,18 @@ class HubBrowser {
     const { offline, endpoint } = this.state;
     this.say(offline ? "Offline mode is on: nothing is searched or downloaded. Start Paddock without --offline to change that."
       : `Nothing is asked of ${endpoint.replace(/^https?:\/\//, "")} until you search. Downloads are verified, and can be paused and resumed.`);
+    this.results.append(this.firstModels());
+  }
+
+  /** Suggestions for whoever has not searched yet: the largest that fit into the free memory. */
+  firstModels() {
+    const { first, memory_bytes: free, offline } = this.state;
+    const fitting = (first?.models ?? []).filter((model) => model.needs_gb * 1e9 <= free).slice(-4).reverse();
+    if (offline || !fitting.length) return "";
+    const row = (model) => h("li", {}, h("button", { type: "button", class: "hub-row", on: { click: () => { this.text.value = model.name; this.open(model.name); } } },
+      h("strong", { text: model.name }), h("span", { class: "model-note", text: `${model.about} · needs about ${model.needs_gb} GB` })));
+    return h("section", { "aria-label": "Good first models" }, h("p", { class: "side-note", text: `Good first models for ${size(free)} of free memory (list of ${first.dated}):` }),
+      h("ul", { class: "hub-rows" }, ...fitting.map(row)));
   }
 
   say(sentence) {
