@@ -143,7 +143,7 @@ def write_folder(folder: Path, kind: str = "llama", seed: int = 0, *, trained: b
     return folder
 
 
-def write_adapter(folder: Path, base: Path, seed: int = 1, rank: int = 4, alpha: int = 16) -> Path:
+def write_adapter(folder: Path, base: Path, seed: int = 1, rank: int = 4, alpha: int = 16, **settings: Any) -> Path:
     """A PEFT adapter with random weights on all linear layers of a model folder."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -151,7 +151,7 @@ def write_adapter(folder: Path, base: Path, seed: int = 1, rank: int = 4, alpha:
 
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(r=rank, lora_alpha=alpha, init_lora_weights=False, task_type="CAUSAL_LM", **{"target_modules": "all-linear"} | settings)
     adapted = get_peft_model(model, config)
     for name, parameter in adapted.named_parameters():
         if "lora_" in name:
@@ -174,10 +174,11 @@ def _layer_names(config: dict[str, Any]) -> dict[str, tuple[str, int]]:
         ("self_attn.k_proj", "attn_k", kv_heads), ("self_attn.v_proj", "attn_v", 0), ("self_attn.o_proj", "attn_output", 0),
         ("mlp.gate_proj", "ffn_gate", 0), ("mlp.up_proj", "ffn_up", 0), ("mlp.down_proj", "ffn_down", 0),
     )  # fmt: skip
+    if config["model_type"] in ("qwen3", "gemma3_text"):
+        parts = (*parts, ("self_attn.q_norm", "attn_q_norm", 0), ("self_attn.k_norm", "attn_k_norm", 0))
     if config["model_type"] == "gemma3_text":
         parts = (
-            *(part for part in parts if part[0] != "post_attention_layernorm"), ("self_attn.q_norm", "attn_q_norm", 0),
-            ("self_attn.k_norm", "attn_k_norm", 0), ("post_attention_layernorm", "post_attention_norm", 0),
+            *(part for part in parts if part[0] != "post_attention_layernorm"), ("post_attention_layernorm", "post_attention_norm", 0),
             ("pre_feedforward_layernorm", "ffn_norm", 0), ("post_feedforward_layernorm", "post_ffw_norm", 0),
         )  # fmt: skip
     for layer in range(config["num_hidden_layers"]):
@@ -206,15 +207,16 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def write_gguf(path: Path, folder: Path) -> Path:
-    """The GGUF file (f16) of a llama, qwen2 or gemma3_text folder."""
+    """The GGUF file (f16) of a llama, qwen2, qwen3 or gemma3_text folder."""
     from safetensors.numpy import load_file
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     windowed = config["model_type"] == "gemma3_text"
     writer = gguf.GGUFWriter(path, "gemma3" if windowed else config["model_type"])
-    if windowed:
+    if windowed or config["model_type"] == "qwen3":
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
+    if windowed:
         writer.add_sliding_window(config["sliding_window"])
     writer.add_name("tiny")
     writer.add_license("mit")

@@ -46,9 +46,9 @@ class AdapterInfo:
     problem: str = ""
 
     @property
-    def loader(self) -> str:
-        """Name of the loader whose models can use it."""
-        return "llama.cpp" if self.format == "gguf" else "transformers"
+    def loaders(self) -> tuple[str, ...]:
+        """Names of the loaders whose models can use it."""
+        return ("llama.cpp",) if self.format == "gguf" else ("transformers", "llama.cpp")
 
 
 def read_info(path: Path, models_dir: Path) -> ModelInfo:

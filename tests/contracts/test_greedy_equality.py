@@ -102,11 +102,11 @@ def test_the_starter_model(starter_dir: Path) -> None:
 
 
 def test_adapters_in_both_formats(tiny: TinyFiles) -> None:
-    """The same LoRA, at the same scale, gives the same tokens on both back ends."""
+    """The same LoRA, at the same scale, gives the same tokens on both back ends, converted before or on the fly."""
     from modules.core.model import Adapter
 
     outputs = []
-    for path, adapter in ((tiny.folder, tiny.adapter), (tiny.gguf, tiny.gguf_adapter)):
+    for path, adapter in ((tiny.folder, tiny.adapter), (tiny.gguf, tiny.gguf_adapter), (tiny.gguf, tiny.adapter)):
         model = load(path)
         assert model.set_adapters is not None
         model.set_adapters([Adapter(path=str(adapter), scale=0.2)])
@@ -114,7 +114,7 @@ def test_adapters_in_both_formats(tiny: TinyFiles) -> None:
         replies = decode(model.runner, prompts, [8, 8, 8, 8])
         outputs.append([reply.output for reply in replies])
         model.runner.close()
-    assert outputs[0] == outputs[1]
+    assert outputs[0] == outputs[1] == outputs[2]
 
 
 @pytest.fixture(scope="module")

@@ -194,8 +194,8 @@ def test_adapters_that_do_not_fit(tiny: TinyFiles, tmp_path: Path) -> None:
             model.set_adapters([Adapter(path=str(wrong))])
     with pytest.raises(UnsupportedFormat, match="not a LoRA adapter"):
         gguf_model.set_adapters([Adapter(path=str(tiny.gguf))])
-    with pytest.raises(AppError):
-        gguf_model.set_adapters([Adapter(path=str(tiny.adapter))])
+    with pytest.raises(UnsupportedFormat, match="made for another model"):
+        gguf_model.set_adapters([Adapter(path=str(foreign))])
     with pytest.raises(AppError):
         model.set_adapters([Adapter(path=str(tiny.gguf_adapter))])
     model.runner.close()

@@ -211,10 +211,10 @@ def test_adapters_of_both_kinds(tiny: TinyFiles, tmp_path: Path) -> None:
     shutil.copy(tiny.gguf, loras / "model.gguf")
     rows = {info.name: info for info in list_adapters(loras)}
     assert set(rows) == {"first", "second", "first.gguf", "broken", "model.gguf"}
-    assert (rows["first"].format, rows["first"].rank, rows["first"].alpha, rows["first"].loader) == ("peft", 4, 16.0, "transformers")
+    assert (rows["first"].format, rows["first"].rank, rows["first"].alpha, rows["first"].loaders) == ("peft", 4, 16.0, ("transformers", "llama.cpp"))
     assert (rows["first.gguf"].format, rows["first.gguf"].rank, rows["first.gguf"].alpha) == ("gguf", 4, 16.0)
     assert rows["first.gguf"].architecture == "llama"
-    assert rows["first.gguf"].loader == "llama.cpp"
+    assert rows["first.gguf"].loaders == ("llama.cpp",)
     assert "no adapter_model.safetensors" in rows["broken"].problem
     assert "not a LoRA adapter" in rows["model.gguf"].problem
 

@@ -9,17 +9,19 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from modules.core.errors import AppError, LoadFailed, NotFound, OutOfMemory, UnsupportedFormat
-from modules.core.model import Adapter, LoadedModel, Row, TemplateSource
+from modules.core.errors import LoadFailed, OutOfMemory, UnsupportedFormat
+from modules.core.model import LoadedModel, Row, TemplateSource
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
+from modules.loaders.llama_cpp.adapters import AdapterSet
 from modules.loaders.llama_cpp.c_api import NativeLog, library
 from modules.loaders.llama_cpp.memory import Plan, estimate, plan_context
 from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.llama_cpp.peft_adapter import base_shape
 from modules.loaders.llama_cpp.runner import LlamaCppRunner, score_outputs
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.machine import resident_bytes, usable_cores
@@ -77,7 +79,8 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     progress("Measuring threads", None)
     _set_threads(runner, context, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not on_gpu)
     tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
-    adapters = _Adapters(model, runner, log, header.architecture)
+    parts = (header, *(read_gguf_header(part) for part in gguf_parts(path)[1:]))
+    adapters = AdapterSet(model, runner, log, base_shape(parts))
     return LoadedModel(
         runner=runner,
         tokenizer=tokenizer,
@@ -214,50 +217,3 @@ def _timed(runner: LlamaCppRunner, row: Row) -> float:
     begin = time.perf_counter()
     runner.forward([row])
     return time.perf_counter() - begin
-
-
-class _Adapters:
-    """LoRA files loaded for one model; each is read once and kept until the model is freed."""
-
-    def __init__(self, model: int, runner: LlamaCppRunner, log: NativeLog, architecture: str) -> None:
-        self._model = model
-        self._runner = runner
-        self._log = log
-        self._architecture = architecture
-        self._loaded: dict[tuple[str, int], int] = {}
-
-    def apply(self, adapters: Sequence[Adapter]) -> None:
-        """Put exactly these adapters into use; the caller empties the slots after it.
-
-        Raises:
-            NotFound: no such file.
-            UnsupportedFormat: not an adapter for this model.
-        """
-        chosen = [(self._pointer(Path(adapter.path)), adapter.scale) for adapter in adapters]
-        if not self._runner.set_adapters(chosen):
-            raise AppError("llama.cpp refused this combination of adapters; apply them one at a time.")
-
-    def _pointer(self, path: Path) -> int:
-        if not path.is_file():
-            raise NotFound(f"There is no adapter file {path.name}; this loader uses GGUF adapters, refresh the list.")
-        key = (str(path), path.stat().st_mtime_ns)
-        if key not in self._loaded:
-            self._loaded[key] = self._read(path)
-        return self._loaded[key]
-
-    def _read(self, path: Path) -> int:
-        header = read_gguf_header(path)
-        if header.kind != "adapter" or header.metadata.get("adapter.type") != "lora":
-            raise UnsupportedFormat(f"{path.name} is not a LoRA adapter but a GGUF {header.kind}; choose another file.")
-        if header.architecture != self._architecture:
-            raise UnsupportedFormat(
-                f"{path.name} was made for {header.architecture} models and this one is {self._architecture}; choose the adapter's base model."
-            )
-        self._log.listen()
-        try:
-            pointer: Any = library().llama_adapter_lora_init(self._model, str(path).encode())
-        finally:
-            self._log.silence()
-        if not pointer:
-            raise UnsupportedFormat(f"{path.name} does not fit this model: {self._log.errors() or 'llama.cpp gave no reason'}.")
-        return int(ctypes.cast(pointer, ctypes.c_void_p).value or 0)
