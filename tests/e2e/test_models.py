@@ -136,6 +136,26 @@ def test_the_starter_folder_replies_through_transformers_and_takes_an_adapter(mo
     assert new_chat(page, starter, "Plain again").say("How do I load a model?") == plain
 
 
+def test_a_peft_adapter_acts_on_the_gguf_model_and_goes_again(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
+    """The same folder as above, converted when it is applied."""
+    chat = new_chat(page, starter, "Plain GGUF")
+    plain = chat.say("How do I load a model?")
+    expect(chat.reply.locator(".receipt")).to_contain_text(STARTER.split("/")[-1].removesuffix(".gguf"))
+    models.show()
+    adapter = models.adapter("odd-words")
+    adapter.get_by_role("checkbox").check()
+    adapter.get_by_label("Scale of odd-words").fill("2")
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(models.row(STARTER)).to_contain_text("1 adapter")
+    assert new_chat(page, starter, "Adapted GGUF").say("How do I load a model?") != plain
+
+    models.show()
+    adapter.get_by_role("checkbox").uncheck()
+    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(models.row(STARTER)).not_to_contain_text("1 adapter")
+    assert new_chat(page, starter, "Plain GGUF again").say("How do I load a model?") == plain
+
+
 @pytest.mark.parametrize("optional_model", ["tinytalk3m-chat-f16.gguf"], indirect=True)
 def test_another_gguf_chats(models: ModelsScreen, page: Page, starter: PaddockServer, optional_model: str) -> None:
     models.open().load(optional_model)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,17 @@ def test_the_converted_file_is_kept_until_the_adapter_changes(model: LoadedModel
     np.testing.assert_allclose(logits(model, (adapter, 0.5)), logits(model, (tiny.second_adapter, 0.5)), atol=1e-4)
     assert len(cached(adapter)) == 1
     assert cached(adapter) != [kept]
+
+
+def test_converting_imports_no_torch(adapter: Path, tiny: TinyFiles) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom modules.core.model import Adapter\nfrom modules.loaders.registry import find_loader\n"
+        "path = Path(sys.argv[1])\nspec = find_loader(path)\nmodel = spec.load(path, spec.options(threads=1, threads_batch=1), lambda *_: None)\n"
+        "model.set_adapters([Adapter(path=sys.argv[2])])\nmodel.runner.close()\n"
+        "assert not {'torch', 'transformers', 'peft'} & set(sys.modules), 'heavy'\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tiny.gguf), str(adapter)], check=True, timeout=60)
+    assert len(cached(adapter)) == 1
 
 
 @pytest.mark.parametrize("obstacle", ["file", "link"])
