@@ -90,18 +90,31 @@ def store_as_bf16(path: Path) -> None:
     path.write_bytes(struct.pack("<Q", len(head)) + head + body)
 
 
-def test_the_starter_model_changes_alike_on_both_back_ends(starter_dir: Path, starter_gguf: Path, tmp_path: Path) -> None:
-    """Its GGUF is quantized, so what the adapter adds is compared."""
-    adapter = write_adapter(tmp_path / "adapter", starter_dir, rank=8)
-    effects = []
-    for path in (starter_dir, starter_gguf):
+def effects(paths: tuple[Path, Path], adapter: Path, scale: float) -> list[np.ndarray]:
+    """What an adapter adds to the logits of a model in both formats; taken off, it leaves no trace."""
+    found = []
+    for path in paths:
         model = load(path)
         before = logits(model)
-        effects.append(logits(model, (adapter, 0.1)) - before)
+        found.append(logits(model, (adapter, scale)) - before)
         np.testing.assert_array_equal(logits(model), before)
         model.runner.close()
-    assert np.abs(effects[0]).max() > 1
-    assert np.linalg.norm(effects[1] - effects[0]) < 0.05 * np.linalg.norm(effects[0])
+    return found
+
+
+def test_the_starter_model_changes_alike_on_both_back_ends(starter_dir: Path, starter_gguf: Path, tmp_path: Path) -> None:
+    """Its GGUF is quantized, so the share of what the adapter adds is compared."""
+    first, second = effects((starter_dir, starter_gguf), write_adapter(tmp_path / "adapter", starter_dir, rank=8), 0.1)
+    assert np.abs(first).max() > 1
+    assert np.linalg.norm(second - first) < 0.05 * np.linalg.norm(first)
+
+
+@pytest.mark.parametrize("name", ["stories260K", "tinystories656k-bytes"])
+def test_real_models_change_alike_on_both_back_ends(testdata: Path, tmp_path: Path, name: str) -> None:
+    folder = testdata / "models" / name
+    first, second = effects((folder, folder.with_name(f"{name}-f16.gguf")), write_adapter(tmp_path / "adapter", folder), 0.3)
+    assert np.abs(first).max() > 10 * CLOSE
+    np.testing.assert_allclose(second, first, atol=CLOSE)
 
 
 @pytest.fixture(scope="module")
