@@ -83,11 +83,12 @@ class EngineClient:
         self._numbers = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._inboxes: dict[int, Inbox] = {}
+        self._in_use = 0  # commands that wait for their answers
         self._loaded = False
         self._closing = False
         self._killed_because = ""
         self._ended: AppError | None = None
-        self._heard_s = time.monotonic()
+        self._heard_s = self._used_s = time.monotonic()
         self._reader = asyncio.create_task(self._read())
         self._waiter = asyncio.create_task(self._wait())
         self._watcher: asyncio.Task[None] | None = None
@@ -132,6 +133,11 @@ class EngineClient:
     def alive(self) -> bool:
         """Whether the child runs."""
         return self._ended is None and self._child.alive
+
+    @property
+    def idle_s(self) -> float:
+        """For how long nobody has used it; 0 while a generation runs or waits, or a command is being answered. Looking at counters is no use."""
+        return 0.0 if self._inboxes or self._in_use else time.monotonic() - self._used_s
 
     @property
     def pid(self) -> int:
@@ -210,7 +216,7 @@ class EngineClient:
                     await asyncio.wait_for(asyncio.shield(self._waiter), grace_s)
         finally:  # also where the caller gives up
             self._child.kill()
-        await self._waiter
+            await asyncio.shield(self._waiter)
 
     # ---- speaking with the child -----------------------------------------------------------------------------------
 
@@ -224,11 +230,16 @@ class EngineClient:
         except wire.FrameError as error:
             raise InvalidRequest(f"The request is too large for {self.name}: {error} Shorten it.") from error
         answer = self._answers[number] = self._loop.create_future()
+        is_use = do != "counters"
+        self._in_use += is_use
         try:
             self._write(frame)
             return await answer
         finally:
             self._answers.pop(number, None)
+            if is_use:
+                self._in_use -= 1
+                self._used_s = time.monotonic()
 
     def _send(self, message: wire.Message) -> None:
         self._write(wire.to_frame(message))
@@ -246,6 +257,7 @@ class EngineClient:
     def _forget(self, number: int) -> None:
         """Stop a generation if it runs, and take no more news of it."""
         inbox = self._inboxes.pop(number, None)
+        self._used_s = time.monotonic()
         if inbox is not None and not inbox.ended:
             inbox.ended = True
             self._send({"do": "cancel", "id": next(self._numbers), "job": number})
@@ -301,6 +313,7 @@ class EngineClient:
             inbox.queue(value)
         if inbox.ended:
             del self._inboxes[number]
+            self._used_s = time.monotonic()
 
     # ---- watching the child ----------------------------------------------------------------------------------------
 

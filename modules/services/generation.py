@@ -5,6 +5,7 @@ Chooses the engine and hands the request on; what happens inside is the engine's
 
 from __future__ import annotations
 
+from modules.core.errors import NoModelLoaded
 from modules.core.generation import ChatPrompt, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
 from modules.engine.client import ClientGeneration, EngineClient
 from modules.services.models import ModelService
@@ -57,6 +58,12 @@ class GenerationService:
         return await engine.next_tokens(TextPrompt(text=text), count)
 
     async def counters(self, model: str = "") -> EngineCounters:
-        """What the engine is doing."""
-        engine = await self._models.get(model)
+        """What the engine of a loaded model is doing; a look loads and wakes nothing.
+
+        Raises:
+            NoModelLoaded: it is not loaded.
+        """
+        engine = self._models.loaded(model)
+        if engine is None:
+            raise NoModelLoaded("No model is loaded, so nothing is counted; load one on the Models page, or send a request that names one.")
         return await engine.counters()

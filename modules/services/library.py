@@ -206,6 +206,7 @@ class LibraryService:
                 await asyncio.to_thread(self._forget, tuple(moving.values()), (new_place,))
                 raise
             self._choices.move(moving)
+            self._models.moved(moving)
             await asyncio.to_thread(self._forget, tuple(moving), (place,))
             return moving[info.name]
 
@@ -261,6 +262,7 @@ class LibraryService:
                 await asyncio.to_thread(self._bin.recover)
                 raise
             self._choices.forget_last(names)
+            self._models.moved(dict.fromkeys(names, ""))
             await asyncio.to_thread(self._forget, names, places)
             await asyncio.to_thread(self._bin.empty_old)
             return _binned(entry)

@@ -60,8 +60,20 @@ class ModelChoices:
 
     def remember(self, choice: LoadChoice) -> None:
         """Store a choice; one that cannot be stored is only logged, since the model is loaded all the same."""
+        models = self._models()
         row = {"loader": choice.loader, "options": dict(choice.options), "used_s": round(time.time(), 3)}
-        self._write(choice.name, {**self._models(), choice.name: row})
+        self._write(choice.name, {**models, choice.name: row | ({"pinned": True} if _pinned(models.get(choice.name)) else {})})
+
+    def pinned(self) -> frozenset[str]:
+        """The models that are pinned."""
+        return frozenset(name for name, row in self._models().items() if _pinned(row))
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """Pin a model or take the pin off."""
+        models = self._models()
+        row = models.get(name)
+        kept = {key: value for key, value in row.items() if key != "pinned"} if isinstance(row, dict) else {}
+        self._write(self.last(), {**models, name: kept | ({"pinned": True} if pinned else {})})
 
     def move(self, names: Mapping[str, str]) -> None:
         """Models have other names now: old → new."""
@@ -82,6 +94,10 @@ class ModelChoices:
             write_atomic(self._path, dump_yaml({"last": last, "models": dict(models)}), mode=0o600)
         except OSError as error:
             log.warning("The choice of model could not be remembered: %s", error)
+
+
+def _pinned(row: Any) -> bool:
+    return isinstance(row, dict) and row.get("pinned") is True
 
 
 def checked_options(spec: LoaderSpec, options: Mapping[str, Any]) -> LoadOptions:

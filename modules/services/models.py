@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 import builtins
 import logging
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,14 +16,7 @@ from typing import Any
 
 import psutil
 
-from modules.core.errors import (
-    AppError,
-    EngineCrashed,
-    NoModelLoaded,
-    NotFound,
-    OutOfMemory,
-    UnsupportedFormat,
-)
+from modules.core.errors import AppError, NoModelLoaded, NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.generation import EngineCard
 from modules.core.model import Adapter, ModelInfo
 from modules.core.settings import Settings
@@ -33,15 +24,15 @@ from modules.engine.client import EngineClient
 from modules.loaders.model_info import AdapterInfo, ModelFolder
 from modules.loaders.registry import LOADERS, find_loader
 from modules.loaders.spec import LoaderSpec
+from modules.services.loaded_models import Loaded, LoadedModels
 from modules.services.model_choices import LoadChoice, ModelChoices, checked_options
 
 log = logging.getLogger(__name__)
 
 STARTER_NAME = "starter/starter-Q8_0.gguf"
-RESTART_LIMIT = 3
-RESTART_WINDOW_S = 600.0
 ALONGSIDE_FACTOR = 1.5  # room asked for, relative to the file size, before two models are held at once
 ALONGSIDE_RESERVE_BYTES = 1 << 30
+IDLE_GRAIN_S = 0.05  # between two looks for idle models, at least
 
 
 @dataclass(frozen=True)
@@ -58,19 +49,11 @@ class ModelStatus:
     """One look at the service, for the page and the API."""
 
     loaded: tuple[EngineCard, ...]
+    asleep: tuple[str, ...]  # unloaded because nobody used them; they come back when they are used
     loading: Loading | None
     error: str  # sentence of the last failed load, empty after a good one
     memory_total_bytes: int
     memory_available_bytes: int
-
-
-@dataclass
-class _Loaded:
-    """A running engine and how it came to be."""
-
-    client: EngineClient
-    choice: LoadChoice
-    used_s: float
 
 
 class ModelService:
@@ -80,14 +63,13 @@ class ModelService:
         self._settings = settings
         self._folder = folder
         self._choices = ModelChoices(settings.state_dir / "models.yaml")
-        self._loaded: dict[str, _Loaded] = {}
-        self._crashed: dict[str, LoadChoice] = {}
-        self._crashes: dict[str, deque[float]] = {}
+        self._loaded = LoadedModels(settings.loaded_models)
         self._lock = asyncio.Lock()
         self._closing = False
         self._loading: Loading | None = None
         self._error = ""
         self._startup: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[EngineClient]] = set()
         self._watchers: list[Callable[[], None]] = []
 
@@ -121,7 +103,8 @@ class ModelService:
         """What is loaded and loading, and the memory of this machine."""
         memory = psutil.virtual_memory()
         return ModelStatus(
-            loaded=tuple(entry.client.card for entry in self._loaded.values() if entry.client.alive),
+            loaded=self._loaded.cards(),
+            asleep=self._loaded.asleep(),
             loading=self._loading,
             error=self._error,
             memory_total_bytes=memory.total,
@@ -130,8 +113,12 @@ class ModelService:
 
     def loaded_names(self) -> tuple[str, ...]:
         """Names of the loaded models, most recently used first."""
-        entries = sorted(self._loaded.items(), key=lambda item: -item[1].used_s)
-        return tuple(name for name, entry in entries if entry.client.alive)
+        return self._loaded.names()
+
+    def loaded(self, name: str = "") -> EngineClient | None:
+        """The engine of a loaded model, empty is the one used last, for a look that does not count as use."""
+        entry = self._loaded.get(name or next(iter(self.loaded_names()), ""))
+        return entry.client if entry is not None else None
 
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` whenever the status changed; returns the function that ends it."""
@@ -146,11 +133,26 @@ class ModelService:
         """The loader and options last used for a model, or the defaults."""
         return self._choices.of(name)
 
+    def pinned(self) -> frozenset[str]:
+        """Models that are neither unloaded by idleness nor make room for others."""
+        return self._choices.pinned()
+
+    async def pin(self, name: str, pinned: bool) -> None:
+        """Pin a model, or take the pin off.
+
+        Raises:
+            NotFound: no such model.
+        """
+        self._choices.pin((await self.find(name)).name, pinned)
+        self._changed()
+
     # ---- load and unload -------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin loading the model of the settings, the last one used, or the starter model, in the background."""
         self._startup = asyncio.create_task(self._load_first())
+        if self._settings.idle_unload_s:
+            self._keeper = asyncio.create_task(self._unload_idle(self._settings.idle_unload_s))
 
     async def _load_first(self) -> None:
         wanted = self._settings.model
@@ -190,13 +192,13 @@ class ModelService:
         name = choice.name
         async with self._lock:
             present = self._loaded.get(name)
-            if present and present.client.alive and (anyhow or present.choice == choice):
+            if present and (anyhow or present.choice == choice):
                 return present.client
             if self._closing:
                 raise NoModelLoaded("The server is stopping; try again when it is back.")
             self._set_loading(Loading(name, "Reading the file header", None))
             try:
-                client = await self._replace(choice)
+                client = await self._replace(self._loaded.as_it_was(choice))
                 self._error = ""
             except AppError as error:
                 self._error = error.message
@@ -217,7 +219,7 @@ class ModelService:
             raise UnsupportedFormat(info.problem)
         spec = find_loader(Path(info.path), choice.loader)
         checked_options(spec, choice.options)
-        leaving = self._leaving(choice.name)
+        leaving = self._loaded.leaving(choice.name, self.pinned())
         available = psutil.virtual_memory().available
         alongside = available > info.size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
         removed = [] if alongside else await self._make_room(leaving)
@@ -233,28 +235,22 @@ class ModelService:
             for old in removed:
                 await self._restore(old)
             raise
-        older = [self._loaded.pop(name) for name in leaving if name in self._loaded]
-        self._loaded[choice.name] = _Loaded(client, choice, time.monotonic())
-        self._crashed.pop(choice.name, None)
-        while self._crashed and len(self._crashed) + len(self._loaded) > self._settings.loaded_models:
-            self._crashed.pop(next(iter(self._crashed)))  # one that crashed makes room too
+        older = self._taken(leaving)
+        self._loaded.put(client, choice)
+        self._loaded.forget_surplus(self.pinned())
         for entry in older:
             await self._end(entry)
         return client
 
+    def _taken(self, names: Sequence[str]) -> builtins.list[Loaded]:
+        return [entry for entry in map(self._loaded.take, names) if entry is not None]
+
     async def _make_room(self, leaving: Sequence[str]) -> builtins.list[LoadChoice]:
         """Unload models; how to load them again."""
-        entries = [self._loaded.pop(name) for name in leaving if name in self._loaded]
+        entries = self._taken(leaving)
         for entry in entries:
             await self._end(entry)
         return [entry.choice for entry in entries]
-
-    def _leaving(self, coming: str) -> builtins.list[str]:
-        """Names that make room for `coming`: itself if loaded, dead ones, then the least recently used."""
-        leaving = [name for name, entry in self._loaded.items() if name == coming or not entry.client.alive]
-        others = sorted((n for n in self._loaded if n not in leaving), key=lambda n: self._loaded[n].used_s)
-        surplus = len(others) + 1 - self._settings.loaded_models
-        return leaving + others[: max(0, surplus)]
 
     async def _restore(self, choice: LoadChoice) -> None:
         """Load again what had to make room for a load that failed."""
@@ -264,7 +260,7 @@ class ModelService:
         except AppError as error:
             log.warning("%s could not be loaded again: %s", choice.name, error.message)
             return
-        self._loaded[choice.name] = _Loaded(client, choice, time.monotonic())
+        self._loaded.put(client, choice)
 
     async def _start(self, choice: LoadChoice, spec: LoaderSpec, info: ModelInfo) -> EngineClient:
         def progress(stage: str, done: float | None) -> None:
@@ -293,28 +289,43 @@ class ModelService:
     def _engine_ended(self, choice: LoadChoice, reason: str) -> None:
         """An engine ended by itself: remember it, so that the next request starts it again."""
         log.warning("The engine of %s ended: %s", choice.name, reason)
-        self._crashes.setdefault(choice.name, deque(maxlen=RESTART_LIMIT + 1)).append(time.monotonic())
-        entry = self._loaded.pop(choice.name, None)
-        self._crashed[choice.name] = entry.choice if entry else choice
+        self._loaded.crash(choice, reason)
         self._error = reason
         self._changed()
 
     async def unload(self, name: str) -> None:
-        """Give a model's memory back. Its running replies end.
+        """Give a model's memory back; one that crashed or sleeps no longer comes back by itself. Its running replies end.
 
         Raises:
             NotFound: that model is not loaded.
         """
         async with self._lock:
-            self._crashed.pop(name, None)
-            if name not in self._loaded:
+            forgotten = self._loaded.forget(name)
+            entry = self._loaded.take(name)
+            if entry is not None:
+                await self._end(entry)
+            elif not forgotten:
                 raise NotFound(f"“{name}” is not loaded.")
-            await self._end(self._loaded.pop(name))
             self._changed()
 
-    async def _end(self, entry: _Loaded) -> None:
+    async def _end(self, entry: Loaded) -> None:
         entry.client.on_exit = None
         await entry.client.close()
+
+    async def _unload_idle(self, limit_s: float) -> None:
+        """Models that nobody used for so long give their memory back. Never one under a reply."""
+        while not self._closing:  # a cancellation alone can get lost in asyncio.wait_for
+            await asyncio.sleep(self._loaded.next_idle_s(limit_s, self.pinned()) + IDLE_GRAIN_S)
+            async with self._lock:
+                while not self._closing and (idle := self._loaded.idle(limit_s, self.pinned())):  # anew each time: ending one takes a while
+                    entry = self._loaded.sleep(idle[0])
+                    log.info("%s is unloaded: nobody used it for %g s.", idle[0], limit_s)
+                    self._changed()
+                    await self._end(entry)
+
+    def moved(self, names: Mapping[str, str]) -> None:
+        """Models that are not loaded have other names now, old → new, or are gone: old → nothing."""
+        self._loaded.rename(names)
 
     async def set_adapters(self, name: str, adapters: Sequence[Adapter]) -> EngineClient:
         """Put exactly these LoRA adapters into use on a loaded model; paths are names below loras/.
@@ -331,7 +342,7 @@ class ModelService:
             chosen.append(Adapter(path=info.path, scale=adapter.scale))
         client = await self.get(name)
         await client.set_adapters(chosen)
-        entry = self._loaded.get(name or client.name)
+        entry = self._loaded.get(client.name)
         if entry is not None and entry.client is client:
             entry.choice = replace(entry.choice, adapters=tuple(chosen))
         self._changed()
@@ -340,47 +351,38 @@ class ModelService:
     # ---- use -------------------------------------------------------------------------------------------------------
 
     async def get(self, name: str = "") -> EngineClient:
-        """The engine of a model; empty is the most recently used one. Loads on demand and restarts after a crash.
+        """The engine of a model; empty is the most recently used one. Loads on demand, wakes, and restarts after a crash.
 
         Raises:
             NoModelLoaded: with what to do.
             EngineCrashed: it crashed too often lately.
         """
-        for entry in tuple(self._loaded.values()):
+        for entry in self._loaded.all():
             if not entry.client.alive:  # until its end is known here as a crash
                 await entry.client.ended()
         if not name:
             name = await self._current_name()
         present = self._loaded.get(name)
-        client = present.client if present and present.client.alive else await self._revive(name)
-        if name in self._loaded:
-            self._loaded[name].used_s = time.monotonic()
+        client = present.client if present else await self._revive(name)
+        self._loaded.use(name)
         return client
 
     async def _current_name(self) -> str:
-        names = self.loaded_names()
-        if not names and (self._startup or self._lock.locked()):
+        if not self.loaded_names() and (self._startup or self._lock.locked()):
             if self._startup is not None:
                 await asyncio.shield(self._startup)
             async with self._lock:  # a load in progress ends first
-                names = self.loaded_names()
-        if names:
-            return names[0]
-        if self._crashed:
-            return next(reversed(self._crashed))
+                pass
+        name = self._loaded.current()
+        if name:
+            return name
         raise NoModelLoaded("No model is loaded. Open the Models page and load one" + (f" ({self._error})" if self._error else "") + ".")
 
     async def _revive(self, name: str) -> EngineClient:
-        """Load a model that is wanted but not there: after a crash, or on demand."""
-        crashed = self._crashed.get(name)
-        if crashed is not None:
-            recent = [t for t in self._crashes.get(name, ()) if time.monotonic() - t < RESTART_WINDOW_S]
-            if len(recent) > RESTART_LIMIT:
-                raise EngineCrashed(
-                    f"The engine of {name} crashed {len(recent)} times in {RESTART_WINDOW_S / 60:.0f} minutes and is not started again by itself. "
-                    f"Last cause: {self._error} Load it from the Models page with a smaller context, or choose another model."
-                )
-            return await self._shielded(crashed, anyhow=True)
+        """Load a model that is wanted but not there: it sleeps, it crashed, or it was never loaded."""
+        choice = self._loaded.to_revive(name)
+        if choice is not None:
+            return await self._shielded(choice, anyhow=True)
         if not self._settings.load_on_demand:
             raise NoModelLoaded(f"“{name}” is not loaded and loading on demand is off; load it on the Models page.")
         info = await self.find(name)
@@ -389,10 +391,9 @@ class ModelService:
     async def close(self) -> None:
         """End all engines; called once when the server stops."""
         self._closing = True
-        tasks = [task for task in (self._startup, *self._tasks) if task is not None]
+        tasks = [task for task in (self._startup, self._keeper, *self._tasks) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # what was being started is ended by then
-        entries = tuple(self._loaded.values())
-        self._loaded.clear()
+        entries = self._taken([entry.choice.name for entry in self._loaded.all()])
         await asyncio.gather(*map(self._end, entries), return_exceptions=True)

@@ -6,12 +6,9 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import psutil
 import pytest
 
@@ -24,33 +21,20 @@ from modules.core.errors import (
     NotFound,
     OutOfMemory,
 )
-from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.model import Adapter
-from modules.core.params import GenerationParams
 from modules.engine.client import EngineClient
+from modules.services import loaded_models as loaded_module
 from modules.services import models as models_module
-from modules.services.app import App
 from modules.services.models import STARTER_NAME, Loading, ModelService
 from tests.services.conftest import ONE, THREE, TWO, engine_pids, until
+from tests.services.model_steps import OPTIONS, StartApp, crash, write_adapter, writes
 
 pytestmark = pytest.mark.processes
-OPTIONS = {"context_length": 256, "slots": 2, "threads": 1, "threads_batch": 1}
-StartApp = Callable[..., App]
 
 
 @pytest.fixture
 def models(start_app: StartApp) -> ModelService:
     return start_app().models
-
-
-async def writes(client: EngineClient) -> bool:
-    request = GenerationRequest(prompt=TextPrompt(text="Once upon a"), params=GenerationParams(temperature=0, max_tokens=3))
-    return bool("".join([delta.text async for delta in await client.submit(request)]))
-
-
-async def crash(models: ModelService, client: EngineClient) -> None:
-    os.kill(client.pid, signal.SIGKILL)
-    await until(lambda: client.name not in models.loaded_names())
 
 
 async def load_and_kill(models: ModelService, name: str, *spared: int) -> str:
@@ -271,23 +255,6 @@ async def test_the_model_of_the_settings_is_loaded_as_they_say(start_app: StartA
 # ---- crashes -------------------------------------------------------------------------------------------------------
 
 
-def write_adapter(path: Path, starter: Path) -> None:
-    """A LoRA in GGUF form with a strong effect on the starter model."""
-    shape = {tensor.name: tensor.shape for tensor in gguf.GGUFReader(starter).tensors}["blk.0.ffn_up.weight"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 4.0)
-    draw = np.random.default_rng(7)
-    writer.add_tensor("blk.0.ffn_up.weight.lora_a", draw.normal(0, 1, (4, int(shape[0]))).astype(np.float32))
-    writer.add_tensor("blk.0.ffn_up.weight.lora_b", draw.normal(0, 1, (int(shape[1]), 4)).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 async def test_after_a_crash_the_next_request_finds_the_same_options_and_adapters(start_app: StartApp, tmp_path: Path, starter_gguf: Path) -> None:
     models = start_app(load_on_demand=False).models
     write_adapter(tmp_path / "loras_dir" / "strong.gguf", starter_gguf)
@@ -312,8 +279,8 @@ async def test_after_a_crash_the_next_request_finds_the_same_options_and_adapter
 
 
 async def test_crashing_again_and_again_is_given_up_until_a_person_loads_it(models: ModelService, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (models_module.RESTART_LIMIT, models_module.RESTART_WINDOW_S) == (3, 600)
-    monkeypatch.setattr(models_module, "RESTART_LIMIT", 1)
+    assert (loaded_module.RESTART_LIMIT, loaded_module.RESTART_WINDOW_S) == (3, 600)
+    monkeypatch.setattr(loaded_module, "RESTART_LIMIT", 1)
     await crash(models, await models.load(ONE, "", OPTIONS))
     await crash(models, await models.get())
     for name in (ONE, ""):
@@ -322,7 +289,7 @@ async def test_crashing_again_and_again_is_given_up_until_a_person_loads_it(mode
     assert list(engine_pids()) == []
     client = await models.load(ONE, "", OPTIONS)
     assert await models.get() is client
-    monkeypatch.setattr(models_module, "RESTART_WINDOW_S", 0.0)
+    monkeypatch.setattr(loaded_module, "RESTART_WINDOW_S", 0.0)
     await crash(models, client)
     assert (await models.get(ONE)).alive, "crashes of long ago do not count"
 
