@@ -1,4 +1,4 @@
-"""The page's routes for models as a collection: facts, notes, rename, bin, verify, what is newer at the hub.
+"""The page's routes for models as a collection: facts, notes, pin, rename, bin, verify, what is newer at the hub.
 
 Names of models contain slashes, so they come in bodies, never in addresses.
 """
@@ -36,6 +36,12 @@ class RenameBody(ModelBody):
     new_name: str = Field(max_length=NAME_LIMIT)
 
 
+class PinBody(ModelBody):
+    """Whether a model is pinned."""
+
+    pinned: bool
+
+
 class BinBody(BaseModel):
     """Something in the bin."""
 
@@ -59,6 +65,12 @@ def _library(app: App) -> APIRouter:
     async def note(body: NoteBody) -> dict[str, Any]:
         """Keep a note."""
         return {"note": await app.library.set_note(body.name, body.note)}
+
+    @router.post("/pin")
+    async def pin(body: PinBody) -> dict[str, Any]:
+        """Pin a model, so that it is neither unloaded by idleness nor makes room; or take the pin off."""
+        await app.models.pin(body.name, body.pinned)
+        return {"pinned": body.pinned}
 
     @router.post("/rename")
     async def rename(body: RenameBody) -> dict[str, Any]:

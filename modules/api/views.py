@@ -338,14 +338,15 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
     async def models() -> dict[str, Any]:
         """What there is and what is loaded."""
         status = app.models.status()
-        loaded = {card.name for card in status.loaded}
+        loaded, pinned = {card.name for card in status.loaded}, app.models.pinned()
         infos = await app.models.list()
         loading = status.loading
         adapter_fields = ("name", "format", "size_bytes", "base_model", "rank", "problem")
         return {
-            "models": [{**info.model_dump(exclude={"path"}), "loaded": info.name in loaded} for info in infos],
+            "models": [{**info.model_dump(exclude={"path"}), "loaded": info.name in loaded, "pinned": info.name in pinned} for info in infos],
             "adapters": [{name: getattr(row, name) for name in adapter_fields} for row in await app.models.adapters()],
             "loaded": [card.model_dump() for card in status.loaded],
+            "asleep": list(status.asleep),
             "loading": {"name": loading.name, "stage": loading.stage, "done": loading.done} if loading else None,
             "error": status.error,
             "memory": {"total_bytes": status.memory_total_bytes, "available_bytes": status.memory_available_bytes},

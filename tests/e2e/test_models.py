@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen, ModelsScreen, open_area
@@ -189,3 +189,33 @@ def test_a_load_that_fails_leaves_the_loaded_model(models: ModelsScreen, watch: 
     models.open().press("torn", "Load")
     expect(models.page.get_by_role("alert").filter(has_text="torn")).to_be_visible(timeout=90_000)
     expect(models.row(STARTER).get_by_text("Loaded", exact=True)).to_be_visible()
+
+
+def test_a_pin_is_set_and_taken_off_in_the_menu(models: ModelsScreen, starter: PaddockServer) -> None:
+    row = models.open().row(STARTER)
+    for verb, pinned in (("Pin", True), ("Unpin", False)):
+        row.locator("summary").click()
+        row.get_by_role("button", name=verb, exact=True).click()
+        expect(row.get_by_text("Pinned", exact=True)).to_have_count(int(pinned))
+        assert [model["name"] for model in starter.ask("GET", "ui/models")["models"] if model["pinned"]] == [STARTER] * pinned
+
+
+def test_one_that_sleeps_says_so_and_is_loaded_or_forgotten(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
+    """The server of these tests lets none fall asleep, so its answer is changed on the way."""
+
+    def fall_asleep(route: Route) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        names = [card["name"] for card in found["loaded"]]
+        rows = [{**model, "loaded": False} for model in found["models"]]
+        route.fulfill(response=answer, json={**found, "models": rows, "loaded": [], "asleep": names})
+
+    page.route("**/ui/models", fall_asleep)
+    row = models.open().row(STARTER)
+    expect(row).to_contain_text("Asleep: loads again when used.")
+    expect(page.locator(".model-state")).to_contain_text("(asleep)")
+    expect(row.get_by_role("button", name="Load", exact=True)).to_be_enabled()
+    models.press(STARTER, "Forget")
+    expect(row.get_by_role("button", name="Forget", exact=True)).to_have_count(0)
+    page.unroute("**/ui/models")
+    models.load(STARTER)

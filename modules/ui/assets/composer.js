@@ -1,7 +1,7 @@
 // The box at the bottom: text that is never lost, Send or Stop, the token count and the model's name.
 
 import { autoGrow, h, icon, number } from "./dom.js";
-import { listen, loadedModel, openArea, request, shortName, state } from "./page.js";
+import { listen, modelInWords, openArea, request, shortName, state } from "./page.js";
 
 const draftKey = (id) => `paddock.draft.${id}`;
 
@@ -108,7 +108,7 @@ export class Composer {
 
   showModel() {
     const loading = state.models?.loading;
-    const name = loading ? `Loading ${shortName(loading.name)}…` : shortName(loadedModel()) || "No model loaded";
+    const name = loading ? `Loading ${shortName(loading.name)}…` : modelInWords();
     this.model.replaceChildren(icon("chip"), h("span", { text: name }));
     this.model.classList.toggle("busy", Boolean(loading));
     this.showCount(this.counted ?? { count: 0, limit: null });

@@ -2,7 +2,7 @@
 
 import { askInPlace, dayGroup, h, icon, iconButton } from "./dom.js";
 import {
-  address, conversationInAddress, currentTheme, emit, listen, loadedModel, newConversation, openArea, openConversation, report, request, shortName,
+  address, conversationInAddress, currentTheme, emit, listen, modelInWords, newConversation, openArea, openConversation, report, request, shortName,
   state, toggleTheme,
 } from "./page.js";
 
@@ -135,7 +135,7 @@ class ConversationList {
 
   showModel() {
     const { loaded = [], loading = null } = state.models ?? {};
-    const name = loading ? `Loading ${shortName(loading.name)}` : shortName(loadedModel()) || "No model loaded";
+    const name = loading ? `Loading ${shortName(loading.name)}` : modelInWords();
     this.model.dataset.state = loading ? "loading" : loaded.length ? "ready" : "none";
     this.model.replaceChildren(h("span", { class: "lamp" }), h("span", { class: "model-name", text: name }), loaded.length > 1 ? h("span", { class: "more", text: `+${loaded.length - 1}` }) : "");
     this.model.title = loading ? loading.stage : "Open the Models page";

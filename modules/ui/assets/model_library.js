@@ -51,7 +51,7 @@ export class ModelLibrary {
     this.said.delete(name);
     try {
       const answer = await request("POST", `ui/library/${verb}`, { name, ...body });
-      if (verb === "rename" || verb === "delete") await refreshModels();
+      if (["rename", "delete", "pin"].includes(verb)) await refreshModels();
       await this.refresh();
       return answer;
     } catch (error) {

@@ -60,7 +60,7 @@ class ModelList {
     if (!state.models) return;
     const wanted = this.search.value.trim().toLowerCase();
     const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted));
-    const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, rows.map((model) => this.library.seen(model.name))]);
+    const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, state.models.asleep, rows.map((model) => this.library.seen(model.name))]);
     if (signature === this.drawn) return; // the poll must not take the focus from a button
     if (this.rows.querySelector(".model-form, .ask, .more-menu[open]")) return; // nor what somebody is typing
     this.drawn = signature;
@@ -72,6 +72,7 @@ class ModelList {
 
   row(model) {
     const card = state.models.loaded.find((loaded) => loaded.name === model.name);
+    const asleep = state.models.asleep.includes(model.name);
     const busy = Boolean(state.models.loading);
     const shelf = this.library.of(model.name);
     const said = this.library.said.get(model.name);
@@ -85,14 +86,17 @@ class ModelList {
     if (!model.problem) tools.append(h("button", { type: "button", class: "small-button", text: "Options", on: { click: () => this.pick(model.name) } }));
     if (card) tools.append(h("button", { type: "button", class: "small-button", text: "Unload", disabled: busy, on: { click: act("unload") } }));
     else if (!model.problem) tools.append(h("button", { type: "button", class: "small-button primary", text: "Load", disabled: busy, on: { click: act("load") } }));
+    if (asleep) tools.append(h("button", { type: "button", class: "small-button", text: "Forget", title: "It does not load again by itself", disabled: busy, on: { click: act("unload") } }));
     tools.append(modelMenu(model.name, this.library, (form) => this.openForm(model.name, form)));
-    const badge = card ? h("span", { class: "badge", text: "Loaded" }) : model.problem ? h("span", { class: "badge bad", text: "Cannot be loaded" }) : null;
+    const badge = card ? h("span", { class: "badge", text: "Loaded" }) : model.problem ? h("span", { class: "badge bad", text: "Cannot be loaded" }) : asleep ? h("span", { class: "badge", text: "Asleep" }) : null;
+    const pin = model.pinned ? h("span", { class: "badge", text: "Pinned", title: "Neither idleness nor another model unloads it" }) : null;
     return h("article", { class: `model-row${card ? " loaded" : ""}`, data: { name: model.name } },
       h("div", { class: "model-about" },
-        h("h2", {}, h("span", { text: model.name }), badge ?? ""),
+        h("h2", {}, h("span", { text: model.name }), badge ?? "", pin ?? ""),
         h("ul", { class: "facts" }, ...facts.map((fact) => h("li", { text: fact }))),
         model.description ? h("p", { class: "model-note", text: model.description }) : null,
         model.problem ? h("p", { class: "model-note bad", text: model.problem }) : null,
+        asleep ? h("p", { class: "model-note", text: "Asleep: loads again when used." }) : null,
         ...shelfNotes(shelf), updateNews(model.name, this.library),
         said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null,
         card ? this.cardLine(card) : null),

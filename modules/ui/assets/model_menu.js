@@ -1,12 +1,15 @@
 // What can be done with a model as a file: a small menu, and the forms that open in its row.
 
 import { askInPlace, h } from "./dom.js";
+import { state } from "./page.js";
 
 /** The menu of a row. `row` is the article, `tools` what a question takes the place of. */
 export function modelMenu(name, library, open) {
   const item = (text, act) => h("button", { type: "button", class: "menu-item", text, on: { click: () => { close(); act(); } } });
   const items = h("div", { class: "menu", role: "group", "aria-label": `More for ${name}` });
+  const pinned = () => Boolean(state.models.models.find((model) => model.name === name)?.pinned);
   const fill = () => items.replaceChildren(...[
+    item(pinned() ? "Unpin" : "Pin", () => library.act(name, "pin", { pinned: !pinned() })),
     library.of(name)?.rename_part ? item("Rename", () => open(renameForm)) : null,
     item("Note", () => open(noteForm)),
     item("Verify", () => library.verify(name)),

@@ -207,6 +207,12 @@ export function loadedModel() {
   return state.models?.loaded?.[0]?.name ?? "";
 }
 
+/** The model that answers, in words: loaded, asleep, or none. */
+export function modelInWords() {
+  const asleep = state.models?.asleep?.[0];
+  return shortName(loadedModel()) || (asleep ? `${shortName(asleep)} (asleep)` : "No model loaded");
+}
+
 /** A model's name without its folder and ending. */
 export function shortName(name) {
   return name.replace(/\.gguf$/i, "").split("/").pop();
