@@ -9,9 +9,9 @@ export function modelMenu(name, library, open) {
   const items = h("div", { class: "menu", role: "group", "aria-label": `More for ${name}` });
   const pinned = () => Boolean(state.models.models.find((model) => model.name === name)?.pinned);
   const fill = () => items.replaceChildren(...[
-    item(pinned() ? "Unpin" : "Pin", () => library.act(name, "pin", { pinned: !pinned() })),
     library.of(name)?.rename_part ? item("Rename", () => open(renameForm)) : null,
     item("Note", () => open(noteForm)),
+    item(pinned() ? "Unpin" : "Pin", () => library.act(name, "pin", { pinned: !pinned() })),
     item("Verify", () => library.verify(name)),
     library.of(name)?.repo ? item("Check for an update", () => library.checkUpdate(name)) : null,
     item("Delete", () => remove()),
