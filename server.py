@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from modules.core.errors import AppError, InvalidRequest
-from modules.core.settings import Settings, read_settings
+from modules.core.settings import LOOPBACK_HOSTS, Settings, read_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -39,6 +39,8 @@ def bind(settings: Settings, port_given: bool) -> socket.socket:
             listener.bind((settings.host, port))
         except OSError as error:
             listener.close()
+            if error.errno == errno.EACCES and port_given and os.name != "nt":  # there it also means: taken by another program
+                raise InvalidRequest(f"Port {port} needs rights that this account lacks. Choose one above 1023 with --port.") from error
             if error.errno not in (errno.EADDRINUSE, errno.EACCES):
                 raise InvalidRequest(f"Cannot listen on {settings.host}: {error.strerror}. Correct --host.") from error
         else:
@@ -85,9 +87,14 @@ def main(arguments: list[str]) -> int:
     except AppError as error:
         sys.stderr.write(error.message + "\n")
         return 2
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or 'A folder'} cannot be used: {error.strerror}. Make it writable, free some space, or choose another folder; see --help.\n")
+        return 2
+    from modules.api.guard import in_address
     from modules.api.serving import serve
 
-    address = f"http://{'localhost' if settings.is_local else settings.host}:{listener.getsockname()[1]}{settings.root_path}"
+    host = "localhost" if settings.host in LOOPBACK_HOSTS else in_address(settings.host)
+    address = f"http://{host}:{listener.getsockname()[1]}{settings.root_path}"
     sys.stdout.write(f"Paddock is at {address}\n")
     sys.stdout.flush()
     serve(api, settings, listener)

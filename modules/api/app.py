@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request
+from starlette.routing import Match
 
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
@@ -35,6 +36,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     if check is not None:
         api.include_router(login_router(check))
     if mount is not None:
+        _end_here(api)
         api = mount(api)
 
         def expect(conversation_id: str) -> None:
@@ -51,6 +53,17 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         any_host=settings.host in ("0.0.0.0", "::"),  # compared, not bound
     )
     return api
+
+
+def _end_here(api: FastAPI) -> None:
+    """Below our own prefixes the page answers nothing: its 404 is not in the shape of our errors, and hides a wrong method."""
+
+    async def nothing(request: Request) -> None:
+        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in api.routes)
+        raise HTTPException(405 if known else 404)
+
+    for prefix in ("/v1", "/ui"):
+        api.add_api_route(prefix + "/{rest:path}", nothing, methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"], include_in_schema=False, response_model=None)
 
 
 def _lifespan_of(app: App) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from typing import Any
 
@@ -14,6 +15,9 @@ from modules.api.answers import JsonAnswer
 from modules.core import errors
 
 log = logging.getLogger(__name__)
+
+# The machine's own limits: no defect of ours, and the person can do something about it
+NOT_WRITABLE = frozenset({errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 # Most special class first: the first match counts.
 STATUS: tuple[tuple[type[errors.AppError], int, str], ...] = (
@@ -133,10 +137,19 @@ def install_error_handlers(api: FastAPI) -> None:
 
     async def on_defect(request: Request, error: Exception) -> JsonAnswer:
         log.error("Defect while answering %s", request.url.path, exc_info=error)
-        message = "Something in Paddock itself went wrong; the server goes on. The log in the state folder has the details."
+        message = "Something in Paddock itself went wrong; the server goes on. What it wrote where it was started has the details."
+        return JsonAnswer(error_body(message, "server_error"), status_code=500)
+
+    async def on_os_error(request: Request, error: Exception) -> JsonAnswer:
+        assert isinstance(error, OSError)
+        if error.errno not in NOT_WRITABLE:
+            return await on_defect(request, error)
+        log.warning("Cannot write while answering %s: %s", request.url.path, error)
+        message = f"This could not be saved: {error.strerror}. Free some space, or make the folder writable, then try again."
         return JsonAnswer(error_body(message, "server_error"), status_code=500)
 
     api.add_exception_handler(errors.AppError, on_app_error)
+    api.add_exception_handler(OSError, on_os_error)
     api.add_exception_handler(RequestValidationError, on_validation)
     api.add_exception_handler(HTTPException, on_http)
     api.add_exception_handler(Exception, on_defect)

@@ -67,6 +67,11 @@ class _Asked:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+def in_address(host: str) -> str:
+    """A host as addresses have it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def route_path(scope: Scope) -> str:
     """The path below the prefix that a proxy strips: with `root_path` set, the server puts that prefix back in front of every path."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
@@ -93,7 +98,7 @@ class Guard:
 
     def __init__(self, app: Asgi, *, allowed_hosts: Iterable[str] = (), allowed_origins: Iterable[str] = (), any_host: bool = False) -> None:
         self._app = app
-        self._hosts = LOOPBACK_NAMES | {host.lower() for host in allowed_hosts}
+        self._hosts = LOOPBACK_NAMES | {in_address(host.lower()) for host in allowed_hosts}
         self._origins = frozenset(allowed_origins)
         self._any_host = any_host  # reachable from other machines under addresses not known beforehand: the key protects then
 

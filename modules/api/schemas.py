@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from modules.core.messages import Role
 from modules.core.params import GenerationParams
@@ -50,6 +58,12 @@ class _Request(SamplingFields):
     stop: str | list[str] | None = Field(None)
     user: str = Field("", max_length=512)
     preset: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, values: Any) -> Any:
+        """OpenAI's clients may write null for what they do not set."""
+        return {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
 
     @field_validator("stop")
     @classmethod

@@ -153,7 +153,8 @@ class ConversationView:
                     await asyncio.sleep(PATCH_INTERVAL_S)
                 else:
                     yield await self._finished(patches.reply)
-                    self._shown = patches = None
+                    self._shown = None if self._shown is patches.reply else self._shown  # a snapshot may have shown the next one
+                    patches = None
             elif quiet:
                 yield frame({}, "ping")
 

@@ -58,12 +58,19 @@ class TextBody(BaseModel):
     count: int = Field(10, ge=1, le=20)
 
 
+class NotebookSettings(BaseModel):
+    """How the notebook is written on."""
+
+    preset: str = Field("", max_length=100)
+    params: dict[str, Any] = Field(default_factory=dict)
+
+
 class NotebookBody(BaseModel):
     """The notebook's text and how to go on from it."""
 
     text: str = Field("", max_length=TEXT_LIMIT)
     rev: int | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: NotebookSettings = Field(default_factory=NotebookSettings)
 
 
 OK: Mapping[str, bool] = MappingProxyType({"ok": True})
@@ -190,23 +197,27 @@ def _message_tree(app: App) -> APIRouter:
         if body.resend:
             message_id, reply_id = await app.replies.resend(OWNER, conversation_id, body.message_id, body.text)
             return {"message_id": message_id, "reply_id": reply_id}
+        await app.conversations.message(OWNER, body.message_id, conversation_id)
         message = await app.conversations.add_version(OWNER, body.message_id, body.text)
         return {"message_id": message.id, "reply_id": None}
 
     @router.post("/conversations/{conversation_id}/select")
     async def select(conversation_id: str, body: MessageBody) -> dict[str, Any]:
         """Show another version."""
+        await app.conversations.message(OWNER, body.message_id, conversation_id)
         await app.conversations.select_version(OWNER, body.message_id)
         return {**OK}
 
     @router.post("/conversations/{conversation_id}/branch")
     async def branch(conversation_id: str, body: MessageBody) -> dict[str, Any]:
         """Copy the history up to a message."""
+        await app.conversations.message(OWNER, body.message_id, conversation_id)
         return {"id": await app.conversations.branch(OWNER, body.message_id)}
 
     @router.post("/conversations/{conversation_id}/delete")
     async def delete(conversation_id: str, body: MessageBody) -> dict[str, Any]:
         """Delete a message and what follows it."""
+        await app.conversations.message(OWNER, body.message_id, conversation_id)
         await app.replies.stop_below(OWNER, conversation_id, body.message_id)
         await app.conversations.delete_message(OWNER, body.message_id)
         return {**OK}
@@ -260,12 +271,12 @@ def _notebook(app: App) -> APIRouter:
     @router.post("/generate")
     async def generate(body: NotebookBody) -> dict[str, Any]:
         """Save, then write on at the end."""
-        return await app.notebook.generate(OWNER, body.text, body.settings)
+        return await app.notebook.generate(OWNER, body.text, body.settings.model_dump(exclude_unset=True))
 
     @router.post("/regenerate")
     async def regenerate(body: NotebookBody) -> dict[str, Any]:
         """Take the last generation back and write another."""
-        return await app.notebook.regenerate(OWNER, body.settings)
+        return await app.notebook.regenerate(OWNER, body.settings.model_dump(exclude_unset=True))
 
     @router.post("/stop")
     async def stop() -> dict[str, Any]:

@@ -134,7 +134,12 @@ def _from_file(path: Path, required: bool) -> dict[str, Any]:
         if required:
             raise InvalidRequest(f"The settings file {path} does not exist; correct --config or leave it out.")
         return {}
-    values = read_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InvalidRequest(f"The settings file {path} cannot be read: {reason}. Correct it, or name another one with --config.") from error
+    values = read_yaml(text, str(path)) or {}
     if not isinstance(values, dict):
         raise InvalidRequest(f"{path} must hold one “name: value” a line.")
     return {str(key).replace("-", "_"): value for key, value in values.items()}

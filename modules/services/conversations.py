@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from modules.core.errors import Conflict, InvalidRequest
+from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.messages import Message
 from modules.services.conversation_files import TITLE_LIMIT, exported, imported, title_from
 from modules.services.conversation_news import ConversationChange, ConversationNews, Subscription
@@ -152,9 +152,16 @@ class ConversationService:
 
     # ---- messages --------------------------------------------------------------------------------------------------
 
-    async def message(self, owner: str, message_id: str) -> MessageRecord:
-        """One message with its versions."""
-        return await self._run(lambda stores: stores.messages.message(owner, message_id))
+    async def message(self, owner: str, message_id: str, conversation_id: str = "") -> MessageRecord:
+        """One message with its versions.
+
+        Raises:
+            NotFound: there is none, or it is not of the conversation that was named.
+        """
+        found = await self._run(lambda stores: stores.messages.message(owner, message_id))
+        if conversation_id and found.conversation_id != conversation_id:
+            raise NotFound("This message belongs to another conversation; reload the page.")
+        return found
 
     async def message_text(self, owner: str, message_id: str) -> str:
         """The text of a message as it was written."""

@@ -117,7 +117,7 @@ class ReplyService:
             return await self._again(owner, conversation_id, message_id)
 
     async def _again(self, owner: str, conversation_id: str, message_id: str) -> str:
-        message = await self._conversations.message(owner, message_id)
+        message = await self._conversations.message(owner, message_id, conversation_id)
         if message.role != "assistant":
             return await self._answer(owner, conversation_id, message_id)
         if message.parent_id is None:
@@ -127,13 +127,14 @@ class ReplyService:
     async def resend(self, owner: str, conversation_id: str, message_id: str, text: str) -> tuple[str, str]:
         """Write a new version of a user message and answer it."""
         with self._only_one(conversation_id):
+            await self._conversations.message(owner, message_id, conversation_id)
             message = await self._conversations.add_version(owner, message_id, text)
             return message.id, await self._answer(owner, conversation_id, message.id)
 
     async def extend(self, owner: str, conversation_id: str, message_id: str) -> str:
         """Continue a reply where it stopped; the same message grows."""
         with self._only_one(conversation_id):
-            message = await self._conversations.message(owner, message_id)
+            message = await self._conversations.message(owner, message_id, conversation_id)
             if message.role != "assistant":
                 raise InvalidRequest("Only a reply can be continued; choose one.")
             if not message.content.strip():

@@ -35,11 +35,14 @@ export class Composer {
     if (this.running) { this.stopReply(); return; }
     const text = this.text.value;
     if (!text.trim() || this.sending) return;
+    const before = this.conversation;
     this.sending = true;
     this.button.disabled = true;
     const taken = await this.sendText(text);
     this.sending = false;
-    if (taken && this.text.value === text) this.setText("");
+    const still = (before ?? this.conversation) === this.conversation;
+    if (taken && still && this.text.value === text) this.setText("");
+    else if (taken && !still && localStorage.getItem(draftKey(before)) === text) localStorage.removeItem(draftKey(before));
     this.setRunning(this.running);
   }
 
@@ -62,12 +65,19 @@ export class Composer {
   /** Another conversation is open: its own draft comes back. */
   setConversation(id) {
     if (id === this.conversation) return;
+    const typed = this.conversation === null ? this.text.value : ""; // before there was one to type for
     this.conversation = id;
     this.showProblem(null);
-    this.text.value = localStorage.getItem(draftKey(id)) ?? "";
+    this.text.value = [localStorage.getItem(draftKey(id)), typed].filter(Boolean).join("\n\n");
     this.changed();
     // A tab that has just been opened is shown one frame later
     if (matchMedia("(hover: hover)").matches) setTimeout(() => this.text.focus({ preventScroll: true }), 60);
+  }
+
+  /** The conversation is gone: what is typed waits for the next one. */
+  release() {
+    localStorage.removeItem(draftKey(this.conversation));
+    this.conversation = null;
   }
 
   setRunning(running) {

@@ -36,7 +36,8 @@ class ConversationList {
       const { conversations } = await request("GET", `ui/conversations${text ? `?search=${encodeURIComponent(text)}` : ""}`);
       if (text !== this.search.value.trim()) return;
       this.rows = conversations;
-      if (!this.list.querySelector("input, .ask")) this.draw();
+      const drawn = JSON.stringify([conversations, text, new Date().toDateString()]);
+      if (drawn !== this.drawn && !this.list.querySelector("input, .ask, :active")) { this.drawn = drawn; this.draw(); }
     } catch (error) {
       if (!this.rows.length) this.list.replaceChildren(h("p", { class: "side-note", text: error.message }));
     }
@@ -56,7 +57,9 @@ class ConversationList {
       if (byGroup.has(name)) parts.push(h("h2", { text: name }), h("ul", {}, ...byGroup.get(name).map((row) => this.row(row))));
     }
     if (!parts.length) parts.push(h("p", { class: "side-note", text: this.search.value ? "Nothing found." : "Conversations appear here." }));
+    const held = this.list.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.id : null;
     this.list.replaceChildren(...parts);
+    if (held) this.list.querySelector(`li[data-id="${held}"] .title`)?.focus(); // the poll must not take the focus
     this.markOpen();
   }
 
@@ -94,6 +97,7 @@ class ConversationList {
   }
 
   async change(row, values) {
+    this.drawn = ""; // also when it is refused
     try { await request("PATCH", `ui/conversations/${row.id}`, values); } catch (error) { report(error); }
     this.refresh();
   }
@@ -124,6 +128,7 @@ class ConversationList {
     try {
       await request("DELETE", `ui/conversations/${row.id}`);
       this.rows = this.rows.filter((other) => other.id !== row.id);
+      this.drawn = "";
       this.draw();
       if (conversationInAddress() === row.id) {
         if (this.rows.length) openConversation(this.rows[0].id, { replace: true });

@@ -39,7 +39,7 @@ export class JobList {
 
   draw() {
     const signature = JSON.stringify(this.jobs);
-    if (signature === this.drawn) return;
+    if (signature === this.drawn || this.element.querySelector("button:active")) return; // a pressed button must live until it is let go
     this.drawn = signature;
     this.element.hidden = !this.jobs.length;
     const focused = document.activeElement?.dataset?.act; // the poll must not take the focus from a button

@@ -151,7 +151,11 @@ export class MessageView {
     const user = this.message.role === "user";
     const area = h("textarea", { class: "edit-text", "aria-label": "Edit message", rows: "2" });
     area.value = text;
-    const end = () => { form.remove(); this.element.classList.remove("editing"); };
+    const end = () => {
+      form.remove();
+      this.element.classList.remove("editing");
+      if (this.isAside) this.actions.forget(this.id); // no longer on the path that is shown
+    };
     const save = async (resend) => {
       if (await this.actions.edit(this.id, area.value, resend)) end();
     };

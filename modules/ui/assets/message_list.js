@@ -90,12 +90,14 @@ class MessageList {
 
   /** A conversation that was deleted elsewhere never comes back: say so and begin a new one. */
   async checkStillThere() {
-    try { await request("GET", `ui/conversations/${this.id}`); } catch (error) {
-      if (error.status !== 404) return;
+    const { id } = this;
+    try { await request("GET", `ui/conversations/${id}`); } catch (error) {
+      if (error.status !== 404 || this.id !== id) return;
       this.detach();
       report(error);
       history.replaceState({}, "", location.pathname);
       this.id = null;
+      this.composer.release();
       this.begin();
     }
   }
@@ -116,7 +118,10 @@ class MessageList {
     state.conversation = conversation;
     document.title = conversation.title ? `${conversation.title} · Paddock` : "Paddock";
     const wanted = new Set(conversation.messages.map((message) => message.id));
-    for (const [id, view] of this.views) if (!wanted.has(id)) { view.element.remove(); this.views.delete(id); }
+    for (const [id, view] of this.views) {
+      view.isAside = !wanted.has(id); // one that is being edited stays until that ends
+      if (view.isAside && !view.element.matches(".editing")) this.forget(id);
+    }
     let place = this.list.firstElementChild;
     for (const message of conversation.messages) {
       let view = this.views.get(message.id);
@@ -128,6 +133,11 @@ class MessageList {
     this.showState(conversation.messages.findLast((message) => message.receipt));
     emit("settings", { scope: "chat", key: conversation.id, settings: conversation.settings });
     if (this.stick) this.toEnd();
+  }
+
+  forget(id) {
+    this.views.get(id)?.element.remove();
+    this.views.delete(id);
   }
 
   showState(last) {
@@ -181,7 +191,7 @@ class MessageList {
   finish(message) {
     this.pending.delete(message.id);
     this.views.get(message.id)?.update(message);
-    this.running = null;
+    if (this.running === message.id) this.running = null; // another one may have begun
     this.showState(message);
     emit("conversations-changed");
   }
@@ -195,15 +205,24 @@ class MessageList {
   async send(text) {
     this.composer.showProblem(null);
     this.stick = true;
+    if (!this.id) await this.begin(); // the server did not answer when the page came
+    const { id } = this;
+    if (!id) return false;
     try {
       await this.settingsSaved;
-      await request("POST", `ui/conversations/${this.id}/send`, { text });
+      await request("POST", `ui/conversations/${id}/send`, { text });
       emit("conversations-changed");
       return true;
     } catch (error) {
-      this.composer.showProblem(error);
+      this.showProblem(id, error);
       return false;
     }
+  }
+
+  /** Above the box, or as a notice when another conversation is open by now. */
+  showProblem(id, error) {
+    if (this.id === id) this.composer.showProblem(error);
+    else report(error);
   }
 
   stop() {
@@ -211,12 +230,13 @@ class MessageList {
   }
 
   async change(verb, body) {
+    const { id } = this;
     this.composer.showProblem(null);
     try {
       await this.settingsSaved;
-      return await request("POST", `ui/conversations/${this.id}/${verb}`, body);
+      return await request("POST", `ui/conversations/${id}/${verb}`, body);
     } catch (error) {
-      this.composer.showProblem(error);
+      this.showProblem(id, error);
       return null;
     }
   }
@@ -229,6 +249,7 @@ class MessageList {
       select: (id) => this.change("select", { message_id: id }),
       edit: (id, text, resend) => this.change("edit", { message_id: id, text, resend }),
       remove: (id) => this.change("delete", { message_id: id }),
+      forget: (id) => this.forget(id),
       branch: async (id) => {
         const made = await this.change("branch", { message_id: id });
         if (made) { openConversation(made.id); emit("conversations-changed"); }

@@ -62,7 +62,7 @@ class ModelList {
     const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted));
     const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, state.models.asleep, rows.map((model) => this.library.seen(model.name))]);
     if (signature === this.drawn) return; // the poll must not take the focus from a button
-    if (this.rows.querySelector(".model-form, .ask, .more-menu[open]")) return; // nor what somebody is typing
+    if (this.rows.querySelector(".model-form, .ask, .more-menu[open], button:active")) return; // nor what somebody is typing
     this.drawn = signature;
     const none = state.models.models.length ? "No model has that in its name." : "There is no model yet. Get one below, or put a GGUF file or a safetensors folder into models/ and refresh.";
     const held = focused(this.rows);

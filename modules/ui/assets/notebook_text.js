@@ -15,6 +15,10 @@ class Notebook {
     this.running = false;
     this.dirty = false;
     this.saving = null;
+    this.base = null; // the server's text as far as it came here
+    this.sent = null; // a text that is on its way to the server
+    this.edits = 0;
+    this.looks = 0; // how often the stream told how things are: what an older answer says then counts no more
     this.settings = readSettings();
     this.text = h("textarea", { class: "notebook-text", "aria-label": "Notebook text", spellcheck: "false", placeholder: "Write something; Generate continues at the end of the text." });
     this.count = h("span", { class: "count", "aria-live": "off" });
@@ -24,10 +28,11 @@ class Notebook {
     this.redo = iconButton("redo", "Redo", () => this.act("redo"));
     this.again = iconButton("retry", "Regenerate: take the last generation back and write another", () => this.act("regenerate", { settings: this.settings }));
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
+    this.kept = h("div", { class: "problem", role: "status", hidden: true });
     this.next = new NextTokens(() => this.text.value, (token) => this.append(token));
     const bar = h("div", { class: "notebook-bar" }, this.generate, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.status, this.count);
     element.replaceChildren(h("div", { class: "notebook" },
-      h("div", { class: "notebook-main" }, this.problem, this.text, bar), this.next.element));
+      h("div", { class: "notebook-main" }, this.problem, this.kept, this.text, bar), this.next.element));
     element.removeAttribute("aria-busy");
     this.text.addEventListener("input", () => this.typed());
     this.text.addEventListener("keydown", (event) => {
@@ -59,7 +64,7 @@ class Notebook {
 
   leave() {
     if (this.dirty) {
-      localStorage.setItem(DRAFT_KEY, JSON.stringify({ text: this.text.value, rev: this.rev }));
+      localStorage.setItem(DRAFT_KEY, JSON.stringify({ text: this.text.value, base: this.sent ?? this.base, rev: this.rev }));
       this.save();
     }
     if (!this.running) return;
@@ -74,25 +79,54 @@ class Notebook {
 
   /** The text as the server has it; what was typed and is not saved yet wins. */
   show(data) {
-    const mine = this.dirty && !data.running;
-    this.rev = mine && this.rev !== null ? this.rev : data.rev;
-    if (!mine && data.text !== this.text.value) this.replace(data.text);
+    this.draw();
+    this.looks += 1;
+    if (this.dirty && (data.running || this.running)) this.merge(data);
+    else if (!this.dirty && data.text !== this.text.value) this.replace(data.text);
+    if (!this.dirty || this.rev === null) Object.assign(this, { rev: data.rev, base: data.text });
+    this.sent = null;
     this.takeDraft(data);
     this.setRunning(data.running);
     this.showButtons(data);
     if (!data.running) this.status.textContent = "";
+    if (this.dirty && !data.running) this.saveSoon();
     this.countSoon();
   }
 
-  /** What was typed last time and did not reach the server any more; gone when the text has changed since. */
+  /** The model's text goes on behind what is typed here; when it is another text, that is shown and what was typed can be put back. */
+  merge(data) {
+    const area = this.text;
+    const base = this.sent !== null && data.text.startsWith(this.sent) ? this.sent : this.base;
+    if (base !== null && data.text.startsWith(base)) {
+      area.setRangeText(data.text.slice(base.length), area.value.length, area.value.length, "preserve");
+    } else {
+      this.keep(area.value);
+      this.replace(data.text);
+      this.dirty = false;
+    }
+    Object.assign(this, { rev: data.rev, base: data.text });
+  }
+
+  /** Offer a text that had to give way. */
+  keep(text) {
+    const put = () => { this.kept.hidden = true; this.replace(text); this.typed(); };
+    this.kept.replaceChildren(h("span", { text: "The notebook was changed in another window. What you typed here is kept." }),
+      h("button", { type: "button", class: "small-button", text: "Put it back", on: { click: put } }),
+      h("button", { type: "button", class: "small-button", text: "Forget it", on: { click: () => { this.kept.hidden = true; } } }));
+    this.kept.hidden = false;
+  }
+
+  /** What was typed last time and did not reach the server any more. */
   takeDraft(data) {
     const stored = localStorage.getItem(DRAFT_KEY);
     if (!stored) return;
     localStorage.removeItem(DRAFT_KEY);
     const draft = JSON.parse(stored);
-    if (data.running || this.dirty || draft.rev !== data.rev || draft.text === data.text) return;
-    this.replace(draft.text);
-    this.typed();
+    if (this.dirty || data.text.startsWith(draft.text)) return;
+    if (typeof draft.base === "string" && data.text.startsWith(draft.base)) {
+      this.replace(draft.text + data.text.slice(draft.base.length));
+      this.typed();
+    } else this.keep(draft.text);
   }
 
   /** Another text; the caret stays where it was, as far as that place still exists. */
@@ -105,6 +139,7 @@ class Notebook {
 
   grow({ text, completion_tokens: tokens, tokens_per_s: speed }) {
     this.waiting = (this.waiting ?? "") + text;
+    this.base = (this.base ?? "") + text;
     this.speed = tokens ? `${plural(tokens, "token")}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}` : "";
     this.frame ||= requestAnimationFrame(() => this.draw());
   }
@@ -123,6 +158,7 @@ class Notebook {
 
   finish(data) {
     this.draw();
+    this.looks += 1;
     this.setRunning(false);
     this.rev = data.rev ?? this.rev;
     this.showButtons(data);
@@ -140,6 +176,7 @@ class Notebook {
 
   typed() {
     this.dirty = true;
+    this.edits += 1;
     this.showProblem(null);
     this.saveSoon();
     this.countSoon();
@@ -154,18 +191,18 @@ class Notebook {
   async save() {
     clearTimeout(this.saveTimer);
     if (!this.dirty || this.running || this.rev === null) return;
-    if (this.saving) { await this.saving; return this.save(); }
-    const text = this.text.value;
+    if (this.saving) { await this.saving.catch(() => {}); return this.save(); }
+    const text = this.sent = this.text.value;
     this.saving = request("PUT", "ui/notebook", { text, rev: this.rev });
     try {
       const { rev } = await this.saving;
-      this.rev = rev;
+      if (this.sent !== null) Object.assign(this, { rev, base: text }); // else a later look at it has come
       if (this.text.value === text) this.dirty = false;
       this.undo.disabled = false;
     } catch (error) {
-      if (error.status === 409) this.conflict(error);
-      else this.showProblem(error);
-    } finally { this.saving = null; }
+      if (error.status === 409 && error.details.rev !== undefined) this.conflict(error);
+      else if (error.status !== 409) this.showProblem(error); // else it is being written on: saved when that has ended
+    } finally { Object.assign(this, { saving: null, sent: null }); }
     return undefined;
   }
 
@@ -174,7 +211,7 @@ class Notebook {
     const { text = "", rev } = error.details;
     const use = (mine) => () => {
       this.rev = rev ?? this.rev;
-      if (!mine) { this.replace(text); this.dirty = false; }
+      if (!mine) { this.replace(text); Object.assign(this, { dirty: false, base: text }); }
       this.showProblem(null);
       if (mine) this.save();
     };
@@ -189,27 +226,36 @@ class Notebook {
     clearTimeout(this.saveTimer);
     if (this.saving) await this.saving.catch(() => {});
     this.showProblem(null);
+    const { edits, looks } = this;
+    const text = this.sent = this.text.value; // until the stream shows it
     try {
-      const { rev } = await request("POST", "ui/notebook/generate", { text: this.text.value, settings: this.settings });
+      const { rev } = await request("POST", "ui/notebook/generate", { text, settings: this.settings });
+      if (edits === this.edits) this.dirty = false;
+      if (looks !== this.looks) return;
       this.rev = rev ?? this.rev;
-      this.dirty = false;
       this.setRunning(true);
-    } catch (error) { this.showProblem(error); }
+    } catch (error) {
+      this.sent = null;
+      this.showProblem(error);
+    }
   }
 
   async act(verb, body = {}) {
     this.showProblem(null);
     if (verb !== "stop") await this.save();
+    if (verb !== "stop" && this.dirty && !this.running) return; // not saved, and save() has said why: nothing may take its place
+    this.text.readOnly = verb !== "stop";
+    const { looks } = this;
     try {
       const data = await request("POST", `ui/notebook/${verb}`, body);
-      if (verb === "stop") return;
+      if (verb === "stop" || looks !== this.looks) return;
       this.rev = data.rev ?? this.rev;
       this.dirty = false;
-      if (typeof data.text === "string") this.replace(data.text);
+      if (!data.running) { this.replace(data.text); this.base = data.text; } // what is being written comes with the stream
       this.setRunning(Boolean(data.running));
       this.showButtons(data);
       this.countSoon();
-    } catch (error) { this.showProblem(error); }
+    } catch (error) { this.showProblem(error); } finally { this.text.readOnly = false; }
   }
 
   setRunning(running) {
