@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING
 
 from modules.core.errors import AppError, InvalidRequest
-from modules.core.settings import LOOPBACK_HOSTS, Settings, read_settings
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+
+    from modules.core.settings import Settings
 
 PORTS_TRIED = 50
 SILENCE = (
@@ -72,12 +74,21 @@ def create_app(settings: Settings) -> FastAPI:
     return build_api(app, ViewRendering(), lambda api: mount_page(api, app))
 
 
+def end_at_once_when_told() -> None:
+    """Until it serves there is nothing to bring to an end; `serve` replaces these handlers by its own."""
+    for stop in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(stop, lambda *_: os._exit(0))  # an exception would end some import with a traceback
+
+
 def main(arguments: list[str]) -> int:
     """Serve until told to stop, or download a model; returns the exit status."""
     if arguments[:1] == ["download"]:
         from modules.services.download_command import download_command
 
         return download_command(arguments[1:])
+    end_at_once_when_told()
+    from modules.core.settings import LOOPBACK_HOSTS, read_settings
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:

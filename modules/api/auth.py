@@ -10,6 +10,7 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from html import escape
 from http.cookies import CookieError, SimpleCookie
 
@@ -23,6 +24,7 @@ COOKIE = "paddock_session"
 SESSION_S = 30 * 24 * 3600
 FAILURES_PER_MINUTE = 10
 KEPT_ADDRESSES = 10_000
+OTHER_SCHEMES = frozenset({"basic", "digest", "negotiate"})
 OPEN_PATHS = frozenset({"/login", "/health", "/ui/assets/app.css"})
 
 
@@ -76,13 +78,13 @@ class KeyGate:
             await self._app(scope, receive, send)
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        given = headers.get("authorization", "").removeprefix("Bearer ").strip() or headers.get("x-api-key", "")
-        if (given and self._check.good(given)) or self._check.good_session(_cookie(headers.get("cookie", ""))):
+        given = _keys(headers)
+        if any(self._check.good(key) for key in given) or self._check.good_session(_cookie(headers.get("cookie", ""))):
             await self._app(scope, receive, send)
             return
         await self._refusal(scope, given, is_api)(scope, receive, send)
 
-    def _refusal(self, scope: Scope, given: str, is_api: bool) -> Response:
+    def _refusal(self, scope: Scope, given: Sequence[str], is_api: bool) -> Response:
         address = (scope.get("client") or ("?",))[0]
         if given and self._check.failed(address):
             message = "Too many wrong keys from this address; wait a minute."
@@ -92,6 +94,14 @@ class KeyGate:
         message = "This server needs its key: send it as “Authorization: Bearer …”."
         body = error_body(message, "invalid_request_error", code="invalid_api_key")
         return JSONResponse(body, status_code=401, headers={"www-authenticate": "Bearer"})
+
+
+def _keys(headers: Mapping[str, str]) -> Sequence[str]:
+    """What may be the key. A proxy's own login comes as another kind of authorization: it is neither a key nor a guess at one."""
+    authorization = headers.get("authorization", "").strip()
+    scheme, _, rest = authorization.partition(" ")
+    bearer = rest.strip() if scheme.lower() == "bearer" else "" if scheme.lower() in OTHER_SCHEMES else authorization
+    return [key for key in (bearer, headers.get("x-api-key", "").strip()) if key]
 
 
 def _cookie(header: str) -> str:

@@ -37,6 +37,16 @@ async def test_the_api_needs_the_key() -> None:
         assert (await client.get("/")).status_code == 200  # on this machine the page itself stays open
 
 
+async def test_the_login_of_a_proxy_hides_no_key_and_counts_as_no_guess() -> None:
+    proxy = "Basic dXNlcjpwYXNz"
+    async with gated(page=False) as client:
+        for authorization in (proxy, proxy.lower(), "Bearer wrong"):
+            assert (await client.get("/v1/models", headers={"authorization": authorization, "x-api-key": KEY})).status_code == 200
+        assert (await client.get("/v1/models", headers={"authorization": f"bearer {KEY}", "x-api-key": "wrong"})).status_code == 200
+        statuses = {(await client.get("/v1/models", headers={"authorization": proxy})).status_code for _ in range(FAILURES_PER_MINUTE + 2)}
+        assert statuses == {401}
+
+
 async def test_the_key_is_needed_below_the_prefix_of_a_proxy_too() -> None:
     async with gated(page=True, root_path="/llm") as client:
         assert (await client.get("/llm/v1/models")).status_code == 401

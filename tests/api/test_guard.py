@@ -47,6 +47,8 @@ async def test_foreign_host_names_are_refused(host: str) -> None:
 async def test_an_allowed_host_is_let_through() -> None:
     async with guarded(allowed_hosts=("llm.home",)) as client:
         assert (await client.get("/", headers={"host": "llm.home"})).status_code == 200
+    async with guarded(allowed_hosts=("FD00::5",)) as client:  # as --host has it; clients send it in brackets
+        assert (await client.get("/", headers={"host": "[fd00::5]:7860"})).status_code == 200
 
 
 async def test_the_rules_hold_below_the_prefix_of_a_proxy() -> None:

@@ -50,6 +50,13 @@ def test_an_unknown_key_in_the_file_is_named(tmp_path: Path) -> None:
         read_settings(["--state-dir", str(tmp_path)], {})
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_bytes(b"port: 1\nhost: \xff\xfe\n")
+    with pytest.raises(InvalidRequest, match=r"other\.yaml cannot be read: it is not UTF-8 text\. Correct it, or name another one with --config\.$"):
+        read_settings(["--config", str(path)], {})
+
+
 def test_the_prefix_of_a_proxy() -> None:
     assert Settings(root_path="/llm/").root_path == "/llm"
     with pytest.raises(ValidationError, match="begins with a slash"):

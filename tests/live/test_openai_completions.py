@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.paddock_server import STARTER
+from tests.paddock_server import STARTER, PaddockServer
 
 PROMPT = "A LoRA is"
 OTHER = "The notebook is"
@@ -28,6 +28,15 @@ def test_text_is_continued(client: openai.OpenAI) -> None:
 def test_sixteen_tokens_unless_told_otherwise(client: openai.OpenAI) -> None:
     done = client.completions.create(model=STARTER, prompt=PROMPT, extra_body={"ban_eos": True})
     assert done.usage.completion_tokens == 16
+
+
+@pytest.mark.parametrize("field", ["n", "stream", "user", "model"])
+def test_null_counts_as_absent(server: PaddockServer, field: str) -> None:
+    body = {"model": STARTER, "max_tokens": 1, field: None}
+    completion = server.ask("POST", "v1/completions", {**body, "prompt": PROMPT})
+    chat = server.ask("POST", "v1/chat/completions", {**body, "messages": [{"role": "user", "content": "Hello"}]})
+    assert len(completion["choices"]) == len(chat["choices"]) == 1
+    assert completion["model"] == chat["model"] == STARTER
 
 
 def test_a_stream_says_the_same_as_a_whole_completion(client: openai.OpenAI) -> None:

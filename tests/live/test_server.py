@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 from tests.live.conftest import SLOW, client_of
-from tests.paddock_server import ROOT, PaddockServer, ServerProcess, free_port, wait_for
+from tests.paddock_server import ROOT, STARTER, PaddockServer, ServerProcess, free_port, wait_for
 
 IDLE = ("--model", "none", "--no-ui")
 KEY = "a-key-of-this-test"
@@ -56,11 +56,26 @@ def taken() -> Iterator[int]:
         yield other.getsockname()[1]
 
 
-def address(server: ServerProcess) -> str:
-    """The address that it printed, once it answers there."""
+@pytest.fixture
+def default_taken() -> Iterator[None]:
+    """Somebody listens on the port that is taken without a wish."""
+    with socket.socket() as other:
+        with contextlib.suppress(OSError):  # somebody else's server is as good
+            other.bind(("127.0.0.1", 7860))
+            other.listen()
+        yield
+
+
+def printed(server: ServerProcess) -> str:
+    """The address that it printed."""
     found = wait_for(lambda: server.process.poll() is not None or re.search(r"Paddock is at (\S+)", server.log), "it says its address", START_LIMIT_S)
     assert isinstance(found, re.Match), server.log
-    url = re.sub(r"//[^:/]+", "//127.0.0.1", found[1]) + "/"
+    return found[1] + "/"
+
+
+def address(server: ServerProcess) -> str:
+    """The address that it printed, once it answers there."""
+    url = re.sub(r"//[^:/]+", "//127.0.0.1", printed(server))
     wait_for(lambda: server.answers(url), "it answers", START_LIMIT_S)
     return url
 
@@ -105,17 +120,39 @@ def test_a_port_that_was_asked_for_and_is_in_use_is_an_error(start: Start, taken
     assert said == f"Port {taken} is in use on 127.0.0.1. Stop the other program, or choose another one with --port."
 
 
+@pytest.mark.usefixtures("default_taken")
 def test_without_a_wish_the_next_free_port_is_taken(start: Start) -> None:
-    with contextlib.ExitStack() as held:
-        default = held.enter_context(socket.socket())
-        with contextlib.suppress(OSError):  # somebody else's server is as good
-            default.bind(("127.0.0.1", 7860))
-            default.listen()
-        server = start(*IDLE)
-        url = address(server)
-        port = int(url.rsplit(":", 1)[1].strip("/"))
-        assert 7860 < port < 7910
-        assert f"Port 7860 is in use; taking {port} instead." in server.log
+    server = start(*IDLE)
+    url = address(server)
+    port = int(url.rsplit(":", 1)[1].strip("/"))
+    assert 7860 < port < 7910
+    assert f"Port 7860 is in use; taking {port} instead." in server.log
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems listen on 127.0.0.1 only")
+def test_another_address_of_this_machine_is_printed_and_answers(start: Start) -> None:
+    port = free_port()
+    server = start(*IDLE, "--host", "127.0.0.5", "--port", str(port))
+    url = printed(server)
+    assert url == f"http://127.0.0.5:{port}/"
+    wait_for(lambda: server.answers(url), "it answers", START_LIMIT_S)
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6) as listener:
+        listener.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6 loopback")
+@pytest.mark.parametrize("host", ["::1", "::", "0:0:0:0:0:0:0:1"])
+def test_an_ipv6_address_answers_and_is_printed_in_brackets(start: Start, host: str) -> None:
+    port = free_port()
+    server = start(*IDLE, "--host", host, "--port", str(port), PADDOCK_API_KEY=KEY)
+    assert printed(server) == f"http://{'localhost' if host == '::1' else f'[{host}]'}:{port}/"
+    url = f"http://{'[::1]' if host == '::' else f'[{host}]'}:{port}/"
+    wait_for(lambda: server.answers(url), "it answers", START_LIMIT_S)
 
 
 # ---- settings ------------------------------------------------------------------------------------------------------
@@ -147,6 +184,16 @@ def test_a_flag_comes_before_the_environment_and_that_before_the_file(start: Sta
 )
 def test_a_setting_that_cannot_be_used_is_named(start: Start, flags: tuple[str, ...], environ: dict[str, str], words: str) -> None:
     assert refusal(start(*IDLE, *flags, **environ)).startswith(words)
+
+
+def test_a_folder_or_a_file_that_cannot_be_used_is_told_in_one_sentence(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_bytes(b"port: 1\nhost: \xff\xfe\n")
+    said = refusal(start(*IDLE, "--config", str(file)))
+    assert said == f"The settings file {file} cannot be read: it is not UTF-8 text. Correct it, or name another one with --config."
+    said = refusal(start(*IDLE, "--port", str(free_port()), "--state-dir", str(file / "state")))
+    assert said.startswith(f"{file / 'state'}") and said.endswith("Make it writable, free some space, or choose another folder; see --help.")
+    assert "\n" not in said
 
 
 # ---- who gets in ---------------------------------------------------------------------------------------------------
@@ -184,6 +231,35 @@ def test_without_the_page_there_is_only_the_api(start: Start) -> None:
     assert httpx.get(f"{url}v1/models").status_code == 200
     for path in ("", "ui/models", "ui/conversations", "gradio_api/info", "docs"):
         assert httpx.get(f"{url}{path}").status_code == 404, path
+
+
+# ---- a full disk ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_state(tmp_path: Path) -> Iterator[Path]:
+    """A state folder on a disk of its own with room for a few megabytes."""
+    if not sys.platform.startswith("linux") or os.geteuid() != 0:
+        pytest.skip("only root on Linux can mount a small disk")
+    state = tmp_path / "state"
+    state.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", str(state)], capture_output=True, check=False).returncode:
+        pytest.skip("this container may not mount a small disk")
+    yield state
+    subprocess.run(["umount", "-l", str(state)], check=True)
+
+
+def test_a_note_that_finds_no_room_is_told_with_a_cure(small_state: Path, start: Start) -> None:
+    url = address(start("--model", "none", "--port", str(free_port())))
+    with (small_state / "filling").open("wb") as filling, contextlib.suppress(OSError):
+        while True:
+            os.write(filling.fileno(), bytes(4096))
+    answer = httpx.post(f"{url}ui/library/note", json={"name": STARTER, "note": "x" * 900})
+    assert answer.status_code == 500
+    error = answer.json()["error"]
+    assert error["message"] == "This could not be saved: No space left on device. Free some space, or make the folder writable, then try again."
+    (small_state / "filling").unlink()
+    assert httpx.post(f"{url}ui/library/note", json={"name": STARTER, "note": "x" * 900}).status_code == 200
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------
@@ -227,6 +303,16 @@ def test_a_reply_that_is_nearly_done_is_finished_before_the_end(tmp_path: Path, 
         assert server.process.wait(END_LIMIT_S) == 0
     finally:
         server.close()
+
+
+@pytest.mark.usefixtures("default_taken")
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_before_it_serves_ends_it_quietly(start: Start, how: signal.Signals) -> None:
+    server = start("--model", "none")
+    wait_for(lambda: "in use; taking" in server.log, "it begins to load the page", START_LIMIT_S)
+    server.process.send_signal(how)
+    assert server.process.wait(END_LIMIT_S) == 0, server.log
+    assert "Traceback" not in server.log and "Paddock is at" not in server.log, server.log
 
 
 def test_an_open_page_does_not_hold_the_server_up(start: Start) -> None:

@@ -1,0 +1,71 @@
+"""The page's own routes refuse what is not theirs: messages of other conversations, settings of wrong types, addresses that are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.paddock_server import PaddockServer
+
+TALK = (("user", "Hello"), ("assistant", "Good day"))
+# A verb of a conversation, which message of the other one it names (the question or the reply), and what else is sent
+FOREIGN = (
+    ("select", 1, {}),
+    ("branch", 1, {}),
+    ("edit", 0, {"text": "Changed"}),
+    ("edit", 0, {"text": "Changed", "resend": True}),
+    ("continue", 1, {}),
+    ("regenerate", 1, {}),
+    ("regenerate", 0, {}),
+    ("delete", 1, {}),
+)
+WRONG_SETTINGS = (
+    ({"preset": 5}, "settings.preset"),
+    ({"preset": [1]}, "settings.preset"),
+    ({"params": "x"}, "settings.params"),
+    ({"params": [1]}, "settings.params"),
+    ("x", "settings"),
+)
+UNKNOWN = (("GET", "v1/nothing"), ("POST", "v1/embeddings"), ("GET", "ui/nothing"), ("POST", "ui/conversations/a/b/c"), ("DELETE", "ui/nothing"))
+WRONG_METHOD = (("GET", "v1/chat/completions"), ("DELETE", "v1/models"), ("GET", "ui/notebook/generate"), ("PUT", "ui/models"))
+
+
+def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
+    """The error object of an answer in OpenAI's shape; its message is a sentence."""
+    assert answer.status_code == status, answer.text[:500]
+    error = answer.json()["error"]
+    assert set(error) >= {"message", "type", "param", "code"}
+    assert error["message"].endswith("."), error["message"]
+    return dict(error)
+
+
+@pytest.mark.parametrize(("verb", "which", "more"), FOREIGN, ids=[f"{verb} {'again' if 'resend' in more else which}" for verb, which, more in FOREIGN])
+def test_a_message_of_another_conversation_is_refused_and_left_alone(server: PaddockServer, verb: str, which: int, more: dict[str, Any]) -> None:
+    own, other = (server.make_conversation(TALK) for _ in range(2))
+    before = [server.conversation(each) for each in (own, other)]
+    count = len(server.ask("GET", "ui/conversations")["conversations"])
+    message_id = before[1]["messages"][which]["id"]
+    answer = server.http.post(f"ui/conversations/{own}/{verb}", json={"message_id": message_id, **more})
+    assert "belongs to another conversation" in error_of(answer, 404)["message"]
+    assert [server.conversation(each) for each in (own, other)] == before
+    assert len(server.ask("GET", "ui/conversations")["conversations"]) == count
+
+
+@pytest.mark.parametrize("verb", ["generate", "regenerate"])
+@pytest.mark.parametrize(("settings", "field"), WRONG_SETTINGS, ids=lambda value: str(value))
+def test_notebook_settings_of_a_wrong_type_are_named(server: PaddockServer, verb: str, settings: Any, field: str) -> None:
+    error = error_of(server.http.post(f"ui/notebook/{verb}", json={"text": "Once", "settings": settings}), 400)
+    assert error["param"] == field
+    assert error["message"].startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(("method", "path"), UNKNOWN)
+def test_an_address_that_is_none_is_not_found(server: PaddockServer, method: str, path: str) -> None:
+    error_of(server.http.request(method, path), 404)
+
+
+@pytest.mark.parametrize(("method", "path"), WRONG_METHOD)
+def test_a_wrong_method_is_told_from_an_unknown_address(server: PaddockServer, method: str, path: str) -> None:
+    assert method in error_of(server.http.request(method, path), 405)["message"]
