@@ -149,7 +149,7 @@ class ConversationView:
             if patches is not None and patches.behind:
                 for item in patches.take():
                     yield item
-                if patches.reply.running:
+                if self._app.replies.running(self._id) is patches.reply:  # also while its end is only about to be saved
                     await asyncio.sleep(PATCH_INTERVAL_S)
                 else:
                     yield await self._finished(patches.reply)

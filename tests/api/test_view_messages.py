@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -45,16 +46,16 @@ async def test_a_reply_that_ends_while_it_is_read_is_shown_as_ended() -> None:
 
 
 class FollowingReplies:
-    """A conversation whose first reply ends, and whose second one is begun just as the end of the first is told."""
+    """A conversation with two replies, one after the other; what the store has of a reply is saved by `end`."""
 
     def __init__(self) -> None:
         self.first, self.second = (Reply(name, "talk", "me", text=name) for name in ("first", "second"))
         self.news = ConversationNews()
-        # As asked for by the first snapshot, the loop, and the second snapshot; by then the second has ended too
-        self._running: Iterator[Reply | None] = iter((self.first, self.first, None, self.second, self.second))
+        self.current: Reply | None = self.first
+        self.saved: set[str] = set()
 
     def running(self, _conversation_id: str) -> Reply | None:
-        return next(self._running, None)
+        return self.current
 
     def subscribe(self, conversation_id: str) -> Subscription:
         return self.news.subscribe(conversation_id)
@@ -63,30 +64,68 @@ class FollowingReplies:
         return ConversationRecord("talk", "Talk", 1, ConversationSettings(), ())
 
     async def message(self, _owner: str, message_id: str) -> MessageRecord:
-        return MessageRecord(message_id, "talk", None, "assistant", message_id, 0.0, 0.0, status="stopped")
+        status, content = ("stopped", message_id) if message_id in self.saved else ("streaming", "")
+        return MessageRecord(message_id, "talk", None, "assistant", content, 0.0, 0.0, status=status)
 
-    def end(self, reply: Reply) -> None:
+    def stop(self, reply: Reply) -> None:
+        """The last words have come; they are not saved yet."""
         reply.status = "stopped"
         reply.touch()
 
+    def end(self, reply: Reply, following: Reply | None = None) -> None:
+        """They are saved, and perhaps another reply begins at once."""
+        self.saved.add(reply.id)
+        self.current = following
+        reply.touch()
 
-async def test_a_reply_that_began_while_the_one_before_was_ending_is_reported_as_ended_too() -> None:
-    talk = FollowingReplies()
+
+@asynccontextmanager
+async def followed(talk: FollowingReplies) -> AsyncIterator[AsyncIterator[tuple[str, dict[str, Any]]]]:
+    """Names and data of the events that a follower gets."""
     models = SimpleNamespace(watch=lambda _wake: lambda: None)
     app: Any = SimpleNamespace(conversations=talk, replies=talk, followers=Followers(), models=models)
     streaming = SimpleNamespace(feed=lambda text: SimpleNamespace(first=0, blocks=(text,)))
     functions: Any = SimpleNamespace(blocks=lambda text: (text,), streaming=lambda: streaming)
-    finished: list[str] = []
+    events = ConversationView(app, functions, "me", "talk").events()
+
+    async def read() -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        async for raw in events:
+            name, _, data = raw.decode().strip().partition("\n")
+            yield name.removeprefix("event: "), json.loads(data.removeprefix("data: "))
+
     async with asyncio.timeout(5):
-        events = ConversationView(app, functions, "me", "talk").events()
-        await anext(events)
-        talk.end(talk.first)
+        yield read()
+    await events.aclose()  # type: ignore[attr-defined]
+
+
+async def test_a_reply_is_not_finished_before_its_end_is_saved() -> None:
+    talk = FollowingReplies()
+    async with followed(talk) as events:
+        async for name, data in events:
+            if name == "snapshot":
+                talk.stop(talk.first)
+                asyncio.get_running_loop().call_later(0.2, talk.end, talk.first)
+            if name == "finished":
+                assert (data["status"], data["blocks"]) == ("stopped", ["first"])
+                break
+
+
+async def test_a_reply_that_began_while_the_one_before_was_ending_is_reported_as_ended_too() -> None:
+    talk = FollowingReplies()
+    finished: list[str] = []
+
+    def second_begins() -> None:
+        talk.stop(talk.first)
+        talk.end(talk.first, talk.second)
         talk.news.publish("talk", "tree")
-        await anext(events)
-        talk.end(talk.second)
-        while len(finished) < 2:
-            event, _, data = (await anext(events)).decode().strip().partition("\n")
-            if event.endswith("finished"):
-                finished.append(json.loads(data.removeprefix("data: "))["id"])
-        await events.aclose()  # type: ignore[attr-defined]
+
+    async with followed(talk) as events:
+        asyncio.get_running_loop().call_later(0.2, second_begins)
+        async for name, data in events:
+            if name == "finished":
+                finished.append(data["id"])
+                if len(finished) == 2:
+                    break
+                talk.stop(talk.second)  # and ends before the follower looks again
+                talk.end(talk.second)
     assert finished == ["first", "second"]
