@@ -31,7 +31,7 @@ class Recipe:
     heads: int = 8
     key_value_heads: int = 4
     context_length: int = 1024
-    steps: int = 5200
+    steps: int = 4400
     tokens_per_step: int = 1024
     peak_rate: float = 2e-3
     final_rate: float = 2e-5
