@@ -1,13 +1,12 @@
 """Which models there are and which are loaded: the owner of every engine client.
 
-Loading happens in a child process; this service decides what to start, what must make room, and what to do after a crash. It knows nothing
-of prompts or pages.
+Loading happens in a child process; this service decides what to start and what to do after a crash, `engine_starter.py` starts it. It knows
+nothing of prompts or pages.
 """
 
 from __future__ import annotations
 
 import asyncio
-import builtins
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,32 +15,22 @@ from typing import Any
 
 import psutil
 
-from modules.core.errors import AppError, NoModelLoaded, NotFound, OutOfMemory, UnsupportedFormat
+from modules.core.errors import AppError, NoModelLoaded, NotFound
 from modules.core.generation import EngineCard
 from modules.core.model import Adapter, ModelInfo
 from modules.core.settings import Settings
 from modules.engine.client import EngineClient
 from modules.loaders.model_info import AdapterInfo, ModelFolder
-from modules.loaders.registry import LOADERS, find_loader
+from modules.loaders.registry import LOADERS
 from modules.loaders.spec import LoaderSpec
-from modules.services.loaded_models import Loaded, LoadedModels
-from modules.services.model_choices import LoadChoice, ModelChoices, checked_options
+from modules.services.engine_starter import EngineStarter, Loading
+from modules.services.loaded_models import LoadedModels
+from modules.services.model_choices import LoadChoice, ModelChoices
 
 log = logging.getLogger(__name__)
 
 STARTER_NAME = "starter/starter-Q8_0.gguf"
-ALONGSIDE_FACTOR = 1.5  # room asked for, relative to the file size, before two models are held at once
-ALONGSIDE_RESERVE_BYTES = 1 << 30
 IDLE_GRAIN_S = 0.05  # between two looks for idle models, at least
-
-
-@dataclass(frozen=True)
-class Loading:
-    """A load in progress, as the page shows it."""
-
-    name: str
-    stage: str
-    done: float | None  # 0 … 1, None while unknown
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,9 @@ class ModelService:
         self._folder = folder
         self._choices = ModelChoices(settings.state_dir / "models.yaml")
         self._loaded = LoadedModels(settings.loaded_models)
+        self._starter = EngineStarter(
+            settings, self._loaded, self._choices, find=lambda name: self.find(name), on_loading=self._set_loading, on_end=self._engine_ended
+        )
         self._lock = asyncio.Lock()
         self._closing = False
         self._loading: Loading | None = None
@@ -198,7 +190,7 @@ class ModelService:
                 raise NoModelLoaded("The server is stopping; try again when it is back.")
             self._set_loading(Loading(name, "Reading the file header", None))
             try:
-                client = await self._replace(self._loaded.as_it_was(choice))
+                client = await self._starter.replace(self._loaded.as_it_was(choice))
                 self._error = ""
             except AppError as error:
                 self._error = error.message
@@ -211,80 +203,6 @@ class ModelService:
     def _set_loading(self, loading: Loading | None) -> None:
         self._loading = loading
         self._changed()
-
-    async def _replace(self, choice: LoadChoice) -> EngineClient:
-        """Start the engine, letting older ones make room; what was unloaded for a load that fails is loaded again."""
-        info = await self.find(choice.name)
-        if info.problem:
-            raise UnsupportedFormat(info.problem)
-        spec = find_loader(Path(info.path), choice.loader)
-        checked_options(spec, choice.options)
-        leaving = self._loaded.leaving(choice.name, self.pinned())
-        available = psutil.virtual_memory().available
-        alongside = available > info.size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
-        removed = [] if alongside else await self._make_room(leaving)
-        try:
-            try:
-                client = await self._start(choice, spec, info)
-            except OutOfMemory:  # of a graphics card, say, which was not counted above
-                if removed or not leaving:
-                    raise
-                removed = await self._make_room(leaving)
-                client = await self._start(choice, spec, info)
-        except AppError:
-            for old in removed:
-                await self._restore(old)
-            raise
-        older = self._taken(leaving)
-        self._loaded.put(client, choice)
-        self._loaded.forget_surplus(self.pinned())
-        for entry in older:
-            await self._end(entry)
-        return client
-
-    def _taken(self, names: Sequence[str]) -> builtins.list[Loaded]:
-        return [entry for entry in map(self._loaded.take, names) if entry is not None]
-
-    async def _make_room(self, leaving: Sequence[str]) -> builtins.list[LoadChoice]:
-        """Unload models; how to load them again."""
-        entries = self._taken(leaving)
-        for entry in entries:
-            await self._end(entry)
-        return [entry.choice for entry in entries]
-
-    async def _restore(self, choice: LoadChoice) -> None:
-        """Load again what had to make room for a load that failed."""
-        try:
-            info = await self.find(choice.name)
-            client = await self._start(choice, find_loader(Path(info.path), choice.loader), info)
-        except AppError as error:
-            log.warning("%s could not be loaded again: %s", choice.name, error.message)
-            return
-        self._loaded.put(client, choice)
-
-    async def _start(self, choice: LoadChoice, spec: LoaderSpec, info: ModelInfo) -> EngineClient:
-        def progress(stage: str, done: float | None) -> None:
-            self._set_loading(Loading(choice.name, stage, done))
-
-        client = await EngineClient.start(
-            info.path,
-            spec.name,
-            dict(choice.options),
-            name=choice.name,
-            log_path=self._settings.state_dir / "logs" / "engine.log",
-            on_progress=progress,
-            load_timeout_s=self._settings.load_timeout_s,
-            step_timeout_s=self._settings.step_timeout_s,
-            queue_limit=self._settings.queue_limit,
-        )
-        if choice.adapters:
-            try:
-                await client.set_adapters(choice.adapters)
-            except BaseException:
-                await client.close()
-                raise
-        client.on_exit = lambda reason: self._engine_ended(choice, reason)
-        return client
 
     def _engine_ended(self, choice: LoadChoice, reason: str) -> None:
         """An engine ended by itself: remember it, so that the next request starts it again."""
@@ -303,14 +221,10 @@ class ModelService:
             forgotten = self._loaded.forget(name)
             entry = self._loaded.take(name)
             if entry is not None:
-                await self._end(entry)
+                await self._starter.end(entry)
             elif not forgotten:
                 raise NotFound(f"“{name}” is not loaded.")
             self._changed()
-
-    async def _end(self, entry: Loaded) -> None:
-        entry.client.on_exit = None
-        await entry.client.close()
 
     async def _unload_idle(self, limit_s: float) -> None:
         """Models that nobody used for so long give their memory back. Never one under a reply."""
@@ -321,7 +235,7 @@ class ModelService:
                     entry = self._loaded.sleep(idle[0])
                     log.info("%s is unloaded: nobody used it for %g s.", idle[0], limit_s)
                     self._changed()
-                    await self._end(entry)
+                    await self._starter.end(entry)
 
     def moved(self, names: Mapping[str, str]) -> None:
         """Models that are not loaded have other names now, old → new, or are gone: old → nothing."""
@@ -395,5 +309,5 @@ class ModelService:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # what was being started is ended by then
-        entries = self._taken([entry.choice.name for entry in self._loaded.all()])
-        await asyncio.gather(*map(self._end, entries), return_exceptions=True)
+        entries = [entry for entry in (self._loaded.take(entry.choice.name) for entry in self._loaded.all()) if entry is not None]
+        await asyncio.gather(*map(self._starter.end, entries), return_exceptions=True)

@@ -25,7 +25,8 @@ from modules.core.model import Adapter
 from modules.engine.client import EngineClient
 from modules.services import loaded_models as loaded_module
 from modules.services import models as models_module
-from modules.services.models import STARTER_NAME, Loading, ModelService
+from modules.services.engine_starter import Loading
+from modules.services.models import STARTER_NAME, ModelService
 from tests.services.conftest import ONE, THREE, TWO, engine_pids, until
 from tests.services.model_steps import OPTIONS, StartApp, crash, write_adapter, writes
 

@@ -1,0 +1,142 @@
+"""Starts engines: which loaded models make room for one that comes, and what comes back when its load fails.
+
+Knows how an engine is started and ended. When one is wanted is `models.py`'s business, what is loaded `loaded_models.py`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from modules.core.errors import AppError, OutOfMemory, UnsupportedFormat
+from modules.core.model import ModelInfo
+from modules.core.settings import Settings
+from modules.engine.client import EngineClient
+from modules.loaders.registry import find_loader
+from modules.loaders.spec import LoaderSpec
+from modules.services.loaded_models import Loaded, LoadedModels
+from modules.services.model_choices import LoadChoice, ModelChoices, checked_options
+
+log = logging.getLogger(__name__)
+
+ALONGSIDE_FACTOR = 1.5  # room asked for, relative to the file size, before two models are held at once
+ALONGSIDE_RESERVE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Loading:
+    """A load in progress, as the page shows it."""
+
+    name: str
+    stage: str
+    done: float | None  # 0 … 1, None while unknown
+
+
+class EngineStarter:
+    """Starts and ends the engines of `loaded`. One load at a time: the caller holds the lock."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loaded: LoadedModels,
+        choices: ModelChoices,
+        *,
+        find: Callable[[str], Awaitable[ModelInfo]],
+        on_loading: Callable[[Loading], None],
+        on_end: Callable[[LoadChoice, str], None],
+    ) -> None:
+        self._settings = settings
+        self._loaded = loaded
+        self._choices = choices
+        self._find = find
+        self._on_loading = on_loading
+        self._on_end = on_end
+
+    async def replace(self, choice: LoadChoice) -> EngineClient:
+        """Start the engine, letting older ones make room; what was unloaded for a load that fails is loaded again.
+
+        Raises:
+            LoadFailed: with the reason and the cure (also its subclasses).
+            NotFound: no such model or loader.
+        """
+        info = await self._find(choice.name)
+        if info.problem:
+            raise UnsupportedFormat(info.problem)
+        spec = find_loader(Path(info.path), choice.loader)
+        checked_options(spec, choice.options)
+        pinned = self._choices.pinned()
+        leaving = self._loaded.leaving(choice.name, pinned)
+        available = psutil.virtual_memory().available
+        alongside = available > info.size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
+        removed = [] if alongside else await self._make_room(leaving)
+        try:
+            try:
+                client = await self._start(choice, spec, info)
+            except OutOfMemory:  # of a graphics card, say, which was not counted above
+                if removed or not leaving:
+                    raise
+                removed = await self._make_room(leaving)
+                client = await self._start(choice, spec, info)
+        except AppError:
+            for old in removed:
+                await self._restore(old)
+            raise
+        older = self._taken(leaving)
+        self._loaded.put(client, choice)
+        self._loaded.forget_surplus(self._choices.pinned())  # pins may have changed meanwhile
+        for entry in older:
+            await self.end(entry)
+        return client
+
+    def _taken(self, names: Sequence[str]) -> list[Loaded]:
+        return [entry for entry in map(self._loaded.take, names) if entry is not None]
+
+    async def _make_room(self, leaving: Sequence[str]) -> list[LoadChoice]:
+        """Unload models; how to load them again."""
+        entries = self._taken(leaving)
+        for entry in entries:
+            await self.end(entry)
+        return [entry.choice for entry in entries]
+
+    async def _restore(self, choice: LoadChoice) -> None:
+        """Load again what had to make room for a load that failed."""
+        try:
+            info = await self._find(choice.name)
+            client = await self._start(choice, find_loader(Path(info.path), choice.loader), info)
+        except AppError as error:
+            log.warning("%s could not be loaded again: %s", choice.name, error.message)
+            return
+        self._loaded.put(client, choice)
+
+    async def _start(self, choice: LoadChoice, spec: LoaderSpec, info: ModelInfo) -> EngineClient:
+        def progress(stage: str, done: float | None) -> None:
+            self._on_loading(Loading(choice.name, stage, done))
+
+        client = await EngineClient.start(
+            info.path,
+            spec.name,
+            dict(choice.options),
+            name=choice.name,
+            log_path=self._settings.state_dir / "logs" / "engine.log",
+            on_progress=progress,
+            load_timeout_s=self._settings.load_timeout_s,
+            step_timeout_s=self._settings.step_timeout_s,
+            queue_limit=self._settings.queue_limit,
+        )
+        if choice.adapters:
+            try:
+                await client.set_adapters(choice.adapters)
+            except BaseException:
+                await client.close()
+                raise
+        client.on_exit = lambda reason: self._on_end(choice, reason)
+        return client
+
+    async def end(self, entry: Loaded) -> None:
+        """End an engine that was taken out."""
+        entry.client.on_exit = None
+        await entry.client.close()
