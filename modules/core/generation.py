@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from modules.core.messages import Message
-from modules.core.model import TemplateSource
+from modules.core.model import Adapter, AdapterChoice, TemplateSource
 from modules.core.params import GenerationParams
 
 FinishReason = Literal["stop", "length", "cancelled", "error"]
@@ -49,6 +49,7 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
     prompt: ChatPrompt | TextPrompt | TokenPrompt
     params: GenerationParams = GenerationParams()
     client: str = ""  # who asks: waiting requests of different clients take turns
+    adapters: tuple[Adapter, ...] | None = None  # None: those put into use on the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,8 @@ class EngineCard(BaseModel, frozen=True):
     memory_bytes: int
     load_s: float
     template_origin: str = ""  # empty: the model has no chat template
+    template_doubts: tuple[str, ...] = ()  # what speaks against its own template, each with the cure; empty when it fits
     adds_bos: bool = False
-    adapters: tuple[str, ...] = ()
+    adapters: tuple[AdapterChoice, ...] = ()  # for requests that name none
     notes: tuple[str, ...] = ()
     pid: int = 0

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modules.core.errors import AppError, InvalidRequest, LoadFailed, NoModelLoaded
@@ -78,6 +78,7 @@ class Ready:
     model: LoadedModel
     loader: str
     prompts: PromptMaker
+    template_doubts: tuple[str, ...] = ()
 
 
 Load = Callable[[LoadCommand, Progress], Ready]
@@ -100,7 +101,6 @@ class _Running:
     engine: Engine
     ready: Ready
     name: str
-    adapters: list[Adapter] = field(default_factory=list)
 
 
 class Worker:
@@ -120,7 +120,7 @@ class Worker:
             "tokenize": (self._prompts, self._tokenize),
             "count": (self._prompts, self._count),
             "score": (self._between, self._score),
-            "set_adapters": (self._between, self._set_adapters),
+            "try_adapters": (self._between, self._try_adapters),
             "counters": (None, self._counters),
             "cancel": (None, self._cancel),
         }
@@ -183,7 +183,9 @@ class Worker:
             raise LoadFailed(f"{command.name} could not be loaded ({type(error).__name__}: {error}). See the engine's log for the cause.") from error
         name = command.name or ready.model.info.name
         runner, tokenizer = ready.model.runner, ready.model.tokenizer
-        engine = Engine(runner, tokenizer, self._deliver, queue_limit=message["queue_limit"], name=name)
+        engine = Engine(
+            runner, tokenizer, self._deliver, queue_limit=message["queue_limit"], name=name, set_adapters=ready.model.set_adapters
+        )  # fmt: skip
         self._running = _Running(engine, ready, name)
         card = EngineCard(
             name=name,
@@ -194,6 +196,7 @@ class Worker:
             memory_bytes=ready.model.memory_bytes,
             load_s=time.monotonic() - begun_s,
             template_origin=ready.model.template.origin if ready.model.template else "",
+            template_doubts=ready.template_doubts,
             adds_bos=tokenizer.adds_bos,
             notes=ready.model.notes,
             pid=os.getpid(),
@@ -221,7 +224,9 @@ class Worker:
     def _next_tokens(self, message: Message) -> None:
         """Answered when the probe ends."""
         running, job = self._model(), self._jobs[message["id"]]
-        request = GenerationRequest.model_validate({"prompt": message["prompt"], "params": GenerationParams(max_tokens=1)})
+        request = GenerationRequest.model_validate(
+            {"prompt": message["prompt"], "params": GenerationParams(max_tokens=1), "adapters": message["adapters"]}
+        )
         self._submit(running, job, request, probe=message["k"])
 
     def _submit(self, running: _Running, job: _Job, request: GenerationRequest, probe: int) -> None:
@@ -229,8 +234,9 @@ class Worker:
             raise InvalidRequest("The request was cancelled.")
         job.prepared = running.ready.prompts.prepare(request)
         job.generation = running.engine.submit(
-            job.prepared.token_ids, request.params, stop=job.prepared.stop, client=request.client, key=job, probe=probe
-        )
+            job.prepared.token_ids, request.params, stop=job.prepared.stop, client=request.client, key=job, probe=probe,
+            adapters=request.adapters or (),
+        )  # fmt: skip
         if job.cancelled:
             job.generation.cancel()
 
@@ -241,22 +247,11 @@ class Worker:
         return self._model().ready.prompts.count(ChatPrompt.model_validate(message["prompt"]))
 
     def _score(self, message: Message) -> list[float]:
-        return self._model().engine.score(message["token_ids"])
+        return self._model().engine.score(message["token_ids"], _adapters(message))
 
-    def _set_adapters(self, message: Message) -> list[str]:
-        running = self._model()
-        apply = running.ready.model.set_adapters
-        adapters = [Adapter.model_validate(value) for value in message["adapters"]]
-        if apply is None:
-            raise InvalidRequest(f"The loader {running.ready.loader} cannot put LoRA adapters on {running.name}; load it with another loader.")
-        previous = running.adapters
-        try:
-            running.engine.call(lambda: apply(adapters))
-        except AppError:
-            running.engine.call(lambda: apply(previous))  # all or nothing
-            raise
-        running.adapters = adapters
-        return [adapter.path for adapter in adapters]
+    def _try_adapters(self, message: Message) -> Message:
+        self._model().engine.try_adapters(_adapters(message))
+        return {}
 
     def _counters(self, message: Message) -> Message:
         return wire.counters_to_wire(self._model().engine.counters())
@@ -307,6 +302,10 @@ class Worker:
                 beat["broken"] = self._running.engine.broken
             self._channel.send({"beat": beat})
             time.sleep(BEAT_S)
+
+
+def _adapters(message: Message) -> list[Adapter]:
+    return [Adapter.model_validate(value) for value in message["adapters"]]
 
 
 def _told_event(job: _Job, event: Event) -> tuple[str, Any]:

@@ -5,22 +5,30 @@ Knows how a fitting template behaves. It asks the template and the tokenizer and
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from modules.core.errors import InvalidRequest
+from modules.core.errors import AppError, InvalidRequest
 from modules.core.messages import Message
-from modules.prompts.ending import Ending
+from modules.prompts.ending import Ending, derive_ending
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
-    from modules.core.model import Tokenizer
+    from modules.core.model import TemplateSource, Tokenizer
+    from modules.prompts.renderer import TemplateRenderer
     from modules.prompts.template import Rendered
 
 Level = Literal["ok", "note", "problem"]
+INSTRUCTION = Message(role="system", content="PaddockInstruction")
 QUESTION = Message(role="user", content="PaddockQuestion")
 ANSWER = Message(role="assistant", content="PaddockAnswer")
+CONTROL = re.compile(r"<[|｜][^<>|｜\s]{1,60}[|｜]>")  # as nobody writes in prose: <|im_start|>, <｜Assistant｜>
+THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(</\1>|$)", re.DOTALL)
+SHOWN_TOKENS = 5
+EXAMINATION_S = 6.0  # for all renderings together; a fitting template takes a hundredth of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,23 @@ class Finding:
 
     level: Level
     sentence: str
+
+
+def doubts(renderer: TemplateRenderer, source: TemplateSource, tokenizer: Tokenizer) -> tuple[str, ...]:
+    """What speaks against a model's own template, as sentences with their cures; empty when it fits. Bounded in time; refuses nothing."""
+    end_s = time.monotonic() + EXAMINATION_S
+
+    def render(messages: Sequence[Message], *, add_generation_prompt: bool = True) -> Rendered:
+        if time.monotonic() > end_s:
+            raise InvalidRequest(f"The chat template ({source.origin}) takes longer than {EXAMINATION_S:g} s for a few short chats; choose a prompt template of Paddock.")
+        return renderer.render(source, messages, add_generation_prompt=add_generation_prompt)
+
+    try:
+        ending = derive_ending(render, eos_token=source.eos_token, extra_stop=source.stop)
+        found = examine(render, tokenizer, ending, bos_token=source.bos_token)
+    except AppError as error:
+        return (error.message,)
+    return tuple(one.sentence for one in found if one.level == "problem")
 
 
 def examine(render: Callable[..., Rendered], tokenizer: Tokenizer, ending: Ending, *, bos_token: str = "") -> tuple[Finding, ...]:
@@ -48,7 +73,8 @@ def examine(render: Callable[..., Rendered], tokenizer: Tokenizer, ending: Endin
         *_end_of_turn(tokenizer, ending),
         *_beginning(prompt, tokenizer, bos_token),
         *_message_kept(prompt),
-        *_system_role(ending),
+        *_control_tokens(prompt, tokenizer, ending),
+        *_system_role(render, ending),
         *_alternation(render),
         *_generation_prompt(render, prompt),
     )
@@ -94,12 +120,49 @@ def _message_kept(prompt: str) -> Iterator[Finding]:
         yield Finding("problem", "The template leaves out what the user writes; choose another one.")
 
 
-def _system_role(ending: Ending) -> Iterator[Finding]:
-    if not ending.supports_system:
+def _control_tokens(prompt: str, tokenizer: Tokenizer, ending: Ending) -> Iterator[Finding]:
+    """What the template writes as control tokens must be some. A vocabulary without any was trained on them as text (Zephyr)."""
+    written = dict.fromkeys(CONTROL.findall(prompt))
+    unknown = [text for text in written if text != ending.end_of_turn and not _is_one_special(text, tokenizer)]
+    if not unknown:
+        return
+    shown = ", ".join(f"“{text}”" for text in unknown[:SHOWN_TOKENS])
+    has_others = any(tokenizer.is_special(token) and CONTROL.fullmatch(_piece(tokenizer, token)) for token in range(tokenizer.vocab_size))
+    if has_others:
         yield Finding(
-            "note",
-            "The template has no system role or leaves it out: where it refuses one, the system text is put in front of the first user message.",
+            "problem",
+            f"The template writes {shown}, which this model does not know as special and would read as plain text: "
+            "the template was made for another model. Choose a prompt template that fits.",
         )
+    else:
+        yield Finding("note", f"The template writes {shown} as plain text; this model's vocabulary has no special tokens of that kind.")
+
+
+def _is_one_special(text: str, tokenizer: Tokenizer) -> bool:
+    ids = tokenizer.encode(text, add_special=False, parse_special=True)
+    return len(ids) == 1 and _piece(tokenizer, ids[0]) == text  # <|assistant|> of some models is one token, though not a hidden one
+
+
+def _piece(tokenizer: Tokenizer, token_id: int) -> str:
+    return tokenizer.piece(token_id).decode("utf-8", "replace")
+
+
+def _system_role(render: Callable[..., Rendered], ending: Ending) -> Iterator[Finding]:
+    """A system text reaches the model, in a role of its own or in front of the question."""
+    if ending.supports_system:
+        return
+    try:
+        is_lost = INSTRUCTION.content not in render([INSTRUCTION, QUESTION]).text
+    except InvalidRequest:
+        is_lost = True
+    if is_lost:
+        yield Finding(
+            "problem",
+            "The template leaves out the system text, so instructions and characters do not reach the model. "
+            "Choose a prompt template that has a system role, or write the instructions into the first message.",
+        )
+    else:
+        yield Finding("note", "The template has no system role: the system text is put in front of the first user message.")
 
 
 def _alternation(render: Callable[..., Rendered]) -> Iterator[Finding]:
@@ -115,16 +178,29 @@ def _alternation(render: Callable[..., Rendered]) -> Iterator[Finding]:
 
 
 def _generation_prompt(render: Callable[..., Rendered], prompt: str) -> Iterator[Finding]:
-    """The header of the assistant's turn has to come from somewhere."""
-    if render([QUESTION], add_generation_prompt=False).text != prompt:
-        return
+    """The header of the assistant's turn has to come from somewhere, and be the one that replies follow."""
+    asked = render([QUESTION], add_generation_prompt=False).text
     try:
         answered = render([QUESTION, ANSWER], add_generation_prompt=False).text
     except InvalidRequest:
         return
-    header = answered.removeprefix(prompt).partition(ANSWER.content)[0]
-    if not answered.startswith(prompt) or header.strip():
+    if not answered.startswith(asked) or not prompt.startswith(asked):
+        return  # it writes the question anew in each case: nothing to compare
+    header, opened = _begun(answered.removeprefix(asked).partition(ANSWER.content)[0]), _begun(prompt.removeprefix(asked))
+    if prompt == asked and header:
         yield Finding(
             "problem",
-            "The template writes no beginning of an assistant turn after the question, so the model may go on writing the question.",
+            "The template writes no beginning of an assistant turn after the question, so the model may go on writing the question. "
+            "Choose a prompt template that fits.",
         )
+    elif not header.startswith(opened) and not opened.startswith(header):
+        yield Finding(
+            "problem",
+            f"The template begins a reply with “{opened[:60]}”, but writes “{header[:60]}” before the replies of a conversation: "
+            "the model is asked in another form than it was trained in. Choose a prompt template that fits.",
+        )
+
+
+def _begun(header: str) -> str:
+    """A header without thinking blocks, which some templates write only in one of the cases, and without space at its ends."""
+    return THOUGHT.sub("", header).strip()

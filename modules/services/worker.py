@@ -21,6 +21,7 @@ from modules.engine.channel import guard_process, take_stdio
 from modules.engine.worker import LoadCommand, Prepared, Progress, Ready, serve
 from modules.loaders.registry import find_loader
 from modules.prompts.bos import for_model, needs_bos, single_bos
+from modules.prompts.doctor import doubts
 from modules.prompts.ending import Ending
 from modules.prompts.fitting import fit_chat
 from modules.prompts.renderer import TemplateRenderer
@@ -179,7 +180,12 @@ def load(command: LoadCommand, progress: Progress) -> Ready:
     model = spec.load(path, options, progress)
     if command.name:
         model.info = model.info.model_copy(update={"name": command.name})
-    return Ready(model, spec.name, ModelPrompts(model, TemplateRenderer()))
+    renderer = TemplateRenderer()
+    found: tuple[str, ...] = ()
+    if model.template is not None:
+        progress("Examining the chat template", None)
+        found = doubts(renderer, model.template, model.tokenizer)
+    return Ready(model, spec.name, ModelPrompts(model, renderer), found)
 
 
 def main() -> None:

@@ -269,3 +269,18 @@ async def test_files_that_are_no_model_are_refused_in_a_sentence(tmp_path):
 async def test_an_option_out_of_bounds_is_named(starter_gguf):
     with pytest.raises(InvalidRequest, match="slots"):
         await EngineClient.start(str(starter_gguf), "llama.cpp", {"slots": 0})
+
+
+async def test_what_speaks_against_the_template_is_on_the_card_and_the_model_loads_all_the_same(starter_gguf, tmp_path):
+    data = starter_gguf.read_bytes()
+    begun = b"'<|im_start|>assistant\\n' }}{% endif"
+    assert data.count(begun) == 1
+    (tmp_path / "odd.gguf").write_bytes(data.replace(begun, begun.replace(b"assistant", b"secretary")))
+    for path, expected in ((starter_gguf, ()), (tmp_path / "odd.gguf", ("begins a reply with “<|im_start|>secretary”",))):
+        client = await EngineClient.start(str(path), "", OPTIONS)
+        try:
+            assert len(client.card.template_doubts) == len(expected)
+            assert all(part in sentence for part, sentence in zip(expected, client.card.template_doubts, strict=True))
+            assert await reply(client, chat("What is a LoRA?"))
+        finally:
+            await client.close()
