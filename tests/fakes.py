@@ -99,7 +99,8 @@ class FakeRunner:
             assert len(row.token_ids) > 0
             slot.extend(row.token_ids)
             assert len(slot) <= self.context_length
-            logits.append(self._entry(slot))
+            assert 1 <= row.outputs <= len(row.token_ids)
+            logits += [self._entry(slot[: len(slot) - left]) for left in reversed(range(row.outputs))]
         self.batches.append(list(rows))
         return logits
 

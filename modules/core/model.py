@@ -23,6 +23,7 @@ class Row:
     slot: int
     start: int
     token_ids: Sequence[int]
+    outputs: int = 1  # logits are wanted after each of the last so many tokens
 
 
 class LogitsRow(Protocol):
@@ -51,7 +52,7 @@ class LogitsRow(Protocol):
         ...
 
 
-# One entry per row of the forward pass: a float32 array [vocab] (a view where possible) or a LogitsRow that lives on a device.
+# One entry for each output of each row, in order: a float32 array [vocab] (a view where possible) or a LogitsRow that lives on a device.
 Logits = Sequence[Any]
 
 
@@ -65,7 +66,7 @@ class Runner(Protocol):
     vocab_size: int
 
     def forward(self, rows: Sequence[Row]) -> Logits:
-        """Run the rows and return the logits after the last token of each row. Valid until the next call.
+        """Run the rows and return the logits of their outputs: after the last token of each, or its last few. Valid until the next call.
 
         Raises:
             OutOfMemory: no room; the slots are as before the call.

@@ -109,6 +109,24 @@ def test_chunks_equal_the_whole(subject: Subject) -> None:
     subject.model.runner.truncate(0, 0)
 
 
+def test_several_outputs_of_a_row_are_those_of_single_steps(subject: Subject) -> None:
+    """Rows with different numbers of outputs in one step; where there is one slot, that row alone."""
+    runner = subject.model.runner
+    texts, wanted = (PROMPTS[2], PROMPTS[0], PROMPTS[1])[: runner.n_slots], (4, 1, 2)
+    single: list[np.ndarray] = []
+    for text, outputs in zip(texts, wanted, strict=False):
+        ids = ids_of(subject, text)
+        single += [last(subject, ids[: len(ids) - left]) for left in reversed(range(outputs))]
+    rows = [Row(slot, 0, ids_of(subject, text), outputs) for slot, (text, outputs) in enumerate(zip(texts, wanted, strict=False))]
+    found = [row_of(entry) for entry in runner.forward(rows)]
+    assert len(found) == len(single)
+    for entry, expected in zip(found, single, strict=True):
+        assert entry.shape == (VOCAB,)
+        np.testing.assert_allclose(entry, expected, atol=2e-2)
+    for slot in range(runner.n_slots):
+        runner.truncate(slot, 0)
+
+
 def test_truncate_then_go_on_equals_a_fresh_start(subject: Subject) -> None:
     runner, ids = subject.model.runner, ids_of(subject, PROMPTS[2])
     fresh = last(subject, [*ids[:4], 7, 8])
@@ -206,6 +224,8 @@ def test_a_wrong_step_is_refused_and_changes_nothing(subject: Subject) -> None:
         [Row(0, len(ids), [-1])],
         [Row(99, 0, [5])],
         [Row(0, len(ids), [])],
+        [Row(0, len(ids), [5], outputs=2)],
+        [Row(0, len(ids), [5], outputs=0)],
         [],
         [Row(0, len(ids), [5]), Row(0, len(ids) + 1, [5])],
     )

@@ -124,8 +124,8 @@ class Batch:
         """Begin a new step."""
         self.length = 0
 
-    def add(self, slot: int, start: int, token_ids: Any, *, all_outputs: bool = False) -> int:
-        """Append one row and return the place of its last token, where its logits will be."""
+    def add(self, slot: int, start: int, token_ids: Any, outputs: int = 1) -> int:
+        """Append one row and return the place of its last token; the logits of its outputs will be there and just before."""
         begin, count = self.length, len(token_ids)
         end = begin + count
         self.tokens[begin:end] = token_ids
@@ -136,8 +136,8 @@ class Batch:
         else:
             np.add(self._ramp[:count], start, out=self.positions[begin:end])
             self._slots[begin:end] = self._slot_addresses[slot]
-            self.outputs[begin:end] = all_outputs
-            self.outputs[end - 1] = 1
+            self.outputs[begin:end] = 0
+            self.outputs[end - outputs : end] = 1
         self.length = end
         return end - 1
 

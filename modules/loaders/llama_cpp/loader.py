@@ -22,7 +22,7 @@ from modules.loaders.llama_cpp.c_api import NativeLog, library
 from modules.loaders.llama_cpp.memory import Plan, estimate, plan_context
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.peft_adapter import base_shape
-from modules.loaders.llama_cpp.runner import LlamaCppRunner, score_outputs
+from modules.loaders.llama_cpp.runner import LlamaCppRunner, most_outputs
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.machine import resident_bytes, usable_cores
 from modules.loaders.model_info import gguf_parts, read_info
@@ -139,7 +139,7 @@ def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, l
     # one physical batch per step: a failed decode then leaves the memory as it was
     params.n_batch = params.n_ubatch = options.batch_tokens
     params.n_seq_max = options.slots
-    params.n_outputs_max = min(options.batch_tokens, max(options.slots, score_outputs(vocab_size, options.batch_tokens)))
+    params.n_outputs_max = most_outputs(vocab_size, options.batch_tokens, options.slots)
     params.kv_unified = True  # slots share one cache, and a prefix can be shared between them
     params.no_perf = True
     params.flash_attn_type = {"auto": -1, "off": 0, "on": 1}[options.flash_attention]

@@ -24,6 +24,11 @@ def score_outputs(vocab_size: int, batch_tokens: int) -> int:
     return max(16, min(batch_tokens, SCORE_BUFFER_BYTES // (4 * vocab_size)))
 
 
+def most_outputs(vocab_size: int, batch_tokens: int, step_outputs: int) -> int:
+    """How many rows of logits a context must have room for: those of `score`, and those of a step of all slots."""
+    return min(batch_tokens, max(step_outputs, score_outputs(vocab_size, batch_tokens)))
+
+
 class LlamaCppRunner:
     """A loaded GGUF model behind the Runner contract. It owns the context; `on_close` gives back what lies below."""
 
@@ -42,11 +47,12 @@ class LlamaCppRunner:
         self.vocab_size = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
         self._lengths = [0] * slots
         self._score_rows = score_outputs(self.vocab_size, batch_tokens)
+        self._most_outputs = most_outputs(self.vocab_size, batch_tokens, slots)
         self._batch = Batch(batch_tokens, slots)
         self._views = RowViews(self.vocab_size)
 
     def forward(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
-        """Run the rows; one read-only view [vocab] per row, valid until the next call.
+        """Run the rows; one read-only view [vocab] per output, valid until the next call.
 
         Raises:
             OutOfMemory: no room in the key-value cache; the slots are as before the call.
@@ -55,12 +61,12 @@ class LlamaCppRunner:
         self._check(rows)
         batch = self._batch
         batch.clear()
-        places = [batch.add(row.slot, row.start, row.token_ids) for row in rows]
+        ends = [batch.add(row.slot, row.start, row.token_ids, row.outputs) + 1 for row in rows]
         self._decode()
         for row in rows:
             self._lengths[row.slot] = row.start + len(row.token_ids)
         at, views, context = self._fast.logits_at, self._views, self._context
-        return [views.at(at(context, place)) for place in places]
+        return [views.at(at(context, place)) for row, end in zip(rows, ends, strict=True) for place in range(end - row.outputs, end)]
 
     def _check(self, rows: Sequence[Row]) -> None:
         """What the native library would answer with an abort of the process, or with a bare number."""
@@ -69,14 +75,16 @@ class LlamaCppRunner:
         for row in rows:
             count = len(row.token_ids)
             total += count
-            if not 0 <= row.slot < self.n_slots or count == 0:
-                raise InvalidRequest(f"Slot {row.slot} with {count} tokens cannot run; this model has {self.n_slots} slots.")
+            if not 0 <= row.slot < self.n_slots or not 1 <= row.outputs <= count:
+                raise InvalidRequest(f"Slot {row.slot} with {count} tokens and {row.outputs} outputs cannot run; this model has {self.n_slots} slots.")
             if row.start + count > self.context_length:
                 raise ContextOverflow(f"{row.start + count} tokens are more than the context of {self.context_length}.")
             if row.start != self._lengths[row.slot]:
                 raise InvalidRequest(f"Slot {row.slot} holds {self._lengths[row.slot]} tokens, so it cannot go on at {row.start}.")
             if min(row.token_ids) < 0 or max(row.token_ids) >= self.vocab_size:
                 raise InvalidRequest(f"A token id lies outside 0 … {self.vocab_size - 1}.")
+        if sum(row.outputs for row in rows) > self._most_outputs:
+            raise InvalidRequest(f"These rows have more than {self._most_outputs} outputs, all that this model was loaded for.")
         if total > self.max_batch_tokens or total == 0 or len({row.slot for row in rows}) != len(rows):
             raise InvalidRequest(f"{total} tokens in {len(rows)} rows are not one step; the limit is {self.max_batch_tokens} tokens, one row a slot.")
 
@@ -113,7 +121,7 @@ class LlamaCppRunner:
             for begin in range(0, len(result), self._score_rows):
                 chunk = ids[begin : min(begin + self._score_rows, len(result))]
                 self._batch.clear()
-                self._batch.add(0, begin, chunk, all_outputs=True)
+                self._batch.add(0, begin, chunk, len(chunk))
                 self._decode()
                 for place in range(len(chunk)):
                     row = self._views.at(self._fast.logits_at(self._context, place))

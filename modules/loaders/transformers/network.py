@@ -89,20 +89,20 @@ class Network:
         lowest = self.torch.finfo(self.dtype).min
         return self.torch.zeros(seen.shape, dtype=self.dtype, device=seen.device).masked_fill_(~seen, lowest)
 
-    def run(self, ids: torch.Tensor, *, last_only: bool = True, **inputs: Any) -> torch.Tensor:
-        """Logits [rows, 1, vocab] of the last tokens, or [rows, tokens, vocab] of all.
+    def run(self, ids: torch.Tensor, *, outputs: int = 1, **inputs: Any) -> torch.Tensor:
+        """Logits [rows, outputs, vocab] after the last so many tokens.
 
         Raises:
             OutOfMemory: the device ran out of memory.
         """
-        if self._keeps_last and last_only:
-            inputs["logits_to_keep"] = 1
+        if self._keeps_last:
+            inputs["logits_to_keep"] = outputs
         try:
             with self.torch.inference_mode():
                 logits = self.model(input_ids=ids, **inputs).logits
         except RuntimeError as error:
             raise _step_error(error) from error
-        return logits[:, -1:] if last_only else logits
+        return logits[:, -outputs:]
 
     def rows(self, logits: torch.Tensor) -> list[Any]:
         """One entry per row of [rows, vocab]: float32 arrays in main memory, or rows that stay on the GPU."""

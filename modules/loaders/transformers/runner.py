@@ -1,6 +1,6 @@
 """The batching transformers runner: ragged rows of many slots in few passes, each at its own position.
 
-Rows are padded on the left, so that the last token of every row stands at the same place and only its logits are computed. Knows slots and
+Rows are padded on the left, so that the last tokens of every row stand at the same place and only their logits are computed. Knows slots and
 the cache; nothing of text or sampling. Whether an architecture really computes the same this way is checked once, on load.
 """
 
@@ -36,20 +36,20 @@ class SlotRunner:
         self._cache: SlotCache | None = SlotCache(slots, network.context_length)
 
     def forward(self, rows: Sequence[Row]) -> list[Any]:
-        """Run the rows; one float32 array [vocab] (or a row on the device) per row.
+        """Run the rows; one float32 array [vocab] (or a row on the device) per output.
 
         Raises:
             OutOfMemory: the device is full; the slots are as before the call.
             InvalidRequest: a token, slot or length outside its limits.
         """
         self._check(rows)
-        results: list[Any] = [None] * len(rows)
+        results: list[list[Any]] = [[]] * len(rows)
         for group in _groups([len(row.token_ids) for row in rows]):
             for place, logits in zip(group, self._pass([rows[place] for place in group]), strict=True):
                 results[place] = logits
         for row in rows:
             self._lengths[row.slot] = row.start + len(row.token_ids)
-        return results
+        return [entry for entries in results for entry in entries]
 
     def _check(self, rows: Sequence[Row]) -> None:
         total = 0
@@ -59,18 +59,21 @@ class SlotRunner:
             if not 0 <= row.slot < self.n_slots or row.start != self._lengths[row.slot]:
                 held = self._lengths[row.slot] if 0 <= row.slot < self.n_slots else 0
                 raise InvalidRequest(f"Slot {row.slot} of {self.n_slots} holds {held} tokens, so it cannot go on at {row.start}.")
+            if not 1 <= row.outputs <= len(row.token_ids):
+                raise InvalidRequest(f"A row of {len(row.token_ids)} tokens cannot have {row.outputs} outputs.")
         if total > self.max_batch_tokens or not rows or len({row.slot for row in rows}) != len(rows):
             raise InvalidRequest(f"{total} tokens in {len(rows)} rows are not one step; the limit is {self.max_batch_tokens} tokens, one row a slot.")
 
-    def _pass(self, rows: Sequence[Row]) -> list[Any]:
-        """One forward pass of rows that share a width."""
-        logits = self._logits(sorted(rows, key=lambda row: row.slot), last_only=True)[:, -1]
+    def _pass(self, rows: Sequence[Row]) -> list[list[Any]]:
+        """One forward pass of rows that share a width; the outputs of each."""
+        most = max(row.outputs for row in rows)
+        logits = self._logits(sorted(rows, key=lambda row: row.slot), most)
         order = np.argsort(np.argsort([row.slot for row in rows]))
-        entries = self._network.rows(logits)
-        return [entries[place] for place in order]
+        entries = self._network.rows(logits.flatten(0, 1))
+        return [entries[(place + 1) * most - row.outputs : (place + 1) * most] for place, row in zip(order, rows, strict=True)]
 
-    def _logits(self, rows: Sequence[Row], *, last_only: bool) -> Any:
-        """Pad on the left, place, mask and run: [rows, tokens, vocab]."""
+    def _logits(self, rows: Sequence[Row], outputs: int) -> Any:
+        """Pad on the left, place, mask and run: [rows, outputs, vocab]."""
         cache, network, torch = self._open_cache(), self._network, self._network.torch
         width = max(len(row.token_ids) for row in rows)
         length = max(row.start + len(row.token_ids) for row in rows)
@@ -90,7 +93,7 @@ class SlotRunner:
                 mask = None if one else network.mask(where, length)
             return network.run(
                 torch.from_numpy(ids).to(network.device),
-                last_only=last_only,
+                outputs=outputs,
                 position_ids=where,
                 attention_mask=mask,
                 past_key_values=cache,
@@ -116,7 +119,7 @@ class SlotRunner:
         parts = []
         for begin in range(0, len(ids) - 1, SCORE_TOKENS):
             chunk = ids[begin : min(begin + SCORE_TOKENS, len(ids) - 1)]
-            logits = self._logits([Row(0, begin, chunk)], last_only=False)[0]
+            logits = self._logits([Row(0, begin, chunk)], len(chunk))[0]
             targets = self._network.torch.tensor(ids[begin + 1 : begin + 1 + len(chunk)])
             parts.append(self._network.log_probabilities(logits, targets))
             if chunk_done is not None:

@@ -33,7 +33,7 @@ class SingleRunner:
         self._held = 0  # tokens in the cache; fewer than ids after a failed step
 
     def forward(self, rows: Sequence[Row]) -> list[Any]:
-        """Run the one row; its logits as a float32 array [vocab] or a row on the device.
+        """Run the one row; for each of its outputs a float32 array [vocab] or a row on the device.
 
         Raises:
             OutOfMemory: the device is full; the slot is as before the call.
@@ -45,25 +45,27 @@ class SingleRunner:
         self._network.check(row.token_ids, row.start + len(row.token_ids))
         if row.start != len(self._ids):
             raise InvalidRequest(f"Slot 0 holds {len(self._ids)} tokens, so it cannot go on at {row.start}.")
+        if not 1 <= row.outputs <= len(row.token_ids):
+            raise InvalidRequest(f"A row of {len(row.token_ids)} tokens cannot have {row.outputs} outputs.")
         ids = [*self._ids, *(int(token) for token in row.token_ids)]
-        logits = self._logits(ids, last_only=True)
+        logits = self._logits(ids, row.outputs)
         self._ids = ids
-        return self._network.rows(logits[:, -1])
+        return self._network.rows(logits[0])
 
-    def _logits(self, ids: list[int], *, last_only: bool) -> Any:
-        """Logits of the tokens that the cache does not hold yet: [1, tokens, vocab]."""
+    def _logits(self, ids: list[int], outputs: int) -> Any:
+        """Logits after the last so many of the tokens; those that the cache holds are not computed again: [1, outputs, vocab]."""
         network = self._network
         if network.model is None:
             raise AppError("This model was unloaded; load it again.")
         fresh = network.torch.tensor([ids[self._held :]], device=network.device)
         if not self._cached:
-            return network.run(fresh, last_only=last_only)
+            return network.run(fresh, outputs=outputs)
         if self._cache is None:
             from transformers import DynamicCache
 
             self._cache = DynamicCache(config=network.model.config)
         try:
-            logits = network.run(fresh, last_only=last_only, past_key_values=self._cache, use_cache=True)
+            logits = network.run(fresh, outputs=outputs, past_key_values=self._cache, use_cache=True)
         except AppError:
             self._drop()  # half written: the next step computes the sequence again
             raise
@@ -90,7 +92,7 @@ class SingleRunner:
         try:
             for begin in range(0, len(ids) - 1, step):
                 end = min(begin + step, len(ids) - 1)
-                logits = self._logits(ids[:end], last_only=False)[0]
+                logits = self._logits(ids[:end], end - begin)[0]
                 parts.append(self._network.log_probabilities(logits, self._network.torch.tensor(ids[begin + 1 : end + 1])))
                 if chunk_done is not None:
                     chunk_done()
