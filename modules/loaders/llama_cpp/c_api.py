@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,24 @@ def library() -> Any:
     import llama_cpp.llama_cpp as binding
 
     return binding
+
+
+class TensorPlacement(ctypes.Structure):
+    """`llama_model_tensor_buft_override`: tensors whose names match lie in that kind of memory."""
+
+    _fields_ = (("pattern", ctypes.c_char_p), ("memory", ctypes.c_void_p))
+
+
+def kept_in_memory(patterns: Sequence[str]) -> Any:
+    """The list llama.cpp takes for tensors that stay in main memory, ended by an empty row; None without patterns."""
+    if not patterns:
+        return None
+    from llama_cpp._ggml import libggml
+
+    main_memory = libggml.ggml_backend_cpu_buffer_type
+    main_memory.restype, main_memory.argtypes = ctypes.c_void_p, []
+    rows = [TensorPlacement(pattern.encode(), main_memory()) for pattern in patterns]
+    return (TensorPlacement * (len(rows) + 1))(*rows, TensorPlacement(None, None))
 
 
 class NativeLog:

@@ -12,13 +12,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from modules.core.errors import LoadFailed, OutOfMemory, UnsupportedFormat
 from modules.core.model import LoadedModel, Row, TemplateSource
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
 from modules.loaders.llama_cpp.adapters import AdapterSet
-from modules.loaders.llama_cpp.c_api import NativeLog, library
+from modules.loaders.llama_cpp.c_api import NativeLog, kept_in_memory, library
 from modules.loaders.llama_cpp.memory import Plan, estimate, plan_context
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.peft_adapter import base_shape
@@ -34,6 +35,8 @@ MEASURE_PREFILL_TOKENS = 64
 MEASURE_ROUNDS = 4
 CLEARLY_FASTER = 1.2
 ALL_CORES_DELAY_S = 0.002  # what a step loses when its threads need every core and something else, like the server, needs one too: measured
+SPLIT_MODES = MappingProxyType({"none": 0, "layer": 1, "row": 2, "tensor": 3})  # llama.h
+NUMA_STRATEGIES = MappingProxyType({"distribute": 1, "isolate": 2, "numactl": 3})  # ggml-cpu.h
 MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "cudamalloc failed", "vk::device::allocatememory")
 
 
@@ -60,6 +63,8 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         log.listen()
         undo.callback(log.silence)
         binding.llama_backend_init()
+        if options.numa != "off":
+            binding.llama_numa_init(NUMA_STRATEGIES[options.numa])
         model = _load_model(gguf_parts(path)[0], options, progress, log)
         undo.callback(binding.llama_model_free, model)
         if binding.llama_model_has_encoder(model) or not binding.llama_model_has_decoder(model):
@@ -120,6 +125,10 @@ def _load_model(path: Path, options: LlamaCppOptions, progress: Progress, log: N
         (False, True): binding.LLAMA_LOAD_MODE_MLOCK,
         (False, False): binding.LLAMA_LOAD_MODE_NONE,
     }[options.mmap, options.mlock]
+    params.split_mode = SPLIT_MODES[options.split_mode]
+    kept = kept_in_memory(options.kept_patterns)  # lives until the load is over
+    if kept is not None:
+        params.tensor_buft_overrides = ctypes.cast(kept, ctypes.c_void_p)
     shares = (ctypes.c_float * max(int(binding.llama_max_devices()), 16))(*options.split)
     if options.split:
         params.tensor_split = shares
@@ -136,8 +145,7 @@ def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, l
     params = binding.llama_context_default_params()
     vocab_size = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
     params.n_ctx = plan.capacity_tokens
-    # one physical batch per step: a failed decode then leaves the memory as it was
-    params.n_batch = params.n_ubatch = options.batch_tokens
+    params.n_batch, params.n_ubatch = options.batch_tokens, options.computed_tokens
     params.n_seq_max = options.slots
     params.n_outputs_max = most_outputs(vocab_size, options.batch_tokens, options.slots)
     params.kv_unified = True  # slots share one cache, and a prefix can be shared between them

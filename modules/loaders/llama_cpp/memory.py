@@ -36,7 +36,7 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool) -> Needs:
         weights_bytes=0 if on_gpu else shape.stored_bytes,
         library_bytes=FIXED_BYTES,
         number_bytes=0.0 if on_gpu and options.offload_kqv else dict(KV_BYTES)[options.kv_type],
-        batch_tokens=options.batch_tokens,
+        batch_tokens=options.computed_tokens,
         outputs=min(options.batch_tokens, (32 << 20) // (4 * max(shape.vocabulary, 1)) + 16),
         sequences=options.slots,
         scores=not on_gpu and options.flash_attention == "off",

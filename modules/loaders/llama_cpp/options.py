@@ -13,6 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from modules.core.model import LoadOptions
 
 SPLIT_PATTERN = re.compile(r"\d{1,4}(\.\d{1,3})?(\s*,\s*\d{1,4}(\.\d{1,3})?){0,15}")
+TENSOR_PATTERN = re.compile(r"[A-Za-z0-9_.*+?|()\[\]\\-]{1,200}")  # nothing a pattern of names needs beyond these
+EXPERT_TENSORS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # how every mixture-of-experts file of llama.cpp names them
 
 
 class LlamaCppOptions(LoadOptions):
@@ -22,6 +24,9 @@ class LlamaCppOptions(LoadOptions):
     threads: int = Field(0, ge=0, le=256, description="Processor threads for writing; 0 measures what is fastest for this model.")
     threads_batch: int = Field(0, ge=0, le=256, description="Processor threads for reading the prompt; 0 measures what is fastest.")
     batch_tokens: int = Field(512, ge=32, le=8192, description="Most tokens of one step; more reads long prompts faster and takes more memory.")
+    ubatch_tokens: int = Field(
+        0, ge=0, le=8192, description="Tokens that are computed at once within a step; fewer take less memory, more keep a GPU busy. 0 is the whole step."
+    )
     cache_tokens: int = Field(
         0, ge=0, le=4_194_304, description="Tokens that all slots share in the key-value cache; 0 gives every slot its full context if memory allows."
     )
@@ -36,6 +41,14 @@ class LlamaCppOptions(LoadOptions):
     rope_freq_scale: float = Field(0.0, ge=0, le=1, description="RoPE scale: 0.5 doubles the context a model can hold; 0 takes the model's own.")
     tensor_split: str = Field("", description="Shares of several GPUs, for example 3,1; empty splits by free memory.")
     main_gpu: int = Field(0, ge=0, le=15, description="The GPU for what is not split.")
+    split_mode: Literal["layer", "row", "tensor", "none"] = Field(
+        "layer", description="How several GPUs share a model: whole layers, rows of each matrix, every tensor (needs flash attention), or only the main GPU."
+    )
+    cpu_experts: bool = Field(False, description="Keep the experts of a mixture-of-experts model in main memory: the rest then fits on a smaller GPU.")
+    cpu_tensors: str = Field("", description="Pattern of names of more tensors to keep in main memory, for example blk\\.(1|2)\\.ffn; empty keeps none.")
+    numa: Literal["off", "distribute", "isolate", "numactl"] = Field(
+        "off", description="For machines with several memory nodes: spread over all, stay on one, or as numactl set it."
+    )
 
     @field_validator("tensor_split")
     @classmethod
@@ -43,6 +56,28 @@ class LlamaCppOptions(LoadOptions):
         if value and not SPLIT_PATTERN.fullmatch(value.strip()):
             raise ValueError("tensor_split must be numbers with commas between, for example 3,1")
         return value.strip()
+
+    @field_validator("cpu_tensors")
+    @classmethod
+    def _pattern(cls, value: str) -> str:
+        value = value.strip()
+        if not value:
+            return ""
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"cpu_tensors is not a pattern: {error}") from error
+        if not TENSOR_PATTERN.fullmatch(value):
+            raise ValueError("cpu_tensors is a pattern of at most 200 letters, digits and . * + ? | ( ) [ ] \\ - _")
+        return value
+
+    @model_validator(mode="after")
+    def _sizes(self) -> LlamaCppOptions:
+        if self.ubatch_tokens > self.batch_tokens:
+            raise ValueError(f"ubatch_tokens {self.ubatch_tokens} is more than batch_tokens {self.batch_tokens}; a step has no more to compute at once")
+        if self.split_mode == "tensor" and self.flash_attention == "off":
+            raise ValueError("split_mode tensor needs flash attention; set flash_attention to auto")
+        return self
 
     @model_validator(mode="after")
     def _quantized_cache(self) -> LlamaCppOptions:
@@ -54,3 +89,13 @@ class LlamaCppOptions(LoadOptions):
     def split(self) -> tuple[float, ...]:
         """The shares of `tensor_split`."""
         return tuple(float(part) for part in self.tensor_split.split(",")) if self.tensor_split else ()
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that are computed at once."""
+        return self.ubatch_tokens or self.batch_tokens
+
+    @property
+    def kept_patterns(self) -> tuple[str, ...]:
+        """Patterns of the tensors that stay in main memory."""
+        return tuple(filter(None, (EXPERT_TENSORS if self.cpu_experts else "", self.cpu_tensors)))

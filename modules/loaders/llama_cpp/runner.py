@@ -98,6 +98,8 @@ class LlamaCppRunner:
             self._binding.llama_synchronize(self._context)  # on a GPU the wait belongs here, where the interpreter lock is free
             return
         if code in (1, -2):
+            for slot, length in enumerate(self._lengths):  # what a step in several parts had done before one failed
+                self._binding.llama_memory_seq_rm(self._memory, slot, length, -1)
             raise OutOfMemory(
                 f"The key-value cache of {self.capacity_tokens} tokens is full; end another reply, or load the model with more cache_tokens."
             )

@@ -5,10 +5,16 @@ Runs in the engine's child process. Every failure becomes a sentence.
 
 from __future__ import annotations
 
+import getpass
 import logging
+import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from modules.core.errors import LoadFailed, MissingRequirement, OutOfMemory, UnsupportedFormat
 from modules.core.model import Adapter, LoadedModel, Row, Runner
@@ -18,6 +24,7 @@ from modules.loaders.model_info import read_info
 from modules.loaders.shape import folder_shape
 from modules.loaders.spec import Progress
 from modules.loaders.transformers.adapters import AdapterSet
+from modules.loaders.transformers.compiled import compile_parts
 from modules.loaders.transformers.memory import estimate
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.options import TransformersOptions
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 8192
+GPU_SHARE = 0.9  # of a GPU's free memory for weights when only main memory is capped
 SMALL_PARAMETERS = 100_000_000  # below, threads cost more than they bring
 CHECK_IDS = tuple((7919 * place + 13) % 251 for place in range(7))
 
@@ -56,6 +64,9 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
     progress("Reading the tokenizer", None)
     tokenizer = read_tokenizer(path, config, context_length)
     network = Network(model, context_length)
+    if options.torch_compile:
+        progress("Compiling", None)
+        notes += filter(None, [compile_parts(network)])
     progress("Checking the batch", None)
     runner = choose_runner(network, options.slots, options.batch_tokens)
     if runner.n_slots < options.slots:
@@ -186,11 +197,7 @@ def _read_model(path: Path, config: Any, options: TransformersOptions, device: s
         "attn_implementation": None if options.attention == "auto" else options.attention,
         "quantization_config": _quantization(options, dtype),
     }
-    if options.gpu_memory_gb and device in ("cuda", "balanced", "sequential"):
-        import torch
-
-        limit = int(options.gpu_memory_gb * 1e9)
-        arguments["max_memory"] = dict.fromkeys(range(torch.cuda.device_count()), limit) | {"cpu": 1 << 50}
+    arguments |= _memory_limits(options, device)
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             path,
@@ -210,6 +217,36 @@ def _read_model(path: Path, config: Any, options: TransformersOptions, device: s
     if missing:
         raise UnsupportedFormat(f"The weights of {path.name} lack {len(missing)} tensors that its config.json calls for ({missing[0]}); download it again.")
     return model.eval().requires_grad_(False)
+
+
+def _memory_limits(options: TransformersOptions, device: str) -> dict[str, Any]:
+    """Caps for each device as accelerate takes them; what is beyond main memory's lies in a file of this process."""
+    spread = device in ("cuda", "balanced", "sequential")
+    if not options.cpu_memory_gb and not (options.gpu_memory_gb and spread):
+        return {}
+    import torch
+
+    limits: dict[int | str, int] = {}
+    if spread:
+        free = {place: torch.cuda.mem_get_info(place)[0] for place in range(torch.cuda.device_count())}
+        limits |= {place: int(options.gpu_memory_gb * 1e9) or int(free[place] * GPU_SHARE) for place in free}
+    limits["cpu"] = int(options.cpu_memory_gb * 1e9) or 1 << 50
+    arguments: dict[str, Any] = {"max_memory": limits}
+    if options.cpu_memory_gb:
+        arguments |= {"offload_folder": spill_folder(), "device_map": device if spread and device != "cuda" else "auto"}
+    return arguments
+
+
+def spill_folder() -> Path:
+    """An empty folder for weights beyond main memory; those of processes that are gone are deleted, since a killed one cannot."""
+    base = Path(tempfile.gettempdir()) / f"paddock-weights-{getpass.getuser()}"
+    base.mkdir(mode=0o700, exist_ok=True)
+    for left in base.iterdir():
+        if left.name.isdigit() and not psutil.pid_exists(int(left.name)):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = base / str(os.getpid())
+    folder.mkdir(mode=0o700, exist_ok=True)
+    return folder
 
 
 def _first_line(error: BaseException) -> str:

@@ -7,6 +7,7 @@ from modules.loaders.shape import Shape
 from modules.loaders.transformers.options import TransformersOptions
 
 LIBRARY_BYTES = 460 << 20  # measured: 330 to 460 MB with the work of a step
+MOST_BYTES = 1 << 60
 SCAN_COPIES = 12  # of all states of a step, in a recurrent layer without a kernel of its own; measured
 PARAMETER_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.15, "4bit": 0.65}.items()
 
@@ -19,7 +20,7 @@ def weights_bytes(shape: Shape, options: TransformersOptions, dtype: str) -> int
 def estimate(shape: Shape, options: TransformersOptions, dtype: str) -> Needs:
     """What a model takes of main memory when its numbers are of type `dtype`: float32, bfloat16 or float16."""
     usage = Usage(
-        weights_bytes=weights_bytes(shape, options, dtype),
+        weights_bytes=min(weights_bytes(shape, options, dtype), int(options.cpu_memory_gb * 1e9) or MOST_BYTES),
         library_bytes=LIBRARY_BYTES,
         number_bytes=dict(PARAMETER_BYTES)[dtype],
         batch_tokens=options.batch_tokens,

@@ -35,7 +35,8 @@ class Network:
         self.config = model.config.get_text_config()
         self.vocab_size = int(self.config.vocab_size)
         embedding = model.get_input_embeddings().weight
-        self.device = embedding.device
+        hook = getattr(model, "_hf_hook", None)  # accelerate's, where parts lie elsewhere: weights beyond memory are on no device at all
+        self.device = torch.device(getattr(hook, "execution_device", None) or embedding.device) if embedding.device.type == "meta" else embedding.device
         self.dtype = embedding.dtype if embedding.dtype.is_floating_point else torch.float32
         accepted = inspect.signature(model.forward).parameters
         self.takes_cache = "past_key_values" in accepted

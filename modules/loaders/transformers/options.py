@@ -24,7 +24,13 @@ class TransformersOptions(LoadOptions):
     quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Kind of 4-bit numbers; nf4 is the more exact one.")
     double_quant: bool = Field(True, description="Quantize the scales of 4-bit weights too; saves another tenth.")
     compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the arithmetic on 4-bit weights.")
-    attention: Literal["auto", "eager", "sdpa"] = Field("auto", description="How attention is computed; auto lets the model choose the fastest it knows.")
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="How attention is computed; auto lets the model choose the fastest it knows. flash_attention_2 needs its own package."
+    )
+    torch_compile: bool = Field(False, description="Compile the parts between attention: a slow first minute, then faster steps. Needs a C++ compiler.")
     batch_tokens: int = Field(512, ge=16, le=8192, description="Most tokens of one step; more reads long prompts faster and takes more memory.")
     threads: int = Field(0, ge=0, le=256, description="Processor threads; 0 chooses by the size of the model.")
     gpu_memory_gb: float = Field(0.0, ge=0, le=1024, description="Most memory of each GPU to use, in GB; the rest of the model goes to main memory. 0 has no limit.")
+    cpu_memory_gb: float = Field(
+        0.0, ge=0, le=4096, description="Most main memory for the weights, in GB; what is beyond lies in a file and makes every step slow. 0 has no limit."
+    )
