@@ -118,11 +118,25 @@ class Tokenizer(Protocol):
         ...
 
 
+class AdapterChoice(BaseModel, frozen=True, extra="forbid"):
+    """A LoRA as people choose it: by its name in lists, with a scale."""
+
+    name: str = Field(min_length=1, max_length=400)
+    scale: float = Field(1.0, ge=-4, le=4, description="How strongly the adapter acts; 0 is off, 1 as trained.")
+
+
 class Adapter(BaseModel, frozen=True, extra="forbid"):
     """A LoRA in use: where it is and how strongly it acts."""
 
     path: str
     scale: float = Field(1.0, ge=-4, le=4, description="How strongly the adapter acts; 0 is off, 1 as trained.")
+    name: str = ""  # in lists and receipts
+    version: str = ""  # of its files: what was computed with another version is not reused
+
+
+def in_use(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
+    """The adapters that act, in one order, so that equal sets compare equal: one of scale 0 is the same as none."""
+    return tuple(sorted((adapter for adapter in adapters if adapter.scale), key=lambda adapter: (adapter.path, adapter.scale)))
 
 
 class TemplateSource(BaseModel, frozen=True):
@@ -169,6 +183,6 @@ class LoadedModel:
     tokenizer: Tokenizer
     info: ModelInfo
     template: TemplateSource | None = None
-    set_adapters: Callable[[Sequence[Adapter]], None] | None = None  # whole-model LoRA set; the caller empties the slots after it
+    set_adapters: Callable[[Sequence[Adapter]], None] | None = None  # whole-model LoRA set; what slots hold was computed with the set before
     memory_bytes: int = 0  # measured growth of this process while loading
     notes: tuple[str, ...] = field(default=())  # sentences for the person: "context cut to 256: all this model was trained for"

@@ -28,7 +28,7 @@ from modules.core.generation import (
     TextPrompt,
     TokenLogprob,
 )
-from modules.core.model import Adapter
+from modules.core.model import Adapter, AdapterChoice
 from modules.core.process import how_it_ended
 from modules.engine import wire
 from modules.engine.child import Child
@@ -54,6 +54,11 @@ def _plain(model: BaseModel) -> dict[str, Any]:
         raise InvalidRequest(f"The request cannot be sent to the model: {error}. Nest its values less deeply.") from error
 
 
+def _choices(adapters: Sequence[Adapter]) -> tuple[AdapterChoice, ...]:
+    """Adapters as cards and receipts name them."""
+    return tuple(AdapterChoice(name=adapter.name or Path(adapter.path).name, scale=adapter.scale) for adapter in adapters)
+
+
 class ClientSetup(TypedDict, total=False):
     """What `EngineClient.start` may be given besides the model."""
 
@@ -74,6 +79,7 @@ class EngineClient:
     def __init__(self, child: Child, name: str, setup: ClientSetup) -> None:
         self.name = name
         self.card = EngineCard(name=name, loader="", context_length=0, slots=0, vocab_size=0, memory_bytes=0, load_s=0)
+        self._adapters: tuple[Adapter, ...] = ()  # for requests that name none
         self.on_exit = setup.get("on_exit")
         self._on_progress = setup.get("on_progress")
         self._step_timeout_s = setup.get("step_timeout_s", STEP_TIMEOUT_S)
@@ -159,6 +165,8 @@ class EngineClient:
             InvalidRequest: the prompt or a parameter cannot be used.
             EngineCrashed: the child is dead.
         """
+        if request.adapters is None:
+            request = request.model_copy(update={"adapters": self._adapters})
         number, inbox = next(self._numbers), Inbox()
         self._inboxes[number] = inbox
         try:
@@ -166,7 +174,7 @@ class EngineClient:
         except BaseException:
             self._forget(number)
             raise
-        generation = ClientGeneration(inbox, self.name, partial(self._cancel, number))
+        generation = ClientGeneration(inbox, self.name, partial(self._cancel, number), _choices(request.adapters or ()))
         finalizer = weakref.finalize(generation, self._drop, number)
         finalizer.atexit = False
         return generation
@@ -179,11 +187,11 @@ class EngineClient:
         """Tokens of a whole rendered conversation."""
         return int(await self._ask("count", prompt=_plain(prompt)))
 
-    async def next_tokens(self, prompt: TextPrompt, k: int) -> tuple[TokenLogprob, ...]:
-        """The k likeliest next tokens after a text, best first."""
+    async def next_tokens(self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None) -> tuple[TokenLogprob, ...]:
+        """The k likeliest next tokens after a text, best first; None takes the model's own adapters, here and below."""
         number = next(self._numbers)
         try:
-            found = await self._ask("next_tokens", number, prompt=_plain(prompt), k=max(1, k))
+            found = await self._ask("next_tokens", number, prompt=_plain(prompt), k=max(1, k), adapters=self._told(adapters))
         except asyncio.CancelledError:
             self._send({"do": "cancel", "id": next(self._numbers), "job": number})
             raise
@@ -191,16 +199,21 @@ class EngineClient:
 
     async def score(self, token_ids: Sequence[int]) -> list[float]:
         """Log-probability of each token after the first, given those before it."""
-        return list(await self._ask("score", token_ids=list(token_ids)))
+        return list(await self._ask("score", token_ids=list(token_ids), adapters=self._told(None)))
 
     async def set_adapters(self, adapters: Sequence[Adapter]) -> None:
-        """Put exactly these LoRA adapters into use; running replies go on with them.
+        """The LoRA adapters of all requests from now on that name none; replies that run or wait keep theirs.
 
         Raises:
-            InvalidRequest: the loader cannot, or the adapter does not fit this model.
+            InvalidRequest: the loader takes none.
+            AppError: one cannot be used on this model; nothing has changed then.
         """
-        paths = await self._ask("set_adapters", adapters=[adapter.model_dump(mode="json") for adapter in adapters])
-        self.card = self.card.model_copy(update={"adapters": tuple(paths)})
+        await self._ask("try_adapters", adapters=self._told(adapters))
+        self._adapters = tuple(adapters)
+        self.card = self.card.model_copy(update={"adapters": _choices(adapters)})
+
+    def _told(self, adapters: Sequence[Adapter] | None) -> list[dict[str, Any]]:
+        return [_plain(adapter) for adapter in (self._adapters if adapters is None else adapters)]
 
     async def counters(self) -> EngineCounters:
         """What the engine is doing now."""

@@ -13,6 +13,7 @@ from typing import Self
 
 from modules.core.errors import AppError
 from modules.core.generation import Delta, Started, Usage
+from modules.core.model import AdapterChoice
 
 log = logging.getLogger(__name__)
 
@@ -95,11 +96,14 @@ class ClientGeneration:
     closed is cancelled too, as soon as it is collected.
     """
 
-    def __init__(self, inbox: Inbox, model: str, send_cancel: Callable[[bool], Awaitable[None]]) -> None:
+    def __init__(
+        self, inbox: Inbox, model: str, send_cancel: Callable[[bool], Awaitable[None]], adapters: Sequence[AdapterChoice] = ()
+    ) -> None:
         self._inbox = inbox
         self._send_cancel = send_cancel
         self._closed = False
         self.model = model
+        self.adapters = tuple(adapters)
 
     @property
     def started(self) -> Started | None:

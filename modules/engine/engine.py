@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from modules.core.errors import AppError, Busy, NoModelLoaded, OutOfMemory
 from modules.core.generation import EngineCounters, FinishReason, Started, TokenLogprob
+from modules.engine.adapter_turns import AdapterTurns, Apply
 from modules.engine.detokenizer import PieceTable
 from modules.engine.events import Event, Generation, Outbox, Sink
 from modules.engine.logits import as_row
@@ -26,7 +27,7 @@ from modules.engine.scheduler import Scheduler, Share
 from modules.engine.sequence import Sequence as Running
 
 if TYPE_CHECKING:
-    from modules.core.model import LogitsRow, Runner, Tokenizer
+    from modules.core.model import Adapter, LogitsRow, Runner, Tokenizer
     from modules.core.params import GenerationParams
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ LOWEST_LOGPROB = -9999.0  # instead of minus infinity, which JSON cannot say
 class Engine:
     """Continuous batching over any `Runner`."""
 
-    def __init__(self, runner: Runner, tokenizer: Tokenizer, sink: Sink, *, queue_limit: int = 64, name: str = "the model") -> None:
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, sink: Sink, *, queue_limit: int = 64, name: str = "the model", set_adapters: Apply | None = None) -> None:
         self._runner = runner
         self._name = name
         self._queue_limit = queue_limit
@@ -50,6 +51,7 @@ class Engine:
             capacity_tokens=runner.capacity_tokens,
             max_batch_tokens=runner.max_batch_tokens,
         )
+        self._turns = AdapterTurns(self._scheduler, set_adapters, name)
         self._pieces = PieceTable(tokenizer)
         self._preparation = Preparation(runner, tokenizer, self._pieces, name)
         self._outbox = Outbox(sink)
@@ -79,16 +81,18 @@ class Engine:
         client: str = "",
         key: Any = None,
         probe: int = 0,
+        adapters: Sequence[Adapter] = (),
     ) -> Generation:
-        """Queue a generation; its events carry the returned handle. `probe` asks only for that many likeliest next tokens.
+        """Queue a generation with exactly these adapters; its events carry the returned handle. `probe` asks only for that many likeliest next tokens.
 
         Raises:
             ContextOverflow: the prompt leaves no room for a reply.
             Busy: as many as allowed are waiting.
-            InvalidRequest: an empty prompt or an unknown token id.
+            InvalidRequest: an empty prompt, an unknown token id, or adapters on a model that takes none.
             NoModelLoaded: the engine was closed.
         """
         sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe)
+        sequence.adapters = self._turns.check_possible(adapters)
         generation = Generation(key, sequence.sampler.seed, sequence.prompt_length, probe=probe > 0, send=self._send_cancel)
         sequence.generation = generation
         with self._lock:
@@ -109,8 +113,16 @@ class Engine:
         """Run something on the engine thread between two steps, with all slots empty; running replies continue after it."""
         return self._between_steps(function, self._scheduler.empty_all)
 
-    def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probability of each token after the first, given those before it.
+    def try_adapters(self, adapters: Sequence[Adapter]) -> None:
+        """Read adapters and see that they can be used; running replies go on with their own.
+
+        Raises:
+            AppError: one cannot be used, or this model takes none.
+        """
+        self._between_steps(partial(self._turns.lend, adapters, lambda: None), lambda: None)
+
+    def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] = ()) -> list[float]:
+        """Log-probability of each token after the first, given those before it, with these adapters.
 
         Raises:
             ContextOverflow: more tokens than the context holds.
@@ -120,7 +132,8 @@ class Engine:
             return []
         self._preparation.check_score(ids)
         make_room = partial(self._scheduler.empty_for, 0, len(ids))
-        return self._between_steps(lambda: [float(value) for value in self._runner.score(ids, self._chunk_done)], make_room)
+        compute = partial(self._turns.lend, adapters, lambda: [float(value) for value in self._runner.score(ids, self._chunk_done)])
+        return self._between_steps(compute, make_room)
 
     def counters(self) -> EngineCounters:
         """What the engine is doing now."""
@@ -251,6 +264,7 @@ class Engine:
             self._fail_all(error)
 
     def _admit(self) -> None:
+        self._turns.begin(self._fail)
         admitted = self._scheduler.admit()
         if not admitted:
             return

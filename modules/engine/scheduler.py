@@ -7,7 +7,8 @@ The rules, in short. A step first decodes every running sequence, then spends wh
 prefill is also bounded in time so that their streams keep flowing. A finished sequence leaves its tokens cached in its slot; a new one continues
 there, or copies the part it shares, also from a slot that is running. When room runs out, idle caches go first (least recently used), then the
 youngest running sequence goes back to the head of the queue with its tokens kept; it is prefilled again later and continues exactly. The
-oldest one is never preempted, so everything ends.
+oldest one is never preempted, so everything ends. A model has one set of adapters for all slots: sequences with different sets take turns in
+the order of the queue, and what was cached under one set is reused under that set alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from modules.core.model import Row
+from modules.core.model import Adapter, Row
 from modules.engine.sequence import Sequence
 from modules.engine.waiting import WaitingQueue
 
@@ -47,6 +48,7 @@ class Slot:
     cached: list[int] = field(default_factory=list)  # ids in memory while idle
     sequence: Sequence | None = None
     used_at: int = 0  # tick of the last use
+    adapters: tuple[Adapter, ...] = ()  # what is in memory was computed with them
 
     @property
     def length(self) -> int:
@@ -99,6 +101,7 @@ class Scheduler:
         self.slots = [Slot(index) for index in range(min(n_slots, max_batch_tokens))]
         self.running: list[Sequence] = []  # by admission
         self.waiting = WaitingQueue()
+        self.adapters: tuple[Adapter, ...] = ()  # in use on the model; the engine changes them while nothing runs
         self.capacity_tokens = capacity_tokens
         self.max_batch_tokens = max_batch_tokens
         self.prefill_s_per_token = 0.0  # measured; 0 until known
@@ -125,13 +128,29 @@ class Scheduler:
         self._leave(sequence, slot)
 
     def admit(self) -> list[Sequence]:
-        """Give free slots to those who wait, in turn, as long as there is room; returns who got one."""
+        """Give free slots to those who wait, in turn, as long as there is room; returns who got one.
+
+        Who is next with other adapters waits until nothing runs, and nobody overtakes meanwhile. When a turn begins, those with the same
+        adapters who stand further behind come along: the others wait for one round of the slots at most.
+        """
+        begins = not self.running
         admitted: list[Sequence] = []
-        while (sequence := self.waiting.peek()) is not None and self._fits(sequence):
+        while (sequence := self.waiting.peek()) is not None and self._may_start(sequence):
             self.waiting.pop()
             self._place(sequence)
             admitted.append(sequence)
+        for sequence in [other for other in self.waiting if other.adapters == self.adapters] if begins else ():
+            if not self._fits(sequence):
+                break
+            self.waiting.take(sequence)
+            self._place(sequence)
+            admitted.append(sequence)
         return admitted
+
+    def begins_turn(self) -> Sequence | None:
+        """Who is next and needs other adapters on the model, once nothing runs with the present ones."""
+        sequence = None if self.running else self.waiting.peek()
+        return sequence if sequence is not None and sequence.adapters != self.adapters else None
 
     def preempt_youngest(self) -> Sequence | None:
         """Send the youngest running sequence back to the head of the queue; None when fewer than two run."""
@@ -248,6 +267,9 @@ class Scheduler:
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 
+    def _may_start(self, sequence: Sequence) -> bool:
+        return sequence.adapters == self.adapters and self._fits(sequence)
+
     def _fits(self, sequence: Sequence) -> bool:
         """Whether there is a free slot, and room for its tokens beside those that are running."""
         if len(self.running) == len(self.slots):
@@ -270,6 +292,7 @@ class Scheduler:
             self._evict(target)
         cached = len(target.cached)
         target.cached, target.sequence, target.used_at = [], sequence, self._next_tick()
+        target.adapters = self.adapters
         sequence.slot, sequence.computed = target.index, 0
         self.running.append(sequence)  # before the memory is touched: if that fails, nobody is lost
         kept = 0
@@ -283,11 +306,11 @@ class Scheduler:
             sequence.admitted, sequence.reused = True, kept
 
     def _best_prefix(self, ids: list[int]) -> tuple[Slot | None, int]:
-        """The slot that shares the longest prefix with `ids`, idle ones preferred, and its length."""
+        """The slot that shares the longest prefix with `ids` under the same adapters, idle ones preferred, and its length."""
         best: Slot | None = None
         best_key = (0, False, 0)
         for slot in self.slots:
-            shared = slot.shared_prefix(ids)
+            shared = slot.shared_prefix(ids) if slot.adapters == self.adapters else 0
             key = (shared, slot.sequence is None, slot.used_at)
             if shared and key > best_key:
                 best, best_key = slot, key

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modules.core.generation import Delta, FinishReason, TokenLogprob, Usage
+from modules.core.model import Adapter
 
 if TYPE_CHECKING:
     from modules.engine.detokenizer import Detokenizer
@@ -27,6 +28,7 @@ class Sequence:
     ids: list[int]
     max_length: int  # prompt and completion together, tokens
     client: str = ""
+    adapters: tuple[Adapter, ...] = ()  # only sequences with the same ones share a step
     generation: Any = None  # the handle that the engine gave out; opaque here
     sampler: Any = None  # engine.sampling.Sampler, or nothing in tests of the bookkeeping
     detokenizer: Detokenizer | None = None

@@ -52,6 +52,12 @@ class WaitingQueue:
             del self._turns[client]
         return sequence
 
+    def take(self, sequence: Sequence) -> None:
+        """Take out one from the middle of the queue; that was its client's turn."""
+        self.remove(sequence)
+        if sequence.client in self._turns:
+            self._turns.move_to_end(sequence.client)
+
     def remove(self, sequence: Sequence) -> bool:
         """Take out one that gave up; False if it does not wait."""
         line = self._turns.get(sequence.client)

@@ -279,7 +279,9 @@ def test_adapters_act_and_go_without_a_trace(subject: Subject) -> None:
     weak = last(subject, ids)
     assert 0.05 < np.abs(weak - base).max() < np.abs(strong - base).max()
     apply([Adapter(path=str(subject.adapter), scale=0.0)])
-    np.testing.assert_allclose(last(subject, ids), base, atol=1e-4)
+    np.testing.assert_array_equal(last(subject, ids), base)
+    apply([Adapter(path=str(subject.adapter), scale=1.0)])
+    np.testing.assert_array_equal(last(subject, ids), strong)
     apply([])
     np.testing.assert_array_equal(last(subject, ids), base)
     with pytest.raises(NotFound):

@@ -15,7 +15,7 @@ from modules.core.errors import (
     NoModelLoaded,
     OutOfMemory,
 )
-from modules.core.model import Adapter
+from modules.core.model import Adapter, AdapterChoice
 from modules.engine.client import EngineClient
 from tests.engine.client_steps import COMMAND, ENDLESS, ids_of, text
 from tests.fakes import solo
@@ -155,9 +155,9 @@ async def test_a_child_that_speaks_nonsense_is_ended():
 async def test_adapters_are_all_or_nothing_and_running_replies_go_on(start):
     client = await start(step_s=0.005)
     await client.set_adapters([Adapter(path="good", scale=1)])
-    assert client.card.adapters == ("good",)
+    assert client.card.adapters == (AdapterChoice(name="good"),)
     assert await ids_of(await client.submit(text("b"))) == [65] * 20
     with pytest.raises(OutOfMemory, match="No room for the adapter"):
         await client.set_adapters([Adapter(path="bad", scale=-1)])
-    assert client.card.adapters == ("good",)
+    assert client.card.adapters == (AdapterChoice(name="good"),)
     assert await ids_of(await client.submit(text("c"))) == [65] * 20

@@ -1,7 +1,7 @@
 """LoRA adapters on a model that llama.cpp loaded: GGUF files as they are, PEFT folders converted first.
 
-Everything that can be said about fitting is said from headers, before native code reads the file. Knows nothing of slots: the caller
-empties them after a change.
+Everything that can be said about fitting is said from headers, before native code reads the file. Knows nothing of slots: what they
+hold was computed with the adapters of that time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.core.errors import AppError, NotFound, OutOfMemory, UnsupportedFormat
-from modules.core.model import Adapter
+from modules.core.model import Adapter, in_use
 from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, Tensor, read_gguf_header
 from modules.loaders.llama_cpp.adapter_file import converted
 from modules.loaders.llama_cpp.c_api import NativeLog, library
@@ -38,14 +38,14 @@ class AdapterSet:
         self._loaded: dict[tuple[str, int], int] = {}
 
     def apply(self, adapters: Sequence[Adapter]) -> None:
-        """Put exactly these adapters into use; the caller empties the slots after it.
+        """Put exactly these adapters into use. One that was read before is not read again, also for another scale.
 
         Raises:
             NotFound: no such file or folder.
             UnsupportedFormat: not an adapter for this model; nothing has changed then.
             OutOfMemory: it does not fit into memory.
         """
-        chosen = [(self._pointer(Path(adapter.path)), adapter.scale) for adapter in adapters]
+        chosen = [(self._pointer(Path(adapter.path)), adapter.scale) for adapter in in_use(adapters)]
         if not self._runner.set_adapters(chosen):
             raise AppError("llama.cpp refused this combination of adapters; apply them one at a time.")
 

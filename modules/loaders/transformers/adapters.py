@@ -1,16 +1,17 @@
 """PEFT adapters on a loaded model: several at once, each with its scale, and back to the exact base.
 
-Knows what an adapter may contain to be safe and to fit; nothing of slots: the caller empties them after a change.
+Knows what an adapter may contain to be safe and to fit; nothing of slots: what they hold was computed with the adapters of that time.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from modules.core.errors import MissingRequirement, NotFound, UnsupportedFormat
-from modules.core.model import Adapter
+from modules.core.model import Adapter, in_use
 from modules.loaders.folder_header import read_json, read_weight_header
 
 PREFIX = "base_model.model."
@@ -20,33 +21,35 @@ BASE_CHANGING = ("pissa", "olora", "corda", "loftq")
 
 
 class AdapterSet:
-    """The adapters of one model. The base modules are wrapped in place and unwrapped again."""
+    """The adapters of one model; each is read once. The base modules are wrapped in place, and the wrapping stands aside for an empty set."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._wrapped: Any = None
         self._names: dict[tuple[str, int], str] = {}
+        self._numbers = itertools.count()
 
     def apply(self, adapters: Sequence[Adapter]) -> None:
-        """Put exactly these adapters into use.
+        """Put exactly these adapters into use. One that was read before is not read again, also for another scale.
 
         Raises:
             NotFound: no such adapter folder.
             UnsupportedFormat: not an adapter for this model; nothing has changed then.
         """
-        keys = [self._key(Path(adapter.path)) for adapter in adapters]
-        for adapter, key in zip(adapters, keys, strict=True):
-            if key not in self._names:
-                self._check(Path(adapter.path))
-        if not adapters:
-            self._unload()
+        chosen = {self._key(Path(adapter.path)): adapter for adapter in in_use(adapters)}
+        new = {key: Path(adapter.path) for key, adapter in chosen.items() if key not in self._names}
+        for path in new.values():
+            self._check(path)
+        if not chosen:
+            if self._wrapped is not None:
+                self._wrapped.base_model.disable_adapter_layers()
             return
-        for adapter, key in zip(adapters, keys, strict=True):
-            if key not in self._names:
-                self._read(Path(adapter.path), key)
-        names = [self._names[key] for key in keys]
-        self._wrapped.base_model.set_adapter(names)
-        self._scale({self._names[key]: adapter.scale for adapter, key in zip(adapters, keys, strict=True)})
+        for key, path in new.items():
+            self._read(path, key)
+            self._forget_older(key)
+        self._wrapped.base_model.enable_adapter_layers()
+        self._wrapped.base_model.set_adapter([self._names[key] for key in chosen])
+        self._scale({self._names[key]: adapter.scale for key, adapter in chosen.items()})
         self._wrapped.eval()
         self._wrapped.requires_grad_(False)
 
@@ -64,7 +67,7 @@ class AdapterSet:
             from peft import PeftModel
         except ImportError:
             raise MissingRequirement("LoRA adapters need the package peft; run “python3 launch.py” again to install it.") from None
-        name = f"adapter{len(self._names)}"
+        name = f"adapter{next(self._numbers)}"
         try:
             if self._wrapped is None:
                 self._wrapped = PeftModel.from_pretrained(self._model, str(path), adapter_name=name, is_trainable=False)
@@ -75,6 +78,11 @@ class AdapterSet:
             reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
             raise UnsupportedFormat(f"The adapter {path.name} cannot be applied to this model ({reason}). All adapters are off now.") from error
         self._names[key] = name
+
+    def _forget_older(self, key: tuple[str, int]) -> None:
+        """Give back the memory of what the folder held before."""
+        for other in [other for other in self._names if other[0] == key[0] and other != key]:
+            self._wrapped.delete_adapter(self._names.pop(other))
 
     def _scale(self, scales: dict[str, float]) -> None:
         from peft.tuners.lora.layer import LoraLayer

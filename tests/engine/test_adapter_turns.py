@@ -1,0 +1,273 @@
+"""Requests with different adapters on one model: each as alone, in turn, and nothing computed with one set is used under another."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import zlib
+from collections.abc import Sequence
+
+import pytest
+
+from modules.core.errors import AppError, InvalidRequest, NotFound
+from modules.core.model import Adapter, Row, in_use
+from modules.core.params import GenerationParams
+from modules.engine.engine import Engine
+from modules.engine.events import PLACES_S
+from tests.fakes import BOS, ByteTokenizer, FakeRunner, Inbox, next_byte
+
+GREEDY = GenerationParams(temperature=0, max_tokens=20)
+ONE = (Adapter(path="one"),)
+HALF = (Adapter(path="one", scale=0.5),)
+BOTH = (Adapter(path="one"), Adapter(path="two", scale=-1))
+BAD = (Adapter(path="bad"),)
+
+
+def mark(adapters: Sequence[Adapter]) -> int:
+    """What a set of adapters adds to everything that the model sees."""
+    return zlib.crc32(repr([(adapter.path, adapter.scale) for adapter in adapters]).encode()) % 250
+
+
+class AdaptedRunner(FakeRunner):
+    """Its next token depends on the adapters, and it refuses to go on from what was computed with others."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.adapters: tuple[Adapter, ...] = ()
+        self.computed_with: list[list[tuple[Adapter, ...]]] = [[] for _ in self.slots]
+        self.applied: list[tuple[Adapter, ...]] = []
+
+    def set_adapters(self, adapters: Sequence[Adapter]) -> None:
+        if any(adapter.path == "bad" for adapter in adapters):
+            self.adapters = ()  # as a library that fails half-way
+            raise NotFound("There is no adapter bad; refresh the list.")
+        self.adapters = tuple(adapters)
+        self.applied.append(self.adapters)
+
+    def forward(self, rows: Sequence[Row]) -> list[object]:
+        result = super().forward(rows)
+        for row in rows:
+            self.computed_with[row.slot] += [self.adapters] * len(row.token_ids)
+            assert set(self.computed_with[row.slot]) == {self.adapters}
+        return result
+
+    def _entry(self, slot: list[int]) -> object:
+        return super()._entry([mark(self.adapters), *slot])
+
+    def truncate(self, slot: int, length: int) -> int:
+        del self.computed_with[slot][length:]
+        return super().truncate(slot, length)
+
+    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+        self.computed_with[target] = self.computed_with[source][:length]
+        return super().copy_prefix(source, target, length)
+
+
+def solo(prompt: Sequence[int], count: int, adapters: Sequence[Adapter]) -> list[int]:
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(next_byte([mark(in_use(adapters)), *ids]))
+    return ids[len(prompt) :]
+
+
+def prompt(text: str) -> list[int]:
+    return [BOS, *text.encode()]
+
+
+class Held:
+    """An engine whose steps are let through by the test."""
+
+    def __init__(self, **options) -> None:
+        self.runner, self.inbox = AdaptedRunner(**options), Inbox()
+        self.engine = Engine(self.runner, ByteTokenizer(), self.inbox, name="Tiny", set_adapters=self.runner.set_adapters)
+        self.gate = self.runner.gate = threading.Semaphore(0)
+
+    def begin(self, text: str, adapters: Sequence[Adapter], count: int = 20, client: str = ""):
+        params = GREEDY.model_copy(update={"max_tokens": count})
+        return self.engine.submit(prompt(text), params, adapters=adapters, client=client)
+
+    def at_step(self) -> None:
+        """Wait until the engine stands before a step."""
+        assert self.runner.entered.acquire(timeout=10)
+
+    def go_on(self) -> None:
+        self.gate.release(100_000)
+
+    def started(self, *generations) -> list[int]:
+        """In which message of the engine each of them began."""
+        return [
+            next(place for place, events in enumerate(self.inbox.calls) if any(e.generation is g and e.started for e in events)) for g in generations
+        ]
+
+
+@pytest.fixture
+def held():
+    made: list[Held] = []
+
+    def make(**options) -> Held:
+        made.append(Held(**options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.runner.gate = None
+        one.go_on()
+        assert one.engine.close()
+
+
+def test_each_writes_what_it_writes_alone(held):
+    """Different sets, shared beginnings, and so little room that replies lose their slots."""
+    draw = random.Random(5)
+    one = held(slots=4, capacity=260, batch=32)
+    asked = []
+    one.go_on()
+    for number in range(60):
+        adapters = draw.choice(((), ONE, HALF, BOTH))
+        text = "the same beginning for everyone " * draw.choice((1, 2)) + str(draw.randrange(5))
+        count = draw.randint(1, 30)
+        asked.append((one.begin(text, adapters, count, client=str(number % 3)), text, adapters, count))
+    one.inbox.wait(*(generation for generation, *_ in asked))
+    for generation, text, adapters, count in asked:
+        assert one.inbox.ids(generation) == solo(prompt(text), count, adapters)
+    counters = one.engine.counters()
+    assert counters.reused_tokens > 100
+    assert counters.steps < sum(count for *_, count in asked)  # those of one set shared steps
+
+
+def test_nobody_overtakes_who_waits_for_other_adapters(held):
+    one = held(slots=4)
+    first = one.begin("first", ONE, 200)
+    one.at_step()
+    other, late = one.begin("other", HALF), one.begin("late", ONE)
+    while (one.inbox.places[other], one.inbox.places[late]) != ([1], [2]):
+        assert len(one.inbox.ids(first)) < 150
+        time.sleep(PLACES_S / 4)
+        one.gate.release()
+        one.at_step()
+    assert one.engine.counters().running == 1
+    one.go_on()
+    one.inbox.wait(first, other, late)
+    begun = one.started(first, other, late)
+    assert begun == sorted(set(begun))
+    for generation, text, adapters, count in ((first, "first", ONE, 200), (other, "other", HALF, 20), (late, "late", ONE, 20)):
+        assert one.inbox.ids(generation) == solo(prompt(text), count, adapters)
+
+
+def test_a_turn_takes_the_same_adapters_along_as_far_as_the_slots_go(held):
+    one = held(slots=2)
+    running = one.begin("running", ())
+    one.at_step()
+    waiting = [one.begin(f"{number}", ONE if number % 2 == 0 else HALF) for number in range(5)]  # 0 2 4 and 1 3
+    one.go_on()
+    one.inbox.wait(running, *waiting)
+    begun = one.started(*waiting)
+    assert begun[0] == begun[2] < begun[1] == begun[3] < begun[4]
+    assert one.runner.applied == [ONE, HALF, ONE]
+
+
+def test_a_prefix_is_reused_under_its_own_adapters_only(held):
+    one = held(slots=4)
+    one.go_on()
+    text = "a long beginning that all of them share"
+    reused = []
+    for adapters in (ONE, HALF, (), ONE, HALF, ()):
+        generation = one.begin(text, adapters)
+        one.inbox.wait(generation)
+        reused.append(one.inbox.started[generation].reused_tokens)
+        assert one.inbox.ids(generation) == solo(prompt(text), 20, adapters)
+    assert reused == [0, 0, 0, len(text), len(text), len(text)]
+
+
+def test_another_version_of_the_files_is_another_set(held):
+    one = held()
+    one.go_on()
+    for version in ("1", "2"):
+        generation = one.begin("a long beginning", (Adapter(path="one", version=version),))
+        one.inbox.wait(generation)
+        assert one.inbox.started[generation].reused_tokens == 0
+
+
+def test_order_and_adapters_without_effect_make_no_other_set(held):
+    one = held(slots=4)
+    one.go_on()
+    one.inbox.wait(one.begin("a long beginning", BOTH))
+    again = one.begin("a long beginning", (*reversed(BOTH), Adapter(path="three", scale=0)))
+    one.inbox.wait(again)
+    assert one.inbox.started[again].reused_tokens == len("a long beginning")
+    assert one.runner.applied == [BOTH]
+
+
+def test_one_who_gives_up_waiting_makes_way(held):
+    one = held(slots=4)
+    first = one.begin("first", ONE)
+    one.at_step()
+    other, late = one.begin("other", HALF), one.begin("late", ONE)
+    other.cancel()
+    one.gate.release()
+    one.inbox.wait(other)
+    assert one.inbox.last(other).finish_reason == "cancelled"
+    one.at_step()
+    one.inbox.wait_for(lambda: late in one.inbox.started)
+    assert one.engine.counters().running == 2
+    one.go_on()
+    one.inbox.wait(first, late)
+    assert one.runner.applied == [ONE]
+
+
+def test_adapters_that_cannot_be_used_end_only_those_who_asked(held):
+    one = held(slots=1)
+    first = one.begin("first", ONE)
+    one.at_step()
+    bad, worse, after = one.begin("bad", BAD), one.begin("worse", BAD), one.begin("after", ONE)
+    one.go_on()
+    one.inbox.wait(first, bad, worse, after)
+    assert isinstance(one.inbox.errors[bad], NotFound)
+    assert isinstance(one.inbox.errors[worse], NotFound)
+    assert one.inbox.ids(after) == solo(prompt("after"), 20, ONE)
+    assert not one.engine.broken
+
+
+def test_trying_and_scoring_leave_running_replies_their_adapters(held):
+    one = held(slots=2)
+    running = one.begin("running", ONE)
+    one.at_step()
+    answers: list[object] = []
+
+    def ask() -> None:
+        one.engine.try_adapters(HALF)
+        answers.append(one.engine.score([5, 6, 7], BOTH))
+        try:
+            one.engine.try_adapters(BAD)
+        except AppError as error:
+            answers.append(error)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    one.go_on()
+    caller.join(10)
+    one.inbox.wait(running)
+    assert answers[0] == [-6.0, -7.0]
+    assert isinstance(answers[1], NotFound)
+    assert one.inbox.ids(running) == solo(prompt("running"), 20, ONE)
+    assert {HALF, BOTH} <= set(one.runner.applied)
+
+
+def test_a_model_without_adapters_refuses_them_at_once(bench):
+    engine, _, inbox = bench()
+    with pytest.raises(InvalidRequest, match="takes no LoRA adapters; load it with another loader"):
+        engine.submit(prompt("a"), GREEDY, adapters=ONE)
+    with pytest.raises(InvalidRequest, match="takes no LoRA adapters"):
+        engine.try_adapters(ONE)
+    inbox.wait(engine.submit(prompt("a"), GREEDY, adapters=()))
+
+
+def test_running_out_of_memory_under_adapters_continues_exactly(held):
+    one = held(slots=2)
+    one.runner.memory_tokens = 60
+    first, second = one.begin("a" * 20, ONE, 25), one.begin("b" * 20, ONE, 25)
+    one.go_on()
+    one.inbox.wait(first, second)
+    for generation, text in ((first, "a" * 20), (second, "b" * 20)):
+        assert one.inbox.ids(generation) == solo(prompt(text), 25, ONE)
+    assert not one.inbox.errors
