@@ -28,6 +28,16 @@ class LoadChoice:
     loader: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     adapters: tuple[Adapter, ...] = field(default=(), compare=False)
+    used_s: float = field(default=0.0, compare=False)  # when it last loaded well this way, seconds since 1970; 0 never
+
+
+@dataclass(frozen=True)
+class Change:
+    """One option that is other than at the last good load; values as they would be typed."""
+
+    option: str
+    before: Any
+    now: Any
 
 
 class ModelChoices:
@@ -52,7 +62,8 @@ class ModelChoices:
         stored = self._models().get(name)
         if not isinstance(stored, dict) or not isinstance(stored.get("options"), dict):
             return LoadChoice(name)
-        return LoadChoice(name, str(stored.get("loader") or ""), stored["options"])
+        used_s = stored.get("used_s")
+        return LoadChoice(name, str(stored.get("loader") or ""), stored["options"], used_s=used_s if isinstance(used_s, float) else 0.0)
 
     def used(self) -> dict[str, float]:
         """When each model was last loaded, in seconds since 1970."""
@@ -94,6 +105,12 @@ class ModelChoices:
             write_atomic(self._path, dump_yaml({"last": last, "models": dict(models)}), mode=0o600)
         except OSError as error:
             log.warning("The choice of model could not be remembered: %s", error)
+
+
+def changes(before: LoadOptions, now: LoadOptions) -> tuple[Change, ...]:
+    """The options of a loader that differ, in the order of its form."""
+    pairs = ((name, getattr(before, name), getattr(now, name)) for name in type(now).model_fields)
+    return tuple(Change(name, old, new) for name, old, new in pairs if old != new)
 
 
 def _pinned(row: Any) -> bool:

@@ -68,12 +68,12 @@ class FormField:
         rows = 3 if self.kind in ("lines", "pairs") else 1
         return gr.Textbox(value=shown, lines=rows, max_lines=8 if rows > 1 else 1, **words)
 
-    def update(self, value: Any) -> Any:
-        """What a handler returns to show `value`; a slider grows for a value beyond its usual end."""
+    def update(self, value: Any, end: float | None = None) -> Any:
+        """What a handler returns to show `value`; a slider ends at `end` if that is given, and grows for a value beyond its usual end."""
         if self.kind == "slider":
             import gradio as gr
 
-            return gr.update(value=self.shown(value), maximum=self._slider_end(value))
+            return gr.update(value=self.shown(value), maximum=self._slider_end(value) if end is None else max(end, float(value or 0)))
         return self.shown(value)
 
     def _slider_end(self, value: Any) -> float:
@@ -153,9 +153,9 @@ class Form:
         values = {field.name: field.read(value) for field, value in zip(self.fields, shown, strict=True)}
         return checked(self.model, values)
 
-    def updates(self, values: BaseModel) -> list[Any]:
-        """One update for each component, so that the form shows `values`."""
-        return [field.update(getattr(values, field.name)) for field in self.fields]
+    def updates(self, values: BaseModel, ends: Mapping[str, float] | None = None) -> list[Any]:
+        """One update for each component, so that the form shows `values`; sliders named in `ends` end there."""
+        return [field.update(getattr(values, field.name), (ends or {}).get(field.name)) for field in self.fields]
 
 
 def checked(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:

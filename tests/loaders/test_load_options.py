@@ -94,7 +94,6 @@ def test_tensors_that_match_a_pattern_are_placed(gguf: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"ubatch_tokens": 1024}, "ubatch_tokens 1024 is more than batch_tokens 512"),
         ({"cpu_tensors": "blk.(1"}, "not a pattern"),
         ({"cpu_tensors": "a{1000000}"}, "at most 200 letters"),
         ({"cpu_tensors": "x" * 201}, "at most 200 letters"),
@@ -104,6 +103,12 @@ def test_tensors_that_match_a_pattern_are_placed(gguf: Path, monkeypatch: pytest
 def test_options_that_cannot_work_are_refused_with_a_sentence(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValidationError, match=sentence):
         LlamaCppOptions(**options)
+
+
+def test_no_more_is_computed_at_once_than_a_step_has() -> None:
+    assert LlamaCppOptions(batch_tokens=64, ubatch_tokens=512).computed_tokens == 64
+    assert LlamaCppOptions(batch_tokens=64).computed_tokens == 64
+    assert LlamaCppOptions(batch_tokens=64, ubatch_tokens=32).computed_tokens == 32
 
 
 def test_weights_beyond_main_memory_are_read_from_the_disk(folder: Path) -> None:

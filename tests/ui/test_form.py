@@ -82,6 +82,13 @@ def test_a_slider_ends_at_its_usual_end_and_grows_for_a_larger_value(form):
     assert field.update(10)["maximum"] == 8192
 
 
+def test_a_slider_ends_where_the_caller_says(form):
+    place = [field.name for field in form.fields].index("top_k")
+    assert form.updates(GenerationParams(), {"top_k": 17})[place]["maximum"] == 17
+    assert form.updates(GenerationParams(top_k=40), {"top_k": 17})[place]["maximum"] == 40
+    assert form.updates(GenerationParams())[place]["maximum"] > 17
+
+
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("temperature", 9, "Temperature: input should be less than or equal to 5; got 9."),
     ("seed", "-3", "Seed: input should be greater than or equal to 0; got '-3'."),

@@ -72,9 +72,7 @@ class LlamaCppOptions(LoadOptions):
         return value
 
     @model_validator(mode="after")
-    def _sizes(self) -> LlamaCppOptions:
-        if self.ubatch_tokens > self.batch_tokens:
-            raise ValueError(f"ubatch_tokens {self.ubatch_tokens} is more than batch_tokens {self.batch_tokens}; a step has no more to compute at once")
+    def _split_tensors(self) -> LlamaCppOptions:
         if self.split_mode == "tensor" and self.flash_attention == "off":
             raise ValueError("split_mode tensor needs flash attention; set flash_attention to auto")
         return self
@@ -93,7 +91,7 @@ class LlamaCppOptions(LoadOptions):
     @property
     def computed_tokens(self) -> int:
         """Tokens that are computed at once."""
-        return self.ubatch_tokens or self.batch_tokens
+        return min(self.ubatch_tokens or self.batch_tokens, self.batch_tokens)
 
     @property
     def kept_patterns(self) -> tuple[str, ...]:

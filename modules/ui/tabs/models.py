@@ -6,13 +6,15 @@ pydantic models. Knows the model service; loads nothing itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from modules.core.errors import AppError, InvalidRequest
-from modules.core.model import Adapter
-from modules.ui.form import Form, checked
+from modules.core.model import Adapter, ModelInfo
+from modules.services.model_choices import changes
+from modules.ui.form import Form, checked, label_of
 from modules.ui.notices import attempt, notify, sentence
 from modules.ui.views.hub_browser import HubBrowser
 from modules.ui.views.model_list import ModelList
@@ -51,8 +53,10 @@ class ModelsTab:
                     with gr.Column(visible=False, elem_classes="option-grid", elem_id=f"options-{spec.name.replace('.', '-')}") as group:
                         self._forms[spec.name].build()
                     self.groups.append(group)
+                self.changed = gr.Markdown("", elem_id="load-changes", visible="hidden")
                 with gr.Row(elem_id="load-buttons"):
                     self.defaults = gr.Button("Back to defaults")
+                    self.last_good = gr.Button("Back to the last good load", elem_id="last-good", interactive=False)
                     self.load = gr.Button("Load with these options", variant="primary", elem_id="load-with-options")
             HubBrowser(elem_id="hub-browser")
         self._wire()
@@ -66,10 +70,17 @@ class ModelsTab:
         self.view.load_model(self.load_remembered, None, None, **quiet)
         self.view.unload_model(self.unload, None, None, **quiet)
         self.view.adapt(self.adapt, None, None, **quiet)
-        self.view.pick(self.pick, None, [self.picked, self.panel, self.title, self.problem, self.loader, *self.groups, *self._parts], **quiet)
-        self.loader.input(self.show_loader, self.loader, self.groups, **quiet)
-        self.defaults.click(self.show_defaults, None, self._parts, **quiet)
-        self.load.click(self.load_as_shown, [self.picked, self.loader, *self._parts], self.problem, **quiet)
+        shown, told = [self.picked, self.loader, *self._parts], [self.changed, self.last_good]
+        steps = [
+            self.view.pick(self.pick, None, [self.picked, self.panel, self.title, self.problem, self.loader, *self.groups, *self._parts], **quiet),
+            self.loader.input(self.show_loader, self.loader, self.groups, **quiet),
+            self.defaults.click(self.show_defaults, None, self._parts, **quiet),
+            self.last_good.click(self.show_last_good, self.picked, [self.loader, *self.groups, *self._parts], **quiet),
+            self.load.click(self.load_as_shown, shown, self.problem, **quiet),
+        ]
+        for step in steps:
+            step.then(self.show_changes, shown, told, **quiet)
+        gr.on([part.input for part in self._parts], self.show_changes, shown, told, trigger_mode="always_last", **quiet)
 
     # ---- handlers --------------------------------------------------------------------------------------------------
 
@@ -84,14 +95,56 @@ class ModelsTab:
         except AppError as error:
             notify(error)
             return [gr.update()] * (5 + len(self.groups) + len(self._parts))
-        remembered = self._app.models.remembered(name)
-        chosen = remembered.loader if remembered.loader in {spec.name for spec in specs} else specs[0].name
-        values: list[Any] = []
-        for spec in self._loaders:
-            values += self._forms[spec.name].updates(_options(spec.options, remembered.options if spec.name == chosen else {}))
-        title = gr.update(value=f"### Load {_plain(name)}")
+        chosen, values = self._as_remembered(info, [spec.name for spec in specs])
+        title = gr.update(value=f"### Load {_plain(name)}\n{_header_facts(info)}")
         loader = gr.update(choices=[(spec.title, spec.name) for spec in specs], value=chosen)
         return [name, gr.update(visible=True), title, _problem(""), loader, *self.show_loader(chosen), *values]
+
+    def _as_remembered(self, info: ModelInfo, loaders: list[str]) -> tuple[str, list[Any]]:
+        """Loader and options of the last good load, or the defaults; sliders end where the model does."""
+        remembered = self._app.models.remembered(info.name)
+        chosen = remembered.loader if remembered.loader in loaders else loaders[0]
+        ends = {"gpu_layers": info.layers + 1.0} if info.layers else {}  # the output is one more
+        values: list[Any] = []
+        for spec in self._loaders:
+            values += self._forms[spec.name].updates(_options(spec.options, remembered.options if spec.name == chosen else {}), ends)
+        return chosen, values
+
+    async def show_last_good(self, name: str) -> list[Any]:
+        """The loader and the options as they last worked."""
+        try:
+            info = await self._app.models.find(name)
+        except AppError as error:
+            notify(error)
+            return [gr.update()] * (1 + len(self.groups) + len(self._parts))
+        chosen, values = self._as_remembered(info, [spec.name for spec in self._app.models.loaders_for(info)])
+        return [chosen, *self.show_loader(chosen), *values]
+
+    def show_changes(self, name: str, loader: str, *shown: Any) -> list[Any]:
+        """What is other than at the last good load, in words."""
+        last = self._app.models.remembered(name)
+        spec = next((row for row in self._loaders if row.name == loader), None)
+        if spec is None or not last.used_s:
+            return [_problem(""), gr.update(interactive=False)]
+        words = [f"**Loader** {last.loader} → {loader}"] if last.loader and last.loader != loader else []
+        try:
+            now = self._forms[loader].read(self._shown_of(loader, shown))
+        except AppError:  # half typed; loading says what is wrong
+            return [gr.update(), gr.update(interactive=True)]
+        for change in changes(_options(spec.options, last.options if last.loader in ("", loader) else {}), now):  # type: ignore[arg-type]
+            words.append(f"**{label_of(change.option)}** {_value(change.before)} → {_value(change.now)}")
+        text = "Since the last good load: " + ", ".join(words) + "." if words else "As at the last good load."
+        return [_problem(text), gr.update(interactive=bool(words))]
+
+    def _shown_of(self, loader: str, shown: Sequence[Any]) -> Sequence[Any]:
+        """The part of all values shown that belongs to one loader's form."""
+        position = 0
+        for spec in self._loaders:
+            end = position + len(self._forms[spec.name].fields)
+            if spec.name == loader:
+                return shown[position:end]
+            position = end
+        return ()
 
     def show_loader(self, chosen: str) -> list[Any]:
         """Only the chosen loader's options are visible."""
@@ -103,15 +156,9 @@ class ModelsTab:
 
     async def load_as_shown(self, name: str, loader: str, *shown: Any) -> Any:
         """Load the picked model with the options shown; a failure stays as a sentence above the form."""
-        position = 0
         try:
-            for spec in self._loaders:
-                form = self._forms[spec.name]
-                end = position + len(form.fields)
-                if spec.name == loader:
-                    options = form.read(shown[position:end])
-                    await self._app.models.load(name, loader, options.model_dump(mode="json", exclude_defaults=True))
-                position = end
+            options = self._forms[loader].read(self._shown_of(loader, shown))
+            await self._app.models.load(name, loader, options.model_dump(mode="json", exclude_defaults=True))
         except AppError as error:
             return _problem(sentence(error))
         return _problem("")
@@ -153,6 +200,26 @@ def _options(model: type[Any], values: Any) -> Any:
 def _plain(text: str) -> str:
     """A file name inside markdown."""
     return "`" + text.replace("`", "'") + "`"
+
+
+def _header_facts(info: ModelInfo) -> str:
+    """What the header says of the numbers below, in one line."""
+    facts = [
+        f"trained for {info.context_length:,} tokens" if info.context_length else "",
+        f"{info.layers} layers" if info.layers else "",
+        info.quantization,
+        f"chat template: {info.template}" if info.template else "no chat template",
+    ]
+    return _escaped(" · ".join(filter(None, facts)))
+
+
+def _value(value: Any) -> str:
+    """A value of an option inside markdown."""
+    return {True: "on", False: "off", "": "empty"}.get(value, _escaped(str(value))) if isinstance(value, str | bool) else str(value)
+
+
+def _escaped(text: str) -> str:
+    return "".join("\\" + character if character in "\\`*_{}[]<>()#+-.!|~" else character for character in text)
 
 
 def _problem(message: str) -> Any:
