@@ -25,4 +25,5 @@ class LoaderSpec:
     options: type[LoadOptions]
     accepts: Callable[[Path], bool]  # by names in the folder only; nothing is parsed
     load: Callable[[Path, LoadOptions, Progress], LoadedModel]
+    adapter_check: Callable[[Path], Callable[[Path], None]] | None = None  # by headers: model → adapter → refusal; None takes no adapters
     capabilities: frozenset[str] = frozenset()  # "batch", "lora", "gpu", "quantize_on_load", "kv_quantize"

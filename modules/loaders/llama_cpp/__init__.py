@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from modules.core.model import LoadedModel, LoadOptions
@@ -19,6 +20,12 @@ def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
     return load(path, LlamaCppOptions.model_validate(options.model_dump()), progress)
 
 
+def _adapter_check(model: Path) -> Callable[[Path], None]:
+    from modules.loaders.llama_cpp.adapter_check import adapter_check
+
+    return adapter_check(model)
+
+
 LLAMA_CPP = LoaderSpec(
     name="llama.cpp",
     title="llama.cpp (GGUF)",
@@ -26,5 +33,6 @@ LLAMA_CPP = LoaderSpec(
     options=LlamaCppOptions,
     accepts=_accepts,
     load=_load,
+    adapter_check=_adapter_check,
     capabilities=frozenset({"batch", "lora", "gpu", "kv_quantize"}),
 )

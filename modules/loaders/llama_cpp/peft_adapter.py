@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.core.errors import NotFound, UnsupportedFormat
+from modules.loaders.adapter_config import check_adapter_config
 from modules.loaders.folder_header import read_json, read_weight_header
 from modules.loaders.gguf_header import GgufHeader
 
@@ -43,7 +44,6 @@ UNPLACED: Mapping[str, str] = MappingProxyType({
     "kasa_config": "KaSA weights", "monteclora_config": "MonteCLoRA weights", "velora_config": "VeLoRA weights",
     "fan_in_fan_out": "transposed weights",
 })  # fmt: skip
-BASE_CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
 PATTERN = re.compile(r"\^?[A-Za-z0-9_.]{1,200}\$?")  # no repetition: such an expression cannot run for long
 PATTERN_LIMIT = 20_000
 FLOATS: Mapping[str, str] = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
@@ -119,13 +119,7 @@ def read_pairs(folder: Path, base: BaseShape) -> tuple[LoraPair, ...]:
 
 
 def _check_config(name: str, config: Mapping[str, Any]) -> None:
-    if config.get("peft_type") != "LORA":
-        raise UnsupportedFormat(f"The adapter {name} is of type {str(config.get('peft_type'))[:40]}; Paddock applies LoRA adapters.")
-    if config.get("megatron_config") or config.get("auto_mapping"):
-        raise UnsupportedFormat(f"The adapter {name} asks to import code; do not trust it.")
-    start = config.get("init_lora_weights")
-    if isinstance(start, str) and start.lower().startswith(BASE_CHANGING):
-        raise UnsupportedFormat(f"The adapter {name} was saved as {start[:40]}, which changes the base model; save it converted to plain LoRA.")
+    check_adapter_config(name, config)
     unplaced = [what for key, what in UNPLACED.items() if config.get(key)]
     if config.get("bias", "none") != "none":
         unplaced.append("biases")

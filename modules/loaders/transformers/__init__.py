@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from modules.core.model import LoadedModel, LoadOptions
@@ -19,6 +20,12 @@ def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
     return load(path, TransformersOptions.model_validate(options.model_dump()), progress)
 
 
+def _adapter_check(model: Path) -> Callable[[Path], None]:
+    from modules.loaders.transformers.adapter_check import adapter_check
+
+    return adapter_check(model)
+
+
 TRANSFORMERS = LoaderSpec(
     name="transformers",
     title="transformers (safetensors)",
@@ -26,5 +33,6 @@ TRANSFORMERS = LoaderSpec(
     options=TransformersOptions,
     accepts=_accepts,
     load=_load,
+    adapter_check=_adapter_check,
     capabilities=frozenset({"batch", "lora", "gpu", "quantize_on_load"}),
 )

@@ -12,12 +12,11 @@ from typing import Any
 
 from modules.core.errors import MissingRequirement, NotFound, UnsupportedFormat
 from modules.core.model import Adapter, in_use
+from modules.loaders.adapter_config import check_adapter_config
 from modules.loaders.folder_header import read_json, read_weight_header
+from modules.loaders.transformers.adapter_check import CONFIG, PREFIX, SIDE_A, SIDE_B, WEIGHTS
 
-PREFIX = "base_model.model."
-SIDES = ((".lora_A.weight", "in_features", 1), (".lora_B.weight", "out_features", 0))
-# Initialisations that change the base weights when the adapter is read back, so that the base would not return
-BASE_CHANGING = ("pissa", "olora", "corda", "loftq")
+SIDES = ((SIDE_A, "in_features", 1), (SIDE_B, "out_features", 0))
 
 
 class AdapterSet:
@@ -54,12 +53,9 @@ class AdapterSet:
         self._wrapped.requires_grad_(False)
 
     def _key(self, path: Path) -> tuple[str, int]:
-        weights = path / "adapter_model.safetensors"
-        if not (path / "adapter_config.json").is_file() or not weights.is_file():
-            raise NotFound(
-                f"{path.name} is not an adapter folder with adapter_config.json and adapter_model.safetensors; "
-                "this loader uses PEFT adapters, refresh the list."
-            )
+        weights = path / WEIGHTS
+        if not (path / CONFIG).is_file() or not weights.is_file():
+            raise NotFound(f"{path.name} is not an adapter folder with {CONFIG} and {WEIGHTS}; this loader uses PEFT adapters, refresh the list.")
         return str(path), weights.stat().st_mtime_ns
 
     def _read(self, path: Path, key: tuple[str, int]) -> None:
@@ -102,16 +98,9 @@ class AdapterSet:
 
     def _check(self, path: Path) -> None:
         """Everything that would go wrong half-way, or silently, is refused before the model is touched."""
-        config = read_json(path / "adapter_config.json")
-        if config.get("peft_type") != "LORA":
-            raise UnsupportedFormat(f"The adapter {path.name} is of type {config.get('peft_type')}; Paddock applies LoRA adapters.")
-        if config.get("megatron_config") or config.get("auto_mapping"):
-            raise UnsupportedFormat(f"The adapter {path.name} asks to import code; do not trust it.")
-        start = config.get("init_lora_weights")
-        if isinstance(start, str) and start.lower().startswith(BASE_CHANGING):
-            raise UnsupportedFormat(f"The adapter {path.name} was saved as {start}, which changes the base model; save it converted to plain LoRA.")
+        check_adapter_config(path.name, read_json(path / CONFIG))
         modules = dict(self._model.named_modules())
-        for name, (_, shape) in read_weight_header(path / "adapter_model.safetensors").items():
+        for name, (_, shape) in read_weight_header(path / WEIGHTS).items():
             for suffix, attribute, axis in SIDES:
                 if name.startswith(PREFIX) and name.endswith(suffix):
                     self._check_shape(path, modules, name[len(PREFIX) : -len(suffix)], shape[axis], attribute)
