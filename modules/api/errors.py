@@ -30,6 +30,7 @@ STATUS: tuple[tuple[type[errors.AppError], int, str], ...] = (
     (errors.OutOfMemory, 507, "out_of_memory"),
     (errors.LoadFailed, 500, "load_failed"),
     (errors.EngineCrashed, 502, "engine_crashed"),
+    (errors.RemoteError, 502, "remote_error"),
     (errors.HubError, 502, "hub_error"),
     (errors.JobConflict, 409, "conflict"),
     (errors.Conflict, 409, "conflict"),

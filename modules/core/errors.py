@@ -3,7 +3,8 @@
     AppError
     ├── NotFound               a name or id that does not exist (or is not yours)
     ├── InvalidRequest         a value outside its limits
-    │   └── ContextOverflow    prompt longer than the context
+    │   ├── ContextOverflow    prompt longer than the context
+    │   └── NotOffered         the model's engine or server has no such thing
     ├── Busy                   queue full; carries the place asked for
     ├── NoModelLoaded          nothing to answer with
     ├── LoadFailed             a model could not be loaded
@@ -11,6 +12,7 @@
     │   ├── UnsupportedFormat  the files are not what a loader reads
     │   └── OutOfMemory        needs more memory than there is
     ├── EngineCrashed          the child process of a model ended
+    ├── RemoteError            another server that holds a model refused or failed
     ├── HubError               the model hub refused or failed
     ├── JobConflict            two jobs want the same thing
     ├── Conflict               somebody else changed it meanwhile
@@ -51,6 +53,10 @@ class ContextOverflow(InvalidRequest):
     """A prompt longer than the context of the model."""
 
 
+class NotOffered(InvalidRequest):
+    """The engine or server of a model has no such thing."""
+
+
 class Busy(AppError):
     """The queue is full."""
 
@@ -79,6 +85,10 @@ class EngineCrashed(AppError):
     """The child process that held the model ended."""
 
 
+class RemoteError(AppError):
+    """Another server, which holds the model, refused or failed."""
+
+
 class HubError(AppError):
     """The model hub refused or failed."""
 
@@ -96,8 +106,8 @@ class Forbidden(AppError):
 
 
 ERROR_CLASSES: tuple[type[AppError], ...] = (
-    AppError, NotFound, InvalidRequest, ContextOverflow, Busy, NoModelLoaded, LoadFailed, MissingRequirement,
-    UnsupportedFormat, OutOfMemory, EngineCrashed, HubError, JobConflict, Conflict, Forbidden,
+    AppError, NotFound, InvalidRequest, ContextOverflow, NotOffered, Busy, NoModelLoaded, LoadFailed, MissingRequirement,
+    UnsupportedFormat, OutOfMemory, EngineCrashed, RemoteError, HubError, JobConflict, Conflict, Forbidden,
 )  # fmt: skip
 
 

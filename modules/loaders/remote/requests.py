@@ -1,0 +1,95 @@
+"""Requests of ours as bodies of OpenAI's API, for one kind of server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from modules.core.errors import InvalidRequest
+from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt
+from modules.loaders.remote.kinds import sampling, spec_of
+from modules.loaders.remote.options import Kind
+
+LENGTH_WITHOUT_LIMIT = 2048  # asked for where a server wants a number and the person set none
+SEED_LIMIT = 2**31  # what every server takes
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request that any address of a pool may answer."""
+
+    request: GenerationRequest
+    model: str  # as the pool calls it
+    seed: int  # below `SEED_LIMIT`
+    context_length: int = 0  # 0: not known
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether messages are sent; otherwise text to be continued."""
+        return isinstance(self.request.prompt, ChatPrompt)
+
+    @property
+    def path(self) -> str:
+        """Where it is sent to."""
+        return "/v1/chat/completions" if self.is_chat else "/v1/completions"
+
+    def body(self, kind: Kind, model: str) -> dict[str, Any]:
+        """The body for a server of that kind, which calls the model `model`.
+
+        Raises:
+            InvalidRequest: this kind of server cannot do it.
+        """
+        prompt, params = self.request.prompt, self.request.params
+        spec = spec_of(kind)
+        body = {
+            "model": model,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+            **sampling(params, kind),
+            "seed": self.seed,
+        }
+        if params.stop:
+            body["stop"] = list(params.stop)
+        length = params.max_tokens or (0 if self.is_chat or not spec.needs_length else self._length())
+        if length:
+            body["max_tokens"] = length
+        if isinstance(prompt, ChatPrompt):
+            body |= _chat(prompt, kind)
+        else:
+            body["prompt"] = prompt.text if isinstance(prompt, TextPrompt) else list(prompt.token_ids)
+        if params.logprobs is not None:
+            if "logprobs" not in spec.takes:
+                raise InvalidRequest(
+                    f"{spec.title} is not known to report log-probabilities; leave logprobs out.",
+                    field="logprobs",
+                )
+            body |= (
+                {"logprobs": True, "top_logprobs": params.logprobs}
+                if self.is_chat
+                else {"logprobs": params.logprobs}
+            )
+        return body
+
+    def _length(self) -> int:
+        return min(LENGTH_WITHOUT_LIMIT, self.context_length // 2 or LENGTH_WITHOUT_LIMIT)
+
+
+def _chat(prompt: ChatPrompt, kind: Kind) -> dict[str, Any]:
+    spec = spec_of(kind)
+    body: dict[str, Any] = {"messages": [message.for_template() for message in prompt.messages]}
+    if prompt.continue_final_message:
+        if spec.continues is None:
+            raise InvalidRequest(
+                f"{spec.title} cannot continue a reply; regenerate it, or use a model of this machine."
+            )
+        body |= spec.continues
+    if prompt.template_variables:
+        if not spec.template_variables:
+            names = ", ".join(prompt.template_variables)
+            raise InvalidRequest(
+                f"{spec.title} takes no variables for its chat template ({names}); remove them from the conversation's settings."
+            )
+        body["chat_template_kwargs"] = dict(prompt.template_variables)
+    if prompt.tools:
+        body["tools"] = list(prompt.tools)
+    return body

@@ -1,0 +1,125 @@
+"""Each kind of server is recognised, and is sent what it acts on and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modules.core.errors import InvalidRequest
+from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from modules.core.messages import Message
+from modules.core.params import GenerationParams
+from modules.loaders.remote.kinds import KINDS, left_out, recognise, sampling, spec_of
+from modules.loaders.remote.requests import LENGTH_WITHOUT_LIMIT, Ask
+
+ALL_KINDS = [row.kind for row in KINDS]
+OPENAI = {"temperature", "top_p", "frequency_penalty", "presence_penalty", "logit_bias"}
+EVERYTHING = GenerationParams(
+    max_tokens=9, temperature=0.7, dynamic_temperature_range=0.2, dynamic_temperature_exponent=1.1, top_k=40, top_p=0.9, min_p=0.05, typical_p=0.9,
+    top_n_sigma=2, xtc_probability=0.2, xtc_threshold=0.2, dry_multiplier=0.8, dry_base=2, dry_allowed_length=3, dry_range=64,
+    dry_sequence_breakers=(";",), repetition_penalty=1.1, frequency_penalty=0.1, presence_penalty=0.2, penalty_range=128, mirostat_mode=2,
+    mirostat_tau=4, mirostat_eta=0.2, logit_bias={5: 1.5}, banned_tokens=(6,), ban_eos=True, sampler_order=("top_k", "typical_p", "temperature"), seed=3,
+    stop=("END",),
+)  # fmt: skip
+
+
+def ask(prompt, **params) -> Ask:
+    return Ask(GenerationRequest(prompt=prompt, params=GenerationParams(**params)), "m", 3)
+
+
+CHAT = ChatPrompt(messages=(Message(role="user", content="Hi"),))
+
+
+@pytest.mark.parametrize(("entry", "kind"), [
+    ({"id": "m", "owned_by": "vllm", "max_model_len": 9}, "vllm"),
+    ({"id": "m", "owned_by": "sglang"}, "sglang"),
+    ({"id": "m", "owned_by": "llamacpp", "meta": {}}, "llama-server"),
+    ({"id": "m:latest", "owned_by": "library"}, "ollama"),
+    ({"id": "m", "owned_by": "m"}, "tgi"),
+    ({"id": "m", "owned_by": "local", "loaded": True, "quantization": ""}, "paddock"),
+    ({"id": "gpt", "owned_by": "system"}, "openai"),
+    ({"id": "m"}, "openai"),
+    ({"id": "m", "owned_by": None}, "openai"),
+])  # fmt: skip
+def test_kinds_are_recognised(entry, kind):
+    assert recognise(entry) == kind
+
+
+def test_an_unknown_server_gets_what_openai_has_and_only_what_was_set():
+    assert set(sampling(EVERYTHING, "openai")) == OPENAI
+    assert sampling(GenerationParams(), "openai") == {}
+
+
+def test_vllm_gets_neutral_values_as_its_own_defaults_are_others():
+    assert sampling(GenerationParams(), "vllm") == {
+        "temperature": 1.0, "top_p": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0,
+    }  # fmt: skip
+    body = sampling(EVERYTHING, "vllm")
+    assert body["logit_bias"] == {"5": 1.5, "6": -100.0}
+    assert (body["ignore_eos"], body["top_k"]) == (True, 40)
+    assert set(body) == {*OPENAI, "top_k", "min_p", "repetition_penalty", "ignore_eos"}
+
+
+def test_llama_server_gets_everything_under_its_own_names():
+    assert sampling(EVERYTHING, "llama-server") == {
+        "temperature": 0.7, "top_p": 0.9, "frequency_penalty": 0.1, "presence_penalty": 0.2, "top_k": 40, "min_p": 0.05, "repeat_penalty": 1.1,
+        "repeat_last_n": 128, "typical_p": 0.9, "top_n_sigma": 2, "xtc_probability": 0.2, "xtc_threshold": 0.2, "dynatemp_range": 0.2,
+        "dynatemp_exponent": 1.1, "dry_multiplier": 0.8, "dry_base": 2, "dry_allowed_length": 3, "dry_penalty_last_n": 64,
+        "dry_sequence_breakers": [";"], "mirostat": 2, "mirostat_tau": 4, "mirostat_eta": 0.2, "samplers": ["top_k", "typ_p", "temperature"],
+        "ignore_eos": True, "logit_bias": [[5, 1.5], [6, False]],
+    }  # fmt: skip
+    neutral = sampling(GenerationParams(), "llama-server")
+    assert (neutral["top_k"], neutral["min_p"], neutral["repeat_last_n"], neutral["dry_penalty_last_n"]) == (0, 0.0, -1, -1)
+    assert not {"samplers", "ignore_eos", "logit_bias"} & set(neutral)
+
+
+def test_another_paddock_gets_our_own_names():
+    kept = {name: value for name, value in EVERYTHING.changed().items() if name not in ("max_tokens", "seed", "stop")}
+    assert sampling(EVERYTHING, "paddock") == kept
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_what_is_left_out_is_what_changes_nothing_in_the_body(kind):
+    neutral = ask(CHAT).body(kind, "m")
+    for name in GenerationParams.model_fields:
+        if name in ("logprobs", "seed"):
+            continue
+        more = {"mirostat_mode": 2} if name.startswith("mirostat") and kind != "paddock" else {}
+        changed = ask(CHAT, **{name: getattr(EVERYTHING, name)}, **({} if name in more else more)).body(kind, "m")
+        same = changed == (ask(CHAT, **more).body(kind, "m") if name not in more else neutral)
+        assert same == (name in left_out(kind)), name
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_a_chat_sends_messages_and_a_text_its_text(kind):
+    body = ask(CHAT, stop=["x"], max_tokens=5).body(kind, "their-name")
+    assert (body["model"], body["messages"], body["stop"], body["max_tokens"]) == ("their-name", [{"role": "user", "content": "Hi"}], ["x"], 5)
+    assert (body["stream"], body["stream_options"], body["seed"]) == (True, {"include_usage": True}, 3)
+    text = ask(TextPrompt(text="Once")).body(kind, "m")
+    assert text["prompt"] == "Once"
+    assert text.get("max_tokens") == (LENGTH_WITHOUT_LIMIT if spec_of(kind).needs_length else None)
+    assert ask(TokenPrompt(token_ids=(1, 2))).body(kind, "m")["prompt"] == [1, 2]
+    assert "max_tokens" not in ask(CHAT).body(kind, "m")
+
+
+@given(context_length=st.integers(0, 100_000))
+def test_a_text_without_a_length_asks_for_one_that_leaves_room(context_length):
+    request = GenerationRequest(prompt=TextPrompt(text="a"))
+    length = Ask(request, "m", 0, context_length).body("vllm", "m")["max_tokens"]
+    assert 0 < length <= LENGTH_WITHOUT_LIMIT
+    assert context_length < 2 or length <= context_length / 2
+
+
+def test_what_a_kind_cannot_do_is_refused_with_a_sentence():
+    unfinished = CHAT.model_copy(update={"continue_final_message": True})
+    with pytest.raises(InvalidRequest, match="Ollama cannot continue"):
+        ask(unfinished).body("ollama", "m")
+    assert ask(unfinished).body("vllm", "m")["add_generation_prompt"] is False
+    variables = CHAT.model_copy(update={"template_variables": {"enable_thinking": False}})
+    with pytest.raises(InvalidRequest, match="enable_thinking"):
+        ask(variables).body("openai", "m")
+    assert ask(variables).body("vllm", "m")["chat_template_kwargs"] == {"enable_thinking": False}
+    with pytest.raises(InvalidRequest, match="log-probabilities"):
+        ask(CHAT, logprobs=2).body("ollama", "m")
+    assert ask(CHAT, logprobs=2).body("vllm", "m")["top_logprobs"] == 2
