@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_half_a_gguf(tiny: TinyFiles, tmp_path: Path) -> None:
 
 def test_a_gguf_that_only_the_native_loader_can_refuse(tmp_path: Path, tiny: TinyFiles) -> None:
     """The header is in order; the architecture is unknown, or tensors are missing."""
-    with pytest.raises(UnsupportedFormat, match="does not know"):
+    with pytest.raises(UnsupportedFormat, match=rf"llama-cpp-python {metadata.version('llama-cpp-python')} does not know"):
         load(write(tmp_path / "strange.gguf", "nonsense"))
     with pytest.raises(UnsupportedFormat, match=r"llama\.cpp could not load lacking\.gguf"):
         load(write(tmp_path / "lacking.gguf", "llama", llama__block_count=2))
@@ -146,6 +147,8 @@ def change(path: Path, **values: object) -> None:
     ("values", "words"),
     [
         ({"model_type": "no_such_type"}, "does not know the architecture"),
+        ({"model_type": "no_such_type", "transformers_version": "99.1.0"}, "which was saved by version 99.1.0"),
+        ({"model_type": "no_such_type", "transformers_version": "see\nhttp://elsewhere"}, r"“no_such_type” of [^ ,]+ \(code inside"),
         ({"num_hidden_layers": 3}, "lack .* tensors"),
         ({"hidden_size": 32}, "could not load|lack"),
         ({"model_type": "t5"}, "not a model that continues text|could not load|encoder-decoder"),

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -170,7 +171,8 @@ def _refusal(name: str, log: NativeLog, options: LlamaCppOptions | None = None) 
     if any(word in lower for word in MEMORY_WORDS):
         return OutOfMemory(f"{name} does not fit into memory ({reason}); choose a smaller context, quantization or number of gpu_layers.")
     if "unknown model architecture" in lower or "unknown pre-tokenizer" in lower:
-        return UnsupportedFormat(f"This llama.cpp does not know {name} ({reason}); choose another model or update Paddock.")
+        version = metadata.version("llama-cpp-python")
+        return UnsupportedFormat(f"The llama.cpp of llama-cpp-python {version} does not know {name} ({reason}); choose another model or update Paddock.")
     if options is not None and options.kv_type != "f16":
         return LoadFailed(f"{name} cannot have a {options.kv_type} cache ({reason}); set kv_type to f16.")
     if options is not None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DEFAULT_CONTEXT_TOKENS = 8192
+VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,30}")
 GPU_SHARE = 0.9  # of a GPU's free memory for weights when only main memory is capped
 SMALL_PARAMETERS = 100_000_000  # below, threads cost more than they bring
 CHECK_IDS = tuple((7919 * place + 13) % 251 for place in range(7))
@@ -96,11 +99,17 @@ def _read_config(header: FolderHeader) -> Any:
         return CONFIG_MAPPING[kind].from_dict(safe_config(header.config))
     except KeyError:
         raise UnsupportedFormat(
-            f"This version of transformers does not know the architecture “{kind}” of {header.path.name} (code inside model folders is not run); "
-            "choose a GGUF version of it or another model."
+            f"transformers {metadata.version('transformers')} does not know the architecture “{kind}” of {header.path.name}"
+            f"{_made_with(header)} (code inside model folders is not run); choose a GGUF version of it, another model, or update Paddock."
         ) from None
     except Exception as error:  # each architecture checks its config in its own way
         raise UnsupportedFormat(f"{header.path.name}/config.json does not describe a {kind} model ({_first_line(error)}); download it again.") from error
+
+
+def _made_with(header: FolderHeader) -> str:
+    """Which version would know an architecture, as far as the folder tells."""
+    version = header.config.get("transformers_version")
+    return f", which was saved by version {version}" if isinstance(version, str) and VERSION.fullmatch(version) else ""
 
 
 def _placement(options: TransformersOptions, header: FolderHeader) -> tuple[str, torch.dtype]:
