@@ -72,6 +72,8 @@ class Usage:
     queue_s: float = 0.0
     prefill_s: float = 0.0
     decode_s: float = 0.0
+    drafted_tokens: int = 0  # guesses at coming tokens
+    accepted_tokens: int = 0  # guesses that proved right
 
     @property
     def tokens_per_s(self) -> float:
@@ -116,6 +118,8 @@ class EngineCounters:
     cancelled: int
     cached_tokens: int  # tokens kept in slots, running or idle
     capacity_tokens: int
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
 
 class EngineCard(BaseModel, frozen=True):

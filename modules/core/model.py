@@ -175,6 +175,14 @@ class ModelInfo(BaseModel, frozen=True):
     problem: str = ""  # a sentence when the files are broken; such a model is listed but cannot be loaded
 
 
+@dataclass(frozen=True, slots=True)
+class DraftSource:
+    """A smaller model over the same vocabulary that guesses the next tokens, and how many of them at most."""
+
+    runner: Runner
+    tokens: int
+
+
 @dataclass
 class LoadedModel:
     """What a loader returns: a runner, its tokenizer, and facts for the layers above."""
@@ -184,5 +192,6 @@ class LoadedModel:
     info: ModelInfo
     template: TemplateSource | None = None
     set_adapters: Callable[[Sequence[Adapter]], None] | None = None  # whole-model LoRA set; what slots hold was computed with the set before
+    draft: DraftSource | None = None  # the engine owns it and closes it
     memory_bytes: int = 0  # measured growth of this process while loading
     notes: tuple[str, ...] = field(default=())  # sentences for the person: "context cut to 256: all this model was trained for"

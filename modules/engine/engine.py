@@ -16,18 +16,19 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from modules.core.errors import AppError, Busy, NoModelLoaded, OutOfMemory
-from modules.core.generation import EngineCounters, FinishReason, Started, TokenLogprob
+from modules.core.generation import EngineCounters, Started
 from modules.engine.adapter_turns import AdapterTurns, Apply
 from modules.engine.detokenizer import PieceTable
 from modules.engine.events import Event, Generation, Outbox, Sink
 from modules.engine.logits import as_row
 from modules.engine.preparation import Preparation
-from modules.engine.sampling import Sampler
 from modules.engine.scheduler import Scheduler, Share
 from modules.engine.sequence import Sequence as Running
+from modules.engine.speculation import Speculation
+from modules.engine.writing import End, Writer
 
 if TYPE_CHECKING:
-    from modules.core.model import Adapter, LogitsRow, Runner, Tokenizer
+    from modules.core.model import Adapter, DraftSource, Logits, Runner, Tokenizer
     from modules.core.params import GenerationParams
 
 log = logging.getLogger(__name__)
@@ -35,13 +36,22 @@ Result = TypeVar("Result")
 
 FAILURES_UNTIL_BROKEN = 3  # failed steps in a row after which the process is better replaced
 ROOM_IS_LESS_S = 60.0  # so long after running out of memory no more is asked for than there was
-LOWEST_LOGPROB = -9999.0  # instead of minus infinity, which JSON cannot say
 
 
 class Engine:
     """Continuous batching over any `Runner`."""
 
-    def __init__(self, runner: Runner, tokenizer: Tokenizer, sink: Sink, *, queue_limit: int = 64, name: str = "the model", set_adapters: Apply | None = None) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        sink: Sink,
+        *,
+        queue_limit: int = 64,
+        name: str = "the model",
+        set_adapters: Apply | None = None,
+        draft: DraftSource | None = None,
+    ) -> None:
         self._runner = runner
         self._name = name
         self._queue_limit = queue_limit
@@ -52,9 +62,11 @@ class Engine:
             max_batch_tokens=runner.max_batch_tokens,
         )
         self._turns = AdapterTurns(self._scheduler, set_adapters, name)
-        self._pieces = PieceTable(tokenizer)
-        self._preparation = Preparation(runner, tokenizer, self._pieces, name)
+        self._speculation = Speculation(draft, self._scheduler, runner.vocab_size) if draft is not None else None
+        pieces = PieceTable(tokenizer)
+        self._preparation = Preparation(runner, tokenizer, pieces, name)
         self._outbox = Outbox(sink)
+        self._writer = Writer(pieces, self._outbox)
         self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()  # guards the two below
         self._in_flight = 0
@@ -149,6 +161,8 @@ class Engine:
             cancelled=self._cancelled,
             cached_tokens=scheduler.used_tokens,
             capacity_tokens=scheduler.capacity_tokens,
+            drafted_tokens=self._speculation.drafted_tokens if self._speculation else 0,
+            accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,
         )
 
     def pause(self, paused: bool = True) -> None:
@@ -208,7 +222,7 @@ class Engine:
         sequence = self._sequences.get(generation)
         if sequence is not None:
             self._cancelled += 1
-            self._finish(sequence, "cancelled")
+            self._finish(sequence, End("cancelled"))
 
     # ---- the thread ------------------------------------------------------------------------------------------------
 
@@ -236,6 +250,8 @@ class Engine:
             self._fail(sequence, error)
         self._outbox.deliver(())
         self._runner.close()
+        if self._speculation is not None:
+            self._speculation.close()
         self.busy_since_s = 0.0
 
     def _step(self) -> None:
@@ -250,13 +266,16 @@ class Engine:
             self._outbox.deliver(self._scheduler.waiting)
             if not shares:
                 return
+            if self._speculation is not None:
+                self._speculation.extend(shares)
             begun_s = time.perf_counter()
             logits = self._runner.forward([share.row for share in shares])
+            step_s = time.perf_counter() - begun_s
             self._steps += 1
-            self._prefill_tokens += self._scheduler.advance(shares, time.perf_counter() - begun_s)
-            for share, entry in zip(shares, logits, strict=True):
-                if share.completes:
-                    self._choose(share, entry)
+            self._prefill_tokens += self._scheduler.advance(shares, step_s)
+            self._choose_all(shares, logits)
+            if self._speculation is not None:
+                self._speculation.settle(shares, step_s)
             self._failures = 0
         except OutOfMemory as error:
             self._relieve(error)
@@ -278,78 +297,55 @@ class Engine:
                 started = Started(sequence.prompt_length, sequence.reused, 0, sequence.generation.seed)
                 self._outbox.add(Event(sequence.generation, started))
 
-    def _choose(self, share: Share, entry: Any) -> None:
-        """Choose the next token of one sequence; an error here ends only that one."""
-        sequence = share.sequence
-        if sequence.generation.cancelled:
-            self._cancel(sequence.generation)  # its command may be on its way still, and then finds nothing
-            return
+    def _choose_all(self, shares: list[Share], logits: Logits) -> None:
+        """Choose the next tokens of all sequences whose rows are complete."""
+        entries = iter(logits)
+        for share in shares:
+            own = [next(entries) for _ in range(share.row.outputs)]
+            if share.completes:
+                self._choose(share, own)
+
+    def _choose(self, share: Share, entries: Logits) -> None:
+        """Choose the next tokens of one sequence; an error here ends only that one."""
+        sequence, before = share.sequence, len(share.sequence.ids)
         try:
-            self._next_token(sequence, as_row(entry))
+            self._write(share, entries)
         except Exception as error:
             log.exception("Choosing a token failed")
             self._fail(sequence, AppError(f"Choosing the next token failed ({_short(error)}); the text so far is kept."))
+        self._decode_tokens += len(sequence.ids) - before
 
-    def _next_token(self, sequence: Running, row: LogitsRow) -> None:
-        if not sequence.first_token_s:
-            sequence.first_token_s = time.monotonic()
-            self._outbox.urgent = True
-        if sequence.probe:
-            sequence.new_logprobs.extend(self._logprob(row, 0, sequence.probe).top)
-            self._finish(sequence, "stop")
-            return
-        token_id = sequence.sampler.sample(row)
-        if token_id in sequence.end_ids or token_id in sequence.stop_ids:
-            self._finish(sequence, "stop", sequence.stop_ids.get(token_id))
-            return
-        if sequence.logprobs is not None:
-            sequence.new_logprobs.append(self._logprob(row, token_id, sequence.logprobs))
-        sequence.sampler.accept(token_id)
-        sequence.ids.append(token_id)
-        sequence.new_ids.append(token_id)
-        self._decode_tokens += 1
-        self._outbox.changed(sequence)
-        text = sequence.detokenizer.feed(token_id)  # type: ignore[union-attr]
-        if text and self._show(sequence, text):
-            return
-        if len(sequence.ids) >= sequence.max_length:
-            self._finish(sequence, "length")
-
-    def _show(self, sequence: Running, text: str) -> bool:
-        """Pass text on as far as it is no stop string; True if one ended the sequence."""
-        shown, stop = sequence.stops.feed(text)  # type: ignore[union-attr]
-        if shown:
-            sequence.new_text.append(shown)
-        if stop is not None:
-            self._finish(sequence, "stop", stop, cut=True)
-        return stop is not None
-
-    def _logprob(self, row: LogitsRow, token_id: int, top: int) -> TokenLogprob:
-        own, best = Sampler.logprobs(row, token_id, top)
-        written = self._pieces.written
-        alternatives = tuple(TokenLogprob(other, written(other), max(value, LOWEST_LOGPROB)) for other, value in best)
-        return TokenLogprob(token_id, written(token_id), max(own, LOWEST_LOGPROB), alternatives)
+    def _write(self, share: Share, entries: Logits) -> None:
+        """One token, and another one after each that is as drafted: the model has seen it, so its logits count."""
+        sequence = share.sequence
+        for entry, draft in zip(entries, (*share.drafts, None), strict=True):
+            if sequence.generation.cancelled:
+                self._cancel(sequence.generation)  # its command may be on its way still, and then finds nothing
+                return
+            end = self._writer.next_token(sequence, as_row(entry))
+            if end is not None:
+                self._finish(sequence, end)
+                return
+            if sequence.ids[-1] != draft:
+                return
+            share.accepted += 1
+            sequence.record.accepted += 1
+            sequence.computed += 1
 
     # ---- ends ------------------------------------------------------------------------------------------------------
 
-    def _finish(self, sequence: Running, reason: FinishReason, stop: str | None = None, *, cut: bool = False) -> None:
-        """The last delta. `cut`: the stop string stood in the text, and what follows it is not shown."""
+    def _finish(self, sequence: Running, end: End) -> None:
+        """The last delta."""
         self._release(sequence)
-        if not cut:
-            self._flush_text(sequence)
-        self._outbox.add(Event(sequence.generation, delta=sequence.take_delta(reason, stop, sequence.usage(time.monotonic()))))
+        if not end.cut:
+            self._writer.flush(sequence)
+        self._outbox.add(Event(sequence.generation, delta=sequence.take_delta(end.reason, end.stop, sequence.usage(time.monotonic()))))
 
     def _fail(self, sequence: Running, error: AppError) -> None:
         self._release(sequence)
-        self._flush_text(sequence)
+        self._writer.flush(sequence)
         self._outbox.add(Event(sequence.generation, delta=sequence.take_delta()))
         self._outbox.add(Event(sequence.generation, error=error))
-
-    def _flush_text(self, sequence: Running) -> None:
-        """The text that was held back, unless its own end completes a stop string."""
-        assert sequence.detokenizer is not None and sequence.stops is not None
-        shown, stop = sequence.stops.feed(sequence.detokenizer.flush())
-        sequence.new_text.append(shown if stop is not None else shown + sequence.stops.flush())
 
     def _release(self, sequence: Running) -> None:
         """Free the slot or the place in the queue."""

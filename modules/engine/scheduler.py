@@ -68,6 +68,13 @@ class Share:
     sequence: Sequence
     row: Row
     completes: bool  # the row ends with the last known token: its logits choose the next one
+    drafts: tuple[int, ...] = ()  # guesses at what follows; they stand at the end of the row, and may prove wrong
+    accepted: int = 0  # how many of them became text
+
+    @property
+    def decodes(self) -> bool:
+        """Whether this continues a reply by one token, and nothing else."""
+        return self.completes and len(self.row.token_ids) == 1 and self.sequence.produced > 0 and not self.sequence.probe
 
 
 def common_prefix(first: SequenceABC[int], second: SequenceABC[int], limit: int) -> int:
@@ -238,11 +245,31 @@ class Scheduler:
             planned += count
             budget -= count
 
+    def spare(self, shares: list[Share], wanted: int) -> int:
+        """How many more tokens the step has room for, at most `wanted`; idle caches give way to them."""
+        planned = sum(len(share.row.token_ids) for share in shares)
+        wanted = min(wanted, self.max_batch_tokens - planned)
+        while self.used_tokens + planned + wanted > self.capacity_tokens and self.evict_idle():
+            pass
+        return max(0, min(wanted, self.capacity_tokens - self.used_tokens - planned))
+
+    def trim(self, share: Share) -> bool:
+        """Take the drafts of a share that did not become text out of the memory; False if that lost more than them."""
+        slot, kept = self.slots[share.row.slot], share.sequence.computed
+        if share.accepted == len(share.drafts):
+            return True
+        left = self._memory.truncate(slot.index, kept)
+        if slot.sequence is share.sequence:
+            share.sequence.computed = min(kept, left)
+        else:  # it has ended
+            slot.cached = slot.cached[:left]
+        return left >= kept
+
     def advance(self, shares: list[Share], seconds: float) -> int:
-        """Take note of a step that was run; returns how many of its tokens were prefill."""
+        """Take note of a step that was run; returns how many of its tokens were prefill. Drafts count when they are accepted."""
         prefill = 0
         for share in shares:
-            count = len(share.row.token_ids)
+            count = len(share.row.token_ids) - len(share.drafts)
             share.sequence.computed += count
             if share.sequence.produced == 0 or count > 1:
                 prefill += count

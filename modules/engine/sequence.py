@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.core.generation import Delta, FinishReason, TokenLogprob, Usage
 from modules.core.model import Adapter
+from modules.engine.payoff import DraftRecord
 
 if TYPE_CHECKING:
     from modules.engine.detokenizer import Detokenizer
@@ -50,6 +51,7 @@ class Sequence:
     first_token_s: float = 0.0
 
     prompt_length: int = field(init=False)
+    record: DraftRecord = field(default_factory=DraftRecord)
     new_text: list[str] = field(default_factory=list)  # since the last delivery
     new_ids: list[int] = field(default_factory=list)
     new_logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -86,4 +88,6 @@ class Sequence:
             queue_s=admitted_s - self.queued_s,
             prefill_s=first_s - admitted_s,
             decode_s=now_s - first_s,
+            drafted_tokens=self.record.drafted,
+            accepted_tokens=self.record.accepted,
         )

@@ -91,6 +91,7 @@ def usage_to_wire(usage: Usage) -> list[Any]:
     """The fields in their order."""
     return [
         usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens, usage.queue_s, usage.prefill_s, usage.decode_s,
+        usage.drafted_tokens, usage.accepted_tokens,
     ]  # fmt: skip
 
 

@@ -184,8 +184,14 @@ class Worker:
         name = command.name or ready.model.info.name
         runner, tokenizer = ready.model.runner, ready.model.tokenizer
         engine = Engine(
-            runner, tokenizer, self._deliver, queue_limit=message["queue_limit"], name=name, set_adapters=ready.model.set_adapters
-        )  # fmt: skip
+            runner,
+            tokenizer,
+            self._deliver,
+            queue_limit=message["queue_limit"],
+            name=name,
+            set_adapters=ready.model.set_adapters,
+            draft=ready.model.draft,
+        )
         self._running = _Running(engine, ready, name)
         card = EngineCard(
             name=name,

@@ -1,0 +1,83 @@
+"""Speculative decoding: guesses at the next tokens ride along in a step, and those that the sampler itself chooses are text.
+
+The sampler of a sequence draws at each position as if there were no drafts, from the model's own logits and with all that was written before, and goes
+on while what it draws is what was drafted. So the text is what it would be without, whatever the drafts are; they only decide how many tokens
+a step yields. Knows the scheduler's shares, a source of drafts and when they pay; knows no sampler and no text.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from modules.core.model import Row
+from modules.engine.drafting import Drafter, ModelDrafter
+from modules.engine.payoff import Payoff
+from modules.engine.scheduler import Scheduler, Share
+
+if TYPE_CHECKING:
+    from modules.core.model import DraftSource
+
+log = logging.getLogger(__name__)
+
+
+class Speculation:
+    """Adds drafts to the shares of a step and takes back those that were wrong. The engine thread alone uses it."""
+
+    def __init__(self, source: DraftSource, scheduler: Scheduler, vocab_size: int) -> None:
+        self._scheduler = scheduler
+        self._drafter: Drafter = ModelDrafter(source.runner, vocab_size)
+        self._payoff = Payoff(source.tokens, self._drafter.times)
+        self._off = ""  # why nothing is drafted any more
+        self.drafted_tokens = 0
+        self.accepted_tokens = 0
+
+    def extend(self, shares: list[Share]) -> None:
+        """Put drafts behind the last token of sequences that are decoding, where that pays and there is room."""
+        if self._off:
+            return
+        decoding = [share for share in shares if share.decodes]
+        self._payoff.decide([share.sequence.record for share in decoding])
+        counts = [min(share.sequence.record.count, share.sequence.max_length - len(share.sequence.ids) - 1) for share in decoding]
+        asked = sum(count for count in counts if count > 0)
+        if not asked:
+            return
+        room = self._scheduler.spare(shares, asked)
+        wanted = []
+        for share, count in zip(decoding, counts, strict=True):
+            count = min(count, room)
+            if count > 0:
+                wanted.append((share, count))
+                room -= count
+        for (share, _), drafts in zip(wanted, self._propose(wanted), strict=True):
+            row = share.row
+            share.drafts = tuple(drafts)
+            share.sequence.record.drafted += len(drafts)
+            share.row = Row(row.slot, row.start, [*row.token_ids, *drafts], 1 + len(drafts))
+
+    def _propose(self, wanted: list[tuple[Share, int]]) -> list[list[int]]:
+        try:
+            return self._drafter.propose([(share.sequence, count) for share, count in wanted])
+        except Exception as error:
+            log.exception("Drafting failed; replies go on without")
+            self._off = f"{type(error).__name__}: {error}"
+            return [[] for _ in wanted]
+
+    def settle(self, shares: list[Share], seconds: float) -> None:
+        """After the tokens of a step were chosen: forget the drafts that were wrong, and learn."""
+        tokens = sum(len(share.row.token_ids) for share in shares)
+        if tokens == len(shares) + sum(len(share.drafts) for share in shares):  # no prefill among them
+            self._payoff.steps.note(tokens, seconds)
+        for share in shares:
+            if not share.drafts:
+                continue
+            self.drafted_tokens += len(share.drafts)
+            self.accepted_tokens += share.accepted
+            self._payoff.note(share.sequence.record, len(share.drafts), share.accepted)
+            if not self._scheduler.trim(share):
+                self._off = "the model cannot take tokens back"
+                log.warning("Nothing is drafted any more: %s", self._off)
+
+    def close(self) -> None:
+        """Give the draft model's memory back."""
+        self._drafter.close()
