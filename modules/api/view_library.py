@@ -1,6 +1,6 @@
-"""The page's routes for models as a collection: facts, notes, pin, rename, bin, verify, what is newer at the hub.
+"""The page's routes for models and adapters as collections: facts, notes, pin, rename, bin, verify, what is newer at the hub.
 
-Names of models contain slashes, so they come in bodies, never in addresses.
+Both have the same ones, below /ui/library and /ui/adapter-library. Names contain slashes, so they come in bodies, never in addresses.
 """
 
 from __future__ import annotations
@@ -13,30 +13,31 @@ from pydantic import BaseModel, Field
 
 from modules.api.owner import OWNER
 from modules.services.app import App
+from modules.services.library import LibraryService
 
 NAME_LIMIT = 1000
 NOTE_BODY_LIMIT = 20_000  # the service says what is too long
 
 
-class ModelBody(BaseModel):
-    """A model, as the list names it."""
+class NameBody(BaseModel):
+    """A model or adapter, as the list names it."""
 
     name: str = Field(max_length=NAME_LIMIT)
 
 
-class NoteBody(ModelBody):
-    """A note about a model; empty forgets it."""
+class NoteBody(NameBody):
+    """A note about it; empty forgets it."""
 
     note: str = Field("", max_length=NOTE_BODY_LIMIT)
 
 
-class RenameBody(ModelBody):
-    """Another name for a model's file or folder."""
+class RenameBody(NameBody):
+    """Another name for its file or folder."""
 
     new_name: str = Field(max_length=NAME_LIMIT)
 
 
-class PinBody(ModelBody):
+class PinBody(NameBody):
     """Whether a model is pinned."""
 
     pinned: bool
@@ -49,22 +50,13 @@ class BinBody(BaseModel):
 
 
 def library_routers(app: App) -> tuple[APIRouter, ...]:
-    """The routes below /ui/library."""
-    return _library(app), _bin(app)
+    """The routes of both libraries."""
+    both = ((app.library, "/ui/library"), (app.adapter_library, "/ui/adapter-library"))
+    return (_pins(app), *(router for library, prefix in both for router in (_library(library, prefix), _bin(library, prefix))))
 
 
-def _library(app: App) -> APIRouter:
+def _pins(app: App) -> APIRouter:
     router = APIRouter(prefix="/ui/library")
-
-    @router.get("")
-    async def shelf() -> dict[str, Any]:
-        """What is known of the models beside their headers, and what is in the bin."""
-        return {"models": [asdict(row) for row in await app.library.shelf()], "bin": [asdict(row) for row in await app.library.bin()]}
-
-    @router.post("/note")
-    async def note(body: NoteBody) -> dict[str, Any]:
-        """Keep a note."""
-        return {"note": await app.library.set_note(body.name, body.note)}
 
     @router.post("/pin")
     async def pin(body: PinBody) -> dict[str, Any]:
@@ -72,41 +64,57 @@ def _library(app: App) -> APIRouter:
         await app.models.pin(body.name, body.pinned)
         return {"pinned": body.pinned}
 
+    return router
+
+
+def _library(library: LibraryService, prefix: str) -> APIRouter:
+    router = APIRouter(prefix=prefix)
+
+    @router.get("")
+    async def shelf() -> dict[str, Any]:
+        """What is known of each beside its header, and what is in the bin."""
+        return {"rows": [asdict(row) for row in await library.shelf()], "bin": [asdict(row) for row in await library.bin()]}
+
+    @router.post("/note")
+    async def note(body: NoteBody) -> dict[str, Any]:
+        """Keep a note."""
+        return {"note": await library.set_note(body.name, body.note)}
+
     @router.post("/rename")
     async def rename(body: RenameBody) -> dict[str, Any]:
-        """Rename a model."""
-        return {"name": await app.library.rename(body.name, body.new_name)}
+        """Rename it."""
+        return {"name": await library.rename(body.name, body.new_name)}
 
     @router.post("/verify")
-    async def verify(body: ModelBody) -> dict[str, Any]:
+    async def verify(body: NameBody) -> dict[str, Any]:
         """Begin to compare all its files with what they should be: a job."""
-        return {"id": (await app.library.verify(OWNER, body.name)).id}
+        return {"id": (await library.verify(OWNER, body.name)).id}
 
     @router.post("/check-update")
-    async def check_update(body: ModelBody) -> dict[str, Any]:
+    async def check_update(body: NameBody) -> dict[str, Any]:
         """Ask the hub what is newer."""
-        return asdict(await app.library.check_update(body.name))
+        return asdict(await library.check_update(body.name))
 
     return router
 
 
-def _bin(app: App) -> APIRouter:
-    router = APIRouter(prefix="/ui/library")
+def _bin(library: LibraryService, prefix: str) -> APIRouter:
+    router = APIRouter(prefix=prefix)
 
     @router.post("/delete")
-    async def delete(body: ModelBody) -> dict[str, Any]:
-        """Put a model into the bin."""
-        return asdict(await app.library.delete(body.name))
+    async def delete(body: NameBody) -> dict[str, Any]:
+        """Put it into the bin."""
+        return asdict(await library.delete(body.name))
 
     @router.post("/restore")
     async def restore(body: BinBody) -> dict[str, Any]:
         """Bring it back."""
-        return {"name": await app.library.restore(body.id)}
+        return {"name": await library.restore(body.id)}
 
     @router.post("/discard")
     async def discard(body: BinBody) -> dict[str, Any]:
         """Delete it for good."""
-        await app.library.discard(body.id)
+        await library.discard(body.id)
         return {"ok": True}
 
     return router

@@ -1,6 +1,6 @@
-"""The work of the job kind "verify": read every file of a model and compare its hash with what was fetched.
+"""The work of the job kind "verify": read every file of a model or adapter and compare its hash with what was fetched.
 
-Of a model that came from elsewhere the hashes are kept the first time, so that a later look can tell whether it changed. What was found is one
+Of one that came from elsewhere the hashes are kept the first time, so that a later look can tell whether it changed. What was found is one
 small file, written by the job itself: it is there after a restart, whoever looked meanwhile. Knows nothing of queues and processes.
 """
 
@@ -27,18 +27,19 @@ SHOWN_FILES = 100
 
 
 class VerifyArgs(BaseModel, frozen=True, extra="forbid"):
-    """Which model to read, and where to write what was found."""
+    """What to read, and where to write what was found."""
 
-    name: str = Field(min_length=1, max_length=NAME_LIMIT, description="The model, as the list names it.")
-    files: tuple[str, ...] = Field(max_length=FILES_LIMIT, description="Its files below the models folder, for one that was not downloaded here.")
-    models_dir: Path = Field(description="Folder with models.")
+    name: str = Field(min_length=1, max_length=NAME_LIMIT, description="The model or adapter, as the list names it.")
+    root: Path = Field(description="Folder in which it lies.")
+    place: str = Field(min_length=1, max_length=NAME_LIMIT, description="Its file or folder below that.")
+    files: tuple[str, ...] = Field(max_length=FILES_LIMIT, description="Its files below that folder, for one that was not downloaded here.")
     result_path: Path = Field(description="Where to keep what was found.")
 
 
 class CheckedFile(BaseModel, frozen=True):
     """A file as it was when it was read."""
 
-    path: str  # below models/
+    path: str  # below the folder of models or adapters
     size: int = 0
     mtime_ns: int = 0
     expected: str = ""  # the hash it should have
@@ -51,12 +52,12 @@ class CheckedFile(BaseModel, frozen=True):
 
 
 class Verification(BaseModel, frozen=True):
-    """What one look at a model found."""
+    """What one look found."""
 
     name: str
     date: str  # ISO 8601
-    since: str = ""  # when the hashes were first kept, for a model without a record
-    compared: bool = True  # the first look at a model without a record only keeps its hashes
+    since: str = ""  # when the hashes were first kept, for one without a record
+    compared: bool = True  # the first look at one without a record only keeps its hashes
     files: tuple[CheckedFile, ...] = ()
 
     @property
@@ -75,26 +76,26 @@ def read_verification(path: Path) -> Verification | None:
 
 
 def run(args: VerifyArgs, context: JobContext) -> Mapping[str, Any]:
-    """Read the model and say which of its files are damaged.
+    """Read it and say which of its files are damaged.
 
     Raises:
         Cancelled: the person asked to stop; what was found before stays.
-        NotFound: the model is not there.
+        NotFound: it is not there.
     """
-    path = args.models_dir / args.name
+    path = args.root / args.place
     if not path.exists():
-        raise NotFound(f"There is no model “{args.name[:100]}” any more; refresh the list.")
-    origin = origin_of(args.models_dir, path)
+        raise NotFound(f"There is no “{args.name[:100]}” any more; refresh the list.")
+    origin = origin_of(args.root, path)
     before = read_verification(args.result_path) if origin is None else None
     if origin is None:
         stored = _stored_before(args.files, before)
     else:
-        inner = origin.folder.relative_to(args.models_dir).as_posix()
+        inner = origin.folder.relative_to(args.root).as_posix()
         stored = tuple(file.model_copy(update={"placed": f"{inner}/{file.placed}"}) for file in origin.provenance.files)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     since = "" if origin is not None else before.since if before is not None and before.since else now
     compared = origin is not None or any(file.sha256 for file in stored)
-    found = Verification(name=args.name, date=now, since=since, compared=compared, files=_read_all(args.models_dir, stored, context))
+    found = Verification(name=args.name, date=now, since=since, compared=compared, files=_read_all(args.root, stored, context))
     write_atomic(args.result_path, found.model_dump_json() + "\n", mode=0o600)
     total = sum(file.size for file in found.files)
     damaged = list(found.damaged[:SHOWN_FILES])
@@ -102,7 +103,7 @@ def run(args: VerifyArgs, context: JobContext) -> Mapping[str, Any]:
 
 
 def _stored_before(paths: Sequence[str], before: Verification | None) -> tuple[StoredFile, ...]:
-    """The files of a model without a record: those that were there the last time must still be."""
+    """The files of one without a record: those that were there the last time must still be."""
     known = {file.path: file for file in before.files} if before is not None and before.since else {}
     rows = {path: known[path].expected if path in known else "" for path in (*known, *paths)}
     return tuple(StoredFile(path=path, placed=path, size=0, sha256=sha256) for path, sha256 in rows.items())

@@ -43,6 +43,7 @@ class AdapterInfo:
     architecture: str = ""
     rank: int = 0
     alpha: float = 0.0
+    licence: str = ""
     problem: str = ""
 
     @property
@@ -293,6 +294,7 @@ def _peft_info(path: Path, name: str) -> AdapterInfo:
         base_model=str(config.get("base_model_name_or_path") or ""),
         rank=rank if isinstance(rank, int) else 0,
         alpha=float(alpha) if isinstance(alpha, int | float) else 0.0,
+        licence=_readme_licence(path),
     )
 
 
@@ -311,4 +313,5 @@ def _lora_info(path: Path, name: str) -> AdapterInfo:
         architecture=header.architecture,
         rank=max(ranks, default=0),
         alpha=float(alpha) if isinstance(alpha, int | float) else 0.0,
+        licence=header.text("general.license")[:200],
     )

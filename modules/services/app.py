@@ -15,11 +15,14 @@ from modules.services.followers import Followers
 from modules.services.generation import GenerationService
 from modules.services.hub import HubService
 from modules.services.jobs import JobService
+from modules.services.lessons import EngineLessons
 from modules.services.library import LibraryService
+from modules.services.library_facts import FactStore
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
 from modules.services.presets import PresetService
 from modules.services.replies import ReplyService
+from modules.services.stock import AdapterStock, ModelStock
 from modules.services.storage import Storage
 from modules.services.templates import TemplateService
 
@@ -40,13 +43,17 @@ class App:
     hub: HubService
     fit: FitService
     library: LibraryService
+    adapter_library: LibraryService
+    lessons: EngineLessons
     storage: Storage
     followers: Followers
 
     async def start(self) -> None:
         """Begin what runs in the background."""
         await self.library.start()
+        await self.adapter_library.start()
         self.fit.start()
+        self.lessons.start()
         self.models.start()
         await self.storage.open()
         await self.jobs.start()
@@ -60,6 +67,7 @@ class App:
         await self.notebook.close()
         await self.models.close()
         await self.fit.close()
+        await self.lessons.close()
         await self.storage.close()
 
 
@@ -78,6 +86,7 @@ def build_app(settings: Settings) -> App:
     generation = GenerationService(models, templates)
     jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     hub = HubService(settings, jobs)
+    facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     return App(
         settings=settings,
         models=models,
@@ -90,7 +99,9 @@ def build_app(settings: Settings) -> App:
         jobs=jobs,
         hub=hub,
         fit=FitService(settings, hub, models),
-        library=LibraryService(settings, models, jobs, hub),
+        library=LibraryService(ModelStock(settings, models), facts, jobs, hub),
+        adapter_library=LibraryService(AdapterStock(settings, models), adapter_facts, jobs, hub),
+        lessons=EngineLessons(models, facts, adapter_facts),
         storage=storage,
         followers=Followers(),
     )

@@ -33,6 +33,10 @@ class LibraryScreen(ModelsScreen):
         self.row(name).locator(".more-menu > summary").click()
         self.row(name).get_by_role("button", name=verb, exact=True).click()
 
+    def row(self, name: str) -> Locator:
+        """A model's row, or an adapter's."""
+        return self.page.locator(f':is(.model-row, .adapter)[data-name="{name}"]')
+
     def field(self, name: str) -> Locator:
         return self.row(name).locator(".model-form").locator("input, textarea")
 
@@ -56,6 +60,15 @@ def shelf(hub: HubServer, starter: PaddockServer, models_dir: Path, starter_gguf
         path.unlink()
     for folder in (".bin", ".partial", *(path.name for path in models_dir.glob("meadow__shelf-GGUF*"))):
         shutil.rmtree(models_dir / folder, ignore_errors=True)
+
+
+@pytest.fixture
+def spare_adapter(loras_dir: Path) -> Iterator[str]:
+    """A second adapter; afterwards no trace of it."""
+    shutil.copytree(loras_dir / "odd-words", loras_dir / "own-words")
+    yield "own-words"
+    for path in (*loras_dir.glob("own-*"), *loras_dir.glob("renamed*"), loras_dir / ".bin"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture
@@ -212,3 +225,61 @@ def test_on_a_phone(new_context: Callable[..., BrowserContext], starter: Paddock
     library.bin.get_by_role("button", name=f"Restore {NAME}").tap()
     expect(library.row(NAME).locator(".model-note.own")).to_contain_text("wordword")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+
+
+def test_an_adapter_has_the_same_menu_as_a_model(library: LibraryScreen, page: Page, watch: ConsoleWatch, loras_dir: Path, spare_adapter: str) -> None:
+    watch.allow("status of 40")
+    library.open().choose(spare_adapter, "Note")
+    library.field(spare_adapter).fill("Answers in odd words.")
+    library.row(spare_adapter).get_by_role("button", name="Keep").click()
+    expect(library.row(spare_adapter).locator(".model-note.own")).to_have_text("Answers in odd words.")
+    library.row(spare_adapter).locator(".more-menu > summary").click()
+    expect(library.row(spare_adapter).get_by_role("button", name="Pin", exact=True)).to_have_count(0)
+    page.keyboard.press("Escape")
+    for found in ("hashes kept 20", "unchanged since 20"):
+        library.choose(spare_adapter, "Verify")
+        expect(library.row(spare_adapter)).to_contain_text(found)
+
+    library.choose(spare_adapter, "Rename")
+    library.field(spare_adapter).fill("odd-words")
+    library.field(spare_adapter).press("Enter")
+    expect(library.row(spare_adapter).get_by_role("alert").filter(visible=True)).to_contain_text("There is “odd-words” already")
+    library.field(spare_adapter).fill("renamed words")
+    library.field(spare_adapter).press("Enter")
+    expect(library.row("renamed words").locator(".model-note.own")).to_have_text("Answers in odd words.")
+    expect(library.row("renamed words")).to_contain_text("unchanged since 20")
+    assert (loras_dir / "renamed words").is_dir()
+
+    library.choose("renamed words", "Delete")
+    library.row("renamed words").get_by_role("button", name="Delete", exact=True).click()
+    bin_ = page.get_by_role("region", name="Bin of adapters")
+    expect(bin_).to_contain_text("renamed words")
+    expect(library.row("renamed words")).to_have_count(0)
+    page.reload()
+    bin_.get_by_role("button", name="Restore renamed words").click()
+    expect(library.row("renamed words").locator(".model-note.own")).to_have_text("Answers in odd words.")
+    expect(bin_).to_be_hidden()
+
+
+def test_doubts_about_a_template_stand_in_the_row_and_beside_the_message(
+    library: LibraryScreen, page: Page, starter: PaddockServer, models_dir: Path, starter_gguf: Path
+) -> None:
+    begun = b"'<|im_start|>assistant\\n' }}{% endif"
+    (models_dir / "own-odd.gguf").write_bytes(starter_gguf.read_bytes().replace(begun, begun.replace(b"assistant", b"secretary")))
+    chip = page.locator(".model-chip")
+    try:
+        library.open().load("own-odd.gguf")
+        badge = library.row("own-odd.gguf").get_by_text("Template: 1 doubt")
+        expect(library.row("own-odd.gguf").locator(".doubts li")).to_be_hidden()
+        badge.click()
+        expect(library.row("own-odd.gguf").locator(".doubts li")).to_contain_text("begins a reply with “<|im_start|>secretary”")
+        page.get_by_role("tab", name="Chat", exact=True).first.click()
+        expect(chip).to_contain_text("Template: 1 doubt")
+        expect(chip).to_have_attribute("title", re.compile("begins a reply with"))
+        library.show().load(STARTER)
+        expect(library.row(STARTER)).to_contain_text("Template fits")
+        expect(badge).to_be_visible()  # also when it is not loaded
+        expect(chip).not_to_contain_text("doubt")
+    finally:
+        starter.load()
+        (models_dir / "own-odd.gguf").unlink()

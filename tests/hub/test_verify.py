@@ -45,7 +45,7 @@ def recorded(root: Path, folder: str, files: dict[str, bytes], kind: str = "gguf
 
 
 def verify(tmp_path: Path, name: str, *files: str, context: Context | None = None) -> dict[str, object]:
-    args = VerifyArgs(name=name, files=files, models_dir=tmp_path / "models", result_path=tmp_path / "found.json")
+    args = VerifyArgs(name=name, place=name, files=files, root=tmp_path / "models", result_path=tmp_path / "found.json")
     return dict(run(args, context or Context(tmp_path)))
 
 
@@ -70,7 +70,7 @@ def test_cancel_ends_it_and_leaves_what_was_known(tmp_path: Path) -> None:
     with pytest.raises(Cancelled):
         verify(tmp_path, "o__n/a.gguf", context=Context(tmp_path, stop=lambda done: done > 0))
     assert read_verification(tmp_path / "found.json") is None
-    with pytest.raises(NotFound, match="no model"):
+    with pytest.raises(NotFound, match="There is no “o__n/b.gguf” any more"):
         verify(tmp_path, "o__n/b.gguf")
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from modules.services.model_bin import ModelBin
+from modules.services.library_bin import LibraryBin
 
 LIMIT = 20  # renames that are tried
 
@@ -39,7 +39,7 @@ def dying(count: int, act: Callable[[], object]) -> bool:
     return os.WIFSIGNALED(os.waitpid(child, 0)[1])
 
 
-def state(models: Path, names: list[str], bin_: ModelBin) -> str:
+def state(models: Path, names: list[str], bin_: LibraryBin) -> str:
     """Where the model is: in one place as a whole, or torn."""
     there = [name for name in names if (models / name).read_bytes() == name.encode()] if all((models / name).exists() for name in names) else []
     binned = [entry for entry in bin_.entries() if list(entry.places) == names]
@@ -58,7 +58,7 @@ def main(folder: Path, parts: int, verb: str) -> None:
         names = [f"m-{number:05d}-of-{parts:05d}.gguf" for number in range(1, parts + 1)] if parts > 1 else ["m.gguf"]
         for name in names:
             (models / name).write_bytes(name.encode())
-        bin_ = ModelBin(models)
+        bin_ = LibraryBin(models)
         if verb == "restore":
             entry = bin_.prepare(names[0], names, 1, (), None)
             bin_.take(entry)

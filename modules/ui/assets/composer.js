@@ -1,6 +1,6 @@
 // The box at the bottom: text that is never lost, Send or Stop, the token count and the model's name.
 
-import { autoGrow, h, icon, number } from "./dom.js";
+import { autoGrow, h, icon, number, plural } from "./dom.js";
 import { listen, modelInWords, openArea, request, shortName, state } from "./page.js";
 
 const draftKey = (id) => `paddock.draft.${id}`;
@@ -119,7 +119,9 @@ export class Composer {
   showModel() {
     const loading = state.models?.loading;
     const name = loading ? `Loading ${shortName(loading.name)}…` : modelInWords();
-    this.model.replaceChildren(icon("chip"), h("span", { text: name }));
+    const doubts = (!loading && state.models?.loaded?.[0]?.template_doubts) || [];
+    this.model.replaceChildren(icon("chip"), h("span", { text: name }), ...(doubts.length ? [h("span", { class: "badge bad", text: `Template: ${plural(doubts.length, "doubt")}` })] : []));
+    this.model.title = ["Open the Models page", ...doubts].join("\n");
     this.model.classList.toggle("busy", Boolean(loading));
     this.showCount(this.counted ?? { count: 0, limit: null });
   }

@@ -1,22 +1,23 @@
-// The models as a collection: what is known of each beside its header, verifications that run, and the bin.
+// The models, or the adapters, as a collection: what is known of each beside its header, verifications that run, and the bin.
 
-import { askInPlace, h } from "./dom.js";
+import { askInPlace, h, plural } from "./dom.js";
 import { JobList, size } from "./job_list.js";
 import { listen, refreshModels, report, request, shortName, state, toast } from "./page.js";
 
-export class ModelLibrary {
-  /** `onChange` is called when something that rows show has changed. */
-  constructor(onChange) {
-    Object.assign(this, { onChange, shelf: new Map(), said: new Map(), updates: new Map(), binned: [], known: "", drawnBin: "" });
-    this.jobs = new JobList("verify", (job) => this.verified(job), "Verifications");
-    this.bin = h("section", { class: "model-bin", "aria-label": "Bin", hidden: true });
+export class Library {
+  /** Below `path` are its routes; `onChange` is called when something that rows show has changed. */
+  constructor(path, title, onChange) {
+    Object.assign(this, { path, title, onChange, shelf: new Map(), said: new Map(), updates: new Map(), binned: [], known: "", drawnBin: "" });
+    this.hasPins = path === "ui/library";
+    this.bin = h("section", { class: "model-bin", "aria-label": title, hidden: true });
     listen("model", () => this.follow());
-    listen("area", (area) => { if (area === "models") { this.refresh(); this.jobs.refresh(); } });
+    listen("area", (area) => { if (area === "models") this.refresh(); });
   }
 
   /** Look again when models came, went, or were loaded. */
   follow() {
-    const known = JSON.stringify([state.models.models.map((model) => [model.name, model.size_bytes]), state.models.loaded.map((card) => card.name)]);
+    const rows = [...state.models.models, ...state.models.adapters].map((row) => [row.name, row.size_bytes]);
+    const known = JSON.stringify([rows, state.models.loaded.map((card) => [card.name, card.adapters])]);
     if (known === this.known || state.area !== "models") return;
     this.known = known;
     this.refresh();
@@ -24,8 +25,8 @@ export class ModelLibrary {
 
   async refresh() {
     let found;
-    try { found = await request("GET", "ui/library"); } catch { return; } // the chat's own banner tells that the server is away
-    this.shelf = new Map(found.models.map((row) => [row.name, row]));
+    try { found = await request("GET", this.path); } catch { return; } // the chat's own banner tells that the server is away
+    this.shelf = new Map(found.rows.map((row) => [row.name, row]));
     this.binned = found.bin;
     this.drawBin();
     this.onChange();
@@ -35,7 +36,7 @@ export class ModelLibrary {
     return this.shelf.get(name) ?? null;
   }
 
-  /** What a row shows of a model, as plain values: rows are drawn again when it changes. */
+  /** What a row shows, as plain values: rows are drawn again when it changes. */
   seen(name) {
     return [this.of(name), this.said.get(name), this.updates.get(name)];
   }
@@ -46,11 +47,11 @@ export class ModelLibrary {
     this.onChange();
   }
 
-  /** Do something with a model; what went wrong stays in its row as a sentence. Returns the answer, or null. */
+  /** Do something with one; what went wrong stays in its row as a sentence. Returns the answer, or null. */
   async act(name, verb, body = {}) {
     this.said.delete(name);
     try {
-      const answer = await request("POST", `ui/library/${verb}`, { name, ...body });
+      const answer = await request("POST", `${this.path}/${verb}`, { name, ...body });
       if (["rename", "delete", "pin"].includes(verb)) await refreshModels();
       await this.refresh();
       return answer;
@@ -61,17 +62,7 @@ export class ModelLibrary {
   }
 
   async verify(name) {
-    if (await this.act(name, "verify")) await this.jobs.refresh();
-  }
-
-  async verified(job) {
-    const { name, damaged, compared } = job.result ?? {};
-    await request("DELETE", `ui/jobs/${job.id}`).catch(() => null); // what it found stands in the row
-    const short = shortName(name);
-    const sentence = compared ? `All files of ${short} are as they should be.` : `It is not known how the files of ${short} should be. Their hashes are kept: a later look tells whether they changed.`;
-    toast(damaged?.length ? `${short} is damaged.` : sentence, damaged?.length ? "error" : "info");
-    await this.refresh();
-    this.jobs.refresh();
+    if (await this.act(name, "verify")) document.dispatchEvent(new Event("jobs-changed"));
   }
 
   async checkUpdate(name) {
@@ -105,8 +96,8 @@ export class ModelLibrary {
     if (signature === this.drawnBin) return;
     this.drawnBin = signature;
     this.bin.hidden = !this.binned.length;
-    this.bin.replaceChildren(h("header", { class: "list-head" }, h("h2", { text: "Bin" })),
-      h("p", { class: "model-note", text: "Deleted models still take space here. Each goes for good after 30 days." }),
+    this.bin.replaceChildren(h("header", { class: "list-head" }, h("h2", { text: this.title })),
+      h("p", { class: "model-note", text: "What was deleted still takes space here. Each goes for good after 30 days." }),
       ...this.binned.map((row) => this.binRow(row)));
   }
 
@@ -123,7 +114,7 @@ export class ModelLibrary {
 
   async empty(row, verb, sentence) {
     try {
-      await request("POST", `ui/library/${verb}`, { id: row.id });
+      await request("POST", `${this.path}/${verb}`, { id: row.id });
       toast(sentence);
     } catch (error) { report(error); }
     if (verb === "restore") await refreshModels();
@@ -131,7 +122,22 @@ export class ModelLibrary {
   }
 }
 
-/** Facts of a model beside its header, as short texts. */
+/** The verifications that run, and what they found. */
+export function verifications(...libraries) {
+  const jobs = new JobList("verify", async (job) => {
+    const { name, damaged, compared } = job.result ?? {};
+    await request("DELETE", `ui/jobs/${job.id}`).catch(() => null); // what it found stands in the row
+    const short = shortName(name);
+    const sentence = compared ? `All files of ${short} are as they should be.` : `It is not known how the files of ${short} should be. Their hashes are kept: a later look tells whether they changed.`;
+    toast(damaged?.length ? `${short} is damaged.` : sentence, damaged?.length ? "error" : "info");
+    await Promise.all(libraries.map((library) => library.refresh()));
+    jobs.refresh();
+  }, "Verifications");
+  listen("area", (area) => { if (area === "models") jobs.refresh(); });
+  return jobs;
+}
+
+/** Facts beside the header, as short texts. */
 export function shelfFacts(row) {
   if (!row) return [];
   const good = row.has_hashes_since ? `unchanged since ${day(row.has_hashes_since)}` : `verified ${day(row.verified)}`;
@@ -139,7 +145,7 @@ export function shelfFacts(row) {
   return [row.licence ? `licence ${row.licence}` : "", row.used_s ? `last used ${day(row.used_s * 1000)}` : "", verified].filter(Boolean);
 }
 
-/** Where a model came from, the person's note, and what is wrong with it. */
+/** Where it came from, the person's note, and what is wrong with it. */
 export function shelfNotes(row) {
   if (!row) return [];
   const files = row.damaged.slice(0, 5).join(", ") + (row.damaged.length > 5 ? ` and ${row.damaged.length - 5} more` : "");
@@ -150,6 +156,14 @@ export function shelfNotes(row) {
     row.note ? h("p", { class: "model-note own", text: row.note }) : null,
     damage ? h("p", { class: "model-note bad", text: damage }) : null,
   ];
+}
+
+/** Whether a model's own chat template fits it, as it was examined at the last load; the doubts are read on a click. */
+export function templateBadge(row) {
+  if (row?.template === "fits") return h("span", { class: "badge quiet", text: "Template fits", title: "Examined with the model's own tokenizer when it was last loaded" });
+  if (row?.template !== "doubts") return null;
+  return h("details", { class: "doubts" }, h("summary", { class: "badge bad", text: `Template: ${plural(row.template_doubts.length, "doubt")}` }),
+    h("ul", {}, ...row.template_doubts.map((sentence) => h("li", { text: sentence }))));
 }
 
 /** A day as written everywhere: 2026-02-03, in this place's time. */

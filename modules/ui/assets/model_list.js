@@ -1,7 +1,7 @@
 // The models of the folder: what is known of them, load and unload, progress, memory, adapters of the loaded model.
 
 import { h, icon, number, plural } from "./dom.js";
-import { ModelLibrary, shelfFacts, shelfNotes } from "./model_library.js";
+import { Library, shelfFacts, shelfNotes, templateBadge, verifications } from "./model_library.js";
 import { modelMenu, updateNews } from "./model_menu.js";
 import { listen, refreshModels, state } from "./page.js";
 
@@ -16,12 +16,13 @@ class ModelList {
     this.progress = h("div", { class: "loading-card", role: "status", hidden: true });
     this.rows = h("div", { class: "model-rows" });
     this.adapters = h("section", { class: "adapters", "aria-label": "LoRA adapters", hidden: true });
-    this.library = new ModelLibrary(() => this.drawRows());
-    const refresh = h("button", { type: "button", class: "small-button", on: { click: () => { refreshModels(); this.library.refresh(); } } }, icon("retry"), h("span", { text: "Refresh" }));
+    this.library = new Library("ui/library", "Bin", () => this.drawRows());
+    this.adapterLibrary = new Library("ui/adapter-library", "Bin of adapters", () => this.drawAdapters());
+    const refresh = h("button", { type: "button", class: "small-button", on: { click: () => { refreshModels(); this.library.refresh(); this.adapterLibrary.refresh(); } } }, icon("retry"), h("span", { text: "Refresh" }));
     element.replaceChildren(
       h("header", { class: "page-head" }, h("div", {}, h("h1", { text: "Models" }), h("p", { class: "lead", text: "GGUF files and safetensors folders in models/." })), this.memory),
       this.problem, this.progress,
-      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), this.library.jobs.element, this.rows, this.library.bin, this.adapters);
+      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), verifications(this.library, this.adapterLibrary).element, this.rows, this.library.bin, this.adapters, this.adapterLibrary.bin);
     element.removeAttribute("aria-busy");
     listen("model", () => this.draw());
     listen("area", (area) => { if (area === "models") refreshModels(); });
@@ -62,12 +63,12 @@ class ModelList {
     const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted));
     const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, state.models.asleep, rows.map((model) => this.library.seen(model.name))]);
     if (signature === this.drawn) return; // the poll must not take the focus from a button
-    if (this.rows.querySelector(".model-form, .ask, .more-menu[open], button:active")) return; // nor what somebody is typing
+    if (isBusy(this.rows)) return; // nor what somebody is typing
     this.drawn = signature;
     const none = state.models.models.length ? "No model has that in its name." : "There is no model yet. Get one below, or put a GGUF file or a safetensors folder into models/ and refresh.";
     const held = focused(this.rows);
     this.rows.replaceChildren(...(rows.length ? rows.map((model) => this.row(model)) : [h("p", { class: "side-note", text: none })]));
-    if (held) [...this.rows.querySelectorAll(".model-tools :is(button, summary)")].find((element) => held === identity(element))?.focus();
+    refocus(this.rows, held);
   }
 
   row(model) {
@@ -87,12 +88,12 @@ class ModelList {
     if (card) tools.append(h("button", { type: "button", class: "small-button", text: "Unload", disabled: busy, on: { click: act("unload") } }));
     else if (!model.problem) tools.append(h("button", { type: "button", class: "small-button primary", text: "Load", disabled: busy, on: { click: act("load") } }));
     if (asleep) tools.append(h("button", { type: "button", class: "small-button", text: "Forget", title: "It does not load again by itself", disabled: busy, on: { click: act("unload") } }));
-    tools.append(modelMenu(model.name, this.library, (form) => this.openForm(model.name, form)));
+    tools.append(modelMenu(model.name, this.library, (form) => openForm(this.rows, model.name, this.library, form)));
     const badge = card ? h("span", { class: "badge", text: "Loaded" }) : model.problem ? h("span", { class: "badge bad", text: "Cannot be loaded" }) : asleep ? h("span", { class: "badge", text: "Asleep" }) : null;
     const pin = model.pinned ? h("span", { class: "badge", text: "Pinned", title: "Neither idleness nor another model unloads it" }) : null;
     return h("article", { class: `model-row${card ? " loaded" : ""}`, data: { name: model.name } },
       h("div", { class: "model-about" },
-        h("h2", {}, h("span", { text: model.name }), badge ?? "", pin ?? ""),
+        h("h2", {}, h("span", { text: model.name }), badge ?? "", pin ?? "", templateBadge(shelf) ?? ""),
         h("ul", { class: "facts" }, ...facts.map((fact) => h("li", { text: fact }))),
         model.description ? h("p", { class: "model-note", text: model.description }) : null,
         model.problem ? h("p", { class: "model-note bad", text: model.problem }) : null,
@@ -101,19 +102,6 @@ class ModelList {
         said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null,
         card ? this.cardLine(card) : null),
       tools);
-  }
-
-  /** Open a form in the row of a model, in place of one that is open. */
-  openForm(name, make) {
-    const row = [...this.rows.children].find((element) => element.dataset.name === name);
-    row.querySelector(".model-form")?.remove();
-    const form = make(name, this.library, () => {
-      form.remove();
-      this.drawRows();
-      [...this.rows.children].find((element) => element.dataset.name === name)?.querySelector(".more-menu summary")?.focus();
-    });
-    row.append(form);
-    form.elements[0].focus();
   }
 
   cardLine(card) {
@@ -133,20 +121,27 @@ class ModelList {
     const all = state.models.adapters ?? [];
     const card = state.models.loaded[0];
     this.adapters.hidden = !all.length;
-    const signature = JSON.stringify([all, card?.name, card?.adapters]);
-    if (signature === this.drawnAdapters) return;
+    const library = this.adapterLibrary;
+    const signature = JSON.stringify([all, card?.name, card?.adapters, all.map((adapter) => library.seen(adapter.name))]);
+    if (signature === this.drawnAdapters || isBusy(this.adapters)) return;
     this.drawnAdapters = signature;
     const inUse = card?.adapters ?? [];
     const rows = all.map((adapter) => {
-      const chosen = this.choices.get(adapter.name) ?? { on: inUse.some((used) => used === adapter.name || used.endsWith(`/${adapter.name}`)), scale: "1" };
+      const used = inUse.find((one) => one.name === adapter.name);
+      const chosen = this.choices.get(adapter.name) ?? { on: Boolean(used), scale: String(used?.scale ?? 1) };
       const box = h("input", { type: "checkbox", disabled: Boolean(adapter.problem), "aria-label": `Use ${adapter.name}` });
       box.checked = chosen.on;
       const scale = h("input", { type: "number", min: "-4", max: "4", step: "0.05", value: chosen.scale, class: "scale", "aria-label": `Scale of ${adapter.name}` });
       const remember = () => this.choices.set(adapter.name, { on: box.checked, scale: scale.value });
       box.addEventListener("change", remember);
       scale.addEventListener("input", remember);
-      const about = [adapter.format, adapter.rank ? `rank ${adapter.rank}` : "", adapter.base_model ? `for ${adapter.base_model}` : "", size(adapter.size_bytes)].filter(Boolean);
-      const element = h("div", { class: "adapter" }, h("label", {}, box, h("span", { text: adapter.name })), h("span", { class: "model-note", text: adapter.problem || about.join(" · ") }), h("label", { class: "scale-label" }, h("span", { text: "Scale" }), scale));
+      const about = [adapter.format, adapter.rank ? `rank ${adapter.rank}` : "", adapter.base_model ? `for ${adapter.base_model}` : "", size(adapter.size_bytes), ...shelfFacts(library.of(adapter.name))].filter(Boolean);
+      const said = library.said.get(adapter.name);
+      const element = h("div", { class: "adapter", data: { name: adapter.name } }, h("label", {}, box, h("span", { text: adapter.name })),
+        h("div", { class: "adapter-about" }, h("span", { class: adapter.problem ? "model-note bad" : "model-note", text: adapter.problem || about.join(" · ") }), ...shelfNotes(library.of(adapter.name)).filter(Boolean),
+          updateNews(adapter.name, library), said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null),
+        h("label", { class: "scale-label" }, h("span", { text: "Scale" }), scale),
+        h("div", { class: "model-tools" }, modelMenu(adapter.name, library, (form) => openForm(this.adapters, adapter.name, library, form))));
       return { name: adapter.name, box, scale, element };
     });
     const apply = h("button", { type: "button", class: "small-button primary", text: "Apply", disabled: !card, on: { click: () => {
@@ -154,10 +149,30 @@ class ModelList {
       this.trigger("adapt", { name: card.name, adapters });
       setTimeout(refreshModels, 600);
     } } });
+    const held = focused(this.adapters);
     this.adapters.replaceChildren(
       h("header", { class: "list-head" }, h("h2", { text: "LoRA adapters" }), apply),
       h("p", { class: "model-note", text: card ? `Applied to ${card.name}; several act together, each with its scale.` : "Load a model first." }), ...rows.map((row) => row.element));
+    refocus(this.adapters, held);
   }
+}
+
+/** Whether somebody is in the middle of something in a list. */
+function isBusy(list) {
+  return Boolean(list.querySelector(".model-form, .ask, .more-menu[open], button:active"));
+}
+
+/** Open a form in a row of a list, in place of one that is open. */
+function openForm(list, name, library, make) {
+  const find = () => [...list.children].find((element) => element.dataset.name === name);
+  find().querySelector(".model-form")?.remove();
+  const form = make(name, library, () => {
+    form.remove();
+    library.onChange();
+    find()?.querySelector(".more-menu summary")?.focus();
+  });
+  find().append(form);
+  form.elements[0].focus();
 }
 
 /** What has the focus in a list that is about to be drawn anew, as a text that finds it again. */
@@ -165,8 +180,12 @@ function focused(list) {
   return list.contains(document.activeElement) ? identity(document.activeElement) : "";
 }
 
+function refocus(list, held) {
+  if (held) [...list.querySelectorAll("[data-name] :is(button, summary, input)")].find((element) => held === identity(element))?.focus();
+}
+
 function identity(element) {
-  return `${element.closest(".model-row")?.dataset.name} ${element.textContent}`;
+  return `${element.closest("[data-name]")?.dataset.name} ${element.ariaLabel ?? element.textContent}`;
 }
 
 function size(bytes) {

@@ -1,4 +1,4 @@
-// What can be done with a model as a file: a small menu, and the forms that open in its row.
+// What can be done with a model or an adapter as a file: a small menu, and the forms that open in its row.
 
 import { askInPlace, h } from "./dom.js";
 import { state } from "./page.js";
@@ -11,7 +11,7 @@ export function modelMenu(name, library, open) {
   const fill = () => items.replaceChildren(...[
     library.of(name)?.rename_part ? item("Rename", () => open(renameForm)) : null,
     item("Note", () => open(noteForm)),
-    item(pinned() ? "Unpin" : "Pin", () => library.act(name, "pin", { pinned: !pinned() })),
+    library.hasPins ? item(pinned() ? "Unpin" : "Pin", () => library.act(name, "pin", { pinned: !pinned() })) : null,
     item("Verify", () => library.verify(name)),
     library.of(name)?.repo ? item("Check for an update", () => library.checkUpdate(name)) : null,
     item("Delete", () => remove()),
@@ -66,7 +66,7 @@ function renameForm(name, library, close) {
 }
 
 function noteForm(name, library, close) {
-  const input = h("textarea", { "aria-label": `Note about ${name}`, maxlength: "2000", rows: "3", placeholder: "What this model is good for" });
+  const input = h("textarea", { "aria-label": `Note about ${name}`, maxlength: "2000", rows: "3", placeholder: "What it is good for" });
   input.value = library.of(name)?.note ?? "";
   return form(name, input, "Keep", close, async () => Boolean(await library.act(name, "note", { note: input.value })), library);
 }

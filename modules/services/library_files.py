@@ -1,6 +1,6 @@
-"""Which files and folders a model consists of: what is read to verify it, what is moved when it is deleted or renamed.
+"""Which files and folders a model or an adapter consists of: what is read to verify it, what is moved when it is deleted or renamed.
 
-A place is a path below the models folder, written as names of models are. Reads the disk and changes nothing.
+A place is a path below their folder, written as their names are. Reads the disk and changes nothing.
 """
 
 from __future__ import annotations
@@ -9,25 +9,23 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.core.model import ModelInfo
 from modules.hub.choices import OWN_RECORD
 
 PART = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<total>\d{5})\.gguf", re.IGNORECASE)
 
 
-class ModelFiles:
-    """Answers for one models folder."""
+class LibraryFiles:
+    """Answers for one folder of models or adapters."""
 
-    def __init__(self, models_dir: Path) -> None:
-        self._models_dir = models_dir
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
 
     def place_of(self, path: Path) -> str:
-        """A path as names of models are written: below the models folder."""
-        return path.relative_to(self._models_dir).as_posix()
+        """A path as names are written: below the folder."""
+        return path.relative_to(self._folder).as_posix()
 
-    def files(self, info: ModelInfo) -> tuple[Path, ...]:
-        """All files of a model: a GGUF file, its parts, or what lies in its folder beside other models."""
-        path = Path(info.path)
+    def files(self, path: Path) -> tuple[Path, ...]:
+        """All files of a model or adapter: a GGUF file, its parts, or what lies in its folder beside others."""
         if path.is_dir():
             files = sorted(file for file in path.rglob("*") if file.is_file() and not _is_hidden(file.relative_to(path)))
             return tuple(file for file in files if file.suffix.lower() != ".gguf" and file.name != OWN_RECORD)
@@ -37,28 +35,26 @@ class ModelFiles:
         others = [(file, PART.fullmatch(file.name)) for file in sorted(path.parent.iterdir())]
         return tuple(file for file, part in others if part and (part["stem"], part["total"]) == (match["stem"], match["total"]))
 
-    def places(self, info: ModelInfo) -> tuple[str, ...]:
-        """What is moved when a model is deleted: its folder, where nothing else lies in it."""
-        path = Path(info.path)
+    def places(self, path: Path) -> tuple[str, ...]:
+        """What is moved when it is deleted: its folder, where nothing else lies in it."""
         if path.is_dir() and not path.is_symlink():
             return (self.place_of(path),)
-        files = self.files(info) if not path.is_dir() else (path,)
-        if path.parent != self._models_dir:
+        files = self.files(path) if not path.is_dir() else (path,)
+        if path.parent != self._folder:
             beside = {file.name for file in path.parent.iterdir() if not file.name.startswith(".")} - {OWN_RECORD}
             if beside == {file.name for file in files}:
                 return (self.place_of(path.parent),)
         return tuple(self.place_of(file) for file in files)
 
-    def renamed_place(self, info: ModelInfo) -> str:
+    def renamed_place(self, path: Path) -> str:
         """What a rename moves: the file or folder; the folder of a model in parts, whose names belong together. Empty if there is none."""
-        path = Path(info.path)
         if path.is_dir() or PART.fullmatch(path.name) is None:
-            return info.name
-        return "" if path.parent == self._models_dir else self.place_of(path.parent)
+            return self.place_of(path)
+        return "" if path.parent == self._folder else self.place_of(path.parent)
 
 
 def names_in(places: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
-    """The models at or below some places."""
+    """Those at or below some places."""
     return tuple(name for name in names if any(name == place or name.startswith(place + "/") for place in places))
 
 

@@ -1,7 +1,7 @@
-"""Deleted models on their way out: `.bin` in the models folder, on the same disk, so that deleting and restoring are renames.
+"""Deleted models and adapters on their way out: `.bin` in their folder, on the same disk, so that deleting and restoring are renames.
 
 Every entry is a folder: `entry.json` says what it was and where it lay, `files/` holds it. The entry is written before anything moves, and
-whoever is killed in between leaves a model that is either deleted or there; `recover` finishes what has several files. Knows no page.
+whoever is killed in between leaves something that is either deleted or there; `recover` finishes what has several files. Knows no page.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 from modules.core.errors import AppError, InvalidRequest, NotFound
 from modules.core.files import write_atomic
 from modules.hub.inventory import Provenance
-from modules.services.model_facts import ModelFacts
+from modules.services.library_facts import Facts
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +34,15 @@ ENTRIES_LIMIT = 1000
 
 
 class BinEntry(BaseModel, frozen=True):
-    """A deleted model and what is needed to bring it back."""
+    """A deleted model or adapter and what is needed to bring it back."""
 
     id: str
     name: str
-    places: tuple[str, ...] = Field(min_length=1)  # what was moved, below models/: one file or folder, or the parts of a model
+    places: tuple[str, ...] = Field(min_length=1)  # what was moved, below the folder: one file or folder, or the parts of a model
     deleted_s: float
     size_bytes: int = 0
     restoring: bool = False
-    facts: tuple[ModelFacts, ...] = ()  # of all models in it
+    facts: tuple[Facts, ...] = ()  # of all that lies in it
     origin: Provenance | None = None  # where the record of it did not move along
 
 
@@ -51,35 +51,35 @@ def is_there(path: Path) -> bool:
     return path.exists() or path.is_symlink()
 
 
-def reach(models_dir: Path, place: str) -> Path:
-    """The path of something in the models folder that may be moved.
+def reach(root: Path, place: str) -> Path:
+    """The path of something in a folder of models or adapters that may be moved.
 
     Raises:
         InvalidRequest: it lies, or would lie, outside.
     """
     parts = PurePosixPath(place).parts
     if not parts or any(part in ("", ".", "..") or part.startswith(".") for part in parts) or PurePosixPath(place).is_absolute() or "\\" in place:
-        raise InvalidRequest(f"“{place[:100]}” is no place for a model; names begin with a letter or digit.", field="name")
-    folder = models_dir
+        raise InvalidRequest(f"“{place[:100]}” is no place in {root.name}/; names begin with a letter or digit.", field="name")
+    folder = root
     for part in parts[:-1]:
         folder = folder / part
         if folder.is_symlink():
-            inner = folder.relative_to(models_dir).as_posix()
-            raise InvalidRequest(f"“{place[:100]}” lies behind the link “{inner}”, outside of {models_dir.name}/; change it where it lies.", field="name")
-    return models_dir.joinpath(*parts)
+            inner = folder.relative_to(root).as_posix()
+            raise InvalidRequest(f"“{place[:100]}” lies behind the link “{inner}”, outside of {root.name}/; change it where it lies.", field="name")
+    return root.joinpath(*parts)
 
 
-class ModelBin:
-    """All work on the bin. Moving is quick and happens in the caller's thread; `discard` takes a while for large models."""
+class LibraryBin:
+    """All work on the bin of one folder. Moving is quick and happens in the caller's thread; `discard` takes a while for large models."""
 
-    def __init__(self, models_dir: Path) -> None:
-        self._models_dir = models_dir
-        self._folder = models_dir / BIN_FOLDER
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folder = root / BIN_FOLDER
 
-    def prepare(self, name: str, places: Sequence[str], size_bytes: int, facts: Sequence[ModelFacts], origin: Provenance | None) -> BinEntry:
+    def prepare(self, name: str, places: Sequence[str], size_bytes: int, facts: Sequence[Facts], origin: Provenance | None) -> BinEntry:
         """Write down what is about to be deleted."""
         for place in places:
-            reach(self._models_dir, place)
+            reach(self._root, place)
         now = time.time()
         entry = BinEntry(
             id=f"{int(now)}-{secrets.token_hex(4)}", name=name, places=tuple(places), deleted_s=now, size_bytes=size_bytes, facts=tuple(facts), origin=origin
@@ -93,7 +93,7 @@ class ModelBin:
 
     def _pairs(self, entry: BinEntry) -> list[tuple[Path, Path]]:
         """Where each thing lay, and where it lies in the bin; the first part of a model comes first."""
-        return [(reach(self._models_dir, place), self._folder / entry.id / "files" / str(number)) for number, place in enumerate(entry.places)]
+        return [(reach(self._root, place), self._folder / entry.id / "files" / str(number)) for number, place in enumerate(entry.places)]
 
     def take(self, entry: BinEntry) -> None:
         """Move it into the bin; what cannot be moved stays as a whole."""
@@ -106,7 +106,7 @@ class ModelBin:
             for place, kept in reversed(moved):
                 kept.rename(place)
             self._remove(entry.id)
-            raise AppError(f"{entry.name} cannot be deleted: {error.strerror or error}. Close what uses it, or delete it in {self._models_dir}.") from error
+            raise AppError(f"{entry.name} cannot be deleted: {error.strerror or error}. Close what uses it, or delete it in {self._root}.") from error
 
     def find(self, entry_id: str) -> BinEntry:
         """The entry of that id.
@@ -151,8 +151,8 @@ class ModelBin:
         """
         for place, kept in self._pairs(entry):
             if is_there(kept) and is_there(place):
-                where = place.relative_to(self._models_dir).as_posix()
-                raise InvalidRequest(f"There is another “{where}” in {self._models_dir.name}/ now; rename or delete that one first.", field="name")
+                where = place.relative_to(self._root).as_posix()
+                raise InvalidRequest(f"There is another “{where}” in {self._root.name}/ now; rename or delete that one first.", field="name")
 
     def give_back(self, entry: BinEntry) -> None:
         """Move it to where it lay.
@@ -179,7 +179,7 @@ class ModelBin:
 
     def _remove(self, entry_id: str) -> None:
         folder = self._folder / entry_id
-        (folder / ENTRY_FILE).unlink(missing_ok=True)  # first: a half-deleted model must not be offered
+        (folder / ENTRY_FILE).unlink(missing_ok=True)  # first: what is half deleted must not be offered
         shutil.rmtree(folder, ignore_errors=True)
 
     def empty_old(self) -> None:

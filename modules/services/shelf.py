@@ -1,0 +1,107 @@
+"""What is known of models or adapters beside their headers, put together for their list: origin, note, use, verification, template.
+
+Reads the disk and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modules.hub.inventory import origin_of
+from modules.hub.verify import Verification
+from modules.services.library_facts import Facts, FactStore
+from modules.services.library_files import LibraryFiles, names_in
+from modules.services.stock import Item
+
+
+@dataclass(frozen=True)
+class Shelved:
+    """What is known of a model or adapter beside its header."""
+
+    name: str
+    repo: str = ""
+    commit: str = ""
+    licence: str = ""
+    fetched: str = ""  # ISO 8601
+    note: str = ""
+    used_s: float = 0.0  # when it was last loaded or put into use, seconds since 1970; 0 if never
+    verified: str = ""  # ISO 8601; empty if never
+    verified_state: str = ""  # good, damaged, changed (since it was verified), or kept: there was nothing to compare with yet
+    has_hashes_since: str = ""  # no record: its files are compared with what they were then
+    damaged: tuple[str, ...] = ()
+    rename_part: str = ""  # the part of its name that a rename changes; empty if it cannot be renamed
+    deletes: tuple[str, ...] = ()  # others that lie in it and would go along
+    template: Literal["", "fits", "doubts"] = ""  # its own chat template, as it was examined at the last load
+    template_doubts: tuple[str, ...] = ()
+
+
+class ShelfReader:
+    """Answers for one folder."""
+
+    def __init__(self, folder: Path, files: LibraryFiles, facts: FactStore) -> None:
+        self._folder = folder
+        self._files = files
+        self._facts = facts
+
+    def rows(self, items: Sequence[Item], used: Mapping[str, float]) -> tuple[Shelved, ...]:
+        """All of them, in the order of their list."""
+        names = [item.name for item in items]
+        return tuple(self._row(item, names, used.get(item.name, 0.0)) for item in items)
+
+    def _row(self, item: Item, names: Sequence[str], used_s: float) -> Shelved:
+        try:
+            places = self._files.places(item.path)
+            changed_s = _changed_s(item.path)
+        except OSError:  # removed meanwhile
+            return Shelved(item.name)
+        origin = origin_of(self._folder, item.path)
+        facts = self._facts.read(item.name)
+        found = facts.verification
+        from_hub = origin.provenance if origin else None
+        doubts = _doubts(facts, changed_s)
+        return Shelved(
+            name=item.name,
+            repo=from_hub.repo if from_hub else "",
+            commit=from_hub.commit if from_hub else "",
+            licence=(from_hub.licence if from_hub else "") or item.licence,
+            fetched=from_hub.fetched if from_hub else "",
+            note=facts.note,
+            used_s=used_s or (facts.learned.used_s if facts.learned else 0.0),
+            verified=found.date if found else "",
+            verified_state=self._state_of(found) if found else "",
+            has_hashes_since=found.since if found else "",
+            damaged=found.damaged if found else (),
+            rename_part=self._files.renamed_place(item.path).rpartition("/")[2],
+            deletes=tuple(name for name in names_in(places, names) if name != item.name),
+            template="" if doubts is None else "doubts" if doubts else "fits",
+            template_doubts=doubts or (),
+        )
+
+    def _state_of(self, found: Verification) -> str:
+        """Whether what was found still says something about the files as they are."""
+        for file in found.files:
+            try:
+                state = (self._folder / file.path).stat()
+                is_same = (state.st_size, state.st_mtime_ns) == (file.size, file.mtime_ns)
+            except OSError:
+                is_same = not file.found
+            if not is_same:
+                return "changed"
+        return "damaged" if found.damaged else "good" if found.compared else "kept"
+
+
+def _changed_s(path: Path) -> float:
+    """When its files last changed; of a folder those that lie in it directly."""
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else [path]
+    return max((file.stat().st_mtime for file in files), default=0.0)
+
+
+def _doubts(facts: Facts, changed_s: float) -> tuple[str, ...] | None:
+    """What speaks against its template; None if that is not known of the files as they are."""
+    learned = facts.learned
+    if learned is None or not learned.examined_s or learned.examined_s < changed_s:
+        return None
+    return learned.template_doubts
