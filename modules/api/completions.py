@@ -245,11 +245,13 @@ async def _answer(
     generations: list[ClientGeneration] = []
     try:
         for item in requests:
-            generations.append(await app.generation.submit(item, body.model))
+            generations.append(await app.generation.submit(item, body.model, body.adapters))
     except AppError:
         await _close(generations)
         raise
-    head = {"id": f"{shape.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": generations[0].model}
+    head: dict[str, Any] = {"id": f"{shape.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": generations[0].model}
+    if generations[0].adapters:
+        head["adapters"] = [choice.model_dump() for choice in generations[0].adapters]
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
         return stream(_pieces(generations, head, shape, body.n, usage))

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from modules.core.messages import Role
+from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
 
 RENAMED = frozenset({"stop", "logprobs", "max_tokens"})  # same name in OpenAI's API, another type there
@@ -58,6 +59,7 @@ class _Request(SamplingFields):
     stop: str | list[str] | None = Field(None)
     user: str = Field("", max_length=512)
     preset: str = ""
+    adapters: AdapterChoices | None = Field(None, description="LoRA adapters of loras/ for this request alone; without it those in use on the model.")
 
     @model_validator(mode="before")
     @classmethod

@@ -17,11 +17,13 @@ from pydantic import BaseModel, Field
 
 from modules.api.owner import OWNER
 from modules.api.sse import frame, stream
+from modules.api.view_adapters import adapters_router
 from modules.api.view_hub import hub_routers
 from modules.api.view_library import library_routers
 from modules.api.view_messages import PING_S, ConversationView, ViewFunctions
 from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
+from modules.core.model import AdapterChoices
 from modules.services.app import App
 
 NOTEBOOK = f"notebook/{OWNER}"  # as followers know it
@@ -56,6 +58,7 @@ class TextBody(BaseModel):
 
     text: str = Field(max_length=TEXT_LIMIT)
     count: int = Field(10, ge=1, le=20)
+    adapters: AdapterChoices | None = None  # None: those in use on the model
 
 
 class NotebookSettings(BaseModel):
@@ -63,6 +66,7 @@ class NotebookSettings(BaseModel):
 
     preset: str = Field("", max_length=100)
     params: dict[str, Any] = Field(default_factory=dict)
+    adapters: AdapterChoices | None = None
 
 
 class NotebookBody(BaseModel):
@@ -88,6 +92,7 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         _small(app, functions),
         *hub_routers(app, functions),
         *library_routers(app),
+        adapters_router(app),
     )
 
 
@@ -301,7 +306,7 @@ def _notebook(app: App) -> APIRouter:
     @router.post("/next")
     async def following(body: TextBody) -> dict[str, Any]:
         """The likeliest next tokens."""
-        return {"tokens": await app.notebook.next_tokens(body.text, body.count)}
+        return {"tokens": await app.notebook.next_tokens(body.text, body.count, body.adapters)}
 
     return router
 

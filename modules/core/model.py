@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,6 +123,16 @@ class AdapterChoice(BaseModel, frozen=True, extra="forbid"):
 
     name: str = Field(min_length=1, max_length=400)
     scale: float = Field(1.0, ge=-4, le=4, description="How strongly the adapter acts; 0 is off, 1 as trained.")
+
+
+def _each_once(choices: tuple[AdapterChoice, ...]) -> tuple[AdapterChoice, ...]:
+    names = [choice.name for choice in choices]
+    if len(set(names)) < len(names):
+        raise ValueError("each adapter once, with one scale")
+    return choices
+
+
+AdapterChoices = Annotated[tuple[AdapterChoice, ...], Field(max_length=16), AfterValidator(_each_once)]
 
 
 class Adapter(BaseModel, frozen=True, extra="forbid"):

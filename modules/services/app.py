@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
+from modules.services.adapters import AdapterService
 from modules.services.conversations import ConversationService
 from modules.services.fit import FitService
 from modules.services.followers import Followers
@@ -33,6 +34,7 @@ class App:
 
     settings: Settings
     models: ModelService
+    adapters: AdapterService
     generation: GenerationService
     conversations: ConversationService
     replies: ReplyService
@@ -83,13 +85,15 @@ def build_app(settings: Settings) -> App:
     conversations = ConversationService(storage)
     presets = PresetService(settings.presets_dir)
     templates = TemplateService(TemplateLibrary(settings.templates_dir))
-    generation = GenerationService(models, templates)
+    adapters = AdapterService(models, settings.loras_dir.name)
+    generation = GenerationService(models, templates, adapters)
     jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     hub = HubService(settings, jobs)
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     return App(
         settings=settings,
         models=models,
+        adapters=adapters,
         generation=generation,
         conversations=conversations,
         replies=ReplyService(models=models, generation=generation, conversations=conversations, presets=presets, templates=templates),

@@ -1,4 +1,4 @@
-"""How a conversation is answered: system prompt, preset and changes to it, prompt template. Checked here, stored as plain JSON."""
+"""How a conversation is answered: system prompt, preset and changes to it, prompt template, adapters. Checked here, stored as plain JSON."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from modules.core.errors import InvalidRequest
+from modules.core.model import AdapterChoices
 from modules.core.settings import validation_sentence
 from modules.services.presets import DEFAULT_PRESET, params_from
 
@@ -23,6 +24,7 @@ class ConversationSettings(BaseModel, frozen=True, extra="forbid"):
     params: dict[str, Any] = Field(default_factory=dict)  # replaces values of the preset
     template: str = Field("", max_length=100)  # empty: the model's own chat template
     template_variables: dict[str, Any] = Field(default_factory=dict)
+    adapters: AdapterChoices | None = None  # None: those in use on the model
 
     @field_validator("template_variables")
     @classmethod

@@ -5,9 +5,13 @@ Chooses the engine and hands the request on; what happens inside is the engine's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from modules.core.errors import NoModelLoaded
 from modules.core.generation import ChatPrompt, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
+from modules.core.model import AdapterChoice
 from modules.engine.client import ClientGeneration, EngineClient
+from modules.services.adapters import AdapterService
 from modules.services.models import ModelService
 from modules.services.templates import TemplateService
 
@@ -19,22 +23,28 @@ FALLBACK_TEMPLATE = "Plain"
 class GenerationService:
     """Submits requests to the engine of a model, loading it when needed."""
 
-    def __init__(self, models: ModelService, templates: TemplateService) -> None:
+    def __init__(self, models: ModelService, templates: TemplateService, adapters: AdapterService) -> None:
         self._models = models
+        self._adapters = adapters
         self._templates = templates
 
-    async def submit(self, request: GenerationRequest, model: str = "") -> ClientGeneration:
-        """Start a generation; iterate the result for deltas, `cancel()` or close it to stop.
+    async def submit(
+        self, request: GenerationRequest, model: str = "", adapters: Sequence[AdapterChoice] | None = None
+    ) -> ClientGeneration:
+        """Start a generation with exactly these adapters; iterate the result for deltas, `cancel()` or close it to stop.
+
+        None takes the adapters in use on the model; an empty sequence takes none.
 
         Raises:
             NoModelLoaded: nothing to answer with.
+            InvalidRequest: an adapter does not fit the model.
             Busy: the queue is full.
         """
         engine = await self._models.get(model)
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
-        return await engine.submit(request)
+        return await engine.submit(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))
 
     async def _with_template(self, prompt: ChatPrompt, engine: EngineClient) -> ChatPrompt:
         """A model without a chat template of its own gets the plainest prompt template, so that a base model can be talked to."""
@@ -52,10 +62,12 @@ class GenerationService:
         engine = await self._models.get(model)
         return await engine.tokenize(text)
 
-    async def next_tokens(self, text: str, count: int, model: str = "") -> tuple[TokenLogprob, ...]:
-        """The likeliest next tokens after a text."""
+    async def next_tokens(
+        self, text: str, count: int, model: str = "", adapters: Sequence[AdapterChoice] | None = None
+    ) -> tuple[TokenLogprob, ...]:
+        """The likeliest next tokens after a text; adapters as in `submit`."""
         engine = await self._models.get(model)
-        return await engine.next_tokens(TextPrompt(text=text), count)
+        return await engine.next_tokens(TextPrompt(text=text), count, await self._adapters.resolve(engine.card, adapters))
 
     async def counters(self, model: str = "") -> EngineCounters:
         """What the engine of a loaded model is doing; a look loads and wakes nothing.

@@ -242,23 +242,12 @@ class ModelService:
         self._loaded.rename(names)
 
     async def set_adapters(self, name: str, adapters: Sequence[Adapter]) -> EngineClient:
-        """Put exactly these LoRA adapters into use on a loaded model; paths are names below loras/.
-
-        Raises:
-            NotFound: an adapter or the model does not exist.
-        """
-        known = {info.name: info for info in await self.adapters()}
-        chosen = []
-        for adapter in adapters:
-            info = known.get(adapter.path)
-            if info is None:
-                raise NotFound(f"There is no adapter “{adapter.path}” in {self._settings.loras_dir.name}/; refresh the list.")
-            chosen.append(Adapter(path=info.path, scale=adapter.scale))
+        """Put exactly these LoRA adapters into use on a model, for requests that name none; it has them again after a crash or a sleep."""
         client = await self.get(name)
-        await client.set_adapters(chosen)
+        await client.set_adapters(adapters)
         entry = self._loaded.get(client.name)
         if entry is not None and entry.client is client:
-            entry.choice = replace(entry.choice, adapters=tuple(chosen))
+            entry.choice = replace(entry.choice, adapters=tuple(adapters))
         self._changed()
         return client
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from modules.core.errors import AppError, Conflict, InvalidRequest
 from modules.core.generation import GenerationRequest, TextPrompt
+from modules.core.model import AdapterChoice
+from modules.services.adapters import choices_from
 from modules.services.generation import ClientGeneration, GenerationService
 from modules.services.presets import PresetService
 from modules.services.storage import Storage
@@ -31,6 +33,7 @@ class Writing:
 
     text: str  # the whole text so far
     start: int  # where the generation began
+    adapters: Sequence[AdapterChoice] | None = None  # None: those in use on the model
     place: int | None = None
     tokens: int = 0
     tokens_per_s: float = 0.0
@@ -97,8 +100,8 @@ class NotebookService:
         if owner in self._writing or owner in self._undoing:
             raise Conflict("The notebook is being written on; stop it or wait for it.")
 
-    async def next_tokens(self, text: str, count: int) -> list[dict[str, Any]]:
-        """The likeliest next tokens after a text, with their probabilities.
+    async def next_tokens(self, text: str, count: int, adapters: Any = None) -> list[dict[str, Any]]:
+        """The likeliest next tokens after a text under the adapters of the settings, with their probabilities.
 
         Raises:
             InvalidRequest: no text.
@@ -107,7 +110,7 @@ class NotebookService:
 
         if not text:
             raise InvalidRequest(EMPTY, field="text")
-        tokens = await self._generation.next_tokens(text, count)
+        tokens = await self._generation.next_tokens(text, count, adapters=choices_from(adapters))
         return [{"text": t.text, "token_id": t.token_id, "probability": exp(t.logprob)} for t in tokens]
 
     # ---- writing ---------------------------------------------------------------------------------------------------
@@ -126,7 +129,8 @@ class NotebookService:
         if not text:
             raise InvalidRequest(EMPTY, field="text")
         params = self._presets.merge(settings.get("preset"), settings.get("params") or {})
-        writing = self._writing[owner] = Writing(text, len(text))
+        adapters = choices_from(settings.get("adapters"))
+        writing = self._writing[owner] = Writing(text, len(text), adapters=adapters)
         try:
             await self._storage.run(lambda stores: stores.notebooks.save(owner, text, None))
             await self._storage.run(lambda stores: stores.notebooks.push_undo(owner))
@@ -144,6 +148,7 @@ class NotebookService:
         self._refuse_while_writing(owner)
         settings = settings or self._settings.get(owner, {})
         self._presets.merge(settings.get("preset"), settings.get("params") or {})  # refused before anything is taken back
+        choices_from(settings.get("adapters"))
         self._undoing.add(owner)
         try:
             before = await self._storage.run(lambda stores: stores.notebooks.undo(owner, exact=True))
@@ -189,7 +194,7 @@ class NotebookService:
             self._tell(owner)
 
     async def _grow(self, owner: str, writing: Writing, request: GenerationRequest) -> None:
-        generation = await self._generation.submit(request)
+        generation = await self._generation.submit(request, adapters=writing.adapters)
         writing.generation = generation
         if writing.stop_asked:
             await generation.cancel()
@@ -211,6 +216,7 @@ class NotebookService:
                 writing.tokens_per_s = round((writing.tokens - 1) / elapsed_s, 1) if elapsed_s > 0 and writing.tokens > 1 else 0.0
                 writing.finish_reason = delta.finish_reason
                 if delta.usage is not None:
+                    writing.tokens = delta.usage.completion_tokens
                     writing.tokens_per_s = round(delta.usage.tokens_per_s, 1)
                     writing.receipt = _receipt(generation, delta.usage.prompt_tokens, delta.usage.reused_tokens, writing)
                 self._tell(owner)
@@ -282,6 +288,7 @@ def _receipt(generation: ClientGeneration, prompt_tokens: int, reused_tokens: in
         "tokens_per_s": writing.tokens_per_s,
         "seed": seed,
         "model": generation.model,
+        "adapters": [choice.model_dump() for choice in generation.adapters],
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from modules.core.errors import AppError, Conflict, InvalidRequest
 from modules.core.generation import ChatPrompt, Delta, GenerationRequest
 from modules.core.messages import split_thinking
+from modules.core.model import AdapterChoice
 from modules.services.conversations import ConversationService, MessageStatus
 from modules.services.generation import ClientGeneration, GenerationService
 from modules.services.models import ModelService
@@ -193,9 +194,11 @@ class ReplyService:
             reply.touch()
 
     async def _generate(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
-        request = await self._request(reply, prompt_end_id, continues)
-        generation = await self._generation.submit(request)
+        request, adapters = await self._request(reply, prompt_end_id, continues)
+        generation = await self._generation.submit(request, adapters=adapters)
         reply.generation, reply.model = generation, generation.model
+        if generation.adapters:
+            reply.receipt["adapters"] = [choice.model_dump() for choice in generation.adapters]
         if reply.stop_asked:
             await generation.cancel()
         saved_s = time.monotonic()
@@ -245,6 +248,8 @@ class ReplyService:
         reply.receipt["finish_reason"] = delta.finish_reason
         if delta.usage is not None:
             reply.receipt.update(
+                prompt_tokens=delta.usage.prompt_tokens,  # known at the start, but for models of other servers
+                reused_tokens=delta.usage.reused_tokens,
                 completion_tokens=delta.usage.completion_tokens,
                 tokens_per_s=round(delta.usage.tokens_per_s, 1),
                 prefill_s=round(delta.usage.prefill_s, 3),
@@ -252,13 +257,14 @@ class ReplyService:
             )
         reply.status = "stopped" if delta.finish_reason == "cancelled" else "complete"
 
-    async def _request(self, reply: Reply, prompt_end_id: str, continues: bool) -> GenerationRequest:
+    async def _request(self, reply: Reply, prompt_end_id: str, continues: bool) -> tuple[GenerationRequest, Sequence[AdapterChoice] | None]:
+        """The request, and the adapters of the conversation."""
         record = await self._conversations.read(reply.owner, reply.conversation_id)
         messages = await self._conversations.messages_for_prompt(reply.owner, prompt_end_id)
         settings = record.settings
         params = self._presets.merge(settings.preset, settings.params)
         template = await self._templates.source(settings.template) if settings.template else None
-        return GenerationRequest(
+        request = GenerationRequest(
             prompt=ChatPrompt(
                 messages=messages,
                 template=template,
@@ -268,6 +274,7 @@ class ReplyService:
             params=params,
             client=f"{reply.owner}/{reply.conversation_id}",
         )
+        return request, settings.adapters
 
     async def _save(self, reply: Reply) -> None:
         await self._conversations.save_reply(

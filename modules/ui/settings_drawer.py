@@ -1,4 +1,4 @@
-"""The settings drawer: system prompt, preset, every generation parameter, template. One form for conversations and the notebook.
+"""The settings drawer: system prompt, preset, every generation parameter, template, adapters. One for conversations and the notebook.
 
 Knows the form and the preset and template services. Whose settings are shown is the browser's business: the bridge says `show` with a key
 and gets back JSON with the same key, so that an edit never lands in another conversation.
@@ -15,6 +15,7 @@ from modules.core.errors import AppError
 from modules.core.params import GenerationParams
 from modules.ui.form import Form
 from modules.ui.notices import notify, sentence
+from modules.ui.views.adapter_choice import AdapterChoice
 from modules.ui.views.settings_bridge import SettingsBridge
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class SettingsDrawer:
                 self.thinking = gr.Dropdown(label="Thinking", choices=list(THINKING), value="", filterable=False,
                                             info="For models whose template can switch it.")  # fmt: skip
                 self.effort = gr.Dropdown(label="Reasoning effort", choices=list(EFFORT), value="", filterable=False)
+            AdapterChoice(elem_id="adapter-choice")
             self.preset = gr.Dropdown(label="Preset", choices=self._preset_choices(), value=NEUTRAL, elem_id="preset", filterable=False)
             with gr.Row(elem_id="preset-buttons"):
                 self.reset = gr.Button("Back to preset", size="sm")

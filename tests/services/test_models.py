@@ -21,7 +21,7 @@ from modules.core.errors import (
     NotFound,
     OutOfMemory,
 )
-from modules.core.model import Adapter
+from modules.core.model import AdapterChoice
 from modules.engine.client import EngineClient
 from modules.services import loaded_models as loaded_module
 from modules.services import models as models_module
@@ -257,15 +257,16 @@ async def test_the_model_of_the_settings_is_loaded_as_they_say(start_app: StartA
 
 
 async def test_after_a_crash_the_next_request_finds_the_same_options_and_adapters(start_app: StartApp, tmp_path: Path, starter_gguf: Path) -> None:
-    models = start_app(load_on_demand=False).models
+    app = start_app(load_on_demand=False)
+    models = app.models
     write_adapter(tmp_path / "loras_dir" / "strong.gguf", starter_gguf)
     client = await models.load(ONE, "", OPTIONS)
     with pytest.raises(NotFound, match="no adapter “weak.gguf” in loras_dir/"):
-        await models.set_adapters(ONE, [Adapter(path="strong.gguf"), Adapter(path="weak.gguf")])
+        await app.adapters.apply(ONE, [AdapterChoice(name="strong.gguf"), AdapterChoice(name="weak.gguf")])
     assert client.card.adapters == ()
     ids = [1, *await client.tokenize("Once upon a time there was a fox")]
     plain = await client.score(ids)
-    await models.set_adapters("", [Adapter(path="strong.gguf")])
+    await app.adapters.apply("", [AdapterChoice(name="strong.gguf")])
     adapted = await client.score(ids)
     assert adapted != plain
     heard: list[bool] = []

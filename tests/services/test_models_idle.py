@@ -13,7 +13,7 @@ import pytest
 
 from modules.core.errors import NoModelLoaded, NotFound
 from modules.core.generation import GenerationRequest, TextPrompt
-from modules.core.model import Adapter
+from modules.core.model import AdapterChoice
 from modules.core.params import GenerationParams
 from modules.services.model_choices import LoadChoice, ModelChoices
 from modules.services.models import ModelService
@@ -40,13 +40,14 @@ async def asleep(models: ModelService, *names: str) -> None:
 
 
 async def test_one_that_nobody_uses_gives_its_memory_back_and_comes_back_as_it_was(start_app: StartApp, tmp_path: Path, starter_gguf: Path) -> None:
-    models = start_app(idle_unload_s=IDLE_S, load_on_demand=False).models
+    app = start_app(idle_unload_s=IDLE_S, load_on_demand=False)
+    models = app.models
     models.start()
     write_adapter(tmp_path / "loras_dir" / "strong.gguf", starter_gguf)
     client = await models.load(ONE, "", OPTIONS)
     ids = [1, *await client.tokenize("Once upon a time there was a fox")]
     plain = await client.score(ids)
-    await models.set_adapters(ONE, [Adapter(path="strong.gguf")])
+    await app.adapters.apply(ONE, [AdapterChoice(name="strong.gguf")])
     adapted = await client.score(ids)
     assert adapted != plain
     for use in ("", ONE, "the page's button"):

@@ -1,5 +1,6 @@
 // One message of the list: its blocks, thinking, versions, actions and receipt. Knows what to ask for, not how answers arrive.
 
+import { choicesInWords } from "./adapter_rows.js";
 import { askInPlace, autoGrow, copyText, flash, h, icon, iconButton, number, plural, replaceBlocks } from "./dom.js";
 import { report, request, shortName } from "./page.js";
 
@@ -124,6 +125,7 @@ export class MessageView {
     const long = [
       receipt.prompt_tokens === undefined ? "" : `Prompt ${plural(receipt.prompt_tokens, "token")}${receipt.reused_tokens ? `, ${number(receipt.reused_tokens)} reused` : ""}`,
       receipt.seed === null || receipt.seed === undefined ? "" : `seed ${receipt.seed}`,
+      receipt.adapters?.length ? `adapters ${choicesInWords(receipt.adapters)}` : "",
       receipt.finish_reason ? `ended by ${receipt.finish_reason}` : "",
     ].filter(Boolean);
     const parts = [h("details", { class: "receipt" }, h("summary", { text: short.filter(Boolean).join(" · ") }), h("span", { text: long.join(" · ") }))];

@@ -4,8 +4,9 @@ import { h } from "./dom.js";
 import { request } from "./page.js";
 
 export class NextTokens {
-  /** `text()` gives the text to look ahead from, `choose(token)` appends one. */
-  constructor(text, choose) {
+  /** `text()` gives the text to look ahead from, `choose(token)` appends one, `adapters()` are those of the settings. */
+  constructor(text, choose, adapters) {
+    this.adapters = adapters;
     this.text = text;
     this.choose = choose;
     this.rows = h("ol", { class: "bars", "aria-label": "Likeliest next tokens" });
@@ -17,7 +18,7 @@ export class NextTokens {
   async look() {
     this.element.setAttribute("aria-busy", "true");
     try {
-      const { tokens } = await request("POST", "ui/notebook/next", { text: this.text(), count: 10 });
+      const { tokens } = await request("POST", "ui/notebook/next", { text: this.text(), count: 10, adapters: this.adapters() ?? null });
       this.draw(tokens);
       this.note.textContent = "Choose one to append it.";
     } catch (error) {

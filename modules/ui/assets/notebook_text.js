@@ -29,7 +29,7 @@ class Notebook {
     this.again = iconButton("retry", "Regenerate: take the last generation back and write another", () => this.act("regenerate", { settings: this.settings }));
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.kept = h("div", { class: "problem", role: "status", hidden: true });
-    this.next = new NextTokens(() => this.text.value, (token) => this.append(token));
+    this.next = new NextTokens(() => this.text.value, (token) => this.append(token), () => this.settings.adapters);
     const bar = h("div", { class: "notebook-bar" }, this.generate, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.status, this.count);
     element.replaceChildren(h("div", { class: "notebook" },
       h("div", { class: "notebook-main" }, this.problem, this.kept, this.text, bar), this.next.element));
@@ -42,8 +42,8 @@ class Notebook {
     listen("escape", () => { if (state.area === "notebook" && this.running) this.act("stop"); });
     listen("settings-edited", ({ scope, settings }) => {
       if (scope !== "notebook") return;
-      this.settings = settings;
-      localStorage.setItem(SETTINGS_KEY, JSON.stringify(settings));
+      this.settings = { ...this.settings, ...settings };
+      localStorage.setItem(SETTINGS_KEY, JSON.stringify(this.settings));
     });
     window.addEventListener("pagehide", () => this.leave());
     this.showButtons({});

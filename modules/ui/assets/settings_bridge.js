@@ -18,7 +18,7 @@ export function mount(element, { props, watch, trigger }) {
   let edited = { key: "", at: 0 };
 
   const scope = () => (state.area === "notebook" ? "notebook" : "chat");
-  const identity = ({ key, settings }) => JSON.stringify([key, sorted(settings)]);
+  const identity = ({ key, settings: { adapters, ...shownHere } }) => JSON.stringify([key, sorted(shownHere)]); // adapters have a view of their own
 
   function show() {
     const current = known.get(scope());
