@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs"]
 SLIDER_SPAN = 10_000  # wider ranges without a `slider_max` get a number box
 ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
-ACRONYMS = MappingProxyType({"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA"})  # fmt: skip
+ACRONYMS = MappingProxyType({"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA", "numa": "NUMA"})  # fmt: skip
 HOW_TO_WRITE = MappingProxyType({
     "lines": " One on each line; \\n is a newline.",
     "numbers": " Separate with commas.",

@@ -13,41 +13,120 @@ from pydantic import Field, field_validator, model_validator
 from modules.core.model import LoadOptions
 
 SPLIT_PATTERN = re.compile(r"\d{1,4}(\.\d{1,3})?(\s*,\s*\d{1,4}(\.\d{1,3})?){0,15}")
-TENSOR_PATTERN = re.compile(r"[A-Za-z0-9_.*+?|()\[\]\\-]{1,200}")  # nothing a pattern of names needs beyond these
-EXPERT_TENSORS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # how every mixture-of-experts file of llama.cpp names them
+TENSOR_PATTERN = re.compile(
+    r"[A-Za-z0-9_.*+?|()\[\]\\-]{1,200}"
+)  # nothing a pattern of names needs beyond these
+EXPERT_TENSORS = (
+    r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # how every mixture-of-experts file of llama.cpp names them
+)
+
+MEMORY = "Memory and batches"
+GPUS = "Several devices"
+ROPE = "RoPE"
 
 
 class LlamaCppOptions(LoadOptions):
     """How llama.cpp loads a model."""
 
-    gpu_layers: int = Field(-1, ge=-1, le=1000, description="Layers to put on the GPU; -1 puts all there if there is one, 0 uses the processor only.")
-    threads: int = Field(0, ge=0, le=256, description="Processor threads for writing; 0 measures what is fastest for this model.")
-    threads_batch: int = Field(0, ge=0, le=256, description="Processor threads for reading the prompt; 0 measures what is fastest.")
-    batch_tokens: int = Field(512, ge=32, le=8192, description="Most tokens of one step; more reads long prompts faster and takes more memory.")
+    gpu_layers: int = Field(
+        -1,
+        ge=-1,
+        le=1000,
+        description="Layers to put on the GPU; -1 puts all there if there is one, 0 uses the processor only.",
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="Processor threads for writing; 0 measures what is fastest for this model.",
+    )
+    threads_batch: int = Field(
+        0, ge=0, le=256, description="Processor threads for reading the prompt; 0 measures what is fastest."
+    )
+    batch_tokens: int = Field(
+        512,
+        ge=32,
+        le=8192,
+        description="Most tokens of one step; more reads long prompts faster and takes more memory.",
+        json_schema_extra={"group": MEMORY},
+    )
     ubatch_tokens: int = Field(
-        0, ge=0, le=8192, description="Tokens that are computed at once within a step; fewer take less memory, more keep a GPU busy. 0 is the whole step."
+        0,
+        ge=0,
+        le=8192,
+        description="Tokens that are computed at once within a step; fewer take less memory, more keep a GPU busy. 0 is the whole step.",
+        json_schema_extra={"group": MEMORY},
     )
     cache_tokens: int = Field(
-        0, ge=0, le=4_194_304, description="Tokens that all slots share in the key-value cache; 0 gives every slot its full context if memory allows."
+        0,
+        ge=0,
+        le=4_194_304,
+        description="Tokens that all slots share in the key-value cache; 0 gives every slot its full context if memory allows.",
+        json_schema_extra={"group": MEMORY},
     )
     kv_type: Literal["f16", "q8_0", "q4_0"] = Field(
-        "f16", description="Precision of the key-value cache; q8_0 takes half the memory of f16, q4_0 a quarter at some loss."
+        "f16",
+        description="Precision of the key-value cache; q8_0 takes half the memory of f16, q4_0 a quarter at some loss.",
     )
-    flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Faster attention that takes less memory; quantized caches need it.")
-    offload_kqv: bool = Field(True, description="Keep the key-value cache on the GPU; off saves GPU memory.")
-    mmap: bool = Field(True, description="Map the file instead of reading it in: loads faster, and unused parts take no memory.")
-    mlock: bool = Field(False, description="Hold the model in memory so that it is never swapped out.")
-    rope_freq_base: float = Field(0.0, ge=0, le=1e9, description="RoPE base frequency; 0 takes the model's own.")
-    rope_freq_scale: float = Field(0.0, ge=0, le=1, description="RoPE scale: 0.5 doubles the context a model can hold; 0 takes the model's own.")
-    tensor_split: str = Field("", description="Shares of several GPUs, for example 3,1; empty splits by free memory.")
-    main_gpu: int = Field(0, ge=0, le=15, description="The GPU for what is not split.")
+    flash_attention: Literal["auto", "on", "off"] = Field(
+        "auto", description="Faster attention that takes less memory; quantized caches need it."
+    )
+    offload_kqv: bool = Field(
+        True,
+        description="Keep the key-value cache on the GPU; off saves GPU memory.",
+        json_schema_extra={"group": GPUS},
+    )
+    mmap: bool = Field(
+        True,
+        description="Map the file instead of reading it in: loads faster, and unused parts take no memory.",
+        json_schema_extra={"group": MEMORY},
+    )
+    mlock: bool = Field(
+        False,
+        description="Hold the model in memory so that it is never swapped out.",
+        json_schema_extra={"group": MEMORY},
+    )
+    rope_freq_base: float = Field(
+        0.0,
+        ge=0,
+        le=1e9,
+        description="RoPE base frequency; 0 takes the model's own.",
+        json_schema_extra={"group": ROPE},
+    )
+    rope_freq_scale: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="RoPE scale: 0.5 doubles the context a model can hold; 0 takes the model's own.",
+        json_schema_extra={"group": ROPE},
+    )
+    tensor_split: str = Field(
+        "",
+        description="Shares of several GPUs, for example 3,1; empty splits by free memory.",
+        json_schema_extra={"group": GPUS},
+    )
+    main_gpu: int = Field(
+        0, ge=0, le=15, description="The GPU for what is not split.", json_schema_extra={"group": GPUS}
+    )
     split_mode: Literal["layer", "row", "tensor", "none"] = Field(
-        "layer", description="How several GPUs share a model: whole layers, rows of each matrix, every tensor (needs flash attention), or only the main GPU."
+        "layer",
+        description="How several GPUs share a model: whole layers, rows of each matrix, every tensor (needs flash attention), or only the main GPU.",
+        json_schema_extra={"group": GPUS},
     )
-    cpu_experts: bool = Field(False, description="Keep the experts of a mixture-of-experts model in main memory: the rest then fits on a smaller GPU.")
-    cpu_tensors: str = Field("", description="Pattern of names of more tensors to keep in main memory, for example blk\\.(1|2)\\.ffn; empty keeps none.")
+    cpu_experts: bool = Field(
+        False,
+        description="Keep the experts of a mixture-of-experts model in main memory: the rest then fits on a smaller GPU.",
+        json_schema_extra={"group": GPUS},
+    )
+    cpu_tensors: str = Field(
+        "",
+        description="Pattern of names of more tensors to keep in main memory, for example blk\\.(1|2)\\.ffn; empty keeps none.",
+        json_schema_extra={"group": GPUS},
+    )
     numa: Literal["off", "distribute", "isolate", "numactl"] = Field(
-        "off", description="For machines with several memory nodes: spread over all, stay on one, or as numactl set it."
+        "off",
+        description="For machines with several memory nodes: spread over all, stay on one, or as numactl set it.",
+        json_schema_extra={"group": MEMORY},
     )
 
     @field_validator("tensor_split")
@@ -68,7 +147,9 @@ class LlamaCppOptions(LoadOptions):
         except re.error as error:
             raise ValueError(f"cpu_tensors is not a pattern: {error}") from error
         if not TENSOR_PATTERN.fullmatch(value):
-            raise ValueError("cpu_tensors is a pattern of at most 200 letters, digits and . * + ? | ( ) [ ] \\ - _")
+            raise ValueError(
+                "cpu_tensors is a pattern of at most 200 letters, digits and . * + ? | ( ) [ ] \\ - _"
+            )
         return value
 
     @model_validator(mode="after")
@@ -80,13 +161,26 @@ class LlamaCppOptions(LoadOptions):
     @model_validator(mode="after")
     def _quantized_cache(self) -> LlamaCppOptions:
         if self.kv_type != "f16" and self.flash_attention == "off":
-            raise ValueError(f"kv_type {self.kv_type} needs flash attention; set flash_attention to auto or kv_type to f16")
+            raise ValueError(
+                f"kv_type {self.kv_type} needs flash attention; set flash_attention to auto or kv_type to f16"
+            )
         return self
 
     @property
     def split(self) -> tuple[float, ...]:
         """The shares of `tensor_split`."""
         return tuple(float(part) for part in self.tensor_split.split(",")) if self.tensor_split else ()
+
+    def of_draft(self, context_length: int, cache_tokens: int) -> LlamaCppOptions:
+        """How a draft model is loaded beside a model: with the same slots and the same room, and what is said of the model's own insides left out."""
+        own = {
+            "draft_model": "",
+            "rope_freq_base": 0.0,
+            "rope_freq_scale": 0.0,
+            "cpu_experts": False,
+            "cpu_tensors": "",
+        }
+        return self.model_copy(update=own | {"context_length": context_length, "cache_tokens": cache_tokens})
 
     @property
     def computed_tokens(self) -> int:

@@ -8,29 +8,73 @@ from pydantic import Field
 
 from modules.core.model import LoadOptions
 
+MEMORY = "Memory and batches"
+QUANTIZING = "4-bit weights"
+
 
 class TransformersOptions(LoadOptions):
     """How transformers loads a model."""
 
     device: Literal["auto", "cpu", "cuda", "mps", "balanced", "sequential"] = Field(
-        "auto", description="Where the model runs; auto takes the GPU if there is one, balanced and sequential spread it over several."
+        "auto",
+        description="Where the model runs; auto takes the GPU if there is one, balanced and sequential spread it over several.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Precision of the weights; auto is float32 on a processor (halves are slower there) and as stored on a GPU."
+        "auto",
+        description="Precision of the weights; auto is float32 on a processor (halves are slower there) and as stored on a GPU.",
     )
     quantize: Literal["none", "8bit", "4bit"] = Field(
-        "none", description="Quantize while loading with bitsandbytes: half or a third of the memory; on a processor also ten times slower."
+        "none",
+        description="Quantize while loading with bitsandbytes: half or a third of the memory; on a processor also ten times slower.",
     )
-    quant_type: Literal["nf4", "fp4"] = Field("nf4", description="Kind of 4-bit numbers; nf4 is the more exact one.")
-    double_quant: bool = Field(True, description="Quantize the scales of 4-bit weights too; saves another tenth.")
-    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="Precision of the arithmetic on 4-bit weights.")
+    quant_type: Literal["nf4", "fp4"] = Field(
+        "nf4",
+        description="Kind of 4-bit numbers; nf4 is the more exact one.",
+        json_schema_extra={"group": QUANTIZING},
+    )
+    double_quant: bool = Field(
+        True,
+        description="Quantize the scales of 4-bit weights too; saves another tenth.",
+        json_schema_extra={"group": QUANTIZING},
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Precision of the arithmetic on 4-bit weights.",
+        json_schema_extra={"group": QUANTIZING},
+    )
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="How attention is computed; auto lets the model choose the fastest it knows. flash_attention_2 needs its own package."
+        "auto",
+        description="How attention is computed; auto lets the model choose the fastest it knows. flash_attention_2 needs its own package.",
     )
-    torch_compile: bool = Field(False, description="Compile the parts between attention: a slow first minute, then faster steps. Needs a C++ compiler.")
-    batch_tokens: int = Field(512, ge=16, le=8192, description="Most tokens of one step; more reads long prompts faster and takes more memory.")
-    threads: int = Field(0, ge=0, le=256, description="Processor threads; 0 chooses by the size of the model.")
-    gpu_memory_gb: float = Field(0.0, ge=0, le=1024, description="Most memory of each GPU to use, in GB; the rest of the model goes to main memory. 0 has no limit.")
+    torch_compile: bool = Field(
+        False,
+        description="Compile the parts between attention: a slow first minute, then faster steps. Needs a C++ compiler.",
+    )
+    batch_tokens: int = Field(
+        512,
+        ge=16,
+        le=8192,
+        description="Most tokens of one step; more reads long prompts faster and takes more memory.",
+        json_schema_extra={"group": MEMORY},
+    )
+    threads: int = Field(
+        0, ge=0, le=256, description="Processor threads; 0 chooses by the size of the model."
+    )
+    gpu_memory_gb: float = Field(
+        0.0,
+        ge=0,
+        le=1024,
+        description="Most memory of each GPU to use, in GB; the rest of the model goes to main memory. 0 has no limit.",
+        json_schema_extra={"group": MEMORY},
+    )
     cpu_memory_gb: float = Field(
-        0.0, ge=0, le=4096, description="Most main memory for the weights, in GB; what is beyond lies in a file and makes every step slow. 0 has no limit."
+        0.0,
+        ge=0,
+        le=4096,
+        description="Most main memory for the weights, in GB; what is beyond lies in a file and makes every step slow. 0 has no limit.",
+        json_schema_extra={"group": MEMORY},
     )
+
+    def of_draft(self, context_length: int) -> TransformersOptions:
+        """How a draft model is loaded beside a model: for the same slots and contexts."""
+        return self.model_copy(update={"draft_model": "", "context_length": context_length, "torch_compile": False})
