@@ -64,6 +64,7 @@ class Runner(Protocol):
     capacity_tokens: int  # room for all slots together, tokens
     max_batch_tokens: int  # most tokens of one forward pass
     vocab_size: int
+    keeps_parts: bool  # whether `truncate` can keep a part of a slot
 
     def forward(self, rows: Sequence[Row]) -> Logits:
         """Run the rows and return the logits of their outputs: after the last token of each, or its last few. Valid until the next call.
@@ -164,6 +165,25 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
 
     context_length: int = Field(0, ge=0, le=1_048_576, description="Longest conversation in tokens; 0 takes the model's own, up to 8192.")
     slots: int = Field(4, ge=1, le=64, description="How many replies can be written at the same time.")
+    draft_model: str = Field(
+        "",
+        max_length=500,
+        description="A much smaller model with the same vocabulary, from models/. It guesses the next tokens and this model checks them in one step: "
+        "the text stays the same and can come sooner. Empty for none.",
+        json_schema_extra={"group": "Draft model"},
+    )
+    draft_tokens: int = Field(
+        5,
+        ge=1,
+        le=16,
+        description="Most tokens that the draft model guesses at once; where it does not pay, fewer or none.",
+        json_schema_extra={"group": "Draft model"},
+    )
+
+    @property
+    def step_outputs(self) -> int:
+        """Most rows of logits that one step needs."""
+        return self.slots * (1 + self.draft_tokens if self.draft_model else 1)
 
 
 class ModelInfo(BaseModel, frozen=True):

@@ -65,6 +65,17 @@ class Needs:
         return Needs(int(self.weights * ratio), int(self.fixed * ratio), self.per_token * ratio, windows)
 
 
+def together(first: Needs, second: Needs) -> Needs:
+    """What two models take whose caches hold the same tokens."""
+    return replace(
+        first,
+        weights=first.weights + second.weights,
+        fixed=first.fixed + second.fixed,
+        per_token=first.per_token + second.per_token,
+        windows=(*first.windows, *second.windows),
+    )
+
+
 def needs(shape: Shape, usage: Usage) -> Needs:
     """The formula; checked against measured peaks (docs/lab-notes.md)."""
     per_token = usage.batch_tokens * shape.heads * float(NUMBER_BYTES) if usage.scores else 0.0

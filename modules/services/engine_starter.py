@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from modules.core.errors import AppError, OutOfMemory, UnsupportedFormat
+from modules.core.errors import AppError, NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.model import ModelInfo
 from modules.core.settings import Settings
 from modules.engine.client import EngineClient
@@ -68,10 +68,12 @@ class EngineStarter:
             raise UnsupportedFormat(info.problem)
         spec = find_loader(Path(info.path), choice.loader)
         checked_options(spec, choice.options)
+        draft = await self._draft(choice, spec)
+        size_bytes = info.size_bytes + (draft.size_bytes if draft else 0)
         pinned = self._choices.pinned()
         leaving = self._loaded.leaving(choice.name, pinned)
         available = psutil.virtual_memory().available
-        alongside = available > info.size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
+        alongside = available > size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
         removed = [] if alongside else await self._make_room(leaving)
         try:
             try:
@@ -112,14 +114,36 @@ class EngineStarter:
             return
         self._loaded.put(client, choice)
 
+    async def _draft(self, choice: LoadChoice, spec: LoaderSpec) -> ModelInfo | None:
+        """The draft model that the options name, if they do.
+
+        Raises:
+            NotFound: no model of that name in the model folder.
+            UnsupportedFormat: it is broken, or another loader's.
+        """
+        name = str(choice.options.get("draft_model") or "")
+        if not name:
+            return None
+        cure = "choose a smaller one of the same family, or leave draft_model empty."
+        try:
+            draft = await self._find(name)
+        except NotFound as error:
+            raise NotFound(f"There is no model “{name[:100]}” to draft with; {cure}", field="draft_model") from error
+        if draft.problem:
+            raise UnsupportedFormat(f"The draft model: {draft.problem}", field="draft_model")
+        if not spec.accepts(Path(draft.path)):
+            raise UnsupportedFormat(f"“{name}” cannot draft here: the loader {spec.title} does not read it; {cure}", field="draft_model")
+        return draft
+
     async def _start(self, choice: LoadChoice, spec: LoaderSpec, info: ModelInfo) -> EngineClient:
         def progress(stage: str, done: float | None) -> None:
             self._on_loading(Loading(choice.name, stage, done))
 
+        draft = await self._draft(choice, spec)
         client = await EngineClient.start(
             info.path,
             spec.name,
-            dict(choice.options),
+            {**choice.options, **({"draft_model": draft.path} if draft else {})},
             name=choice.name,
             log_path=self._settings.state_dir / "logs" / "engine.log",
             on_progress=progress,

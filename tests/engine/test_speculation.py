@@ -13,7 +13,7 @@ from modules.core.errors import OutOfMemory
 from modules.core.model import DraftSource
 from modules.core.params import GenerationParams
 from modules.engine.events import FLUSH_S
-from modules.engine.payoff import StepTimes
+from tests.engine.steady import steady
 from tests.fakes import BOS, EOS, FakeRunner, next_byte, solo
 
 GREEDY = GenerationParams(temperature=0, max_tokens=60)
@@ -41,20 +41,6 @@ def likeliest(ids) -> int:
     return int(spread(ids).argmax())
 
 
-class Clock(StepTimes):
-    """Measures nothing: a step takes what it is said to take, also on a machine that is busy."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        super().note(1, seconds)
-
-    def note(self, size: int, seconds: float) -> None:
-        assert size > 0 <= seconds
-
-    def known(self, size: int) -> bool:
-        return True
-
-
 @pytest.fixture
 def drafting(bench):
     """Engines with a draft model whose steps take a tenth of the model's, unless it is said otherwise."""
@@ -63,8 +49,7 @@ def drafting(bench):
         runner = runner or FakeRunner()
         draft = FakeRunner(**({"slots": runner.n_slots, "context": runner.context_length} | options), rule=rule)
         engine, _, inbox = bench(runner, draft=DraftSource(draft, tokens))
-        payoff = engine._speculation._payoff
-        payoff.steps, payoff._drafting = Clock(1.0), Clock(share)
+        steady(engine, share)
         return engine, runner, inbox, draft
 
     return start

@@ -16,8 +16,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from modules.core.errors import LoadFailed, OutOfMemory, UnsupportedFormat
+from modules.core.errors import LoadFailed, NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.model import LoadedModel, Row, TemplateSource
+from modules.loaders.draft import with_draft
+from modules.loaders.fit import Needs, together
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
 from modules.loaders.llama_cpp.adapters import AdapterSet
 from modules.loaders.llama_cpp.c_api import NativeLog, kept_in_memory, library
@@ -58,7 +60,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not wait for a debugger
     binding = library()
     on_gpu = bool(binding.llama_supports_gpu_offload()) and options.gpu_layers != 0
-    plan = plan_context(header, estimate(gguf_shape((header,), info.size_bytes), options, on_gpu=on_gpu), options)
+    plan = plan_context(header, _needs(header, info.size_bytes, options, on_gpu=on_gpu), options)
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
@@ -74,20 +76,13 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         context = _make_context(model, options, plan, path.name, log)
         log.silence()
         undo.pop_all()
-    runner = LlamaCppRunner(
-        context,
-        model,
-        slots=options.slots,
-        context_length=plan.context_length,
-        batch_tokens=options.batch_tokens,
-        on_close=lambda: binding.llama_model_free(model),
-    )
+    runner = LlamaCppRunner(context, model, options, plan.context_length, on_close=lambda: binding.llama_model_free(model))
     progress("Measuring threads", None)
     _set_threads(runner, context, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not on_gpu)
     tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
     parts = (header, *(read_gguf_header(part) for part in gguf_parts(path)[1:]))
     adapters = AdapterSet(model, runner, log, base_shape(parts))
-    return LoadedModel(
+    loaded = LoadedModel(
         runner=runner,
         tokenizer=tokenizer,
         info=info,
@@ -96,6 +91,21 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         memory_bytes=max(0, resident_bytes() - before),
         notes=plan.notes,
     )
+    return with_draft(loaded, options, lambda draft, told: load(draft, options.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
+
+
+def _needs(header: GgufHeader, size_bytes: int, options: LlamaCppOptions, *, on_gpu: bool) -> Needs:
+    """What the model takes, and the draft model beside it."""
+    wanted = estimate(gguf_shape((header,), size_bytes), options, on_gpu=on_gpu)
+    if not options.draft_model:
+        return wanted
+    path = Path(options.draft_model)
+    if not path.is_file() or path.suffix.lower() != ".gguf":
+        raise NotFound(f"The draft model {path.name} is no GGUF file that is there; choose another one, or leave draft_model empty.", field="draft_model")
+    draft = read_info(path, path.parent)
+    if draft.problem:
+        raise UnsupportedFormat(f"The draft model: {draft.problem}", field="draft_model")
+    return together(wanted, estimate(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, on_gpu=on_gpu))
 
 
 def _template(header: GgufHeader, tokenizer: LlamaCppTokenizer) -> TemplateSource | None:
@@ -148,7 +158,7 @@ def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, l
     params.n_ctx = plan.capacity_tokens
     params.n_batch, params.n_ubatch = options.batch_tokens, options.computed_tokens
     params.n_seq_max = options.slots
-    params.n_outputs_max = most_outputs(vocab_size, options.batch_tokens, options.slots)
+    params.n_outputs_max = most_outputs(vocab_size, options)
     params.kv_unified = True  # slots share one cache, and a prefix can be shared between them
     params.no_perf = True
     params.flash_attn_type = {"auto": -1, "off": 0, "on": 1}[options.flash_attention]

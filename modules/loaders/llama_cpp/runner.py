@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from modules.core.errors import AppError, ContextOverflow, InvalidRequest, OutOfMemory
 from modules.core.model import Row
 from modules.loaders.llama_cpp.c_api import Batch, FastCalls, RowViews, library
+from modules.loaders.llama_cpp.options import LlamaCppOptions
 
 SCORE_BUFFER_BYTES = 32 << 20
 
@@ -24,22 +25,23 @@ def score_outputs(vocab_size: int, batch_tokens: int) -> int:
     return max(16, min(batch_tokens, SCORE_BUFFER_BYTES // (4 * vocab_size)))
 
 
-def most_outputs(vocab_size: int, batch_tokens: int, step_outputs: int) -> int:
+def most_outputs(vocab_size: int, options: LlamaCppOptions) -> int:
     """How many rows of logits a context must have room for: those of `score`, and those of a step of all slots."""
-    return min(batch_tokens, max(step_outputs, score_outputs(vocab_size, batch_tokens)))
+    return min(options.batch_tokens, max(options.step_outputs, score_outputs(vocab_size, options.batch_tokens)))
 
 
 class LlamaCppRunner:
     """A loaded GGUF model behind the Runner contract. It owns the context; `on_close` gives back what lies below."""
 
-    def __init__(self, context: int, model: int, *, slots: int, context_length: int, batch_tokens: int, on_close: Callable[[], None]) -> None:
+    def __init__(self, context: int, model: int, options: LlamaCppOptions, context_length: int, on_close: Callable[[], None]) -> None:
         binding = self._binding = library()
         self._context = context
         self._memory = binding.llama_get_memory(context)
         self._fast = FastCalls()
         self._on_close = on_close
         self._window = int(binding.llama_model_n_swa(model))  # 0 where all layers see everything
-        self._partial_copies = not (binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model))
+        self.keeps_parts = not (binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model))
+        slots, batch_tokens = options.slots, options.batch_tokens
         self.n_slots = slots
         self.context_length = context_length
         self.capacity_tokens = int(binding.llama_n_ctx(context))
@@ -47,7 +49,7 @@ class LlamaCppRunner:
         self.vocab_size = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
         self._lengths = [0] * slots
         self._score_rows = score_outputs(self.vocab_size, batch_tokens)
-        self._most_outputs = most_outputs(self.vocab_size, batch_tokens, slots)
+        self._most_outputs = most_outputs(self.vocab_size, options)
         self._batch = Batch(batch_tokens, slots)
         self._views = RowViews(self.vocab_size)
 
@@ -157,7 +159,7 @@ class LlamaCppRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         """Let `target` begin with the first positions of `source`; the cells are shared, not copied."""
         self.truncate(target, 0)
-        if not self._partial_copies or source == target or not 0 < length <= self._lengths[source]:
+        if not self.keeps_parts or source == target or not 0 < length <= self._lengths[source]:
             return False
         if not self._sees_enough(source, length):
             return False

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from modules.core.errors import LoadFailed, MissingRequirement, OutOfMemory, UnsupportedFormat
+from modules.core.errors import LoadFailed, MissingRequirement, NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.model import Adapter, LoadedModel, Row, Runner
+from modules.loaders.draft import with_draft
+from modules.loaders.fit import together
 from modules.loaders.folder_header import FolderHeader, read_folder_header, read_folder_template, safe_config
 from modules.loaders.machine import check_memory, resident_bytes, usable_cores
 from modules.loaders.model_info import read_info
@@ -79,7 +81,7 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
     def set_adapters(chosen: Sequence[Adapter]) -> None:
         adapters.apply(chosen)
 
-    return LoadedModel(
+    loaded = LoadedModel(
         runner=runner,
         tokenizer=tokenizer,
         info=read_info(path, path.parent),
@@ -88,6 +90,9 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
         memory_bytes=max(0, resident_bytes() - before),
         notes=tuple(notes),
     )
+    loaded = with_draft(loaded, options, lambda draft, told: load(draft, options.of_draft(context_length), told), progress)
+    _quiet(options, header)  # the draft model chose the number of threads by its own size
+    return loaded
 
 
 def _read_config(header: FolderHeader) -> Any:
@@ -143,6 +148,8 @@ def _context(
     if device != "cpu":
         return context, notes
     needs = estimate(folder_shape(header), options, str(dtype).removeprefix("torch."))
+    if options.draft_model:
+        needs = together(needs, estimate(folder_shape(_draft_header(options)), options, str(dtype).removeprefix("torch.")))
     check_memory(needs.total(0), header.path.name, "choose a smaller model, quantize 8bit or 4bit, or close programs")
     while context > 256 and not _fits(needs.total(context * options.slots)):
         if options.context_length:
@@ -154,6 +161,13 @@ def _context(
         context //= 2
         notes = [f"Context cut to {context} tokens: what {options.slots} slots can hold in the free memory."]
     return context, notes
+
+
+def _draft_header(options: TransformersOptions) -> FolderHeader:
+    path = Path(options.draft_model)
+    if not path.is_dir():
+        raise NotFound(f"The draft model {path.name} is no model folder that is there; choose another one, or leave draft_model empty.", field="draft_model")
+    return read_folder_header(path)
 
 
 def _fits(needed: int) -> bool:

@@ -32,6 +32,7 @@ class SlotRunner:
         self.capacity_tokens = slots * network.context_length
         self.max_batch_tokens = batch_tokens
         self.vocab_size = network.vocab_size
+        self.keeps_parts = True
         self._lengths = [0] * slots
         self._cache: SlotCache | None = SlotCache(slots, network.context_length)
 

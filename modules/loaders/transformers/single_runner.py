@@ -21,6 +21,7 @@ class SingleRunner:
     """A Runner with one slot. Without a cache each step computes the whole sequence again: slow, and right for any architecture."""
 
     n_slots = 1
+    keeps_parts = False  # some architectures of this runner could; none is asked
 
     def __init__(self, network: Network, batch_tokens: int, *, cached: bool) -> None:
         self._network = network

@@ -1,0 +1,75 @@
+"""A draft model beside a model: loaded by the same loader, over the same vocabulary, and only where it can be of use.
+
+Knows what any loaded model offers; knows no back end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from modules.core.errors import LoadFailed
+from modules.core.model import DraftSource, LoadedModel, LoadOptions, Tokenizer
+from modules.loaders.spec import Progress
+
+PADDING_TOKENS = 128  # models of one family pad their vocabularies to different sizes
+SAMPLED_TOKENS = 2000  # of the vocabulary; other tokenizers differ nearly everywhere
+
+LoadDraft = Callable[[Path, Progress], LoadedModel]
+
+
+def with_draft(model: LoadedModel, options: LoadOptions, load: LoadDraft, progress: Progress) -> LoadedModel:
+    """The model with the draft model that the options name, or as it is, with a note, if it cannot take tokens back.
+
+    Raises:
+        LoadFailed: the draft model cannot be loaded, or is of no use here; the model is closed then.
+    """
+    if not options.draft_model:
+        return model
+    name = Path(options.draft_model).name
+    if not model.runner.keeps_parts:
+        return replace(model, notes=(*model.notes, f"{name} drafts nothing: this architecture cannot take back a token that proved wrong."))
+    try:
+        draft = load(Path(options.draft_model), lambda stage, done: progress(f"Draft model: {stage[:1].lower()}{stage[1:]}", done))
+    except BaseException as error:
+        model.runner.close()
+        if isinstance(error, LoadFailed):
+            raise type(error)(f"The draft model: {error.message}", **error.details) from error
+        raise
+    problem = _problem(model, draft, name)
+    if problem:
+        draft.runner.close()
+        model.runner.close()
+        raise LoadFailed(f"{problem}; choose a smaller model of the same family, or leave draft_model empty.", field="draft_model")
+    return replace(
+        model,
+        draft=DraftSource(draft.runner, options.draft_tokens),
+        memory_bytes=model.memory_bytes + draft.memory_bytes,
+        notes=(*model.notes, f"{name} drafts up to {options.draft_tokens} tokens a step.", *(f"Draft model: {note}" for note in draft.notes)),
+    )
+
+
+def _problem(model: LoadedModel, draft: LoadedModel, name: str) -> str:
+    """Why one cannot draft for the other; empty if it can."""
+    if not draft.runner.keeps_parts:
+        return f"{name} cannot draft: its architecture cannot take back a token that proved wrong"
+    ours, theirs = model.tokenizer, draft.tokenizer
+    if abs(ours.vocab_size - theirs.vocab_size) > PADDING_TOKENS:
+        return f"{name} cannot draft for {model.info.name}: its vocabulary has {theirs.vocab_size} tokens instead of {ours.vocab_size}"
+    other = next((token_id for token_id in _sample(ours, theirs) if _differs(token_id, ours, theirs)), None)
+    if other is None:
+        return ""
+    pieces = [tokenizer.piece(other).decode("utf-8", "replace") for tokenizer in (ours, theirs)]
+    return f"{name} cannot draft for {model.info.name}: its vocabulary is another one (token {other} is “{pieces[1]}” instead of “{pieces[0]}”)"
+
+
+def _sample(ours: Tokenizer, theirs: Tokenizer) -> list[int]:
+    """Token ids of both vocabularies: all that end a text, and others evenly over the whole."""
+    size = min(ours.vocab_size, theirs.vocab_size)
+    ends = {token_id for token_id in ours.end_ids | theirs.end_ids if token_id < size}
+    return sorted(ends | set(range(0, size, max(1, size // SAMPLED_TOKENS))))
+
+
+def _differs(token_id: int, ours: Tokenizer, theirs: Tokenizer) -> bool:
+    return ours.piece(token_id) != theirs.piece(token_id) or ours.is_special(token_id) != theirs.is_special(token_id)

@@ -1,0 +1,48 @@
+"""A draft model is chosen by its name in the model folder; what cannot be one is refused before anything makes room for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from modules.core.errors import AppError, NotFound, UnsupportedFormat
+from modules.core.generation import GenerationRequest, TextPrompt
+from modules.core.params import GenerationParams
+from tests.services.conftest import ONE, TWO, engine_pids
+from tests.services.model_steps import OPTIONS, StartApp, writes
+
+pytestmark = pytest.mark.processes
+
+
+async def test_a_draft_model_is_named_as_in_the_list_and_remembered_so(start_app: StartApp) -> None:
+    models = start_app().models
+    options: dict[str, Any] = {**OPTIONS, "draft_model": TWO, "draft_tokens": 3}
+    client = await models.load(ONE, "", options)
+    assert any(note.startswith(f"{TWO} drafts up to 3 tokens") for note in client.card.notes)
+    request = GenerationRequest(prompt=TextPrompt(text="Once upon a"), params=GenerationParams(temperature=0, max_tokens=40, ban_eos=True))
+    generation = await client.submit(request)
+    assert sum([len(delta.token_ids) async for delta in generation]) == 40
+    assert generation.usage is not None
+    assert generation.usage.drafted_tokens > 0
+    assert models.remembered(ONE).options["draft_model"] == TWO
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "sentence"),
+    [
+        ("none.gguf", NotFound, "There is no model “none.gguf” to draft with; choose"),
+        ("../models/one.gguf", NotFound, "to draft with; choose"),
+        ("/etc/passwd", NotFound, "to draft with; choose"),
+        ("broken.gguf", UnsupportedFormat, "The draft model: "),
+    ],
+)
+async def test_what_cannot_draft_is_refused_and_the_loaded_model_stays(
+    start_app: StartApp, name: str, error: type[AppError], sentence: str
+) -> None:
+    models = start_app().models
+    loaded = await models.load(TWO, "", OPTIONS)
+    with pytest.raises(error, match=sentence):
+        await models.load(ONE, "", {**OPTIONS, "draft_model": name})
+    assert list(engine_pids()) == [loaded.pid]
+    assert await writes(loaded)
