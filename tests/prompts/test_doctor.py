@@ -192,6 +192,8 @@ def test_tokens_that_the_model_was_trained_on_as_text_are_no_doubt(llama2: FileT
     assert ("note", "The template writes “<|user|>”, “<|assistant|>” as plain text; this model's vocabulary has no special tokens of that kind.") in findings(source, llama2, "<s>")
 
 
-def test_a_template_that_dawdles_is_told_after_the_limit(smollm2: tuple[FileTokenizer, TemplateSource], monkeypatch: pytest.MonkeyPatch, renderer: TemplateRenderer) -> None:
+def test_an_examination_that_runs_out_of_time_says_nothing(smollm2: tuple[FileTokenizer, TemplateSource], monkeypatch: pytest.MonkeyPatch, renderer: TemplateRenderer) -> None:
+    broken = TemplateSource(text="{% for m in messages %}{{ 'Human: ' }}{% endfor %}", origin="a file")
+    assert doubts(renderer, broken, smollm2[0])
     monkeypatch.setattr("modules.prompts.doctor.EXAMINATION_S", -1.0)
-    assert "takes longer than -1 s for a few short chats" in doubts(renderer, smollm2[1], smollm2[0])[0]
+    assert doubts(renderer, broken, smollm2[0]) == ()
