@@ -18,7 +18,7 @@ def _entry(info: ModelInfo, loaded: bool) -> dict[str, Any]:
         "id": info.name,
         "object": "model",
         "created": 0,
-        "owned_by": "local",
+        "owned_by": info.host or "local",
         "loaded": loaded,
         "context_length": info.context_length,
         "architecture": info.architecture,
@@ -35,7 +35,7 @@ def models_router(app: App) -> APIRouter:
     async def models() -> dict[str, Any]:
         """All models that can be used, loaded ones first."""
         loaded = app.models.loaded_names()
-        infos = [info for info in await app.models.list() if not info.problem]
+        infos = [info for info in (*await app.models.list(), *await app.models.remote()) if not info.problem]
         infos.sort(key=lambda info: (info.name not in loaded, info.name))
         return {"object": "list", "data": [_entry(info, info.name in loaded) for info in infos]}
 

@@ -342,7 +342,8 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
     async def tokens(body: TextBody) -> dict[str, Any]:
         """How many tokens a text has for the loaded model."""
         names = app.models.loaded_names()
-        if not names:
+        loaded = app.models.loaded()
+        if loaded is None or loaded.card.host:  # nothing that was not sent yet is told to another server
             return {"count": None, "limit": None}
         try:
             engine = await app.models.get(names[0])
@@ -355,7 +356,7 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
         """What there is and what is loaded."""
         status = app.models.status()
         loaded, pinned = {card.name for card in status.loaded}, app.models.pinned()
-        infos = await app.models.list()
+        infos = (*await app.models.list(), *await app.models.remote())
         loading = status.loading
         adapter_fields = ("name", "format", "size_bytes", "base_model", "rank", "problem")
         return {

@@ -138,3 +138,5 @@ class EngineCard(BaseModel, frozen=True):
     adapters: tuple[AdapterChoice, ...] = ()  # for requests that name none
     notes: tuple[str, ...] = ()
     pid: int = 0
+    host: str = ""  # of another server that answers; empty: this machine's own process
+    leaves: bool = False  # what is sent to that server leaves this machine

@@ -191,7 +191,7 @@ class ModelInfo(BaseModel, frozen=True):
 
     name: str  # the id in lists and in the API: path below models/
     path: str
-    format: str  # "gguf" or "safetensors"
+    format: str  # "gguf", "safetensors" or "remote"
     size_bytes: int = 0
     architecture: str = ""
     parameters: int = 0
@@ -203,6 +203,8 @@ class ModelInfo(BaseModel, frozen=True):
     licence: str = ""
     description: str = ""
     problem: str = ""  # a sentence when the files are broken; such a model is listed but cannot be loaded
+    host: str = ""  # of the server that has it; empty: its files are here
+    leaves: bool = False  # what is sent to that server leaves this machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ from modules.services.library_facts import FactStore
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
 from modules.services.presets import PresetService
+from modules.services.remote import RemoteService
+from modules.services.remote_servers import RemoteServers
 from modules.services.replies import ReplyService
 from modules.services.stock import AdapterStock, ModelStock
 from modules.services.storage import Storage
@@ -34,6 +36,7 @@ class App:
 
     settings: Settings
     models: ModelService
+    remote: RemoteService
     adapters: AdapterService
     generation: GenerationService
     conversations: ConversationService
@@ -68,6 +71,7 @@ class App:
         await self.replies.close()
         await self.notebook.close()
         await self.models.close()
+        await self.remote.close()
         await self.fit.close()
         await self.lessons.close()
         await self.storage.close()
@@ -80,7 +84,8 @@ def build_app(settings: Settings) -> App:
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.name != "nt" and settings.state_dir != PROJECT_ROOT:
         settings.state_dir.chmod(0o700)
-    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir))
+    servers = RemoteServers(settings.state_dir)
+    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir), servers)
     storage = Storage(settings.state_dir)
     conversations = ConversationService(storage)
     presets = PresetService(settings.presets_dir)
@@ -93,6 +98,7 @@ def build_app(settings: Settings) -> App:
     return App(
         settings=settings,
         models=models,
+        remote=RemoteService(servers, models),
         adapters=adapters,
         generation=generation,
         conversations=conversations,

@@ -20,6 +20,8 @@ from modules.loaders.registry import find_loader
 from modules.loaders.spec import LoaderSpec
 from modules.services.loaded_models import Loaded, LoadedModels
 from modules.services.model_choices import LoadChoice, ModelChoices, checked_options
+from modules.services.model_engine import ModelEngine
+from modules.services.remote_servers import RemoteServers
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class EngineStarter:
         settings: Settings,
         loaded: LoadedModels,
         choices: ModelChoices,
+        remotes: RemoteServers,
         *,
         find: Callable[[str], Awaitable[ModelInfo]],
         on_loading: Callable[[Loading], None],
@@ -52,17 +55,20 @@ class EngineStarter:
         self._settings = settings
         self._loaded = loaded
         self._choices = choices
+        self._remotes = remotes
         self._find = find
         self._on_loading = on_loading
         self._on_end = on_end
 
-    async def replace(self, choice: LoadChoice) -> EngineClient:
+    async def replace(self, choice: LoadChoice) -> ModelEngine:
         """Start the engine, letting older ones make room; what was unloaded for a load that fails is loaded again.
 
         Raises:
             LoadFailed: with the reason and the cure (also its subclasses).
             NotFound: no such model or loader.
         """
+        if self._remotes.owns(choice.name):
+            return await self._connect(choice)
         info = await self._find(choice.name)
         if info.problem:
             raise UnsupportedFormat(info.problem)
@@ -94,6 +100,16 @@ class EngineStarter:
             await self.end(entry)
         return client
 
+    async def _connect(self, choice: LoadChoice) -> ModelEngine:
+        """A model of another server: nobody makes room for it, as it takes none."""
+        self._on_loading(Loading(choice.name, "Asking the server", None))
+        client = await self._remotes.open(choice.name)
+        older = self._taken([choice.name])
+        self._loaded.put(client, choice)
+        for entry in older:
+            await self.end(entry)
+        return client
+
     def _taken(self, names: Sequence[str]) -> list[Loaded]:
         return [entry for entry in map(self._loaded.take, names) if entry is not None]
 
@@ -105,7 +121,7 @@ class EngineStarter:
         return [entry.choice for entry in entries]
 
     async def _restore(self, choice: LoadChoice) -> None:
-        """Load again what had to make room for a load that failed."""
+        """Load again what had to make room for a load that failed: never a model of another server."""
         try:
             info = await self._find(choice.name)
             client = await self._start(choice, find_loader(Path(info.path), choice.loader), info)

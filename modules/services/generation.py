@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from modules.core.errors import NoModelLoaded
 from modules.core.generation import ChatPrompt, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
 from modules.core.model import AdapterChoice
-from modules.engine.client import ClientGeneration, EngineClient
+from modules.engine.client_generation import ClientGeneration
 from modules.services.adapters import AdapterService
+from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
 from modules.services.templates import TemplateService
 
@@ -46,7 +47,7 @@ class GenerationService:
             request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
         return await engine.submit(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))
 
-    async def _with_template(self, prompt: ChatPrompt, engine: EngineClient) -> ChatPrompt:
+    async def _with_template(self, prompt: ChatPrompt, engine: ModelEngine) -> ChatPrompt:
         """A model without a chat template of its own gets the plainest prompt template, so that a base model can be talked to."""
         if prompt.template is not None or engine.card.template_origin:
             return prompt

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 from modules.core.errors import EngineCrashed, NoModelLoaded
 from modules.core.generation import EngineCard
-from modules.engine.client import EngineClient
 from modules.services.model_choices import LoadChoice
+from modules.services.model_engine import ModelEngine
 
 RESTART_LIMIT = 3
 RESTART_WINDOW_S = 600.0
@@ -23,9 +23,14 @@ RESTART_WINDOW_S = 600.0
 class Loaded:
     """A running engine and how it came to be."""
 
-    client: EngineClient
+    client: ModelEngine
     choice: LoadChoice
     used_s: float
+
+    @property
+    def takes_room(self) -> bool:
+        """Whether it holds memory of this machine; a model of another server does not."""
+        return not self.client.card.host
 
     @property
     def idle_s(self) -> float:
@@ -48,7 +53,10 @@ class Away:
 
 
 class LoadedModels:
-    """Loaded models by name, and those that come back when they are used. Both together are at most `limit`, but for pinned ones."""
+    """Loaded models by name, and those that come back when they are used.
+
+    Both together are at most `limit`, but for pinned ones and those of other servers.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -63,8 +71,8 @@ class LoadedModels:
         return tuple(self._loaded.values())
 
     def cards(self) -> tuple[EngineCard, ...]:
-        """What the loaded models tell about themselves."""
-        return tuple(entry.client.card for entry in self._loaded.values() if entry.client.alive)
+        """What the loaded models tell about themselves, the most recently used first."""
+        return tuple(self._loaded[name].client.card for name in self.names())
 
     def names(self) -> tuple[str, ...]:
         """Names of the loaded models, most recently used first."""
@@ -117,7 +125,8 @@ class LoadedModels:
             NoModelLoaded: only pinned models could make room.
         """
         leaving = [name for name, entry in self._loaded.items() if name == coming or not entry.client.alive]
-        others = sorted((name for name in self._loaded if name not in leaving), key=lambda name: self._loaded[name].used_s)
+        others = [name for name, entry in self._loaded.items() if entry.takes_room and name not in leaving]
+        others.sort(key=lambda name: self._loaded[name].used_s)
         surplus = max(0, len(others) + 1 - self._limit)
         free = [name for name in others if name not in pinned]
         if surplus > len(free):
@@ -130,16 +139,20 @@ class LoadedModels:
 
     def idle(self, limit_s: float, pinned: Collection[str]) -> list[str]:
         """Names of the models that nobody used for so long and that are not pinned."""
-        return [name for name, entry in self._loaded.items() if name not in pinned and entry.client.alive and entry.idle_s >= limit_s]
+        return [name for name, entry in self._tiring(pinned) if entry.idle_s >= limit_s]
 
     def next_idle_s(self, limit_s: float, pinned: Collection[str]) -> float:
         """After how many seconds `idle` may have something to say: at most `limit_s`, as nobody can be idle before."""
-        left_s = (limit_s - entry.idle_s for name, entry in self._loaded.items() if name not in pinned and entry.client.alive)
+        left_s = (limit_s - entry.idle_s for _, entry in self._tiring(pinned))
         return max(0.0, min(left_s, default=limit_s))
+
+    def _tiring(self, pinned: Collection[str]) -> list[tuple[str, Loaded]]:
+        """Those that fall asleep when nobody uses them."""
+        return [(name, entry) for name, entry in self._loaded.items() if name not in pinned and entry.client.alive and entry.takes_room]
 
     # ---- change ----------------------------------------------------------------------------------------------------
 
-    def put(self, client: EngineClient, choice: LoadChoice) -> None:
+    def put(self, client: ModelEngine, choice: LoadChoice) -> None:
         """A model has been loaded."""
         self._loaded[choice.name] = Loaded(client, choice, time.monotonic())
         self._away.pop(choice.name, None)
@@ -176,7 +189,7 @@ class LoadedModels:
     def forget_surplus(self, pinned: Collection[str]) -> None:
         """Those that crashed or sleep make room too, the longest gone first."""
         for name in [name for name in self._away if name not in pinned]:
-            if len(self._away) + len(self._loaded) <= self._limit:
+            if len(self._away) + sum(entry.takes_room for entry in self._loaded.values()) <= self._limit:
                 return
             del self._away[name]
 

@@ -1,4 +1,4 @@
-"""Which models there are and which are loaded: the owner of every engine client.
+"""Which models there are and which are loaded: the owner of every engine.
 
 Loading happens in a child process; this service decides what to start and what to do after a crash, `engine_starter.py` starts it. It knows
 nothing of prompts or pages.
@@ -19,13 +19,14 @@ from modules.core.errors import AppError, NoModelLoaded, NotFound
 from modules.core.generation import EngineCard
 from modules.core.model import Adapter, ModelInfo
 from modules.core.settings import Settings
-from modules.engine.client import EngineClient
 from modules.loaders.model_info import AdapterInfo, ModelFolder
 from modules.loaders.registry import LOADERS
 from modules.loaders.spec import LoaderSpec
 from modules.services.engine_starter import EngineStarter, Loading
 from modules.services.loaded_models import LoadedModels
 from modules.services.model_choices import LoadChoice, ModelChoices
+from modules.services.model_engine import ModelEngine
+from modules.services.remote_servers import FORMAT, RemoteServers
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +49,14 @@ class ModelStatus:
 class ModelService:
     """Lists, loads, unloads and restarts models. One event loop calls it."""
 
-    def __init__(self, settings: Settings, folder: ModelFolder) -> None:
+    def __init__(self, settings: Settings, folder: ModelFolder, remotes: RemoteServers | None = None) -> None:
         self._settings = settings
         self._folder = folder
+        self._remotes = remotes or RemoteServers(settings.state_dir)
         self._choices = ModelChoices(settings.state_dir / "models.yaml")
         self._loaded = LoadedModels(settings.loaded_models)
         self._starter = EngineStarter(
-            settings, self._loaded, self._choices, find=lambda name: self.find(name), on_loading=self._set_loading, on_end=self._engine_ended
+            settings, self._loaded, self._choices, self._remotes, find=lambda name: self.find(name), on_loading=self._set_loading, on_end=self._engine_ended
         )
         self._lock = asyncio.Lock()
         self._closing = False
@@ -62,7 +64,7 @@ class ModelService:
         self._error = ""
         self._startup: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[EngineClient]] = set()
+        self._tasks: set[asyncio.Task[ModelEngine]] = set()
         self._watchers: list[Callable[[], None]] = []
 
     # ---- what there is ---------------------------------------------------------------------------------------------
@@ -70,6 +72,10 @@ class ModelService:
     async def list(self) -> tuple[ModelInfo, ...]:
         """All models in the model folder, broken ones too (with a `problem`)."""
         return await asyncio.to_thread(self._folder.models)
+
+    async def remote(self) -> tuple[ModelInfo, ...]:
+        """The models of other servers, as far as those told."""
+        return await self._remotes.infos()
 
     async def adapters(self) -> tuple[AdapterInfo, ...]:
         """All LoRA adapters in the adapter folder."""
@@ -81,7 +87,7 @@ class ModelService:
         Raises:
             NotFound: no such model.
         """
-        return await asyncio.to_thread(self._folder.find, name)
+        return await (self._remotes.find(name) if self._remotes.owns(name) else asyncio.to_thread(self._folder.find, name))
 
     def loaders(self) -> tuple[LoaderSpec, ...]:
         """All loaders there are, for their option forms."""
@@ -89,7 +95,7 @@ class ModelService:
 
     def loaders_for(self, info: ModelInfo) -> tuple[LoaderSpec, ...]:
         """The loaders that can read a model, best first."""
-        return tuple(spec for spec in LOADERS if spec.accepts(Path(info.path)))
+        return () if info.format == FORMAT else tuple(spec for spec in LOADERS if spec.accepts(Path(info.path)))
 
     def status(self) -> ModelStatus:
         """What is loaded and loading, and the memory of this machine."""
@@ -107,7 +113,7 @@ class ModelService:
         """Names of the loaded models, most recently used first."""
         return self._loaded.names()
 
-    def loaded(self, name: str = "") -> EngineClient | None:
+    def loaded(self, name: str = "") -> ModelEngine | None:
         """The engine of a loaded model, empty is the one used last, for a look that does not count as use."""
         entry = self._loaded.get(name or next(iter(self.loaded_names()), ""))
         return entry.client if entry is not None else None
@@ -163,7 +169,7 @@ class ModelService:
             else:
                 return
 
-    async def load(self, name: str, loader: str = "", options: Mapping[str, Any] | None = None) -> EngineClient:
+    async def load(self, name: str, loader: str = "", options: Mapping[str, Any] | None = None) -> ModelEngine:
         """Load a model, or return it when it is loaded the same way already. A failed load leaves the loaded models usable.
 
         Raises:
@@ -172,19 +178,20 @@ class ModelService:
         """
         return await self._shielded(LoadChoice(name, loader, dict(options or {})), anyhow=False)
 
-    async def _shielded(self, choice: LoadChoice, *, anyhow: bool) -> EngineClient:
+    async def _shielded(self, choice: LoadChoice, *, anyhow: bool) -> ModelEngine:
         """Load, shielded: whoever asked may go away, but a half-started engine must not be left behind."""
         task = asyncio.create_task(self._load(choice, anyhow))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return await asyncio.shield(task)
 
-    async def _load(self, choice: LoadChoice, anyhow: bool) -> EngineClient:
+    async def _load(self, choice: LoadChoice, anyhow: bool) -> ModelEngine:
         """With `anyhow`, one that is loaded in another way will do."""
         name = choice.name
         async with self._lock:
             present = self._loaded.get(name)
             if present and (anyhow or present.choice == choice):
+                self._loaded.use(name)
                 return present.client
             if self._closing:
                 raise NoModelLoaded("The server is stopping; try again when it is back.")
@@ -241,7 +248,7 @@ class ModelService:
         """Models that are not loaded have other names now, old → new, or are gone: old → nothing."""
         self._loaded.rename(names)
 
-    async def set_adapters(self, name: str, adapters: Sequence[Adapter]) -> EngineClient:
+    async def set_adapters(self, name: str, adapters: Sequence[Adapter]) -> ModelEngine:
         """Put exactly these LoRA adapters into use on a model, for requests that name none; it has them again after a crash or a sleep."""
         client = await self.get(name)
         await client.set_adapters(adapters)
@@ -253,7 +260,7 @@ class ModelService:
 
     # ---- use -------------------------------------------------------------------------------------------------------
 
-    async def get(self, name: str = "") -> EngineClient:
+    async def get(self, name: str = "") -> ModelEngine:
         """The engine of a model; empty is the most recently used one. Loads on demand, wakes, and restarts after a crash.
 
         Raises:
@@ -281,7 +288,7 @@ class ModelService:
             return name
         raise NoModelLoaded("No model is loaded. Open the Models page and load one" + (f" ({self._error})" if self._error else "") + ".")
 
-    async def _revive(self, name: str) -> EngineClient:
+    async def _revive(self, name: str) -> ModelEngine:
         """Load a model that is wanted but not there: it sleeps, it crashed, or it was never loaded."""
         choice = self._loaded.to_revive(name)
         if choice is not None:

@@ -91,12 +91,12 @@ def spec_of(kind: Kind) -> KindSpec:
 
 def recognise(entry: Mapping[str, Any]) -> Kind:
     """The kind of a server from an entry of its list of models."""
+    if "loaded" in entry and "quantization" in entry:
+        return "paddock"
     owner = str(entry.get("owned_by") or "")
     found = next((row.kind for row in KINDS if row.owner and row.owner == owner), None)
     if found is not None:
         return found
-    if owner == "local" and "loaded" in entry and "quantization" in entry:
-        return "paddock"
     return "tgi" if owner and owner == entry.get("id") else "openai"
 
 
