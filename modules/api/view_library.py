@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from modules.api.owner import OWNER
+from modules.api.view_model_folders import model_folders_router
 from modules.services.app import App
 from modules.services.library import LibraryService
 
@@ -50,9 +51,9 @@ class BinBody(BaseModel):
 
 
 def library_routers(app: App) -> tuple[APIRouter, ...]:
-    """The routes of both libraries."""
+    """The routes of both libraries, and of the folders of other programs."""
     both = ((app.library, "/ui/library"), (app.adapter_library, "/ui/adapter-library"))
-    return (_pins(app), *(router for library, prefix in both for router in (_library(library, prefix), _bin(library, prefix))))
+    return (model_folders_router(app), _pins(app), *(router for library, prefix in both for router in (_library(library, prefix), _bin(library, prefix))))
 
 
 def _pins(app: App) -> APIRouter:

@@ -189,7 +189,7 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
 class ModelInfo(BaseModel, frozen=True):
     """What the header of a model file says; nothing here needed loading it."""
 
-    name: str  # the id in lists and in the API: path below models/
+    name: str  # the id in lists and in the API: path below models/, or a name in the folder of another program, which is no path
     path: str
     format: str  # "gguf", "safetensors" or "remote"
     size_bytes: int = 0
@@ -203,6 +203,7 @@ class ModelInfo(BaseModel, frozen=True):
     licence: str = ""
     description: str = ""
     problem: str = ""  # a sentence when the files are broken; such a model is listed but cannot be loaded
+    source: str = ""  # the program in whose folder it lies; it is only read there. Empty: it lies in models/
     host: str = ""  # of the server that has it; empty: its files are here
     leaves: bool = False  # what is sent to that server leaves this machine
 

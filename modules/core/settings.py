@@ -33,6 +33,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     options: dict[str, Any] = Field(default_factory=dict, description="Loader options as NAME=VALUE, for example context_length=4096; may be repeated.")
     models_dir: Path = Field(PROJECT_ROOT / "models", description="Folder with models.")
     loras_dir: Path = Field(PROJECT_ROOT / "loras", description="Folder with LoRA adapters.")
+    model_folders: tuple[Path, ...] = Field((), description="Further folder with models, only read: the hub's cache, LM Studio's, Ollama's, or any other; may be repeated.")
     presets_dir: Path = Field(PROJECT_ROOT / "presets", description="Folder with presets.")
     templates_dir: Path = Field(PROJECT_ROOT / "prompt_templates", description="Folder with prompt templates.")
     state_dir: Path = Field(PROJECT_ROOT / ".state", description="Folder for conversations, logs and saved settings; private to you.")
@@ -59,6 +60,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().resolve() if value is not None else None
+
+    @field_validator("model_folders")
+    @classmethod
+    def _all_absolute(cls, values: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(value.expanduser().absolute() for value in values)
 
     @field_validator("root_path")
     @classmethod

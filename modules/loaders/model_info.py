@@ -7,7 +7,7 @@ model is listed with a sentence about what is wrong. Knows nothing of loading.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,10 @@ from modules.loaders.folder_header import (
     read_weight_header,
 )
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
+from modules.loaders.model_paths import PART, adapter_paths, model_paths
+from modules.loaders.other_folders import Found, OtherFolder
 
-DEPTH_LIMIT = 3
-ENTRY_LIMIT = 20_000
 README_BYTES = 8192
-PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.gguf", re.IGNORECASE)
 LICENCE_LINE = re.compile(r"^licen[sc]e:[ \t]*['\"]?(\w[^'\"#\r\n]{0,99})", re.MULTILINE)
 OTHER_KINDS = frozenset({"mmproj", "imatrix", "adapter"})
 
@@ -148,55 +147,24 @@ def _readme_licence(folder: Path) -> str:
     return match[1].strip() if match else ""
 
 
-def _walk(root: Path) -> Iterator[tuple[Path, list[Path]]]:
-    """Folders below `root` down to the depth limit, each with its files, sorted by name; hidden ones are left out."""
-    queue = [(root, 1)]
-    seen = 0
-    while queue and seen < ENTRY_LIMIT:
-        folder, depth = queue.pop(0)
-        try:
-            entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-        except OSError:
-            continue
-        seen += len(entries)
-        yield folder, [entry for entry in entries if entry.is_file()]
-        if depth < DEPTH_LIMIT:
-            queue += [(entry, depth + 1) for entry in entries if entry.is_dir()]
-
-
-def _model_paths(models_dir: Path) -> Iterator[Path]:
-    """Candidates: GGUF files (first parts only) and folders that hold weights."""
-    for folder, files in _walk(models_dir):
-        names = {file.name for file in files}
-        ggufs = [file for file in files if file.suffix.lower() == ".gguf"]
-        for file in ggufs:
-            match = PART.fullmatch(file.name)
-            if match is None or int(match["number"]) == 1:
-                yield file
-        if folder == models_dir:
-            continue
-        weights = any(name.endswith(".safetensors") for name in names)
-        pickles = any(name.startswith("pytorch_model") for name in names)
-        if weights or pickles or ("config.json" in names and not ggufs):
-            yield folder
-
-
 class ModelFolder:
-    """The two folders, read on demand; a header is read again only when its file changed."""
+    """The two folders, and those of other programs; read on demand, a header again only when its file changed."""
 
-    def __init__(self, models_dir: Path, loras_dir: Path) -> None:
+    def __init__(self, models_dir: Path, loras_dir: Path, others: Callable[[], Sequence[OtherFolder]] = tuple) -> None:
         self._models_dir = models_dir
         self._loras_dir = loras_dir
+        self._others = others
         self._cache: dict[tuple[str, Path], tuple[Any, ModelInfo | AdapterInfo | None]] = {}
 
     def models(self) -> tuple[ModelInfo, ...]:
         """All models, broken ones too, by name."""
-        found = (self._cached("model", path, self._read_model) for path in _model_paths(self._models_dir))
-        return tuple(sorted((info for info in found if isinstance(info, ModelInfo)), key=lambda info: info.name.lower()))
+        own = [self._cached("model", path, self._read_model) for path in model_paths(self._models_dir)]
+        others = [self._other(folder, found) for folder in self._others() for found in folder.models()]
+        return tuple(sorted((info for info in (*own, *others) if isinstance(info, ModelInfo)), key=lambda info: info.name.lower()))
 
     def adapters(self) -> tuple[AdapterInfo, ...]:
         """All LoRA adapters, by name."""
-        found = (self._cached("adapter", path, self._read_adapter) for path in _adapter_paths(self._loras_dir))
+        found = (self._cached("adapter", path, self._read_adapter) for path in adapter_paths(self._loras_dir))
         return tuple(sorted((info for info in found if isinstance(info, AdapterInfo)), key=lambda info: info.name.lower()))
 
     def find(self, name: str) -> ModelInfo:
@@ -205,11 +173,15 @@ class ModelFolder:
         Raises:
             NotFound: no such model.
         """
-        for path in _model_paths(self._models_dir):
+        for path in model_paths(self._models_dir):
             if path.relative_to(self._models_dir).as_posix() == name:
                 info = self._cached("model", path, self._read_model)
                 if isinstance(info, ModelInfo):
                     return info
+        folders = [folder for folder in self._others() if name.startswith(f"{folder.tag}:")]
+        for info in (self._other(folder, found) for folder in folders for found in folder.models() if found.name == name):
+            if info is not None:
+                return info
         raise NotFound(f"There is no model “{name[:100]}” in {self._models_dir.name}/; choose one from the list or download it.", field="model")
 
     def _cached(self, kind: str, path: Path, read: Any) -> ModelInfo | AdapterInfo | None:
@@ -223,6 +195,16 @@ class ModelFolder:
         info: ModelInfo | AdapterInfo | None = read(path)
         self._cache[kind, path] = (stamp, info)
         return info
+
+    def _other(self, folder: OtherFolder, found: Found) -> ModelInfo | None:
+        """A model of another program under its own name; what it is called on the disk says nothing to people."""
+        if found.problem:
+            return ModelInfo(name=found.name, path=str(found.path), format="gguf", source=folder.title, problem=found.problem)
+        info = self._cached("model", found.path, self._read_model)
+        if not isinstance(info, ModelInfo):
+            return None
+        problem = info.problem.replace(found.path.name, found.name) if found.path.name not in found.name else info.problem
+        return info.model_copy(update={"name": found.name, "source": folder.title, "problem": problem})
 
     def _read_model(self, path: Path) -> ModelInfo | None:
         if path.is_file() and _other_kind(path):
@@ -241,7 +223,7 @@ def _stamp(path: Path) -> tuple[tuple[str, int, int], ...]:
         files = [path]
     else:  # all parts: an entry changes when a missing one arrives
         files = sorted(file for file in path.parent.iterdir() if file.name.startswith(match["stem"]))
-    rows = [(file.name, file.stat()) for file in files]
+    rows = [(file.name, file.stat() if file == path or not file.is_symlink() or file.exists() else file.lstat()) for file in files]  # a dead link is no reason to miss a folder
     return tuple((name, state.st_mtime_ns, state.st_size) for name, state in rows)
 
 
@@ -256,13 +238,6 @@ def _other_kind(path: Path) -> bool:
 def list_models(models_dir: Path) -> tuple[ModelInfo, ...]:
     """All models of a folder, without a cache."""
     return ModelFolder(models_dir, models_dir).models()
-
-
-def _adapter_paths(loras_dir: Path) -> Iterator[Path]:
-    for folder, files in _walk(loras_dir):
-        yield from (file for file in files if file.suffix.lower() == ".gguf")
-        if folder != loras_dir and any(file.name == "adapter_config.json" for file in files):
-            yield folder
 
 
 def read_adapter(path: Path, loras_dir: Path) -> AdapterInfo:

@@ -23,7 +23,7 @@ class LoaderSpec:
     title: str  # for people
     requires: tuple[str, ...]  # distributions that must be installed
     options: type[LoadOptions]
-    accepts: Callable[[Path], bool]  # by names in the folder only; nothing is parsed
+    accepts: Callable[[Path], bool]  # by names, and the first bytes of a file whose name says nothing; nothing is parsed
     load: Callable[[Path, LoadOptions, Progress], LoadedModel]
     adapter_check: Callable[[Path], Callable[[Path], None]] | None = None  # by headers: model → adapter → refusal; None takes no adapters
     capabilities: frozenset[str] = frozenset()  # "batch", "lora", "gpu", "quantize_on_load", "kv_quantize"

@@ -19,6 +19,7 @@ from modules.services.jobs import JobService
 from modules.services.lessons import EngineLessons
 from modules.services.library import LibraryService
 from modules.services.library_facts import FactStore
+from modules.services.model_folders import ModelFolders
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
 from modules.services.presets import PresetService
@@ -49,6 +50,7 @@ class App:
     fit: FitService
     library: LibraryService
     adapter_library: LibraryService
+    model_folders: ModelFolders
     lessons: EngineLessons
     storage: Storage
     followers: Followers
@@ -84,8 +86,9 @@ def build_app(settings: Settings) -> App:
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.name != "nt" and settings.state_dir != PROJECT_ROOT:
         settings.state_dir.chmod(0o700)
+    model_folders = ModelFolders(settings)
     servers = RemoteServers(settings.state_dir)
-    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir), servers)
+    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers)
     storage = Storage(settings.state_dir)
     conversations = ConversationService(storage)
     presets = PresetService(settings.presets_dir)
@@ -111,6 +114,7 @@ def build_app(settings: Settings) -> App:
         fit=FitService(settings, hub, models),
         library=LibraryService(ModelStock(settings, models), facts, jobs, hub),
         adapter_library=LibraryService(AdapterStock(settings, models), adapter_facts, jobs, hub),
+        model_folders=model_folders,
         lessons=EngineLessons(models, facts, adapter_facts),
         storage=storage,
         followers=Followers(),

@@ -28,7 +28,7 @@ from modules.services.jobs import JobService
 from modules.services.library_bin import KEPT_S, BinEntry, LibraryBin, is_there, reach
 from modules.services.library_facts import Facts, FactStore, renamed
 from modules.services.library_files import LibraryFiles, is_part, names_in
-from modules.services.shelf import ShelfReader, Shelved
+from modules.services.shelf import ShelfReader, Shelved, read_only_sentence, root_of
 from modules.services.stock import Item, Stock
 
 FILES_LIMIT = 2000
@@ -69,7 +69,7 @@ class LibraryService:
         self._files = LibraryFiles(stock.folder)
         self._facts = facts
         self._bin = LibraryBin(stock.folder)
-        self._reader = ShelfReader(stock.folder, self._files, facts)
+        self._reader = ShelfReader(stock.folder, facts)
         self._lock = asyncio.Lock()  # one change at a time
 
     async def start(self) -> None:
@@ -112,7 +112,7 @@ class LibraryService:
             Conflict: it is in use.
         """
         async with self._lock:
-            item = await self._stock.find(name)
+            item = await self._own(name, "rename")
             place = self._files.renamed_place(item.path)
             if not place:
                 raise InvalidRequest(f"“{name}” is in parts whose names belong together; put them into a folder of their own, then rename that.", field="name")
@@ -134,6 +134,13 @@ class LibraryService:
             self._stock.moved(moving)
             await asyncio.to_thread(self._forget, tuple(moving), (place,))
             return moving[item.name]
+
+    async def _own(self, name: str, verb: str) -> Item:
+        """Something that lies in the folder of this library and may be changed."""
+        item = await self._stock.find(name)
+        if item.source:
+            raise InvalidRequest(read_only_sentence(item, verb), field="name")
+        return item
 
     def _target(self, place: str, new_name: str) -> Path:
         source = self._folder / place
@@ -173,7 +180,7 @@ class LibraryService:
             Conflict: it is in use.
         """
         async with self._lock:
-            item = await self._stock.find(name)
+            item = await self._own(name, "delete")
             places = await asyncio.to_thread(self._files.places, item.path)
             items = await self._stock.list()
             names = names_in(places, [row.name for row in items]) or (item.name,)
@@ -246,15 +253,17 @@ class LibraryService:
         for job in await self._jobs.list(owner):
             if job.kind == "verify" and job.status in ("queued", "running") and job.args.get("result_path") == result_path:
                 return job
+        root = root_of(item, self._folder)
+        known = LibraryFiles(root)
         origin = await asyncio.to_thread(self._origin, item)
-        files = () if origin else tuple(self._files.place_of(file) for file in await asyncio.to_thread(self._files.files, item.path))
+        files = () if origin else tuple(known.place_of(file) for file in await asyncio.to_thread(known.files, item.path))
         if len(files) > FILES_LIMIT:
             raise InvalidRequest(f"“{name}” has {len(files)} files, {FILES_LIMIT} are read at most; take out of its folder what is not part of it.")
-        args = {"name": item.name, "root": str(self._folder), "place": self._files.place_of(item.path), "files": files, "result_path": result_path}
+        args = {"name": item.name, "root": str(root), "place": known.place_of(item.path), "files": files, "result_path": result_path}
         return await self._jobs.submit(owner, "verify", args)
 
     def _origin(self, item: Item) -> Installed | None:
-        return origin_of(self._folder, item.path)
+        return origin_of(self._folder, item.path) if not item.source else None
 
     async def check_update(self, name: str) -> UpdateCheck:
         """Ask the hub whether its repository has changed since it was downloaded.

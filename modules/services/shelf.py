@@ -36,14 +36,14 @@ class Shelved:
     deletes: tuple[str, ...] = ()  # others that lie in it and would go along
     template: Literal["", "fits", "doubts"] = ""  # its own chat template, as it was examined at the last load
     template_doubts: tuple[str, ...] = ()
+    read_only: str = ""  # why it can be neither renamed nor deleted here; empty if it can
 
 
 class ShelfReader:
-    """Answers for one folder."""
+    """Answers for one folder, and for what lies in those of other programs."""
 
-    def __init__(self, folder: Path, files: LibraryFiles, facts: FactStore) -> None:
+    def __init__(self, folder: Path, facts: FactStore) -> None:
         self._folder = folder
-        self._files = files
         self._facts = facts
 
     def rows(self, items: Sequence[Item], used: Mapping[str, float]) -> tuple[Shelved, ...]:
@@ -52,12 +52,14 @@ class ShelfReader:
         return tuple(self._row(item, names, used.get(item.name, 0.0)) for item in items)
 
     def _row(self, item: Item, names: Sequence[str], used_s: float) -> Shelved:
+        root = root_of(item, self._folder)
+        files = LibraryFiles(root)
         try:
-            places = self._files.places(item.path)
+            places = files.places(item.path)
             changed_s = _changed_s(item.path)
         except OSError:  # removed meanwhile
             return Shelved(item.name)
-        origin = origin_of(self._folder, item.path)
+        origin = origin_of(root, item.path) if not item.source else None
         facts = self._facts.read(item.name)
         found = facts.verification
         from_hub = origin.provenance if origin else None
@@ -71,26 +73,38 @@ class ShelfReader:
             note=facts.note,
             used_s=used_s or (facts.learned.used_s if facts.learned else 0.0),
             verified=found.date if found else "",
-            verified_state=self._state_of(found) if found else "",
+            verified_state=_state_of(found, root) if found else "",
             has_hashes_since=found.since if found else "",
             damaged=found.damaged if found else (),
-            rename_part=self._files.renamed_place(item.path).rpartition("/")[2],
-            deletes=tuple(name for name in names_in(places, names) if name != item.name),
+            rename_part=files.renamed_place(item.path).rpartition("/")[2] if not item.source else "",
+            deletes=tuple(name for name in names_in(places, names) if name != item.name) if not item.source else (),
             template="" if doubts is None else "doubts" if doubts else "fits",
             template_doubts=doubts or (),
+            read_only=read_only_sentence(item, "rename or delete"),
         )
 
-    def _state_of(self, found: Verification) -> str:
-        """Whether what was found still says something about the files as they are."""
-        for file in found.files:
-            try:
-                state = (self._folder / file.path).stat()
-                is_same = (state.st_size, state.st_mtime_ns) == (file.size, file.mtime_ns)
-            except OSError:
-                is_same = not file.found
-            if not is_same:
-                return "changed"
-        return "damaged" if found.damaged else "good" if found.compared else "kept"
+
+def root_of(item: Item, own: Path) -> Path:
+    """The folder below which the files of something are named."""
+    return item.path.parent if item.source else own
+
+
+def read_only_sentence(item: Item, verb: str) -> str:
+    """Why something cannot be changed here; empty if it can."""
+    return f"It lies in a folder of another program ({item.source}), which is only read here; {verb} it there." if item.source else ""
+
+
+def _state_of(found: Verification, root: Path) -> str:
+    """Whether what was found still says something about the files as they are."""
+    for file in found.files:
+        try:
+            state = (root / file.path).stat()
+            is_same = (state.st_size, state.st_mtime_ns) == (file.size, file.mtime_ns)
+        except OSError:
+            is_same = not file.found
+        if not is_same:
+            return "changed"
+    return "damaged" if found.damaged else "good" if found.compared else "kept"
 
 
 def _changed_s(path: Path) -> float:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from modules.core.errors import Conflict, NotFound
+from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.model import ModelInfo
 from modules.core.settings import Settings
 from modules.loaders.model_info import AdapterInfo
@@ -26,6 +26,7 @@ class Item:
     path: Path
     size_bytes: int
     licence: str
+    source: str = ""  # the program in whose folder it lies: it is only read there
 
 
 class Stock(Protocol):
@@ -78,8 +79,15 @@ class ModelStock:
         return tuple(map(_model, await self._models.list()))
 
     async def find(self, name: str) -> Item:
-        """The model of that name."""
-        return _model(await self._models.find(name))
+        """The model of that name.
+
+        Raises:
+            InvalidRequest: it is one of another server.
+        """
+        info = await self._models.find(name)
+        if info.host:
+            raise InvalidRequest(f"“{name}” is a model of another server ({info.host}): there are no files of it here.", field="model")
+        return _model(info)
 
     def used(self) -> Mapping[str, float]:
         """When each was last loaded."""
@@ -143,7 +151,7 @@ class AdapterStock:
 
 
 def _model(info: ModelInfo) -> Item:
-    return Item(info.name, Path(info.path), info.size_bytes, info.licence)
+    return Item(info.name, Path(info.path), info.size_bytes, info.licence, info.source)
 
 
 def _adapter(info: AdapterInfo) -> Item:

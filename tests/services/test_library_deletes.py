@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from modules.core.errors import AppError, Conflict, InvalidRequest, NotFound
-from modules.core.model import Adapter
+from modules.core.model import AdapterChoice
 from modules.services.app import App
 from modules.services.library_bin import KEPT_S
 from tests.services.conftest import ONE, THREE, TWO
@@ -182,14 +182,14 @@ async def test_an_adapter_in_use_is_left_alone_and_its_use_is_kept(start_app: Ca
     app.lessons.start()
     await app.models.load(ONE, options=OPTIONS)
     assert (await app.adapter_library.shelf())[0].used_s == 0
-    await app.models.set_adapters(ONE, [Adapter(path="odd.gguf")])
+    await app.adapters.apply(ONE, [AdapterChoice(name="odd.gguf")])
     for verb, act in (("delete", app.adapter_library.delete("odd.gguf")), ("rename", app.adapter_library.rename("odd.gguf", "other"))):
         with pytest.raises(Conflict, match=f"“odd.gguf” is in use on “{ONE}”; take it off there, then {verb} it"):
             await act
     await app.lessons.close()
     assert (await app.adapter_library.shelf())[0].used_s > time.time() - 60
     assert {row.name: row.template for row in await app.library.shelf()} == {ONE: "fits", TWO: "", THREE: "", "broken.gguf": ""}
-    await app.models.set_adapters(ONE, [])
+    await app.adapters.apply(ONE, [])
     assert await app.adapter_library.rename("odd.gguf", "other") == "other.gguf"
     assert (await app.adapter_library.shelf())[0].used_s > time.time() - 60
-    await app.models.set_adapters(ONE, [Adapter(path="other.gguf")])
+    await app.adapters.apply(ONE, [AdapterChoice(name="other.gguf")])

@@ -9,9 +9,15 @@ from modules.core.model import LoadedModel, LoadOptions
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.spec import LoaderSpec, Progress
 
+MAGIC = b"GGUF"
+
 
 def _accepts(path: Path) -> bool:
-    return path.is_file() and path.suffix.lower() == ".gguf"
+    """Files of that ending; one without any, as Ollama keeps them, tells it by its first bytes."""
+    if path.suffix or not path.is_file():
+        return path.suffix.lower() == ".gguf" and path.is_file()
+    with path.open("rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
 
 
 def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
