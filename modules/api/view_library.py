@@ -6,9 +6,10 @@ Both have the same ones, below /ui/library and /ui/adapter-library. Names contai
 from __future__ import annotations
 
 from dataclasses import asdict
+from ipaddress import ip_address
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from modules.api.owner import OWNER
@@ -53,7 +54,28 @@ class BinBody(BaseModel):
 def library_routers(app: App) -> tuple[APIRouter, ...]:
     """The routes of both libraries, and of the folders of other programs."""
     both = ((app.library, "/ui/library"), (app.adapter_library, "/ui/adapter-library"))
-    return (model_folders_router(app), _pins(app), *(router for library, prefix in both for router in (_library(library, prefix), _bin(library, prefix))))
+    return (model_folders_router(app), _pins(app), *(router for library, prefix in both for router in (_library(library, prefix), _bin(library, prefix), _folders(app, library, prefix))))
+
+
+def _is_local(request: Request) -> bool:
+    """Whether the page is used on this machine: a proxy's word for it does not count."""
+    told = any(name in request.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip"))
+    try:
+        return request.client is not None and not told and ip_address(request.client.host).is_loopback
+    except ValueError:  # a name, as some proxies and tests give
+        return False
+
+
+def _folders(app: App, library: LibraryService, prefix: str) -> APIRouter:
+    router = APIRouter(prefix=prefix)
+
+    @router.post("/folder")
+    async def folder(body: NameBody, request: Request) -> dict[str, Any]:
+        """Show where it lies in the file manager, for a page on this machine; the place itself is told to everybody who may delete it."""
+        place = await library.folder_of(body.name)
+        return {"folder": str(place), "shown": _is_local(request) and await app.file_manager.show(place)}
+
+    return router
 
 
 def _pins(app: App) -> APIRouter:

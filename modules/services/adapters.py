@@ -55,8 +55,9 @@ def choices_from(values: Any) -> tuple[AdapterChoice, ...] | None:
 class AdapterService:
     """Answers for the adapter folder and the models of a `ModelService`."""
 
-    def __init__(self, models: ModelService, loras_name: str) -> None:
+    def __init__(self, models: ModelService, loras_name: str, on_use: Callable[[str], None] = lambda _: None) -> None:
         self._models = models
+        self._on_use = on_use  # called with the name of every adapter that a request uses
         self._folder = loras_name
         self._checks: dict[tuple[str, str, str], Check] = {}  # model path, its version, loader → check; a model's header is read once
         self._rows: dict[tuple[str, ...], AdapterRow] = {}
@@ -88,7 +89,10 @@ class AdapterService:
             raise NotOffered(f"{card.name} takes no LoRA adapters; take them out of the settings, or choose another model.", field="adapters")
         known = {info.name: info for info in await self._models.adapters()}
         info = await self._models.find(card.name)
-        return await asyncio.to_thread(lambda: tuple(self._resolved(choice, known, info, card.loader) for choice in wanted))
+        resolved = await asyncio.to_thread(lambda: tuple(self._resolved(choice, known, info, card.loader) for choice in wanted))
+        for adapter in resolved:
+            self._on_use(adapter.name)
+        return resolved
 
     async def apply(self, model: str, choices: Sequence[AdapterChoice]) -> None:
         """Put exactly these adapters into use on a loaded model, for all requests that name none.

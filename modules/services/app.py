@@ -11,6 +11,7 @@ from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
 from modules.services.adapters import AdapterService
 from modules.services.conversations import ConversationService
+from modules.services.file_manager import FileManager
 from modules.services.fit import FitService
 from modules.services.followers import Followers
 from modules.services.generation import GenerationService
@@ -52,6 +53,7 @@ class App:
     adapter_library: LibraryService
     model_folders: ModelFolders
     lessons: EngineLessons
+    file_manager: FileManager
     storage: Storage
     followers: Followers
 
@@ -93,11 +95,12 @@ def build_app(settings: Settings) -> App:
     conversations = ConversationService(storage)
     presets = PresetService(settings.presets_dir)
     templates = TemplateService(TemplateLibrary(settings.templates_dir))
-    adapters = AdapterService(models, settings.loras_dir.name)
+    facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
+    lessons = EngineLessons(models, facts, adapter_facts)
+    adapters = AdapterService(models, settings.loras_dir.name, lessons.adapter_used)
     generation = GenerationService(models, templates, adapters)
     jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     hub = HubService(settings, jobs)
-    facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     return App(
         settings=settings,
         models=models,
@@ -115,7 +118,8 @@ def build_app(settings: Settings) -> App:
         library=LibraryService(ModelStock(settings, models), facts, jobs, hub),
         adapter_library=LibraryService(AdapterStock(settings, models), adapter_facts, jobs, hub),
         model_folders=model_folders,
-        lessons=EngineLessons(models, facts, adapter_facts),
+        lessons=lessons,
+        file_manager=FileManager(),
         storage=storage,
         followers=Followers(),
     )

@@ -16,6 +16,8 @@ from modules.services.models import ModelService
 
 log = logging.getLogger(__name__)
 
+USE_GRAIN_S = 60.0
+
 
 class EngineLessons:
     """Writes down what is new whenever the status changes. One event loop calls it."""
@@ -26,6 +28,7 @@ class EngineLessons:
         self._adapter_facts = adapter_facts
         self._seen: frozenset[int] = frozenset()
         self._in_use: frozenset[tuple[int, str]] = frozenset()
+        self._noted_s: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
@@ -44,6 +47,13 @@ class EngineLessons:
         self._seen, self._in_use = frozenset(card.pid for card in cards), in_use
         if new or begun:
             self._begin(lambda: self._write(new, begun))
+
+    def adapter_used(self, name: str) -> None:
+        """A reply is being written with an adapter; kept once a minute."""
+        now_s = time.monotonic()
+        if now_s - self._noted_s.get(name, -USE_GRAIN_S) >= USE_GRAIN_S:
+            self._noted_s[name] = now_s
+            self._begin(lambda: self._write((), (name,)))
 
     def _begin(self, work: Callable[[], None]) -> None:
         task = asyncio.get_running_loop().create_task(asyncio.to_thread(work))

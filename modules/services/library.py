@@ -91,6 +91,15 @@ class LibraryService:
         entries = await asyncio.to_thread(self._bin.entries)
         return tuple(_binned(entry) for entry in entries)
 
+    async def folder_of(self, name: str) -> Path:
+        """The folder in which something lies, or which it is.
+
+        Raises:
+            NotFound: there is none of that name.
+        """
+        path = (await self._stock.find(name)).path
+        return path if await asyncio.to_thread(path.is_dir) else path.parent
+
     # ---- change ----------------------------------------------------------------------------------------------------
 
     async def set_note(self, name: str, note: str) -> str:

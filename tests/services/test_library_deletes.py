@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 
 from modules.core.errors import AppError, Conflict, InvalidRequest, NotFound
+from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.model import AdapterChoice
+from modules.core.params import GenerationParams
 from modules.services.app import App
 from modules.services.library_bin import KEPT_S
 from tests.services.conftest import ONE, THREE, TWO
@@ -191,5 +193,10 @@ async def test_an_adapter_in_use_is_left_alone_and_its_use_is_kept(start_app: Ca
     assert {row.name: row.template for row in await app.library.shelf()} == {ONE: "fits", TWO: "", THREE: "", "broken.gguf": ""}
     await app.adapters.apply(ONE, [])
     assert await app.adapter_library.rename("odd.gguf", "other") == "other.gguf"
-    assert (await app.adapter_library.shelf())[0].used_s > time.time() - 60
-    await app.adapters.apply(ONE, [AdapterChoice(name="other.gguf")])
+    used_s = (await app.adapter_library.shelf())[0].used_s
+    assert used_s > time.time() - 60
+    conversation = GenerationRequest(prompt=TextPrompt(text="Once"), params=GenerationParams(max_tokens=1))
+    async for _ in await app.generation.submit(conversation, ONE, adapters=[AdapterChoice(name="other.gguf")]):
+        pass
+    await app.lessons.close()
+    assert (await app.adapter_library.shelf())[0].used_s > used_s
