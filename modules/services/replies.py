@@ -255,6 +255,8 @@ class ReplyService:
                 prefill_s=round(delta.usage.prefill_s, 3),
                 queue_s=round(delta.usage.queue_s, 3),
             )
+            if delta.usage.drafted_tokens:
+                reply.receipt.update(drafted_tokens=delta.usage.drafted_tokens, accepted_tokens=delta.usage.accepted_tokens)
         reply.status = "stopped" if delta.finish_reason == "cancelled" else "complete"
 
     async def _request(self, reply: Reply, prompt_end_id: str, continues: bool) -> tuple[GenerationRequest, Sequence[AdapterChoice] | None]:

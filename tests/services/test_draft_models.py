@@ -11,6 +11,7 @@ from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from tests.services.conftest import ONE, TWO, engine_pids
 from tests.services.model_steps import OPTIONS, StartApp, writes
+from tests.services.reply_steps import ANN, ended, talk
 
 pytestmark = pytest.mark.processes
 
@@ -26,6 +27,22 @@ async def test_a_draft_model_is_named_as_in_the_list_and_remembered_so(start_app
     assert generation.usage is not None
     assert generation.usage.drafted_tokens > 0
     assert models.remembered(ONE).options["draft_model"] == TWO
+
+
+async def test_the_receipt_of_a_reply_tells_how_many_drafts_were_right(start_app: StartApp) -> None:
+    app = start_app()
+    await app.models.load(ONE, "", {**OPTIONS, "draft_model": TWO})
+    conversation_id = await talk(app, {"preset": "", "params": {"temperature": 0, "max_tokens": 60, "ban_eos": True}})
+    await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    receipt = (await ended(app, conversation_id)).receipt
+    assert receipt is not None
+    assert receipt["completion_tokens"] == 60
+    assert 0 < receipt["accepted_tokens"] <= receipt["drafted_tokens"]
+    await app.models.load(ONE, "", OPTIONS)
+    await app.replies.send(ANN, conversation_id, "What is a preset?")
+    receipt = (await ended(app, conversation_id)).receipt
+    assert receipt is not None
+    assert "drafted_tokens" not in receipt
 
 
 @pytest.mark.parametrize(

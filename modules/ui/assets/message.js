@@ -125,6 +125,7 @@ export class MessageView {
     const long = [
       receipt.prompt_tokens === undefined ? "" : `Prompt ${plural(receipt.prompt_tokens, "token")}${receipt.reused_tokens ? `, ${number(receipt.reused_tokens)} reused` : ""}`,
       receipt.seed === null || receipt.seed === undefined ? "" : `seed ${receipt.seed}`,
+      receipt.drafted_tokens ? `${number(receipt.accepted_tokens)} of ${plural(receipt.drafted_tokens, "drafted token")} right` : "",
       receipt.adapters?.length ? `adapters ${choicesInWords(receipt.adapters)}` : "",
       receipt.finish_reason ? `ended by ${receipt.finish_reason}` : "",
     ].filter(Boolean);
