@@ -13,7 +13,9 @@ from playwright.sync_api import BrowserContext, Locator, Page, expect
 from tests.e2e.conftest import PHONE
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ModelsScreen
+from tests.foreign_folders import COMMIT, hub_cache
 from tests.hub.hub_server import HubServer
+from tests.loaders.test_other_folders import everything
 from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 OWN = "own-pony.gguf"
@@ -259,6 +261,49 @@ def test_an_adapter_has_the_same_menu_as_a_model(library: LibraryScreen, page: P
     bin_.get_by_role("button", name="Restore renamed words").click()
     expect(library.row("renamed words").locator(".model-note.own")).to_have_text("Answers in odd words.")
     expect(bin_).to_be_hidden()
+
+
+def test_models_of_another_program_are_used_where_they_lie(
+    library: LibraryScreen, page: Page, starter: PaddockServer, watch: ConsoleWatch, starter_gguf: Path, tmp_path: Path
+) -> None:
+    watch.allow("status of 40")
+    cache = tmp_path / "hub"
+    snapshot = hub_cache(cache, "meadow/pony", {"pony.gguf": starter_gguf, "cut.gguf": starter_gguf.read_bytes()[:9000]})
+    before = everything(cache)
+    name = f"hf:meadow/pony@{COMMIT[:12]}/pony.gguf"
+    folders = library.open().page.get_by_role("region", name="Models of other programs")
+    field = folders.get_by_role("textbox", name="Path of a folder with models")
+    try:
+        field.fill("no/path")
+        folders.get_by_role("button", name="Add folder").click()
+        expect(folders.get_by_role("alert")).to_contain_text("is not a whole path")
+        expect(field).to_have_value("no/path")
+        field.fill(str(tmp_path))  # the folder of the program; its models lie one further in
+        field.press("Enter")
+        expect(folders).to_contain_text(f"Hugging Face cache — {cache}")
+        expect(library.row(name)).to_contain_text("Hugging Face cache · read only")
+        expect(library.row(name.replace("pony.gguf", "cut.gguf"))).to_contain_text("Cannot be loaded")
+
+        library.row(name).locator(".more-menu > summary").click()
+        expect(library.row(name).locator(".menu")).to_contain_text("only read here; rename or delete it there")
+        for verb in ("Rename", "Delete"):
+            expect(library.row(name).get_by_role("button", name=verb, exact=True)).to_have_count(0)
+        page.keyboard.press("Escape")
+        library.choose(name, "Open folder")  # no desktop here
+        expect(library.row(name).locator(".model-news")).to_contain_text(f"It lies in {snapshot}")
+        library.row(name).get_by_role("button", name="Copy").click()
+        assert page.evaluate("navigator.clipboard.readText()") == str(snapshot)
+        library.row(name).get_by_role("button", name="Dismiss").click()
+        library.load(name)
+        assert starter.ask("POST", "v1/completions", {"model": name, "prompt": "Once", "max_tokens": 2})["model"] == name
+        library.load(STARTER)
+        assert everything(cache) == before
+    finally:
+        page.reload()
+        library.show()
+        folders.get_by_role("button", name=f"Remove: {cache}").click()
+        folders.get_by_role("button", name="Remove", exact=True).click()
+    expect(library.row(name)).to_have_count(0)
 
 
 def test_doubts_about_a_template_stand_in_the_row_and_beside_the_message(

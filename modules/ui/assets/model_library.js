@@ -7,7 +7,7 @@ import { listen, refreshModels, report, request, shortName, state, toast } from 
 export class Library {
   /** Below `path` are its routes; `onChange` is called when something that rows show has changed. */
   constructor(path, title, onChange) {
-    Object.assign(this, { path, title, onChange, shelf: new Map(), said: new Map(), updates: new Map(), binned: [], known: "", drawnBin: "" });
+    Object.assign(this, { path, title, onChange, shelf: new Map(), said: new Map(), updates: new Map(), places: new Map(), binned: [], known: "", drawnBin: "" });
     this.hasPins = path === "ui/library";
     this.bin = h("section", { class: "model-bin", "aria-label": title, hidden: true });
     listen("model", () => this.follow());
@@ -38,7 +38,7 @@ export class Library {
 
   /** What a row shows, as plain values: rows are drawn again when it changes. */
   seen(name) {
-    return [this.of(name), this.said.get(name), this.updates.get(name)];
+    return [this.of(name), this.said.get(name), this.updates.get(name), this.places.get(name)];
   }
 
   say(name, sentence) {
@@ -63,6 +63,20 @@ export class Library {
 
   async verify(name) {
     if (await this.act(name, "verify")) document.dispatchEvent(new Event("jobs-changed"));
+  }
+
+  /** Show its folder in the file manager of this machine, or tell where it is. */
+  async openFolder(name) {
+    const found = await this.act(name, "folder");
+    if (!found) return;
+    if (found.shown) toast("The folder is open in the file manager.");
+    else this.tellPlace(name, found.folder);
+  }
+
+  tellPlace(name, folder) {
+    if (folder) this.places.set(name, folder);
+    else this.places.delete(name);
+    this.onChange();
   }
 
   async checkUpdate(name) {
@@ -156,6 +170,11 @@ export function shelfNotes(row) {
     row.note ? h("p", { class: "model-note own", text: row.note }) : null,
     damage ? h("p", { class: "model-note bad", text: damage }) : null,
   ];
+}
+
+/** Where a model lies, if not among one's own. */
+export function sourceBadge(model) {
+  return model.source ? h("span", { class: "badge quiet", text: `${model.source} · read only`, title: "It lies in the folder of another program, where nothing is changed" }) : null;
 }
 
 /** Whether a model's own chat template fits it, as it was examined at the last load; the doubts are read on a click. */

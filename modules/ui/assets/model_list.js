@@ -1,7 +1,8 @@
 // The models of the folder: what is known of them, load and unload, progress, memory, adapters of the loaded model.
 
 import { h, icon, number, plural } from "./dom.js";
-import { Library, shelfFacts, shelfNotes, templateBadge, verifications } from "./model_library.js";
+import { ModelFolders } from "./model_folders.js";
+import { Library, shelfFacts, shelfNotes, sourceBadge, templateBadge, verifications } from "./model_library.js";
 import { modelMenu, updateNews } from "./model_menu.js";
 import { listen, refreshModels, state } from "./page.js";
 
@@ -22,7 +23,7 @@ class ModelList {
     element.replaceChildren(
       h("header", { class: "page-head" }, h("div", {}, h("h1", { text: "Models" }), h("p", { class: "lead", text: "GGUF files and safetensors folders in models/." })), this.memory),
       this.problem, this.progress,
-      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), verifications(this.library, this.adapterLibrary).element, this.rows, this.library.bin, this.adapters, this.adapterLibrary.bin);
+      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), verifications(this.library, this.adapterLibrary).element, this.rows, new ModelFolders().element, this.library.bin, this.adapters, this.adapterLibrary.bin);
     element.removeAttribute("aria-busy");
     listen("model", () => this.draw());
     listen("area", (area) => { if (area === "models") refreshModels(); });
@@ -93,7 +94,7 @@ class ModelList {
     const pin = model.pinned ? h("span", { class: "badge", text: "Pinned", title: "Neither idleness nor another model unloads it" }) : null;
     return h("article", { class: `model-row${card ? " loaded" : ""}`, data: { name: model.name } },
       h("div", { class: "model-about" },
-        h("h2", {}, h("span", { text: model.name }), badge ?? "", pin ?? "", templateBadge(shelf) ?? ""),
+        h("h2", {}, h("span", { text: model.name }), badge ?? "", pin ?? "", sourceBadge(model) ?? "", templateBadge(shelf) ?? ""),
         h("ul", { class: "facts" }, ...facts.map((fact) => h("li", { text: fact }))),
         model.description ? h("p", { class: "model-note", text: model.description }) : null,
         model.problem ? h("p", { class: "model-note bad", text: model.problem }) : null,

@@ -1,6 +1,6 @@
 // What can be done with a model or an adapter as a file: a small menu, and the forms that open in its row.
 
-import { askInPlace, h } from "./dom.js";
+import { askInPlace, copyText, h } from "./dom.js";
 import { state } from "./page.js";
 
 /** The menu of a row. `row` is the article, `tools` what a question takes the place of. */
@@ -13,8 +13,9 @@ export function modelMenu(name, library, open) {
     item("Note", () => open(noteForm)),
     library.hasPins ? item(pinned() ? "Unpin" : "Pin", () => library.act(name, "pin", { pinned: !pinned() })) : null,
     item("Verify", () => library.verify(name)),
+    item("Open folder", () => library.openFolder(name)),
     library.of(name)?.repo ? item("Check for an update", () => library.checkUpdate(name)) : null,
-    item("Delete", () => remove()),
+    library.of(name)?.read_only ? h("p", { class: "model-note", text: library.of(name).read_only }) : item("Delete", () => remove()),
   ].filter(Boolean));
   const summary = h("summary", { class: "small-button", "aria-label": `More for ${name}`, text: "More", on: { click: async () => {
     fill();
@@ -45,8 +46,23 @@ export function modelMenu(name, library, open) {
   return menu;
 }
 
-/** What a look at the hub found, with the choice to have both versions. */
+/** What was found out about something and stays in its row until it is dismissed. */
 export function updateNews(name, library) {
+  const news = [placeNews(name, library), hubNews(name, library)].filter(Boolean);
+  return news.length ? h("div", {}, ...news) : null;
+}
+
+/** Where it lies, to be copied: on another machine no folder can be opened. */
+function placeNews(name, library) {
+  const folder = library.places.get(name);
+  if (!folder) return null;
+  return h("div", { class: "model-news", role: "status" }, h("span", {}, "It lies in ", h("code", { text: folder })),
+    h("button", { type: "button", class: "small-button", text: "Copy", on: { click: () => copyText(folder) } }),
+    h("button", { type: "button", class: "small-button", text: "Dismiss", on: { click: () => library.tellPlace(name, "") } }));
+}
+
+/** What a look at the hub found, with the choice to have both versions. */
+function hubNews(name, library) {
   const update = library.updates.get(name);
   if (!update) return null;
   if (update.asking) return h("p", { class: "model-note", role: "status", text: "Asking the hub…" });
