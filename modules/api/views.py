@@ -21,6 +21,7 @@ from modules.api.view_adapters import adapters_router
 from modules.api.view_hub import hub_routers
 from modules.api.view_library import library_routers
 from modules.api.view_messages import PING_S, ConversationView, ViewFunctions
+from modules.api.view_remote import remote_router
 from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
 from modules.core.model import AdapterChoices
@@ -91,6 +92,7 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         _notebook(app),
         _small(app, functions),
         *hub_routers(app, functions),
+        remote_router(app),
         *library_routers(app),
         adapters_router(app),
     )

@@ -169,6 +169,8 @@ class RemoteServers:
         server, model = self._split(name)
         pool = self._pool(server)
         await pool.known()
+        if model not in pool.models():
+            await pool.check()  # it may be new there
         lengths = pool.models()
         if lengths and model not in lengths:
             raise pool.problem(model)

@@ -40,16 +40,18 @@ class Pool:
         self._times = times or Times()
         self.backends = tuple(Backend(url, server.key, server.kind, self._times) for url in server.urls)
         self._checking = asyncio.Lock()
-        self._checked_s = -STALE_S
+        self._checked_s: float | None = None
+        self._refresh: asyncio.Task[None] | None = None
         self._looked_s = -LOOKED_AT_S
         self._wake = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
         """End the checks and all connections."""
-        if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+        tasks = [task for task in (self._watcher, self._refresh) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await asyncio.gather(*(backend.close() for backend in self.backends))
 
     # ---- health ----------------------------------------------------------------------------------------------------
@@ -62,15 +64,19 @@ class Pool:
         return tuple(backend.look() for backend in self.backends)
 
     async def known(self) -> None:
-        """Return when every address has been checked at least once, lately if nothing else is known."""
-        if time.monotonic() - self._checked_s >= STALE_S:
+        """Return when every address has been checked at least once; what is known for long is checked anew meanwhile."""
+        if self._checked_s is None:
             await self.check()
+        elif time.monotonic() - self._checked_s >= STALE_S and (
+            self._refresh is None or self._refresh.done()
+        ):
+            self._refresh = asyncio.create_task(self.check())
 
     async def check(self) -> None:
         """Check all addresses now."""
         asked_s = time.monotonic()
         async with self._checking:
-            if self._checked_s < asked_s:
+            if self._checked_s is None or self._checked_s < asked_s:
                 await asyncio.gather(*(backend.check() for backend in self.backends))
                 self._checked_s = time.monotonic()
 

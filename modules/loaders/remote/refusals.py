@@ -60,7 +60,11 @@ def how_it_broke(error: Exception) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return "nothing came in time"
     if isinstance(error, httpx2.ConnectError):
-        return "it cannot be reached: " + (str(error) or "connection refused")[:WORDS_LIMIT]
+        return (
+            "it cannot be reached"
+            if str(error) in ("", "All connection attempts failed")
+            else f"it cannot be reached: {str(error)[:WORDS_LIMIT]}"
+        )
     return "the connection broke"
 
 

@@ -2,6 +2,7 @@
 
 import { autoGrow, h, icon, number, plural } from "./dom.js";
 import { listen, modelInWords, openArea, request, shortName, state } from "./page.js";
+import { whereItGoes } from "./remote_row.js";
 
 const draftKey = (id) => `paddock.draft.${id}`;
 
@@ -14,9 +15,10 @@ export class Composer {
     this.model = h("button", { type: "button", class: "model-chip", title: "Open the Models page", on: { click: () => openArea("models") } });
     this.button = h("button", { type: "button", class: "send-button", on: { click: () => this.act() } });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
+    this.print = h("p", { class: "small-print" });
     const row = h("div", { class: "composer-row" }, this.model, h("span", { class: "grow" }), this.count, this.button);
     this.element = h("div", { class: "composer" }, this.problem, h("div", { class: "composer-box" }, this.text, row),
-      h("p", { class: "small-print", text: "Runs on this machine. Models make mistakes; check what matters." }));
+      this.print);
     this.text.addEventListener("input", () => this.changed());
     this.text.addEventListener("keydown", (event) => this.onKey(event));
     listen("model", () => this.showModel());
@@ -123,6 +125,7 @@ export class Composer {
     this.model.replaceChildren(icon("chip"), h("span", { text: name }), ...(doubts.length ? [h("span", { class: "badge bad", text: `Template: ${plural(doubts.length, "doubt")}` })] : []));
     this.model.title = ["Open the Models page", ...doubts].join("\n");
     this.model.classList.toggle("busy", Boolean(loading));
+    this.print.textContent = `${whereItGoes(state.models?.loaded?.[0])} Models make mistakes; check what matters.`;
     this.showCount(this.counted ?? { count: 0, limit: null });
   }
 

@@ -5,6 +5,9 @@ import { ModelFolders } from "./model_folders.js";
 import { Library, shelfFacts, shelfNotes, sourceBadge, templateBadge, verifications } from "./model_library.js";
 import { modelMenu, updateNews } from "./model_menu.js";
 import { listen, refreshModels, state } from "./page.js";
+import { remoteRow } from "./remote_row.js";
+
+const REMOTE_SHOWN = 20; // models of other servers that are listed without a filter
 
 class ModelList {
   constructor(element, trigger) {
@@ -61,7 +64,8 @@ class ModelList {
   drawRows() {
     if (!state.models) return;
     const wanted = this.search.value.trim().toLowerCase();
-    const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted));
+    const isListed = (model, index, all) => !model.host || wanted || this.isLoaded(model) || all.filter((other) => other.host).indexOf(model) < REMOTE_SHOWN;
+    const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted)).filter(isListed);
     const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, state.models.asleep, rows.map((model) => this.library.seen(model.name))]);
     if (signature === this.drawn) return; // the poll must not take the focus from a button
     if (isBusy(this.rows)) return; // nor what somebody is typing
@@ -70,6 +74,10 @@ class ModelList {
     const held = focused(this.rows);
     this.rows.replaceChildren(...(rows.length ? rows.map((model) => this.row(model)) : [h("p", { class: "side-note", text: none })]));
     refocus(this.rows, held);
+  }
+
+  isLoaded(model) {
+    return state.models.loaded.some((card) => card.name === model.name);
   }
 
   row(model) {
@@ -85,10 +93,13 @@ class ModelList {
     ].filter(Boolean);
     const act = (event) => () => { this.trigger(`${event}_model`, { name: model.name }); setTimeout(refreshModels, 250); };
     const tools = h("div", { class: "model-tools" });
-    if (!model.problem) tools.append(h("button", { type: "button", class: "small-button", text: "Options", on: { click: () => this.pick(model.name) } }));
+    const isNext = card && state.models.loaded[0] !== card;
+    if (isNext) tools.append(h("button", { type: "button", class: "small-button primary", text: "Use", title: "It answers from now on", disabled: busy, on: { click: act("load") } }));
+    if (!model.problem && !model.host) tools.append(h("button", { type: "button", class: "small-button", text: "Options", on: { click: () => this.pick(model.name) } }));
     if (card) tools.append(h("button", { type: "button", class: "small-button", text: "Unload", disabled: busy, on: { click: act("unload") } }));
     else if (!model.problem) tools.append(h("button", { type: "button", class: "small-button primary", text: "Load", disabled: busy, on: { click: act("load") } }));
     if (asleep) tools.append(h("button", { type: "button", class: "small-button", text: "Forget", title: "It does not load again by itself", disabled: busy, on: { click: act("unload") } }));
+    if (model.host) return remoteRow(model, card, tools);
     tools.append(modelMenu(model.name, this.library, (form) => openForm(this.rows, model.name, this.library, form)));
     const badge = card ? h("span", { class: "badge", text: "Loaded" }) : model.problem ? h("span", { class: "badge bad", text: "Cannot be loaded" }) : asleep ? h("span", { class: "badge", text: "Asleep" }) : null;
     const pin = model.pinned ? h("span", { class: "badge", text: "Pinned", title: "Neither idleness nor another model unloads it" }) : null;

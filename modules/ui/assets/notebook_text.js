@@ -3,6 +3,7 @@
 import { h, icon, iconButton, number, plural } from "./dom.js";
 import { NextTokens } from "./next_tokens.js";
 import { Stream, emit, listen, report, request, sayLeft, state, toast } from "./page.js";
+import { remoteBadge } from "./remote_row.js";
 
 const SETTINGS_KEY = "paddock.notebook.settings";
 const DRAFT_KEY = "paddock.notebook.draft"; // typed just before the tab was closed
@@ -30,7 +31,8 @@ class Notebook {
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.kept = h("div", { class: "problem", role: "status", hidden: true });
     this.next = new NextTokens(() => this.text.value, (token) => this.append(token), () => this.settings.adapters);
-    const bar = h("div", { class: "notebook-bar" }, this.generate, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.status, this.count);
+    this.remote = h("span", {});
+    const bar = h("div", { class: "notebook-bar" }, this.generate, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.remote, this.status, this.count);
     element.replaceChildren(h("div", { class: "notebook" },
       h("div", { class: "notebook-main" }, this.problem, this.kept, this.text, bar), this.next.element));
     element.removeAttribute("aria-busy");
@@ -38,6 +40,7 @@ class Notebook {
     this.text.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); this.run(); }
     });
+    listen("model", () => this.remote.replaceChildren(state.models.loaded[0]?.host ? remoteBadge(state.models.loaded[0]) : ""));
     listen("area", (area) => (area === "notebook" ? this.attach() : this.detach()));
     listen("escape", () => { if (state.area === "notebook" && this.running) this.act("stop"); });
     listen("settings-edited", ({ scope, settings }) => {

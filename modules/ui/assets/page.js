@@ -210,11 +210,15 @@ export function loadedModel() {
 /** The model that answers, in words: loaded, asleep, or none. */
 export function modelInWords() {
   const asleep = state.models?.asleep?.[0];
-  return shortName(loadedModel()) || (asleep ? `${shortName(asleep)} (asleep)` : "No model loaded");
+  const { host, leaves } = state.models?.loaded?.[0] ?? {};
+  const where = host ? (leaves ? " · leaves this machine" : " · another program here") : "";
+  return shortName(loadedModel()) + where || (asleep ? `${shortName(asleep)} (asleep)` : "No model loaded");
 }
 
-/** A model's name without its folder and ending. */
+/** A model's name without its folder and ending; one of another server says so. */
 export function shortName(name) {
+  const [, server, model] = name.match(/^remote\/([^/]+)\/(.+)$/) ?? [];
+  if (server) return `${shortName(model)} at ${server}`;
   return name.replace(/\.gguf$/i, "").split("/").pop();
 }
 

@@ -18,6 +18,7 @@ from modules.ui.form import Form, checked, label_of
 from modules.ui.notices import attempt, notify, sentence
 from modules.ui.views.hub_browser import HubBrowser
 from modules.ui.views.model_list import ModelList
+from modules.ui.views.remote_servers import RemoteServersView
 
 if TYPE_CHECKING:
     from modules.services.app import App
@@ -58,6 +59,7 @@ class ModelsTab:
                     self.defaults = gr.Button("Back to defaults")
                     self.last_good = gr.Button("Back to the last good load", elem_id="last-good", interactive=False)
                     self.load = gr.Button("Load with these options", variant="primary", elem_id="load-with-options")
+            self.remote = RemoteServersView(elem_id="remote-servers")
             HubBrowser(elem_id="hub-browser")
         self._wire()
 
@@ -67,8 +69,9 @@ class ModelsTab:
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
-        self.view.load_model(self.load_remembered, None, None, **quiet)
-        self.view.unload_model(self.unload, None, None, **quiet)
+        for view in (self.view, self.remote):
+            view.load_model(self.load_remembered, None, None, **quiet)
+            view.unload_model(self.unload, None, None, **quiet)
         self.view.adapt(self.adapt, None, None, **quiet)
         shown, told = [self.picked, self.loader, *self._parts], [self.changed, self.last_good]
         steps = [
