@@ -133,7 +133,7 @@ class EngineCard(BaseModel, frozen=True):
     memory_bytes: int
     load_s: float
     template_origin: str = ""  # empty: the model has no chat template
-    template_doubts: tuple[str, ...] = ()  # what speaks against its own template, each with the cure; empty when it fits
+    template_doubts: tuple[str, ...] | None = None  # what speaks against its own template, each with the cure; None: it has none or was not examined
     adds_bos: bool = False
     adapters: tuple[AdapterChoice, ...] = ()  # for requests that name none
     notes: tuple[str, ...] = ()

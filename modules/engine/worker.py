@@ -78,7 +78,7 @@ class Ready:
     model: LoadedModel
     loader: str
     prompts: PromptMaker
-    template_doubts: tuple[str, ...] = ()
+    template_doubts: tuple[str, ...] | None = None
 
 
 Load = Callable[[LoadCommand, Progress], Ready]

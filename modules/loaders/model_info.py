@@ -179,7 +179,7 @@ class ModelFolder:
                 if isinstance(info, ModelInfo):
                     return info
         folders = [folder for folder in self._others() if name.startswith(f"{folder.tag}:")]
-        for info in (self._other(folder, found) for folder in folders for found in folder.models() if found.name == name):
+        for info in (self._other(folder, found) for folder in folders for found in folder.models(name)):
             if info is not None:
                 return info
         raise NotFound(f"There is no model “{name[:100]}” in {self._models_dir.name}/; choose one from the list or download it.", field="model")

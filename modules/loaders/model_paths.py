@@ -17,12 +17,13 @@ def _walk(root: Path, *, stay: bool = False) -> Iterator[tuple[Path, list[Path]]
     With `stay`, so are folders behind links that lead elsewhere.
     """
     queue = [(root, 1)]
+    base = root.resolve()
     seen = 0
     while queue and seen < ENTRY_LIMIT:
         folder, depth = queue.pop(0)
         try:
             entries = sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
-            folders = [entry for entry in entries if entry.is_dir() and not (stay and leads_out(root, entry))] if depth < DEPTH_LIMIT else []
+            folders = [entry for entry in entries if entry.is_dir() and not (stay and leads_out(base, entry))] if depth < DEPTH_LIMIT else []
         except OSError:
             continue
         seen += len(entries)
@@ -30,10 +31,10 @@ def _walk(root: Path, *, stay: bool = False) -> Iterator[tuple[Path, list[Path]]
         queue += [(entry, depth + 1) for entry in folders]
 
 
-def leads_out(root: Path, path: Path) -> bool:
-    """Whether a path is, by a link, really elsewhere than below a folder."""
+def leads_out(base: Path, path: Path) -> bool:
+    """Whether a path is, by a link, really elsewhere than below a folder, which is given as it really lies."""
     try:
-        return not path.resolve().is_relative_to(root.resolve())
+        return not path.resolve().is_relative_to(base)
     except (OSError, RuntimeError):  # links in a circle
         return True
 

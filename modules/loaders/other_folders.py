@@ -57,26 +57,30 @@ class OtherFolder:
         """The program, for people."""
         return kind_named(self.kind).title
 
-    def models(self) -> Iterator[Found]:
-        """Candidates with their whole names; what is not read has the reason."""
+    def models(self, name: str = "") -> Iterator[Found]:
+        """Candidates with their whole names, or only the one of that name; what is not read has the reason."""
+        base = self.path.resolve()
         for found in kind_named(self.kind).find(self.path):
-            outside = "" if found.problem else _outside(self.path, found.path)
+            whole = f"{self.tag}:{found.name}"
+            if name and whole != name:
+                continue
+            outside = "" if found.problem else _outside(base, found.path)
             problem = found.problem or (
                 f"{outside} is a link that leads out of {self.path}, and such links are not followed. Add the folder in which it really lies, or copy it into models/."
                 if outside
                 else ""
             )
-            yield Found(f"{self.tag}:{found.name}", found.path, problem)
+            yield Found(whole, found.path, problem)
 
 
-def _outside(root: Path, path: Path) -> str:
+def _outside(base: Path, path: Path) -> str:
     """The name of a link that leads out of a folder, among the files of a model; empty if there is none."""
     part = PART.fullmatch(path.name)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() != ".gguf" and not file.is_dir())  # those are models of their own
     else:
         files = sorted(path.parent.glob(f"{glob.escape(part['stem'])}-*")) if part else []
-    return next((file.name for file in (path, *files) if leads_out(root, file)), "")
+    return next((file.name for file in (path, *files) if leads_out(base, file)), "")
 
 
 # ---- any folder, LM Studio -----------------------------------------------------------------------------------------

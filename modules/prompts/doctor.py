@@ -43,10 +43,10 @@ class _Unfinished(Exception):  # noqa: N818 - between the functions of this modu
     """The time for an examination is over."""
 
 
-def doubts(renderer: TemplateRenderer, source: TemplateSource, tokenizer: Tokenizer) -> tuple[str, ...]:
+def doubts(renderer: TemplateRenderer, source: TemplateSource, tokenizer: Tokenizer) -> tuple[str, ...] | None:
     """What speaks against a model's own template, as sentences with their cures; empty when it fits. Bounded in time; refuses nothing.
 
-    Where time runs out nothing is said: on a busy machine that says nothing of the template.
+    Where time runs out nothing is known, which is None: on a busy machine that says nothing of the template.
     """
     end_s = time.monotonic() + EXAMINATION_S
 
@@ -59,7 +59,7 @@ def doubts(renderer: TemplateRenderer, source: TemplateSource, tokenizer: Tokeni
         ending = derive_ending(render, eos_token=source.eos_token, extra_stop=source.stop)
         found = examine(render, tokenizer, ending, bos_token=source.bos_token)
     except _Unfinished:
-        return ()
+        return None
     except AppError as error:
         return (error.message,)
     return tuple(one.sentence for one in found if one.level == "problem")

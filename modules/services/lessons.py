@@ -41,7 +41,7 @@ class EngineLessons:
 
     def _changed(self) -> None:
         cards = self._models.status().loaded
-        new = [card for card in cards if card.pid not in self._seen]
+        new = [card for card in cards if card.template_doubts is not None and card.pid not in self._seen]
         in_use = frozenset((card.pid, used.name) for card in cards for used in card.adapters)
         begun = {name for _, name in in_use - self._in_use}
         self._seen, self._in_use = frozenset(card.pid for card in cards), in_use
@@ -64,8 +64,7 @@ class EngineLessons:
         now_s = round(time.time(), 3)
         try:
             for card in cards:
-                examined_s = now_s if card.template_origin else 0.0
-                self._model_facts.learn(Learned(name=card.name, examined_s=examined_s, template_doubts=card.template_doubts[:DOUBTS_LIMIT]))
+                self._model_facts.learn(Learned(name=card.name, examined_s=now_s, template_doubts=(card.template_doubts or ())[:DOUBTS_LIMIT]))
             for name in adapters:
                 self._adapter_facts.learn(Learned(name=name, used_s=now_s))
         except OSError as error:

@@ -34,7 +34,7 @@ class Learned(BaseModel, frozen=True):
 
     name: str
     used_s: float = 0.0  # when it was last put into use, seconds since 1970; 0 if never. Models have it where their options are kept
-    examined_s: float = 0.0  # when its chat template was examined; 0 if never, or if it has none
+    examined_s: float = 0.0  # when its chat template was examined; 0 if never
     template_doubts: tuple[str, ...] = Field((), max_length=DOUBTS_LIMIT)  # empty: it fits
 
 

@@ -181,7 +181,7 @@ def load(command: LoadCommand, progress: Progress) -> Ready:
     if command.name:
         model.info = model.info.model_copy(update={"name": command.name})
     renderer = TemplateRenderer()
-    found: tuple[str, ...] = ()
+    found: tuple[str, ...] | None = None
     if model.template is not None:
         progress("Examining the chat template", None)
         found = doubts(renderer, model.template, model.tokenizer)

@@ -196,4 +196,4 @@ def test_an_examination_that_runs_out_of_time_says_nothing(smollm2: tuple[FileTo
     broken = TemplateSource(text="{% for m in messages %}{{ 'Human: ' }}{% endfor %}", origin="a file")
     assert doubts(renderer, broken, smollm2[0])
     monkeypatch.setattr("modules.prompts.doctor.EXAMINATION_S", -1.0)
-    assert doubts(renderer, broken, smollm2[0]) == ()
+    assert doubts(renderer, broken, smollm2[0]) is None

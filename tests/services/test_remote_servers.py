@@ -64,6 +64,8 @@ async def test_added_found_loaded_and_asked(start_app: StartApp, upstream: Upstr
     assert await text_of(app) == "Once upon a time"
     assert set(engine_pids()) == before  # no process
     assert app.models.loaded_names() == (TALE,)
+    with pytest.raises(InvalidRequest, match="there are no files of it here"):
+        await app.library.delete(TALE)
     await app.models.unload(TALE)
     with pytest.raises(NoModelLoaded):
         await text_of(app)
