@@ -13,7 +13,7 @@ class RemoteServers {
   constructor(element, trigger) {
     Object.assign(this, { trigger, rows: new Map(), timer: 0 });
     this.list = h("div", { class: "model-rows" });
-    this.none = h("p", { class: "side-note", text: "No server is added yet. Put in its address below, like http://192.168.0.10:8000, and test it." });
+    this.none = h("p", { class: "side-note", text: "No server is added yet. Put in its address below, like http://gpu-box:8000, and test it." });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.form = this.buildForm();
     element.replaceChildren(h("section", { class: "hub remote-servers", "aria-label": "Other servers" },
@@ -54,7 +54,7 @@ class RemoteServers {
   buildForm() {
     const field = (label, input, note = "") => h("label", { class: "remote-field" }, h("span", { text: label }), input, note ? h("span", { class: "model-note", text: note }) : null);
     this.name = h("input", { type: "text", maxlength: "40", placeholder: "gpu-box", autocomplete: "off" });
-    this.urls = h("textarea", { rows: "2", placeholder: "http://192.168.0.10:8000", spellcheck: "false", autocomplete: "off" });
+    this.urls = h("textarea", { rows: "2", placeholder: "http://gpu-box:8000", spellcheck: "false", autocomplete: "off" });
     this.key = h("input", { type: "password", autocomplete: "off", placeholder: "None" });
     this.kind = h("select", {}, ...KINDS.map(([value, text]) => h("option", { value, text })));
     this.aliases = h("textarea", { rows: "2", placeholder: "qwen = Qwen/Qwen3-8B, qwen3:8b", spellcheck: "false", autocomplete: "off" });
