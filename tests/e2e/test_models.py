@@ -130,10 +130,10 @@ def test_the_starter_folder_replies_through_transformers_and_takes_an_adapter(mo
 
     models.show()
     adapter = models.adapter("odd-words")
-    expect(adapter).to_contain_text("peft · rank 4")
+    expect(adapter).to_contain_text("PEFT · rank 4 · changes up_proj · for starter")
     adapter.get_by_role("checkbox").check()
     adapter.get_by_label("Scale of odd-words").fill("2")
-    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.get_by_text("In use: odd-words × 2.")).to_be_visible()
     expect(models.row("starter")).to_contain_text("1 adapter")
     chat = new_chat(page, starter, "Adapted")
     assert chat.say("How do I load a model?") != plain
@@ -141,7 +141,7 @@ def test_the_starter_folder_replies_through_transformers_and_takes_an_adapter(mo
     models.show()
     expect(adapter.get_by_role("checkbox")).to_be_checked()
     adapter.get_by_role("checkbox").uncheck()
-    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.get_by_text("None is in use.")).to_be_visible()
     expect(models.row("starter")).not_to_contain_text("1 adapter")
     open_area(page, "Chat")
     assert new_chat(page, starter, "Plain again").say("How do I load a model?") == plain
@@ -156,13 +156,13 @@ def test_a_peft_adapter_acts_on_the_gguf_model_and_goes_again(models: ModelsScre
     adapter = models.adapter("odd-words")
     adapter.get_by_role("checkbox").check()
     adapter.get_by_label("Scale of odd-words").fill("2")
-    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.get_by_text("In use: odd-words × 2.")).to_be_visible()
     expect(models.row(STARTER)).to_contain_text("1 adapter")
     assert new_chat(page, starter, "Adapted GGUF").say("How do I load a model?") != plain
 
     models.show()
     adapter.get_by_role("checkbox").uncheck()
-    page.get_by_role("button", name="Apply", exact=True).click()
+    expect(page.get_by_text("None is in use.")).to_be_visible()
     expect(models.row(STARTER)).not_to_contain_text("1 adapter")
     assert new_chat(page, starter, "Plain GGUF again").say("How do I load a model?") == plain
 

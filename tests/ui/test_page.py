@@ -17,7 +17,7 @@ from modules.ui.app import ASSETS, TABS, ViewRendering, build_page, page_options
 from modules.ui.settings_drawer import SettingsDrawer
 from modules.ui.views.frame import View
 
-VIEW_EVENTS = {"show", "pick", "adapt", "load_model", "unload_model"}
+VIEW_EVENTS = {"show", "pick", "load_model", "unload_model"}
 
 
 @pytest.fixture

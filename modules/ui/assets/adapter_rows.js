@@ -5,9 +5,9 @@ import { h } from "./dom.js";
 const SLIDER = { min: "0", max: "2", step: "0.05" };
 const SETTLE_MS = 200; // of a slider that is being dragged
 
-/** The box and the scale of one adapter. `row` comes from ui/adapters, `choice` is {name, scale} or undefined. */
+/** The box and the scale of one adapter. `row` comes from ui/adapters, `choice` is {name, scale} or undefined; `changed` is `settled`. */
 export class AdapterControl {
-  constructor(row, choice, onChange) {
+  constructor(row, choice, changed) {
     this.name = row.name;
     // What does not fit cannot be chosen; chosen before another model was loaded, it can be taken off
     this.box = h("input", { type: "checkbox", disabled: Boolean(row.problem) && !choice, "aria-label": `Use ${row.name}` });
@@ -16,9 +16,11 @@ export class AdapterControl {
     this.number = h("input", { type: "number", min: "-4", max: "4", step: "0.05", value: scale, class: "scale", "aria-label": `Scale of ${row.name}` });
     this.slider = h("input", { type: "range", ...SLIDER, value: scale, disabled: this.box.disabled, "aria-label": `Scale slider of ${row.name}` });
     this.number.disabled = this.box.disabled;
-    this.box.addEventListener("change", () => onChange());
-    this.slider.addEventListener("input", () => { this.number.value = this.slider.value; onChange(); });
-    this.number.addEventListener("input", () => { this.slider.value = this.number.value; onChange(); });
+    this.box.addEventListener("change", () => changed(true));
+    for (const [from, to] of [[this.slider, this.number], [this.number, this.slider]]) {
+      from.addEventListener("input", () => { to.value = from.value; changed(false); });
+      from.addEventListener("change", () => changed(true));
+    }
     this.scale = h("div", { class: "scale-label" }, this.slider, this.number);
   }
 
@@ -38,10 +40,10 @@ export function adapterWords(row, ...more) {
   ];
 }
 
-/** Calls a function a moment after the last of several calls, so that a dragged slider asks once. */
+/** Calls a function at once, or a moment after the last of several calls, so that a dragged slider asks now and then. */
 export function settled(action) {
   let timer = 0;
-  return () => { clearTimeout(timer); timer = setTimeout(action, SETTLE_MS); };
+  return (now) => { clearTimeout(timer); if (now) action(); else timer = setTimeout(action, SETTLE_MS); };
 }
 
 /** "odd-words × 0.5, other", or "". */

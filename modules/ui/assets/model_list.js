@@ -1,6 +1,9 @@
 // The models of the folder: what is known of them, load and unload, progress, memory, adapters of the loaded model.
 
 import { h, icon, number, plural } from "./dom.js";
+import { size } from "./job_list.js";
+import { focused, isBusy, openForm, refocus } from "./list_rows.js";
+import { ModelAdapters } from "./model_adapters.js";
 import { ModelFolders } from "./model_folders.js";
 import { Library, shelfFacts, shelfNotes, sourceBadge, templateBadge, verifications } from "./model_library.js";
 import { modelMenu, updateNews } from "./model_menu.js";
@@ -12,21 +15,19 @@ const REMOTE_SHOWN = 20; // models of other servers that are listed without a fi
 class ModelList {
   constructor(element, trigger) {
     this.trigger = trigger;
-    this.choices = new Map(); // adapter → {on, scale} as set here and perhaps not applied yet
     this.search = h("input", { type: "search", placeholder: "Filter models", "aria-label": "Filter models" });
     this.search.addEventListener("input", () => this.drawRows());
     this.memory = h("div", { class: "memory" });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.progress = h("div", { class: "loading-card", role: "status", hidden: true });
     this.rows = h("div", { class: "model-rows" });
-    this.adapters = h("section", { class: "adapters", "aria-label": "LoRA adapters", hidden: true });
+    this.adapters = new ModelAdapters();
     this.library = new Library("ui/library", "Bin", () => this.drawRows());
-    this.adapterLibrary = new Library("ui/adapter-library", "Bin of adapters", () => this.drawAdapters());
-    const refresh = h("button", { type: "button", class: "small-button", on: { click: () => { refreshModels(); this.library.refresh(); this.adapterLibrary.refresh(); } } }, icon("retry"), h("span", { text: "Refresh" }));
+    const refresh = h("button", { type: "button", class: "small-button", on: { click: () => { refreshModels(); this.library.refresh(); this.adapters.library.refresh(); } } }, icon("retry"), h("span", { text: "Refresh" }));
     element.replaceChildren(
       h("header", { class: "page-head" }, h("div", {}, h("h1", { text: "Models" }), h("p", { class: "lead", text: "GGUF files and safetensors folders in models/." })), this.memory),
       this.problem, this.progress,
-      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), verifications(this.library, this.adapterLibrary).element, this.rows, new ModelFolders().element, this.library.bin, this.adapters, this.adapterLibrary.bin);
+      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), verifications(this.library, this.adapters.library).element, this.rows, new ModelFolders().element, this.library.bin, this.adapters.element, this.adapters.library.bin);
     element.removeAttribute("aria-busy");
     listen("model", () => this.draw());
     listen("area", (area) => { if (area === "models") refreshModels(); });
@@ -39,7 +40,6 @@ class ModelList {
     this.drawMemory();
     this.drawLoading();
     this.drawRows();
-    this.drawAdapters();
   }
 
   drawMemory() {
@@ -128,81 +128,6 @@ class ModelList {
     this.trigger("pick", { name });
     setTimeout(() => document.querySelector("#load-options")?.scrollIntoView({ behavior: "smooth", block: "start" }), 350);
   }
-
-  drawAdapters() {
-    const all = state.models.adapters ?? [];
-    const card = state.models.loaded[0];
-    this.adapters.hidden = !all.length;
-    const library = this.adapterLibrary;
-    const signature = JSON.stringify([all, card?.name, card?.adapters, all.map((adapter) => library.seen(adapter.name))]);
-    if (signature === this.drawnAdapters || isBusy(this.adapters)) return;
-    this.drawnAdapters = signature;
-    const inUse = card?.adapters ?? [];
-    const rows = all.map((adapter) => {
-      const used = inUse.find((one) => one.name === adapter.name);
-      const chosen = this.choices.get(adapter.name) ?? { on: Boolean(used), scale: String(used?.scale ?? 1) };
-      const box = h("input", { type: "checkbox", disabled: Boolean(adapter.problem), "aria-label": `Use ${adapter.name}` });
-      box.checked = chosen.on;
-      const scale = h("input", { type: "number", min: "-4", max: "4", step: "0.05", value: chosen.scale, class: "scale", "aria-label": `Scale of ${adapter.name}` });
-      const remember = () => this.choices.set(adapter.name, { on: box.checked, scale: scale.value });
-      box.addEventListener("change", remember);
-      scale.addEventListener("input", remember);
-      const about = [adapter.format, adapter.rank ? `rank ${adapter.rank}` : "", adapter.base_model ? `for ${adapter.base_model}` : "", size(adapter.size_bytes), ...shelfFacts(library.of(adapter.name))].filter(Boolean);
-      const said = library.said.get(adapter.name);
-      const element = h("div", { class: "adapter", data: { name: adapter.name } }, h("label", {}, box, h("span", { text: adapter.name })),
-        h("div", { class: "adapter-about" }, h("span", { class: adapter.problem ? "model-note bad" : "model-note", text: adapter.problem || about.join(" · ") }), ...shelfNotes(library.of(adapter.name)).filter(Boolean),
-          updateNews(adapter.name, library), said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null),
-        h("label", { class: "scale-label" }, h("span", { text: "Scale" }), scale),
-        h("div", { class: "model-tools" }, modelMenu(adapter.name, library, (form) => openForm(this.adapters, adapter.name, library, form))));
-      return { name: adapter.name, box, scale, element };
-    });
-    const apply = h("button", { type: "button", class: "small-button primary", text: "Apply", disabled: !card, on: { click: () => {
-      const adapters = rows.filter((row) => row.box.checked).map((row) => ({ name: row.name, scale: Number(row.scale.value) })); // an object with a "path" is a file to Gradio
-      this.trigger("adapt", { name: card.name, adapters });
-      setTimeout(refreshModels, 600);
-    } } });
-    const held = focused(this.adapters);
-    this.adapters.replaceChildren(
-      h("header", { class: "list-head" }, h("h2", { text: "LoRA adapters" }), apply),
-      h("p", { class: "model-note", text: card ? `Applied to ${card.name}; several act together, each with its scale.` : "Load a model first." }), ...rows.map((row) => row.element));
-    refocus(this.adapters, held);
-  }
-}
-
-/** Whether somebody is in the middle of something in a list. */
-function isBusy(list) {
-  return Boolean(list.querySelector(".model-form, .ask, .more-menu[open], button:active"));
-}
-
-/** Open a form in a row of a list, in place of one that is open. */
-function openForm(list, name, library, make) {
-  const find = () => [...list.children].find((element) => element.dataset.name === name);
-  find().querySelector(".model-form")?.remove();
-  const form = make(name, library, () => {
-    form.remove();
-    library.onChange();
-    find()?.querySelector(".more-menu summary")?.focus();
-  });
-  find().append(form);
-  form.elements[0].focus();
-}
-
-/** What has the focus in a list that is about to be drawn anew, as a text that finds it again. */
-function focused(list) {
-  return list.contains(document.activeElement) ? identity(document.activeElement) : "";
-}
-
-function refocus(list, held) {
-  if (held) [...list.querySelectorAll("[data-name] :is(button, summary, input)")].find((element) => held === identity(element))?.focus();
-}
-
-function identity(element) {
-  return `${element.closest("[data-name]")?.dataset.name} ${element.ariaLabel ?? element.textContent}`;
-}
-
-function size(bytes) {
-  if (!bytes) return "0 MB";
-  return bytes < 1e9 ? `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }
 
 function short(count) {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from modules.core.errors import AppError, InvalidRequest
-from modules.core.model import Adapter, ModelInfo
+from modules.core.model import ModelInfo
 from modules.services.model_choices import changes
 from modules.ui.form import Form, checked, label_of
 from modules.ui.notices import attempt, notify, sentence
@@ -72,7 +72,6 @@ class ModelsTab:
         for view in (self.view, self.remote):
             view.load_model(self.load_remembered, None, None, **quiet)
             view.unload_model(self.unload, None, None, **quiet)
-        self.view.adapt(self.adapt, None, None, **quiet)
         shown, told = [self.picked, self.loader, *self._parts], [self.changed, self.last_good]
         steps = [
             self.view.pick(self.pick, None, [self.picked, self.panel, self.title, self.problem, self.loader, *self.groups, *self._parts], **quiet),
@@ -174,17 +173,6 @@ class ModelsTab:
     async def unload(self, event: gr.EventData) -> None:
         """Give a model's memory back."""
         await attempt(self._app.models.unload(_told(event, "name")))
-
-    async def adapt(self, event: gr.EventData) -> None:
-        """Put exactly the chosen adapters into use."""
-        data = event._data if isinstance(event._data, dict) else {}
-        try:
-            adapters = [checked(Adapter, {"path": row.get("name"), "scale": row.get("scale")}) for row in data.get("adapters") or []]
-        except (AppError, AttributeError) as error:
-            notify(error)
-            return
-        if not await attempt(self._app.models.set_adapters(_told(event, "name"), adapters)):  # type: ignore[arg-type]
-            gr.Info("The adapters are in use." if adapters else "No adapter is in use.", title="LoRA")
 
 
 def _told(event: gr.EventData, name: str) -> str:

@@ -8,8 +8,8 @@ from modules.ui.views.frame import View
 class ModelList(View):
     """What is in the model folder and what is loaded.
 
-    Events: `load_model` and `unload_model` with a name, `pick` (show the options of a model), `adapt` with a model and its adapters.
+    Events: `load_model` and `unload_model` with a name, `pick` (show the options of a model).
     """
 
     module = "model_list"
-    event_names = ("load_model", "unload_model", "pick", "adapt")
+    event_names = ("load_model", "unload_model", "pick")
