@@ -1,4 +1,4 @@
-// The models of the folder: what is known of them, load and unload, progress, memory, adapters of the loaded model.
+// The models of the folder: what is known of them, load and unload, progress, memory.
 
 import { h, icon, number, plural } from "./dom.js";
 import { size } from "./job_list.js";
