@@ -170,14 +170,14 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
         max_length=500,
         description="A much smaller model with the same vocabulary, from models/. It guesses the next tokens and this model checks them in one step: "
         "the text stays the same and can come sooner. Empty for none.",
-        json_schema_extra={"group": "Draft model"},
+        json_schema_extra={"group": "Drafting", "suggested": True},
     )
     draft_tokens: int = Field(
         5,
         ge=1,
         le=16,
         description="Most tokens that the draft model guesses at once; where it does not pay, fewer or none.",
-        json_schema_extra={"group": "Draft model"},
+        json_schema_extra={"group": "Drafting"},
     )
 
     @property

@@ -5,18 +5,31 @@ Knows what any loaded model offers; knows no back end.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from modules.core.errors import LoadFailed
-from modules.core.model import DraftSource, LoadedModel, LoadOptions, Tokenizer
+from modules.core.model import DraftSource, LoadedModel, LoadOptions, ModelInfo, Tokenizer
 from modules.loaders.spec import Progress
 
 PADDING_TOKENS = 128  # models of one family pad their vocabularies to different sizes
 SAMPLED_TOKENS = 2000  # of the vocabulary; other tokenizers differ nearly everywhere
 
 LoadDraft = Callable[[Path, Progress], LoadedModel]
+
+
+def could_draft(model: ModelInfo, others: Iterable[ModelInfo]) -> tuple[str, ...]:
+    """Names of the models that could draft for one, smallest first, as far as headers tell."""
+    found = [
+        other
+        for other in others
+        if (other.format, other.problem) == (model.format, "")
+        and 0 < other.size_bytes < model.size_bytes
+        and 0 < other.vocab_size <= model.vocab_size + PADDING_TOKENS
+        and other.vocab_size >= model.vocab_size - PADDING_TOKENS
+    ]
+    return tuple(other.name for other in sorted(found, key=lambda other: other.size_bytes))
 
 
 def with_draft(model: LoadedModel, options: LoadOptions, load: LoadDraft, progress: Progress) -> LoadedModel:

@@ -19,6 +19,7 @@ from modules.core.errors import AppError, NoModelLoaded, NotFound
 from modules.core.generation import EngineCard
 from modules.core.model import Adapter, ModelInfo
 from modules.core.settings import Settings
+from modules.loaders.draft import could_draft
 from modules.loaders.model_info import AdapterInfo, ModelFolder
 from modules.loaders.registry import LOADERS
 from modules.loaders.spec import LoaderSpec
@@ -96,6 +97,10 @@ class ModelService:
     def loaders_for(self, info: ModelInfo) -> tuple[LoaderSpec, ...]:
         """The loaders that can read a model, best first."""
         return () if info.format == FORMAT else tuple(spec for spec in LOADERS if spec.accepts(Path(info.path)))
+
+    async def drafts_for(self, info: ModelInfo) -> tuple[str, ...]:
+        """Names of the models that could draft for one, smallest first."""
+        return could_draft(info, await self.list())
 
     def status(self) -> ModelStatus:
         """What is loaded and loading, and the memory of this machine."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gradio.components import Component
     from pydantic.fields import FieldInfo
 
-Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs"]
+Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs", "suggestion"]
 SLIDER_SPAN = 10_000  # wider ranges without a `slider_max` get a number box
 ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
 ACRONYMS = MappingProxyType({"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA", "numa": "NUMA"})  # fmt: skip
@@ -65,14 +65,18 @@ class FormField:
             return gr.Number(value=shown, minimum=self.minimum, maximum=self.maximum, precision=places, step=self.step, **words)
         if self.kind in ("choice", "choices"):
             return gr.Dropdown(choices=[(str(c), c) for c in self.choices], value=shown, multiselect=self.kind == "choices", **words)
+        if self.kind == "suggestion":
+            return gr.Dropdown(choices=_suggested(()), value=shown, allow_custom_value=True, **words)
         rows = 3 if self.kind in ("lines", "pairs") else 1
         return gr.Textbox(value=shown, lines=rows, max_lines=8 if rows > 1 else 1, **words)
 
-    def update(self, value: Any, end: float | None = None) -> Any:
+    def update(self, value: Any, end: float | None = None, suggestions: Sequence[str] | None = None) -> Any:
         """What a handler returns to show `value`; a slider ends at `end` if that is given, and grows for a value beyond its usual end."""
-        if self.kind == "slider":
-            import gradio as gr
+        import gradio as gr
 
+        if self.kind == "suggestion" and suggestions is not None:
+            return gr.update(value=self.shown(value), choices=_suggested(suggestions))
+        if self.kind == "slider":
             return gr.update(value=self.shown(value), maximum=self._slider_end(value) if end is None else max(end, float(value or 0)))
         return self.shown(value)
 
@@ -102,6 +106,7 @@ class FormField:
             "numbers": lambda: tuple(part.strip() for part in (shown or "").replace("\n", ",").split(",") if part.strip()),
             "pairs": lambda: self._pairs(shown or ""),
             "choices": lambda: tuple(shown or ()),
+            "suggestion": lambda: str(shown or "").strip(),
             "optional": lambda: str(shown).strip() or None if shown is not None else None,
         }
         if self.kind in readers:
@@ -153,9 +158,12 @@ class Form:
         values = {field.name: field.read(value) for field, value in zip(self.fields, shown, strict=True)}
         return checked(self.model, values)
 
-    def updates(self, values: BaseModel, ends: Mapping[str, float] | None = None) -> list[Any]:
-        """One update for each component, so that the form shows `values`; sliders named in `ends` end there."""
-        return [field.update(getattr(values, field.name), (ends or {}).get(field.name)) for field in self.fields]
+    def updates(
+        self, values: BaseModel, ends: Mapping[str, float] | None = None, suggestions: Mapping[str, Sequence[str]] | None = None
+    ) -> list[Any]:
+        """One update for each component, so that the form shows `values`; sliders named in `ends` end there, fields in `suggestions` offer those."""
+        ends, suggestions = ends or {}, suggestions or {}
+        return [field.update(getattr(values, field.name), ends.get(field.name), suggestions.get(field.name)) for field in self.fields]
 
 
 def checked(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
@@ -187,6 +195,8 @@ def _field(name: str, info: FieldInfo) -> FormField:
     whole = info.annotation is int
     minimum, maximum, step = _bounds(info, whole, hints.get("step"))
     kind, choices = _kind(name, info.annotation, (minimum, hints.get("slider_max", maximum)), "slider_max" in hints)
+    if kind == "text" and hints.get("suggested"):
+        kind = "suggestion"
     return FormField(
         name=name, kind=kind, label=label_of(name), info=info.description or "", default=info.get_default(call_default_factory=True),
         group=str(hints.get("group", "")), minimum=minimum, maximum=maximum, slider_max=hints.get("slider_max"), step=step, whole=whole,
@@ -223,6 +233,11 @@ def _kind(name: str, annotation: Any, span: tuple[float | None, float | None], w
     if key not in simple:
         raise TypeError(f"the field {name} of type {annotation} has no component: hide it or teach form.py")
     return simple[key], ()
+
+
+def _suggested(values: Sequence[str]) -> list[tuple[str, str]]:
+    """Choices of a field that may also be left empty or hold something else."""
+    return [("none", ""), *((value, value) for value in values)]
 
 
 def label_of(name: str) -> str:

@@ -89,6 +89,21 @@ def test_a_slider_ends_where_the_caller_says(form):
     assert form.updates(GenerationParams())[place]["maximum"] > 17
 
 
+def test_a_suggested_value_is_offered_and_another_one_can_be_typed():
+    form = built(LoadOptions, LoadOptions(draft_model="typed.gguf"))
+    place = [field.name for field in form.fields].index("draft_model")
+    assert form.components[place].value == "typed.gguf"
+    assert form.components[place].allow_custom_value
+    update = form.updates(LoadOptions(draft_model="b.gguf"), suggestions={"draft_model": ["a.gguf", "b.gguf"]})[place]
+    assert update["value"] == "b.gguf"
+    assert [value for _, value in update["choices"]] == ["", "a.gguf", "b.gguf"]
+    assert form.updates(LoadOptions())[place] == ""
+    values = shown(form, LoadOptions())
+    for cleared in (None, "", [], "  "):
+        values[place] = cleared
+        assert form.read(values) == LoadOptions()
+
+
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("temperature", 9, "Temperature: input should be less than or equal to 5; got 9."),
     ("seed", "-3", "Seed: input should be greater than or equal to 0; got '-3'."),

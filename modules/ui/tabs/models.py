@@ -97,29 +97,30 @@ class ModelsTab:
         except AppError as error:
             notify(error)
             return [gr.update()] * (5 + len(self.groups) + len(self._parts))
-        chosen, values = self._as_remembered(info, [spec.name for spec in specs])
+        chosen, values = self._as_remembered(info, [spec.name for spec in specs], await self._app.models.drafts_for(info))
         title = gr.update(value=f"### Load {_plain(name)}\n{_header_facts(info)}")
         loader = gr.update(choices=[(spec.title, spec.name) for spec in specs], value=chosen)
         return [name, gr.update(visible=True), title, _problem(""), loader, *self.show_loader(chosen), *values]
 
-    def _as_remembered(self, info: ModelInfo, loaders: list[str]) -> tuple[str, list[Any]]:
-        """Loader and options of the last good load, or the defaults; sliders end where the model does."""
+    def _as_remembered(self, info: ModelInfo, loaders: list[str], drafts: Sequence[str]) -> tuple[str, list[Any]]:
+        """Loader and options of the last good load, or the defaults; sliders end where the model does, and models that could draft are offered."""
         remembered = self._app.models.remembered(info.name)
         chosen = remembered.loader if remembered.loader in loaders else loaders[0]
         ends = {"gpu_layers": info.layers + 1.0} if info.layers else {}  # the output is one more
         values: list[Any] = []
         for spec in self._loaders:
-            values += self._forms[spec.name].updates(_options(spec.options, remembered.options if spec.name == chosen else {}), ends)
+            values += self._forms[spec.name].updates(_options(spec.options, remembered.options if spec.name == chosen else {}), ends, {"draft_model": drafts})
         return chosen, values
 
     async def show_last_good(self, name: str) -> list[Any]:
         """The loader and the options as they last worked."""
         try:
             info = await self._app.models.find(name)
+            drafts = await self._app.models.drafts_for(info)
         except AppError as error:
             notify(error)
             return [gr.update()] * (1 + len(self.groups) + len(self._parts))
-        chosen, values = self._as_remembered(info, [spec.name for spec in self._app.models.loaders_for(info)])
+        chosen, values = self._as_remembered(info, [spec.name for spec in self._app.models.loaders_for(info)], drafts)
         return [chosen, *self.show_loader(chosen), *values]
 
     def show_changes(self, name: str, loader: str, *shown: Any) -> list[Any]:
