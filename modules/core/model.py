@@ -172,18 +172,23 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
         "the text stays the same and can come sooner. Empty for none.",
         json_schema_extra={"group": "Drafting", "suggested": True},
     )
+    draft_lookup: bool = Field(
+        False,
+        description="Guess without a draft model: that what was written once before comes again. Takes no memory; helps where replies repeat the prompt.",
+        json_schema_extra={"group": "Drafting"},
+    )
     draft_tokens: int = Field(
         5,
         ge=1,
         le=16,
-        description="Most tokens that the draft model guesses at once; where it does not pay, fewer or none.",
+        description="Most tokens that are guessed at once; where it does not pay, fewer or none.",
         json_schema_extra={"group": "Drafting"},
     )
 
     @property
     def step_outputs(self) -> int:
         """Most rows of logits that one step needs."""
-        return self.slots * (1 + self.draft_tokens if self.draft_model else 1)
+        return self.slots * (1 + self.draft_tokens if self.draft_model or self.draft_lookup else 1)
 
 
 class ModelInfo(BaseModel, frozen=True):
@@ -210,9 +215,9 @@ class ModelInfo(BaseModel, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class DraftSource:
-    """A smaller model over the same vocabulary that guesses the next tokens, and how many of them at most."""
+    """What guesses the next tokens, and how many of them at most."""
 
-    runner: Runner
+    runner: Runner | None  # a smaller model over the same vocabulary; None looks up what was written before
     tokens: int
 
 

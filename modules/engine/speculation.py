@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from modules.core.model import Row
 from modules.engine.drafting import Drafter, ModelDrafter
+from modules.engine.lookup import LookupDrafter
 from modules.engine.payoff import Payoff
 from modules.engine.scheduler import Scheduler, Share
 
@@ -26,7 +27,7 @@ class Speculation:
 
     def __init__(self, source: DraftSource, scheduler: Scheduler, vocab_size: int) -> None:
         self._scheduler = scheduler
-        self._drafter: Drafter = ModelDrafter(source.runner, vocab_size)
+        self._drafter: Drafter = LookupDrafter() if source.runner is None else ModelDrafter(source.runner, vocab_size)
         self._payoff = Payoff(source.tokens, self._drafter.times)
         self._off = ""  # why nothing is drafted any more
         self.drafted_tokens = 0

@@ -33,16 +33,19 @@ def could_draft(model: ModelInfo, others: Iterable[ModelInfo]) -> tuple[str, ...
 
 
 def with_draft(model: LoadedModel, options: LoadOptions, load: LoadDraft, progress: Progress) -> LoadedModel:
-    """The model with the draft model that the options name, or as it is, with a note, if it cannot take tokens back.
+    """The model with what the options want drafts from, or as it is, with a note, if it cannot take tokens back.
 
     Raises:
         LoadFailed: the draft model cannot be loaded, or is of no use here; the model is closed then.
     """
-    if not options.draft_model:
+    if not options.draft_model and not options.draft_lookup:
         return model
-    name = Path(options.draft_model).name
     if not model.runner.keeps_parts:
-        return replace(model, notes=(*model.notes, f"{name} drafts nothing: this architecture cannot take back a token that proved wrong."))
+        return replace(model, notes=(*model.notes, "Nothing is drafted: this architecture cannot take back a token that proved wrong."))
+    if not options.draft_model:
+        note = f"Up to {options.draft_tokens} tokens a step are drafted from what was written before."
+        return replace(model, draft=DraftSource(None, options.draft_tokens), notes=(*model.notes, note))
+    name = Path(options.draft_model).name
     try:
         draft = load(Path(options.draft_model), lambda stage, done: progress(f"Draft model: {stage[:1].lower()}{stage[1:]}", done))
     except BaseException as error:

@@ -49,6 +49,7 @@ def model(request: pytest.FixtureRequest, tiny: TinyFiles, drafts: dict[str, Pat
     yield loaded
     loaded.runner.close()
     assert loaded.draft is not None
+    assert loaded.draft.runner is not None
     loaded.draft.runner.close()
 
 
@@ -59,11 +60,12 @@ class Bench:
         self.model = model
         self.engines: list[Engine] = []
 
-    def start(self, *, drafting: bool) -> tuple[Engine, Inbox]:
+    def start(self, *, drafting: bool, lookup: bool = False) -> tuple[Engine, Inbox]:
         held = self.model.draft
         assert held is not None
+        assert held.runner is not None
         inbox = Inbox()
-        draft = DraftSource(Watched(held.runner), held.tokens) if drafting else None
+        draft = DraftSource(None if lookup else Watched(held.runner), held.tokens) if drafting else None
         engine = Engine(Watched(self.model.runner), self.model.tokenizer, inbox, draft=draft)
         if drafting:
             steady(engine)
@@ -73,9 +75,11 @@ class Bench:
     def prompt(self, text: str) -> list[int]:
         return self.model.tokenizer.encode(text, add_special=True, parse_special=False)
 
-    def write(self, texts: tuple[str, ...], params: GenerationParams, *, drafting: bool, together: bool = True) -> tuple[list[Any], Engine]:
-        """Ids and last delta of each text."""
-        engine, inbox = self.start(drafting=drafting)
+    def write(
+        self, texts: tuple[str, ...], params: GenerationParams, *, drafting: bool, together: bool = True, lookup: bool = False
+    ) -> tuple[list[Any], Engine]:
+        """Ids and end of each text."""
+        engine, inbox = self.start(drafting=drafting, lookup=lookup)
         generations = []
         for text in texts:
             generations.append(engine.submit(self.prompt(text), params))
@@ -103,6 +107,17 @@ def test_greedy_text_is_the_same_and_takes_fewer_steps(bench: Bench, together: b
     assert counters.accepted_tokens > COUNT
     assert counters.steps < 0.7 * without.counters().steps
     assert counters.decode_tokens == without.counters().decode_tokens
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["alone", "in a batch of six"])
+def test_so_is_text_drafted_from_what_was_written_before(bench: Bench, together: bool) -> None:
+    learned = "We bake bread from flour, water, salt and time. My hat is green and your coat is blue"
+    texts = tuple(f"{learned}. {text}" for text in TEXTS)
+    plain, without = bench.write(texts, GREEDY, drafting=False, together=together)
+    found, engine = bench.write(texts, GREEDY, drafting=True, together=together, lookup=True)
+    assert found == plain
+    assert engine.counters().accepted_tokens > COUNT
+    assert engine.counters().steps < without.counters().steps
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -160,6 +175,14 @@ def test_what_it_takes_and_does_is_said(model: LoadedModel, tiny: TinyFiles) -> 
     assert any(re.match(r"half(\.gguf)? drafts up to 4 tokens a step\.", note) for note in model.notes)
 
 
+def test_looking_up_needs_no_second_model(tiny: TinyFiles) -> None:
+    for path in (tiny.gguf, tiny.folder):
+        loaded = load(path, draft_lookup=True)
+        assert loaded.draft == DraftSource(None, 5)
+        assert any("from what was written before" in note for note in loaded.notes)
+        loaded.runner.close()
+
+
 # ---- refusals ------------------------------------------------------------------------------------------------------
 
 
@@ -202,7 +225,7 @@ def test_a_model_that_cannot_take_tokens_back_loads_without_and_says_so(tmp_path
     folder = write_folder(tmp_path / "recurrent", "lfm2")
     loaded = load(folder, drafts["transformers"])
     assert loaded.draft is None
-    assert any("drafts nothing" in note for note in loaded.notes)
+    assert any("Nothing is drafted" in note for note in loaded.notes)
     loaded.runner.close()
     with pytest.raises(LoadFailed, match="cannot take back"):
         load(drafts["transformers"], folder)
@@ -224,7 +247,7 @@ def test_its_memory_counts_before_the_load(kind: str, tiny: TinyFiles, drafts: d
         except OutOfMemory:
             return False
         loaded.runner.close()
-        if loaded.draft is not None:
+        if loaded.draft is not None and loaded.draft.runner is not None:
             loaded.draft.runner.close()
         return True
 

@@ -175,6 +175,7 @@ class LlamaCppOptions(LoadOptions):
         """How a draft model is loaded beside a model: with the same slots and the same room, and what is said of the model's own insides left out."""
         own = {
             "draft_model": "",
+            "draft_lookup": False,
             "rope_freq_base": 0.0,
             "rope_freq_scale": 0.0,
             "cpu_experts": False,

@@ -1,0 +1,87 @@
+"""Drafts looked up in what was written before: the right place, and the same text as without."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.core.model import DraftSource
+from modules.core.params import GenerationParams
+from modules.engine.lookup import LookupDrafter
+from modules.engine.sequence import Sequence
+from tests.engine.steady import steady
+from tests.fakes import BOS, EOS, FakeRunner, solo
+
+
+def sequence(ids: list[int], slot: int = 0, ends: frozenset[int] = frozenset()) -> Sequence:
+    made = Sequence(ids, 10_000, end_ids=ends)
+    made.slot = slot
+    return made
+
+
+def guess(drafter: LookupDrafter, of: Sequence, count: int = 4) -> list[int]:
+    return drafter.propose([(of, count)])[0]
+
+
+def test_what_followed_the_last_three_tokens_at_their_latest_place_is_proposed():
+    text = [1, 2, 3, 4, 5, 9, 1, 2, 3, 6, 7, 8, 9, 1, 2, 3]
+    assert guess(LookupDrafter(), sequence(text)) == [6, 7, 8, 9]
+    assert guess(LookupDrafter(), sequence(text), 2) == [6, 7]
+
+
+@pytest.mark.parametrize("text", [[], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 2, 3], [5, 1, 2, 3, 9, 1, 2]])
+def test_new_tokens_have_no_guess(text):
+    assert guess(LookupDrafter(), sequence(text)) == []
+
+
+def test_a_text_that_repeats_itself_goes_on_repeating():
+    assert guess(LookupDrafter(), sequence([1, 2, 1, 2, 1, 2]), 5) == [1, 2, 1, 2, 1]
+    assert guess(LookupDrafter(), sequence([7, 7, 7, 7]), 3) == [7, 7, 7]
+
+
+def test_a_guess_stops_before_an_end():
+    assert guess(LookupDrafter(), sequence([1, 2, 3, 4, EOS, 1, 2, 3], ends=frozenset({EOS}))) == [4]
+
+
+def test_a_slot_that_another_sequence_took_starts_anew():
+    drafter = LookupDrafter()
+    first = sequence([1, 2, 3, 4, 1, 2, 3])
+    assert guess(drafter, first) == [4, 1, 2, 3]
+    assert guess(drafter, sequence([9, 8, 1, 2, 3])) == []
+    first.ids += [5, 1, 2, 3]
+    assert guess(drafter, first) == [5, 1, 2, 3]
+
+
+def copies(ids: list[int]) -> int:
+    """A model that writes what stands behind the word "copy" at the beginning, over and over, with a hitch now and then."""
+    if len(ids) < 25:
+        return 33
+    source = ids[5:25]
+    written = len(ids) - 25
+    return 33 if written % 17 == 16 else source[written % 20]
+
+
+@pytest.mark.parametrize("together", [1, 4])
+def test_a_reply_that_repeats_its_prompt_takes_fewer_steps_and_is_the_same(bench, together):
+    engine, _, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 6))
+    steady(engine, share=0.0)
+    prompts = [[BOS, *b"copy", *(f"{number}" + "bcdefghijklmnopqrstu").encode()][:25] for number in range(together)]
+    generations = [engine.submit(prompt, GenerationParams(temperature=0, max_tokens=200)) for prompt in prompts]
+    inbox.wait(*generations)
+    for prompt, generation in zip(prompts, generations, strict=True):
+        expected = list(prompt)
+        for _ in range(200):
+            expected.append(copies(expected))
+        assert inbox.ids(generation) == expected[25:]
+    counters = engine.counters()
+    assert counters.accepted_tokens > 100 * together
+    assert counters.steps < 90
+
+
+def test_a_text_without_repeats_is_the_same_and_costs_nothing(bench):
+    engine, runner, inbox = bench(FakeRunner(), draft=DraftSource(None, 4))
+    steady(engine, share=0.0)
+    prompt = [BOS, *b"Once"]
+    generation = engine.submit(prompt, GenerationParams(temperature=0, max_tokens=100))
+    inbox.wait(generation)
+    assert inbox.ids(generation) == solo(prompt, 100)
+    assert sum(len(row.token_ids) for rows in runner.batches for row in rows) <= len(prompt) + 100 + engine.counters().drafted_tokens
