@@ -57,10 +57,17 @@ class ConversationList {
       if (byGroup.has(name)) parts.push(h("h2", { text: name }), h("ul", {}, ...byGroup.get(name).map((row) => this.row(row))));
     }
     if (!parts.length) parts.push(h("p", { class: "side-note", text: this.search.value ? "Nothing found." : "Conversations appear here." }));
-    const held = this.list.contains(document.activeElement) ? document.activeElement.closest("li")?.dataset.id : null;
+    const held = this.list.contains(document.activeElement) ? document.activeElement : null;
     this.list.replaceChildren(...parts);
-    if (held) this.list.querySelector(`li[data-id="${held}"] .title`)?.focus(); // the poll must not take the focus
+    if (held) this.refocus(held.closest("li")?.dataset.id, held.ariaLabel); // the poll must not take the focus
     this.markOpen();
+  }
+
+  /** Give the focus back to the same control of a conversation, or to its title where that is gone. */
+  refocus(id, label) {
+    const item = this.list.querySelector(`li[data-id="${id}"]`);
+    item?.querySelector(".title").focus(); // first: only with the focus inside are the other controls shown
+    if (label) [...item?.querySelectorAll("button, a") ?? []].find((control) => control.ariaLabel === label)?.focus();
   }
 
   row(row) {

@@ -1,0 +1,50 @@
+"""Lists that are drawn anew by themselves: neither a press nor the focus is lost by it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.screens import ChatScreen, ModelsScreen
+from tests.e2e.test_get_models import GetModels, pony
+from tests.hub.hub_server import HubServer
+from tests.paddock_server import PaddockServer
+
+__all__ = ["pony"]  # a fixture
+
+
+@pytest.mark.parametrize(("button", "end"), [("Pause", "Paused"), ("Cancel", "Cancelled")])
+def test_a_press_that_lasts_over_several_polls_counts(models: ModelsScreen, page: Page, pony: HubServer, button: str, end: str) -> None:
+    get = GetModels(models.open().page)
+    pony.fault("slow", r"lfs|Q8_0", count=-1, value=150_000)
+    get.find("meadow/pony-GGUF:Q8_0")
+    get.results.get_by_role("button", name="Download pony-Q8_0").click()
+    facts = get.job.locator(".job-facts")
+    expect(facts).to_contain_text(re.compile(r"[1-9]\d* %"))
+    get.job.get_by_role("button", name=button).hover()
+    page.mouse.down()
+    for _ in range(3):  # each tells of more bytes
+        with page.expect_response(lambda answer: answer.url.endswith("/ui/jobs")):
+            pass
+    page.mouse.up()
+    expect(facts).to_contain_text(end)
+
+
+def test_the_focus_stays_on_the_same_control_of_a_conversation(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    starter.make_conversation((("user", "about meadows"),), title="Looked at")
+    chat.open()
+    title = chat.row("Looked at").locator(".title")
+    tool = chat.row("Looked at").get_by_label("Rename", exact=True)
+    for control, presses, other in ((title, 0, "First other"), (tool, 2, "Second other")):
+        title.focus()
+        for _ in range(presses):
+            page.keyboard.press("Tab")
+        expect(control).to_be_focused()
+        starter.make_conversation((("user", "news"),), title=other)
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+        expect(chat.row(other)).to_be_visible()
+        expect(control).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("textbox", name="Name of the conversation")).to_have_value("Looked at")
