@@ -11,6 +11,7 @@ class AdapterChoice {
     this.known = new Map(); // scope → {key, adapters}
     this.edited = { key: "", at: 0 };
     this.found = null; // of ui/adapters
+    this.shown = {}; // scope and key of what the controls are for
     this.own = h("input", { type: "checkbox", id: "own-adapters" });
     this.own.addEventListener("change", () => this.choose(this.own.checked ? this.found?.in_use ?? [] : null));
     this.words = h("span");
@@ -20,7 +21,7 @@ class AdapterChoice {
       h("h3", { text: "LoRA adapters" }), h("label", { class: "own" }, this.own, this.words), this.note, this.rows);
     element.replaceChildren(this.body);
     element.removeAttribute("aria-busy");
-    this.changed = settled(() => this.choose(this.controls.map((control) => control.choice).filter(Boolean), false));
+    this.changed = settled(() => this.choose(this.controls.map((control) => control.choice).filter(Boolean)));
     listen("settings", ({ scope, key, settings }) => this.take(scope, key, settings.adapters ?? null));
     listen("drawer-opened", () => this.look());
     listen("area", () => this.look());
@@ -56,20 +57,24 @@ class AdapterChoice {
     this.draw();
   }
 
-  /** Set the adapters of what is open; null takes those of the model. */
-  choose(adapters, redraw = true) {
-    const current = this.known.get(this.scope);
-    if (!current) return;
-    current.adapters = adapters;
-    this.edited = { key: current.key, at: Date.now() };
-    emit("settings-edited", { scope: this.scope, key: current.key, settings: { adapters } });
-    if (redraw) this.draw();
+  /** Set the adapters of what is shown, which may not be what is open any more; null takes those of the model. */
+  choose(adapters) {
+    const { scope, key } = this.shown;
+    if (!key) return;
+    const current = this.known.get(scope);
+    const isOpen = current?.key === key && scope === this.scope;
+    const isNew = isOpen && (current.adapters === null) !== (adapters === null);
+    if (current?.key === key) current.adapters = adapters;
+    this.edited = { key, at: Date.now() };
+    emit("settings-edited", { scope, key, settings: { adapters } });
+    if (isNew || !isOpen) this.draw(); // else the controls show it, and one may be under somebody's finger
   }
 
   draw() {
-    if (!this.found) return;
+    if (!this.found || this.changed.pending) return;
     const { adapters: rows, in_use: inUse, model } = this.found;
     const chosen = this.adapters;
+    this.shown = { scope: this.scope, key: this.known.get(this.scope)?.key };
     this.body.hidden = !rows.length && !chosen;
     this.own.checked = chosen !== null;
     this.words.textContent = this.scope === "notebook" ? "Choose for the notebook" : "Choose for this conversation";

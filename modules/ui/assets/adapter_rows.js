@@ -40,10 +40,16 @@ export function adapterWords(row, ...more) {
   ];
 }
 
-/** Calls a function at once, or a moment after the last of several calls, so that a dragged slider asks now and then. */
+/** Calls a function at once, or a moment after the last of several calls, so that a dragged slider asks now and then; `pending` until then. */
 export function settled(action) {
   let timer = 0;
-  return (now) => { clearTimeout(timer); if (now) action(); else timer = setTimeout(action, SETTLE_MS); };
+  const act = () => { changed.pending = false; action(); };
+  const changed = (now) => {
+    clearTimeout(timer);
+    changed.pending = true;
+    if (now) act(); else timer = setTimeout(act, SETTLE_MS);
+  };
+  return changed;
 }
 
 /** "odd-words × 0.5, other", or "". */

@@ -261,7 +261,7 @@ class MessageList {
   /** The settings drawer changed; a send that follows waits for this. */
   saveSettings({ scope, key, settings }) {
     if (scope !== "chat") return;
-    this.settingsSaved = Promise.all([this.settingsSaved, request("PATCH", `ui/conversations/${key}`, { settings }).catch(report)]);
+    this.settingsSaved = Promise.resolve(this.settingsSaved).then(() => request("PATCH", `ui/conversations/${key}`, { settings }).catch(report));
   }
 
   async copyCode(event) {

@@ -10,7 +10,7 @@ import { listen, refreshModels, request, state } from "./page.js";
 
 export class ModelAdapters {
   constructor() {
-    Object.assign(this, { found: null, controls: [], wanted: "", asked: 0, applying: 0 });
+    Object.assign(this, { found: null, controls: [], wanted: "", asked: 0, applying: false });
     this.library = new Library("ui/adapter-library", "Bin of adapters", () => this.draw());
     this.model = h("select", { "aria-label": "Model for the adapters", on: { change: () => { this.wanted = this.model.value; this.look(); } } });
     this.note = h("p", { class: "model-note" });
@@ -46,18 +46,23 @@ export class ModelAdapters {
     this.draw();
   }
 
-  /** Put what is chosen into use: it acts from the next reply on. */
+  /** Put what is chosen into use: it acts from the next reply on. One request at a time; the last one says how it is in the end. */
   async apply() {
-    const adapters = this.controls.map((control) => control.choice).filter(Boolean);
-    this.applying += 1;
-    try {
-      this.found = await request("PUT", "ui/adapters", { model: this.card?.name ?? "", adapters });
-      this.problem.hidden = true;
-    } catch (error) {
-      this.problem.replaceChildren(h("span", { text: error.message }));
-      this.problem.hidden = false;
+    this.again = true;
+    if (this.applying) return;
+    this.applying = true;
+    while (this.again) {
+      this.again = false;
+      const adapters = this.controls.map((control) => control.choice).filter(Boolean);
+      try {
+        this.found = await request("PUT", "ui/adapters", { model: this.card?.name ?? "", adapters });
+        this.problem.hidden = true;
+      } catch (error) {
+        this.problem.replaceChildren(h("span", { text: error.message }));
+        this.problem.hidden = false;
+      }
     }
-    this.applying -= 1;
+    this.applying = false;
     this.draw();
     refreshModels();
   }
@@ -77,7 +82,7 @@ export class ModelAdapters {
     const signature = JSON.stringify([adapters, card?.name, adapters.map((row) => this.library.seen(row.name))]);
     const asShown = JSON.stringify(inUse) === JSON.stringify(this.controls.map((control) => control.choice).filter(Boolean));
     // A slider under somebody's finger stays where it is
-    if (this.applying || isBusy(this.rows) || (signature === this.drawn && (asShown || !this.problem.hidden))) return;
+    if (this.applying || this.changed.pending || isBusy(this.rows) || (signature === this.drawn && (asShown || !this.problem.hidden))) return;
     this.drawn = signature;
     const held = focused(this.rows);
     this.controls = adapters.map((row) => new AdapterControl(card ? row : { ...row, problem: "no model" }, inUse.find((choice) => choice.name === row.name), this.changed));
