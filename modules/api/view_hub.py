@@ -94,7 +94,7 @@ def _hub(app: App, functions: ViewFunctions) -> APIRouter:
     @router.get("/fit")
     async def fits() -> dict[str, Any]:
         """What was predicted and what models really took."""
-        return {"records": [{**asdict(row), "ratio": row.ratio} for row in await asyncio.to_thread(app.fit.records)]}
+        return {"records": [{**asdict(row), "ratio": row.real_bytes / row.predicted_bytes} for row in await asyncio.to_thread(app.fit.records.rows)]}
 
     @router.post("/download")
     async def download(body: DownloadBody) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from modules.core.generation import (
     GenerationRequest,
     TextPrompt,
     TokenLogprob,
+    Usage,
 )
 from modules.core.model import Adapter, AdapterChoice
 from modules.core.process import how_it_ended
@@ -81,6 +82,7 @@ class EngineClient:
         self.card = EngineCard(name=name, loader="", context_length=0, slots=0, vocab_size=0, memory_bytes=0, load_s=0)
         self._adapters: tuple[Adapter, ...] = ()  # for requests that name none
         self.on_exit = setup.get("on_exit")
+        self.on_usage: Callable[[Usage, bool], None] | None = None  # called at the end of each generation, with whether it ran alone all the time
         self._on_progress = setup.get("on_progress")
         self._step_timeout_s = setup.get("step_timeout_s", STEP_TIMEOUT_S)
         self._heartbeat_timeout_s = setup.get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S)
@@ -169,6 +171,9 @@ class EngineClient:
             request = request.model_copy(update={"adapters": self._adapters})
         number, inbox = next(self._numbers), Inbox()
         self._inboxes[number] = inbox
+        if len(self._inboxes) > 1:
+            for other in self._inboxes.values():
+                other.alone = False
         try:
             await self._ask("generate", number, request=_plain(request))
         except BaseException:
@@ -327,6 +332,8 @@ class EngineClient:
         if inbox.ended:
             del self._inboxes[number]
             self._used_s = time.monotonic()
+            if self.on_usage is not None and inbox.usage is not None:
+                self.on_usage(inbox.usage, inbox.alone)
 
     # ---- watching the child ----------------------------------------------------------------------------------------
 

@@ -43,6 +43,7 @@ class Inbox:
         self.place: int | None = None
         self.usage: Usage | None = None
         self.on_place: Callable[[], None] | None = None
+        self.alone = True  # no other generation ran or waited meanwhile
         self.ended = False  # nothing more will come
         self.error: AppError | None = None
         self.news = asyncio.Event()

@@ -14,7 +14,6 @@ from modules.loaders.shape import Shape
 
 STEP_TOKENS = 256  # contexts are told and cut in steps of this
 MOST_TOKENS = 1 << 26
-STEP_S = 0.001  # what a step costs whatever the model
 NUMBER_BYTES = 4  # states, buffers and logits are float32
 Kind = Literal["fits", "part_on_gpu", "shorter", "no"]
 
@@ -32,6 +31,8 @@ class Usage:
     scores: bool = False  # attention scores of a whole step are written out
     trims_windows: bool = False  # layers that see a window keep no more than it
     scan_copies: int = 0  # how often the states of every token of a step are written out in a layer that scans
+    word_bytes: int = 0  # of each entry of the vocabulary, in tables
+    copied_bytes: int = 0  # weights that are rewritten for this processor: their file is then in memory too, until the system wants the room
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,19 @@ class Needs:
     fixed: int
     per_token: float
     windows: tuple[tuple[float, int], ...] = ()  # bytes per token, up to so many tokens
+    spare: int = 0  # in memory as long as nobody else wants the room
 
     def cache(self, tokens: int) -> float:
         """What so many tokens take, beside everything else."""
         return self.per_token * tokens + sum(size * min(tokens, limit) for size, limit in self.windows)
 
     def total(self, tokens: int) -> int:
-        """Everything, for a cache of so many tokens."""
+        """Everything that must have room, for a cache of so many tokens."""
         return int(self.weights + self.fixed + self.cache(tokens))
+
+    def peak(self, tokens: int) -> int:
+        """The most that the process will be seen to hold."""
+        return self.total(tokens) + self.spare
 
     def tokens_that_fit(self, available: int) -> int:
         """Largest cache, a multiple of 256 tokens; 0 if none."""
@@ -62,7 +68,7 @@ class Needs:
     def scaled(self, ratio: float) -> Needs:
         """Corrected by what was measured: everything so many times as large."""
         windows = tuple((size * ratio, limit) for size, limit in self.windows)
-        return Needs(int(self.weights * ratio), int(self.fixed * ratio), self.per_token * ratio, windows)
+        return Needs(int(self.weights * ratio), int(self.fixed * ratio), self.per_token * ratio, windows, int(self.spare * ratio))
 
 
 def together(first: Needs, second: Needs) -> Needs:
@@ -77,7 +83,7 @@ def together(first: Needs, second: Needs) -> Needs:
 
 
 def needs(shape: Shape, usage: Usage) -> Needs:
-    """The formula; checked against measured peaks (docs/lab-notes.md)."""
+    """The formula; checked against measured peaks (docs/fit.md)."""
     per_token = usage.batch_tokens * shape.heads * float(NUMBER_BYTES) if usage.scores else 0.0
     windows = []
     for group in shape.cache:
@@ -87,8 +93,8 @@ def needs(shape: Shape, usage: Usage) -> Needs:
         else:
             per_token += size
     work = usage.outputs * shape.vocabulary + usage.batch_tokens * (6 * shape.width + 3 * shape.inner + usage.scan_copies * shape.scan_numbers)
-    fixed = usage.library_bytes + NUMBER_BYTES * (work + shape.state_numbers * usage.sequences)
-    return Needs(usage.weights_bytes, fixed, per_token, tuple(windows))
+    fixed = usage.library_bytes + usage.word_bytes * shape.vocabulary + NUMBER_BYTES * (work + shape.state_numbers * usage.sequences)
+    return Needs(usage.weights_bytes, fixed, per_token, tuple(windows), usage.copied_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +163,3 @@ def _sentence(fit: Fit, shape: Shape, wanted_tokens: int) -> str:
     where = f" with {fit.gpu_layers} of {shape.layers} layers on the graphics card" if fit.kind == "part_on_gpu" else " on the graphics card" if fit.gpu_layers else ""
     more = f"; up to {fit.largest_context} would fit" if fit.largest_context > fit.context_length else ""
     return f"Fits{where} with a context of {fit.context_length} tokens{who}{more}: needs about {needed}, {free} is free."
-
-
-def tokens_per_s(shape: Shape, weights_bytes: int, bytes_per_s: float) -> float:
-    """Speed of writing at the beginning of a context: every token reads the weights it uses once; 0 if the bandwidth is not known."""
-    return 1 / (STEP_S + weights_bytes * shape.read_share / bytes_per_s) if bytes_per_s else 0.0

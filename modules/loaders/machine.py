@@ -71,6 +71,27 @@ def resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def private_bytes() -> int:
+    """Memory of this process that is no file's; 0 where the system does not tell."""
+    return _status_bytes("self", "RssAnon")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory a process has held; what it holds now where the system keeps no peak, 0 if it is gone."""
+    try:
+        return _status_bytes(str(pid), "VmHWM") or int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def _status_bytes(process: str, field: str) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith(f"{field}:"))
+    except (OSError, StopIteration, ValueError):
+        return 0
+
+
 def usable_cores() -> int:
     """Physical cores this process may run on, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

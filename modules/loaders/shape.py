@@ -11,12 +11,13 @@ from types import MappingProxyType
 from typing import Any
 
 from modules.loaders.folder_header import FolderHeader
-from modules.loaders.gguf_header import GgufHeader
+from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader
 
 # Architectures whose files may not say which of their layers see only a window: every so many sees everything
 WINDOW_PERIODS: Mapping[str, int] = MappingProxyType({"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2, "olmo2": 4, "exaone4": 4})
 WITHOUT_ATTENTION = ("mamba", "rwkv", "arwkv", "rwkv6qwen2")
 LEAST_SHARE = 0.01
+TABLE, OUTPUT = "token_embd.weight", "output.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,20 @@ class Shape:
     layers: int
     width: int
     heads: int
+    head_width: int  # numbers of a query
     inner: int  # of the feed-forward part
     vocabulary: int
     trained_tokens: int  # 0: not said
     cache: tuple[CacheLayers, ...] = ()
     state_numbers: int = 0  # of one sequence, whatever its length
     scan_numbers: int = 0  # the state that a layer of the mamba kind makes of each token
-    read_share: float = 1.0  # of the weights, for one token: chosen experts only, no look-up tables
+    reads: tuple[tuple[str, float], ...] = (("F32", 1.0),)  # type of number → the share of the weights that a token reads: chosen experts, no tables
+    merges: bool = False  # a vocabulary with merges, which takes more room
+
+    @property
+    def read_share(self) -> float:
+        """Of the weights, for one token."""
+        return min(1.0, sum(share for _, share in self.reads))
 
 
 def gguf_shape(headers: Sequence[GgufHeader], stored_bytes: int) -> Shape:
@@ -59,12 +67,14 @@ def gguf_shape(headers: Sequence[GgufHeader], stored_bytes: int) -> Shape:
         layers=layers,
         width=header.number("embedding_length", 1),
         heads=max(1, header.number("attention.head_count", 1)),
+        head_width=header.number("attention.key_length", header.number("embedding_length", 1) // max(1, header.number("attention.head_count", 1))),
         inner=header.number("feed_forward_length"),
         vocabulary=header.token_count or header.number("vocab_size"),
         trained_tokens=header.number("context_length"),
         cache=_gguf_cache(header, layers),
         state_numbers=recurrent * _gguf_state(header),
-        read_share=_gguf_share(headers),
+        reads=_gguf_reads(headers),
+        merges="tokenizer.ggml.merges" in header.metadata,
     )
 
 
@@ -129,18 +139,22 @@ def _gguf_state(header: GgufHeader) -> int:
     return width * max(0, header.number("shortconv.l_cache") - 1)
 
 
-def _gguf_share(headers: Sequence[GgufHeader]) -> float:
+def _gguf_reads(headers: Sequence[GgufHeader]) -> tuple[tuple[str, float], ...]:
     tensors = [tensor for header in headers for tensor in header.tensors]
     total = sum(tensor.size_bytes for tensor in tensors)
     if not total:
-        return 1.0
+        return (("F16", 1.0),)
     experts, used = headers[0].number("expert_count"), headers[0].number("expert_used_count")
-    idle = 0.0
-    if experts and used:
-        idle += sum(tensor.size_bytes for tensor in tensors if "_exps." in tensor.name) * (1 - min(used, experts) / experts)
-    if any(tensor.name == "output.weight" for tensor in tensors):  # else the table is read whole, as the output
-        idle += sum(tensor.size_bytes for tensor in tensors if tensor.name == "token_embd.weight")
-    return max(LEAST_SHARE, 1 - idle / total)
+    is_apart = any(tensor.name == OUTPUT for tensor in tensors)  # else the table is read whole, as the output
+    shares: dict[str, float] = {}
+    for tensor in tensors:
+        share = tensor.size_bytes / total
+        if experts and used and "_exps." in tensor.name:
+            share *= min(used, experts) / experts
+        if not (is_apart and tensor.name == TABLE):
+            kind = TENSOR_TYPES[tensor.type_id][0] if tensor.type_id in TENSOR_TYPES else "F16"
+            shares[kind] = shares.get(kind, 0.0) + share
+    return tuple(shares.items()) or (("F16", LEAST_SHARE),)
 
 
 def folder_shape(header: FolderHeader) -> Shape:
@@ -155,13 +169,14 @@ def folder_shape(header: FolderHeader) -> Shape:
         layers=layers,
         width=width,
         heads=heads,
+        head_width=header.number("head_dim") or width // max(1, heads),
         inner=header.number("intermediate_size", "n_inner", "ffn_dim") or 4 * width,
         vocabulary=header.number("vocab_size"),
         trained_tokens=header.number("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length"),
         cache=_folder_cache(header, layers, width, heads),
         state_numbers=_folder_state(header, layers, width),
         scan_numbers=_scan(header, width)[0] if {"mamba", "recurrent"} & set(_layer_types(header, layers)) else 0,
-        read_share=_folder_share(header, layers, width),
+        reads=(("F32", _folder_share(header, layers, width)),),
     )
 
 

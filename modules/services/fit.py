@@ -13,21 +13,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from modules.core.errors import AppError, InvalidRequest, UnsupportedFormat
-from modules.core.generation import EngineCard
+from modules.core.errors import InvalidRequest, UnsupportedFormat
 from modules.core.settings import Settings
-from modules.loaders.fit import Fit, Needs, Room, judge, tokens_per_s
-from modules.loaders.folder_header import parse_folder_header, read_folder_header
-from modules.loaders.gguf_header import GgufHeader, parse_gguf_prefix, read_gguf_header
-from modules.loaders.llama_cpp import memory as llama_cpp_memory
-from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.fit import Fit, Room, judge
+from modules.loaders.folder_header import parse_folder_header
+from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, parse_gguf_prefix
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, graphics_bytes
-from modules.loaders.model_info import gguf_parts
 from modules.loaders.shape import Shape, folder_shape, gguf_shape
-from modules.loaders.transformers import memory as transformers_memory
-from modules.loaders.transformers.options import TransformersOptions
-from modules.services.bandwidth import memory_bandwidth
-from modules.services.fit_records import FitRecord, FitRecords
+from modules.services.fit_expected import Expected, local_shape
+from modules.services.fit_learning import FitLearner, is_quiet
+from modules.services.fit_records import FitRecords
+from modules.services.machine_speed import MachineSpeed
 from modules.services.models import ModelService
 
 if TYPE_CHECKING:
@@ -56,7 +52,8 @@ class FitReport:
     one: Fit
     several: Fit
     tokens_per_s: float  # about; 0 if unknown
-    correction: float  # of the formula, by what was measured on this machine
+    correction: float  # of the formula, by what models of this machine took
+    measuring: bool = False  # the speed will be known soon
 
 
 class FitService:
@@ -66,13 +63,21 @@ class FitService:
         self._settings = settings
         self._hub = hub
         self._models = models
-        self._records = FitRecords(settings.state_dir / RECORDS_FILE)
+        self.records = FitRecords(settings.state_dir / RECORDS_FILE)
+        self.speed = MachineSpeed(settings.state_dir, lambda: is_quiet(models))
+        self._learner = FitLearner(models, self.records, self.speed)
         self._shapes: dict[tuple[str, str, str], Shape] = {}
         self._reading: dict[tuple[str, str, str], asyncio.Lock] = {}
         self._places = asyncio.Semaphore(AT_ONCE)
-        self._measuring = asyncio.Lock()
-        self._seen: frozenset[int] = frozenset()
-        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        """Learn from every load and every reply from now on."""
+        self._learner.start()
+
+    async def close(self) -> None:
+        """Stop measuring, and finish what is being stored."""
+        await self.speed.close()
+        await self._learner.close()
 
     # ---- judge -----------------------------------------------------------------------------------------------------
 
@@ -93,7 +98,7 @@ class FitService:
         key = (repo, revision, _family(weights[0]) if size_bytes and kind == "gguf" else weights[0])
         shape = await self._remembered(key, paths, weights, kind)
         if size_bytes and kind == "gguf":
-            shape = replace(shape, stored_bytes=size_bytes)
+            shape = replace(shape, stored_bytes=size_bytes, reads=_reads(shape, weights[0]))
         return await self._report(shape, "llama.cpp" if kind == "gguf" else "transformers")
 
     async def _remembered(self, key: tuple[str, str, str], paths: Sequence[str], weights: Sequence[str], kind: str) -> Shape:
@@ -113,7 +118,7 @@ class FitService:
         return shape
 
     async def local(self, name: str) -> FitReport:
-        """Of a model in the model folder.
+        """Of a model in the model folder, loaded as it was last.
 
         Raises:
             NotFound: no such model.
@@ -124,23 +129,24 @@ class FitService:
         return await self._report(shape, "llama.cpp" if info.format == "gguf" else "transformers", name)
 
     async def _report(self, shape: Shape, loader: str, name: str = "") -> FitReport:
-        async with self._measuring:
-            speed = await asyncio.to_thread(memory_bandwidth, self._settings.state_dir)
-        return await asyncio.to_thread(self._judged, shape, loader, name, speed)
+        report = await asyncio.to_thread(self._judged, shape, loader, name)
+        if not report.one.gpu_layers and not report.tokens_per_s and report.one.kind != "no":
+            self.speed.want(loader)
+        return replace(report, measuring=self.speed.measuring(loader))
 
-    def _judged(self, shape: Shape, loader: str, name: str, bytes_per_s: float) -> FitReport:
+    def _judged(self, shape: Shape, loader: str, name: str) -> FitReport:
         graphics = graphics_bytes(loader)
         room = Room(max(0, available_bytes() - RESERVE_BYTES), graphics)
-        dtype = "bfloat16" if graphics else "float32"
+        measured = self.speed.known(loader)
         found = []
         correction = 1.0
         for users in (1, USERS):
-            wanted, held = _needs(shape, loader, {"slots": users}, dtype), min(CONTEXT_TOKENS, shape.trained_tokens or CONTEXT_TOKENS) * users
-            correction = self._records.ratio(loader, wanted.total(held), name)
+            expected = Expected(shape, loader, {"slots": users}, "bfloat16" if graphics else "float32", measured)
+            wanted, held = expected.needs, min(CONTEXT_TOKENS, shape.trained_tokens or CONTEXT_TOKENS) * users
+            correction = self.records.ratio(loader, wanted.peak(held), name)
             found.append(judge(shape, wanted.scaled(correction), room, context_length=CONTEXT_TOKENS, users=users))
         one, several = found
-        weights = shape.stored_bytes if loader == "llama.cpp" else transformers_memory.weights_bytes(shape, TransformersOptions(), dtype)
-        speed = 0.0 if one.gpu_layers or one.kind == "no" else tokens_per_s(shape, weights, bytes_per_s)
+        speed = 0.0 if one.gpu_layers or one.kind == "no" else expected.tokens_per_s() * self.records.speed_ratio(loader, wanted.peak(held), name)
         sentence = one.sentence + (f" About {_rounded(speed)} tokens/s." if speed else "")
         if one.kind != "no":
             sentence += f" For {USERS} users at once: {_context_text(several)}."
@@ -200,59 +206,6 @@ class FitService:
             raise UnsupportedFormat(f"{path} is not a JSON object; choose another model.")
         return value
 
-    # ---- learn -----------------------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Learn from every load from now on."""
-        self._models.watch(self._changed)
-
-    async def close(self) -> None:
-        """Finish what is being stored."""
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def records(self) -> tuple[FitRecord, ...]:
-        """Predicted and real, of every model loaded so far."""
-        return self._records.rows()
-
-    def _changed(self) -> None:
-        cards = self._models.status().loaded
-        new = [card for card in cards if card.pid not in self._seen]
-        self._seen = frozenset(card.pid for card in cards)
-        for card in new:
-            task = asyncio.get_running_loop().create_task(self._learn(card))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-    async def _learn(self, card: EngineCard) -> None:
-        try:
-            info = await self._models.find(card.name)
-            await asyncio.to_thread(self._store, card, Path(info.path))
-        except (AppError, ValueError):  # the model, or the way it was loaded, changed meanwhile
-            return
-
-    def _store(self, card: EngineCard, path: Path) -> None:
-        if graphics_bytes(card.loader) or not card.memory_bytes:
-            return  # a part lies where it is not measured
-        options = dict(self._models.remembered(card.name).options)
-        wanted = _needs(local_shape(path), card.loader, {**options, "slots": card.slots}, "float32")
-        held = 0
-        if card.loader == "llama.cpp":  # its cache is made at once, the other grows with use
-            asked = int(options.get("cache_tokens") or 0)
-            held = max(card.context_length, asked or card.context_length * min(card.slots, llama_cpp_memory.DEFAULT_SLOTS_HELD))
-        self._records.remember(FitRecord(card.name, card.loader, wanted.total(held), card.memory_bytes))
-
-
-def local_shape(path: Path) -> Shape:
-    """The shape of a model on the disk.
-
-    Raises:
-        UnsupportedFormat: it is broken.
-    """
-    if path.is_dir():
-        return folder_shape(read_folder_header(path))
-    headers = [read_gguf_header(part) for part in gguf_parts(path)]
-    return gguf_shape(headers, sum(header.size_bytes for header in headers))
-
 
 def _family(path: str) -> str:
     """What the files of all quantizations of a model have in common."""
@@ -263,10 +216,13 @@ def _family(path: str) -> str:
     return path if start < 0 else path[:start] + path[start + len(found) :]
 
 
-def _needs(shape: Shape, loader: str, options: dict[str, Any], dtype: str) -> Needs:
-    if loader == "llama.cpp":
-        return llama_cpp_memory.estimate(shape, LlamaCppOptions(**options), on_gpu=False)
-    return transformers_memory.estimate(shape, TransformersOptions(**options), dtype)
+def _reads(shape: Shape, path: str) -> tuple[tuple[str, float], ...]:
+    """What a token reads of a quantization that only its name tells, by the header of another one of the same model."""
+    from modules.hub.names import quantization_in
+
+    label = quantization_in(path).removeprefix("UD-")
+    kind = next((name for name, _, _ in TENSOR_TYPES.values() if label == name or label.startswith(f"{name}_")), "")
+    return ((kind, shape.read_share),) if kind else shape.reads
 
 
 def _rounded(speed: float) -> str:

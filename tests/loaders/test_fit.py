@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from modules.core.errors import UnsupportedFormat
-from modules.loaders.fit import Needs, Room, Usage, judge, needs, tokens_per_s
+from modules.loaders.fit import Needs, Room, Usage, judge, needs
 from modules.loaders.folder_header import FolderHeader, parse_folder_header, read_folder_header
 from modules.loaders.gguf_header import GgufHeader, Tensor, parse_gguf_prefix, read_gguf_header
 from modules.loaders.llama_cpp.memory import estimate
@@ -77,20 +77,23 @@ def test_shapes_of_folders() -> None:
 
 
 def test_the_formula_by_hand() -> None:
-    shape = Shape("x", 1000, 500, layers=4, width=64, heads=8, inner=128, vocabulary=1000, trained_tokens=4096, cache=(CacheLayers(3, 32, 512), CacheLayers(1, 32)))
+    shape = Shape("x", 1000, 500, layers=4, width=64, heads=8, head_width=8, inner=128, vocabulary=1000, trained_tokens=4096, cache=(CacheLayers(3, 32, 512), CacheLayers(1, 32)))
     whole = needs(shape, usage(batch_tokens=16, outputs=2, library_bytes=77))
     assert whole.total(0) == 1000 + 77 + 4 * (2 * 1000 + 16 * (6 * 64 + 3 * 128))
     assert whole.total(1000) - whole.total(0) == 1000 * 4 * 32 * 2
     trimmed = needs(shape, usage(batch_tokens=16, trims_windows=True, sequences=2))
     assert trimmed.cache(10_000) == 10_000 * 64 + 3 * 64 * (2 * 512 + 16)
     assert needs(shape, usage(batch_tokens=16, scores=True)).per_token == 4 * 64 + 8 * 16 * 4
+    words = needs(shape, usage(word_bytes=100, copied_bytes=700))
+    assert words.total(0) == 1000 + 100 * 1000
+    assert words.peak(10) == words.total(10) + 700
     assert trimmed.scaled(0.5).total(0) == trimmed.total(0) // 2
     assert trimmed.tokens_that_fit(trimmed.total(5000)) == 4864
     assert trimmed.tokens_that_fit(999) == 0
 
 
 def test_the_verdicts() -> None:
-    shape = Shape("x", 4 * GB, GB, layers=32, width=64, heads=8, inner=128, vocabulary=1000, trained_tokens=32_768)
+    shape = Shape("x", 4 * GB, GB, layers=32, width=64, heads=8, head_width=8, inner=128, vocabulary=1000, trained_tokens=32_768)
     wanted = Needs(4 * GB, GB, 100_000.0)
 
     def verdict(memory: float, graphics: float = 0, users: int = 1) -> Any:
@@ -117,8 +120,7 @@ def test_the_share_of_the_weights_that_a_token_reads() -> None:
     tensors = tuple(Tensor(name, (1,), 1, 0, size) for name, size in (("token_embd.weight", 100), ("output.weight", 100), ("blk.0.ffn_up_exps.weight", 800)))
     shape = gguf("llama", tensors, expert_count=8, expert_used_count=2)
     assert shape.read_share == pytest.approx(0.3)
-    assert tokens_per_s(shape, GB, 3 * GB) == pytest.approx(1 / 0.101)
-    assert tokens_per_s(shape, GB, 0) == 0
+    assert dict(shape.reads) == {"F16": pytest.approx(0.3)}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")

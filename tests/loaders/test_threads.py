@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from modules.loaders.llama_cpp.loader import fastest_threads
+from modules.loaders.llama_cpp.threads import fastest_threads
 
 
 @pytest.mark.parametrize(

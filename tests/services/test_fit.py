@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from modules.core.errors import HubError, InvalidRequest, NotFound, UnsupportedFormat
+from modules.core.generation import GenerationRequest, TextPrompt
+from modules.core.params import GenerationParams
 from modules.loaders.gguf_header import read_gguf_header
 from modules.services.app import App
-from modules.services.bandwidth import memory_bandwidth
-from modules.services.fit import local_shape
+from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_records import FitRecord, FitRecords
+from modules.services.machine_speed import MachineSpeed, machine_key
 from tests.hub.hub_server import HubServer
 from tests.services.conftest import ONE, WRITING
 from tests.sparse_models import write_sparse_gguf
@@ -23,6 +27,14 @@ from tests.sparse_models import write_sparse_gguf
 pytestmark = pytest.mark.processes
 
 REPO, COMMIT = "meadow/pony", "a" * 40
+
+
+def write_measured(state_dir: Path, **changes: Any) -> None:
+    """As if this machine had been measured."""
+    rate = [{"model_bytes": 1_000_000, "bytes_per_s": 1e10}]
+    pace = {"threads": 1, "step_s": 1e-4, "layer_s": 1e-5, "rates": {"Q8_0": rate}}
+    known = {"process_bytes": 60_000_000, "token_s": 1e-4, "word_s": 0.0, "paces": [pace], **changes}
+    (state_dir / "machine.json").write_text(json.dumps({"key": machine_key(), "llama.cpp": known, "transformers": {**known, "process_bytes": 380_000_000}}))
 
 
 @pytest.fixture
@@ -43,7 +55,7 @@ def hub(starter_dir: Path, starter_gguf: Path) -> Iterator[HubServer]:
 @pytest.fixture
 def app(hub: HubServer, start_app: Callable[..., App]) -> App:
     app = start_app(hub_endpoint=hub.endpoint)
-    (app.settings.state_dir / "machine.json").write_text('{"cores": 0, "bytes_per_s": 1}')
+    write_measured(app.settings.state_dir)
     return app
 
 
@@ -129,20 +141,54 @@ async def test_a_model_that_is_far_too_large(app: App, hub: HubServer, starter_g
     assert "tokens each" in report.sentence
 
 
-async def test_a_load_is_learned_from(app: App) -> None:
+async def settled(app: App) -> FitRecord:
+    """The record of the model once it is about its use."""
+    for _ in range(400):
+        if app.fit.records.rows() and app.fit.records.rows()[0].used:
+            break
+        await asyncio.sleep(0.05)
+    return app.fit.records.rows()[0]
+
+
+async def test_loads_and_replies_are_learned_from(app: App) -> None:
     app.fit.start()
     before = await app.fit.local(ONE)
     await app.models.load(ONE, options=WRITING)
     for _ in range(100):
-        if app.fit.records():
+        if app.fit.records.rows():
             break
         await asyncio.sleep(0.02)
-    record = app.fit.records()[0]
-    assert (record.name, record.loader) == (ONE, "llama.cpp")
-    assert 0 < record.real_bytes < record.predicted_bytes
+    loaded = app.fit.records.rows()[0]
+    assert (loaded.name, loaded.loader, loaded.used, loaded.real_tokens_per_s) == (ONE, "llama.cpp", False, 0.0)
+    request = GenerationRequest(prompt=TextPrompt(text="How do I"), params=GenerationParams(max_tokens=64, ban_eos=True))
+    for _ in range(3):
+        async for _ in await app.generation.submit(request, ONE):
+            pass
+    record = await settled(app)
+    assert record.real_bytes >= loaded.real_bytes
+    assert record.real_bytes == pytest.approx(record.predicted_bytes, rel=0.25)  # of a process of about 70 MB
+    assert record.real_tokens_per_s > 1
+    assert record.predicted_tokens_per_s > 1
     after = await app.fit.local(ONE)
-    assert after.correction == pytest.approx(max(0.9, record.ratio))
-    assert after.one.needed_bytes < before.one.needed_bytes
+    assert after.correction == pytest.approx(record.ratio)
+    assert after.tokens_per_s == pytest.approx(before.tokens_per_s * record.speed_ratio)
+    await app.models.unload(ONE)
+    await app.models.load(ONE, options=WRITING)
+    await asyncio.sleep(0.5)
+    assert app.fit.records.rows()[0].real_tokens_per_s == record.real_tokens_per_s  # a load alone says nothing of speed
+
+
+async def test_replies_beside_others_say_nothing_of_speed(app: App) -> None:
+    app.fit.start()
+    await app.models.load(ONE, options={**WRITING, "slots": 2})
+    request = GenerationRequest(prompt=TextPrompt(text="How do I"), params=GenerationParams(max_tokens=64, ban_eos=True))
+
+    async def write() -> None:
+        async for _ in await app.generation.submit(request, ONE):
+            pass
+
+    await asyncio.gather(write(), write())
+    assert (await settled(app)).real_tokens_per_s == 0
 
 
 def test_the_correction_is_the_models_own_or_the_median_of_like_ones(tmp_path: Path) -> None:
@@ -158,17 +204,91 @@ def test_the_correction_is_the_models_own_or_the_median_of_like_ones(tmp_path: P
     assert records.ratio("transformers", 2000) == 1.0
     records.remember(FitRecord("d", "llama.cpp", 1000, 10))
     assert records.ratio("llama.cpp", 2000, "d") == 0.9
+    records.remember(FitRecord("d", "llama.cpp", 1000, 700, True, 100.0, 50.0))
+    assert records.ratio("llama.cpp", 2000, "d") == 0.7
+    assert records.speed_ratio("llama.cpp", 2000) == 0.5
+    records.remember(FitRecord("d", "llama.cpp", 1000, 800))
+    assert records.speed_ratio("llama.cpp", 2000, "d") == 0.5
+    assert records.speed_ratio("llama.cpp", 90_000) == 1.0
     for text in ("{", '[{"name": 1}]', "[1]", '{"a": 1}'):
         (tmp_path / "fit.json").write_text(text)
         assert records.rows() == ()
 
 
-def test_the_bandwidth_is_measured_once(tmp_path: Path) -> None:
-    speed = memory_bandwidth(tmp_path)
-    assert speed > 1e8
+# ---- measuring this machine --------------------------------------------------------------------------------------------------------
+
+
+def child(monkeypatch: pytest.MonkeyPatch, code: str) -> None:
+    monkeypatch.setattr("modules.services.machine_speed.COMMAND", (sys.executable, "-c", code))
+
+
+def answer(tmp_path: Path) -> str:
+    """What a measuring process prints, as a program."""
+    write_measured(tmp_path)
+    return f"print({json.dumps(json.loads((tmp_path / 'machine.json').read_text())['llama.cpp'])!r})"
+
+
+async def test_what_was_measured_is_kept_until_the_machine_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, answer(tmp_path))
+    (tmp_path / "machine.json").unlink()
+    speed = MachineSpeed(tmp_path, lambda: True)
+    assert speed.known("llama.cpp") is None
+    speed.want("llama.cpp")
+    assert speed.measuring("llama.cpp")
+    await speed.settled()
+    known = speed.known("llama.cpp")
+    assert known is not None
+    assert known.process_bytes == 60_000_000
+    child(monkeypatch, "raise SystemExit(3)")
+    speed.want("llama.cpp")
+    assert not speed.measuring("llama.cpp")
     stored = json.loads((tmp_path / "machine.json").read_text())
-    assert stored["bytes_per_s"] == speed
-    (tmp_path / "machine.json").write_text(json.dumps({**stored, "bytes_per_s": 5.0}))
-    assert memory_bandwidth(tmp_path) == 5.0
-    (tmp_path / "machine.json").write_text(json.dumps({"cores": stored["cores"] + 1, "bytes_per_s": 5.0}))
-    assert memory_bandwidth(tmp_path) > 1e8
+    (tmp_path / "machine.json").write_text(json.dumps({**stored, "key": {**stored["key"], "cores": 999}}))
+    assert speed.known("llama.cpp") is None
+    speed.want("llama.cpp")
+    await speed.settled()
+    assert "exit status 3" in speed.problem("llama.cpp")
+    speed.want("llama.cpp")  # what failed is not tried again by itself
+    assert not speed.measuring("llama.cpp")
+
+
+async def test_measuring_waits_for_quiet_and_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.services.machine_speed.LOOK_S", 0.02)
+    mark = tmp_path / "begun"
+    child(monkeypatch, f"import time; open({str(mark)!r}, 'w').close(); time.sleep(60)")
+    quiet = False
+    speed = MachineSpeed(tmp_path, lambda: quiet)
+    speed.want("llama.cpp")
+    await asyncio.sleep(0.2)
+    assert not mark.exists()
+    quiet = True
+    while not mark.exists():
+        await asyncio.sleep(0.02)
+    await asyncio.wait_for(speed.cancel(), 10)
+    assert not speed.measuring("llama.cpp")
+    assert "stopped" in speed.problem("llama.cpp")
+    await speed.close()
+    speed.want("llama.cpp", again=True)
+    assert not speed.measuring("llama.cpp")
+
+
+async def test_a_report_does_not_wait_for_the_measuring(start_app: Callable[..., App], hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = start_app(hub_endpoint=hub.endpoint)
+    child(monkeypatch, "import time; time.sleep(60)")
+    report = await app.fit.remote(REPO, COMMIT, ["pony-Q8_0.gguf"], "gguf")
+    assert (report.measuring, report.tokens_per_s) == (True, 0.0)
+    assert "tokens/s" not in report.sentence
+    await app.fit.close()
+
+
+async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Path) -> None:
+    speed = MachineSpeed(tmp_path, lambda: True)
+    speed.want("llama.cpp")
+    await speed.settled()
+    assert speed.problem("llama.cpp") == ""
+    known = speed.known("llama.cpp")
+    assert known is not None
+    assert 30e6 < known.process_bytes < 300e6
+    assert all(rate.bytes_per_s > 1e7 for pace in known.paces for rates in pace.rates.values() for rate in rates)
+    expected = Expected(local_shape(starter_gguf), "llama.cpp", {"slots": 1}, "float32", known)
+    assert expected.tokens_per_s(10) > expected.tokens_per_s(1000) > 1

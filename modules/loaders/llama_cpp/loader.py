@@ -6,10 +6,8 @@ Runs in the engine's child process. Every failure becomes a sentence; what was m
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -27,17 +25,15 @@ from modules.loaders.llama_cpp.memory import Plan, estimate, plan_context
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.peft_adapter import base_shape
 from modules.loaders.llama_cpp.runner import LlamaCppRunner, most_outputs
+from modules.loaders.llama_cpp.threads import MEASURE_BELOW_BYTES, fastest_threads
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.machine import resident_bytes, usable_cores
 from modules.loaders.model_info import gguf_parts, read_info
 from modules.loaders.shape import gguf_shape
 from modules.loaders.spec import Progress
 
-MEASURE_BELOW_BYTES = 1 << 30  # larger models gain from every core, and measuring them would take long
 MEASURE_PREFILL_TOKENS = 64
 MEASURE_ROUNDS = 4
-CLEARLY_FASTER = 1.2
-ALL_CORES_DELAY_S = 0.002  # what a step loses when its threads need every core and something else, like the server, needs one too: measured
 SPLIT_MODES = MappingProxyType({"none": 0, "layer": 1, "row": 2, "tensor": 3})  # llama.h
 NUMA_STRATEGIES = MappingProxyType({"distribute": 1, "isolate": 2, "numactl": 3})  # ggml-cpu.h
 MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "cudamalloc failed", "vk::device::allocatememory")
@@ -198,26 +194,6 @@ def _set_threads(runner: LlamaCppRunner, context: int, options: LlamaCppOptions,
         tokens = min(MEASURE_PREFILL_TOKENS, options.batch_tokens, runner.context_length // 2)
         decode, batch = fastest_threads(lambda count, worth_s: _step_times(runner, context, count, tokens, worth_s), cores)
     library().llama_set_n_threads(context, options.threads or decode, options.threads_batch or batch)
-
-
-def fastest_threads(step_times: Callable[[int, float], tuple[float, float]], cores: int) -> tuple[int, int]:
-    """Threads for writing and for reading the prompt, by what one, half and all of the cores take.
-
-    Args:
-        step_times: seconds of a one-token step and of a prefill step with so many threads; more than the second argument need not be exact.
-        cores: how many there are, at least 2.
-    """
-    decode = batch = 1
-    best = step_times(1, math.inf)
-    for count in sorted({(cores + 1) // 2, cores} - {1}):
-        decode_s, prefill_s = step_times(count, 2 * best[0])
-        delay_s = ALL_CORES_DELAY_S if count == cores else 0.0
-        times = decode_s + delay_s, prefill_s + delay_s
-        # threads that wait for each other suffer first when the machine gets busy, so a small gain does not count
-        decode = count if times[0] * CLEARLY_FASTER < best[0] else decode
-        batch = count if times[1] * CLEARLY_FASTER < best[1] else batch
-        best = min(best[0], times[0]), min(best[1], times[1])
-    return decode, batch
 
 
 def _step_times(runner: LlamaCppRunner, context: int, threads: int, tokens: int, worth_s: float) -> tuple[float, float]:

@@ -17,7 +17,9 @@ from modules.loaders.shape import Shape
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SLOTS_HELD = 4  # slots whose full context is reserved unless cache_tokens says otherwise
 LEAST_CONTEXT_TOKENS = 256  # llama.cpp raises smaller ones to this
-FIXED_BYTES = 64 << 20  # measured: 25 MB, and what the largest vocabularies add
+PROCESS_BYTES = 64 << 20  # of the engine's process beside the model, until it is measured on this machine
+TO_COME_BYTES = 16 << 20  # the part of it that a process takes after it began to load
+WORD_BYTES, MERGED_WORD_BYTES = 330, 460  # of each entry of a vocabulary, in the tables of llama.cpp and of the engine: measured
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
 
 
@@ -30,17 +32,23 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def estimate(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool) -> Needs:
-    """What a model takes of this machine's main memory. On a GPU only buffers (and the cache, if it is kept here) remain."""
+def estimate(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool, process_bytes: int = TO_COME_BYTES, copied_bytes: int = 0) -> Needs:
+    """What a model takes of this machine's main memory. On a GPU only buffers (and the cache, if it is kept here) remain.
+
+    `process_bytes` is what there is beside the model; `copied_bytes` the weights that this processor wants in another order. Scoring a text takes up to
+    64 MB more, which is not in it.
+    """
     usage = Usage(
         weights_bytes=0 if on_gpu else shape.stored_bytes,
-        library_bytes=FIXED_BYTES,
+        library_bytes=process_bytes,
         number_bytes=0.0 if on_gpu and options.offload_kqv else dict(KV_BYTES)[options.kv_type],
         batch_tokens=options.computed_tokens,
-        outputs=min(options.batch_tokens, (32 << 20) // (4 * max(shape.vocabulary, 1)) + 16),
+        outputs=options.slots,
         sequences=options.slots,
         scores=not on_gpu and options.flash_attention == "off",
         trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere
+        word_bytes=MERGED_WORD_BYTES if shape.merges else WORD_BYTES,
+        copied_bytes=copied_bytes if options.mmap and not on_gpu else 0,
     )
     return needs(shape, usage)
 

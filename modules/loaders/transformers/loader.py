@@ -29,7 +29,7 @@ from modules.loaders.shape import folder_shape
 from modules.loaders.spec import Progress
 from modules.loaders.transformers.adapters import AdapterSet
 from modules.loaders.transformers.compiled import compile_parts
-from modules.loaders.transformers.memory import estimate
+from modules.loaders.transformers.memory import SMALL_PARAMETERS, estimate
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.options import TransformersOptions
 from modules.loaders.transformers.runner import SlotRunner
@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 DEFAULT_CONTEXT_TOKENS = 8192
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,30}")
 GPU_SHARE = 0.9  # of a GPU's free memory for weights when only main memory is capped
-SMALL_PARAMETERS = 100_000_000  # below, threads cost more than they bring
 CHECK_IDS = tuple((7919 * place + 13) % 251 for place in range(7))
 
 

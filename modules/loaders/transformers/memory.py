@@ -6,8 +6,10 @@ from modules.loaders.fit import Needs, Usage, needs
 from modules.loaders.shape import Shape
 from modules.loaders.transformers.options import TransformersOptions
 
-LIBRARY_BYTES = 460 << 20  # measured: 330 to 460 MB with the work of a step
+PROCESS_BYTES = 480 << 20  # of the engine's process beside the model, until it is measured on this machine
+TO_COME_BYTES = 400 << 20  # the part of it that a process takes after it began to load
 MOST_BYTES = 1 << 60
+SMALL_PARAMETERS = 100_000_000  # below, threads cost more than they bring
 SCAN_COPIES = 12  # of all states of a step, in a recurrent layer without a kernel of its own; measured
 PARAMETER_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.15, "4bit": 0.65}.items()
 
@@ -17,11 +19,14 @@ def weights_bytes(shape: Shape, options: TransformersOptions, dtype: str) -> int
     return int(shape.parameters * dict(PARAMETER_BYTES)[options.quantize if options.quantize != "none" else dtype])
 
 
-def estimate(shape: Shape, options: TransformersOptions, dtype: str) -> Needs:
-    """What a model takes of main memory when its numbers are of type `dtype`: float32, bfloat16 or float16."""
+def estimate(shape: Shape, options: TransformersOptions, dtype: str, *, process_bytes: int = TO_COME_BYTES) -> Needs:
+    """What a model takes of main memory when its numbers are of type `dtype`: float32, bfloat16 or float16.
+
+    `process_bytes` is what there is beside the model.
+    """
     usage = Usage(
         weights_bytes=min(weights_bytes(shape, options, dtype), int(options.cpu_memory_gb * 1e9) or MOST_BYTES),
-        library_bytes=LIBRARY_BYTES,
+        library_bytes=process_bytes,
         number_bytes=dict(PARAMETER_BYTES)[dtype],
         batch_tokens=options.batch_tokens,
         outputs=options.slots,

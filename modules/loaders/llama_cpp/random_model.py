@@ -1,0 +1,153 @@
+"""GGUF models of any size that mean nothing: a truthful header, a made-up vocabulary, random embeddings, and zeros that take no room on the disk.
+
+Such a model takes the time and the memory that its size says, so this machine can be measured with it. Knows the file format through the gguf
+package; loads nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+EPSILON = 1e-5
+BYTE_TOKENS = 256
+CHUNK_BLOCKS = 1 << 16
+LOGIT_SPREAD = 2.0  # standard deviation: flat enough that sampling has as much to choose from as in a real text
+SPREADS: Mapping[str, float] = MappingProxyType({"F16": 1.0, "F32": 1.0, "Q8_0": 74.0, "Q4_0": 4.6, "Q5_0": 9.2, "Q4_K": 300.0, "Q6_K": 1360.0})  # of random blocks of scale 1
+
+
+@dataclass(frozen=True, slots=True)
+class RandomModel:
+    """The sizes of a model to be made up."""
+
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    kv_heads: int
+    vocabulary: int
+    context_length: int = 8192
+    head_width: int = 64
+    quantization: str = "F16"  # a name of the gguf package
+    merges: bool = False  # a vocabulary of the byte-pair kind, as large ones are
+    architecture: str = "llama"  # or qwen3, whose output is its embedding
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name → shape of every tensor, rows first."""
+        width, inner, queries, keys = self.width, self.inner, self.heads * self.head_width, self.kv_heads * self.head_width
+        shapes: dict[str, tuple[int, ...]] = {"token_embd": (self.vocabulary, width), "output_norm": (width,)}
+        if self.architecture == "llama":
+            shapes["output"] = (self.vocabulary, width)
+        layer: dict[str, tuple[int, ...]] = {
+            "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (queries, width), "attn_k": (keys, width), "attn_v": (keys, width),
+            "attn_output": (width, queries), "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner),
+        }  # fmt: skip
+        if self.architecture == "qwen3":
+            layer |= {"attn_q_norm": (self.head_width,), "attn_k_norm": (self.head_width,)}
+        return shapes | {f"blk.{number}.{name}": shape for number in range(self.layers) for name, shape in layer.items()}
+
+
+def write_random_gguf(path: Path, model: RandomModel) -> Path:
+    """Write the file; only its header and its embeddings take room on the disk."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, model.architecture)
+    writer.add_context_length(model.context_length)
+    writer.add_embedding_length(model.width)
+    writer.add_block_count(model.layers)
+    writer.add_feed_forward_length(model.inner)
+    writer.add_head_count(model.heads)
+    writer.add_head_count_kv(model.kv_heads)
+    writer.add_key_length(model.head_width)
+    writer.add_value_length(model.head_width)
+    writer.add_layer_norm_rms_eps(EPSILON)
+    writer.add_rope_dimension_count(model.head_width)
+    _add_vocabulary(writer, model)
+    places, end = {}, 0
+    for name, shape in model.shapes().items():
+        kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else gguf.GGMLQuantizationType[model.quantization]
+        numbers, size = gguf.GGML_QUANT_SIZES[kind]
+        row_bytes = shape[-1] // numbers * size
+        count = row_bytes * (shape[0] if len(shape) > 1 else 1)
+        stored: Any = shape if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16) else (*shape[:-1], row_bytes)
+        writer.add_tensor_info(f"{name}.weight", stored, _number_type(kind), count, raw_dtype=kind)
+        places[name] = (end, count, kind)
+        end += gguf.GGUFWriter.ggml_pad(count, writer.data_alignment)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    writer.close()
+    start = gguf.GGUFWriter.ggml_pad(path.stat().st_size, writer.data_alignment)
+    os.truncate(path, start + end)
+    with path.open("r+b") as file:
+        for name in ("token_embd", "output", "output_norm"):
+            if name in places:
+                place, count, kind = places[name]
+                file.seek(start + place)
+                spread = LOGIT_SPREAD / (model.width**0.5 * SPREADS[kind.name]) if name == "output" else 1 / SPREADS[kind.name]
+                for piece in _ones(count) if name == "output_norm" else _random(kind, count, spread):
+                    file.write(piece)
+    return path
+
+
+def _number_type(kind: Any) -> Any:
+    import numpy as np
+
+    return np.dtype({"F32": np.float32, "F16": np.float16}.get(kind.name, np.uint8))
+
+
+def _add_vocabulary(writer: Any, model: RandomModel) -> None:
+    """Bytes and numbered words; with merges one for each word, as real vocabularies of that kind have."""
+    import gguf
+
+    words = [f"{'Ġ' if model.merges else '▁'}w{number:x}" for number in range(model.vocabulary - BYTE_TOKENS - 3)]
+    normal, control, byte = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.BYTE
+    if model.merges:
+        letters = [chr(0x100 + number) if not chr(number).isprintable() or number in (32, 173) else chr(number) for number in range(BYTE_TOKENS)]
+        tokens, types = ["<s>", "</s>", "<pad>", *letters, *words], [control] * 3 + [normal] * (BYTE_TOKENS + len(words))
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre("qwen2")
+        writer.add_token_merges([f"{word[:-1]} {word[-1]}" for word in words])
+    else:
+        tokens = ["<unk>", "<s>", "</s>", *(f"<0x{number:02X}>" for number in range(BYTE_TOKENS)), *words]
+        types = [control] * 3 + [byte] * BYTE_TOKENS + [normal] * len(words)
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores([-float(number) for number in range(len(tokens))])
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    writer.add_bos_token_id(0 if model.merges else 1)
+    writer.add_eos_token_id(1 if model.merges else 2)
+
+
+def _ones(count: int) -> Iterator[bytes]:
+    import numpy as np
+
+    yield np.ones(count // 4, np.float32).tobytes()
+
+
+def _random(kind: Any, count: int, scale: float) -> Iterator[bytes]:
+    """So many bytes of a type, in pieces."""
+    import gguf
+    import numpy as np
+
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    chance, left = np.random.default_rng(0), count // size
+    while left:
+        blocks = min(left, CHUNK_BLOCKS)
+        if kind.name in ("F32", "F16"):
+            yield (scale * chance.standard_normal(blocks, np.float32)).astype(_number_type(kind)).tobytes()
+        else:
+            raw = chance.integers(0, 256, (blocks, size), np.uint8)
+            for place in _scale_places(kind.name, size):
+                raw[:, place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
+            yield raw.tobytes()
+        left -= blocks
+
+
+def _scale_places(name: str, size: int) -> tuple[int, ...]:
+    """Where the 16-bit floats of a block stand: random ones would be infinite now and then."""
+    return {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (size - 2,)}.get(name, (0,))

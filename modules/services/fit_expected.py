@@ -1,0 +1,95 @@
+"""What a model is expected to take and how fast it is expected to write on this machine, for given options: the formulas and what was measured.
+
+Pure functions over headers that were read. Knows no hub, no page and no record of earlier loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.loaders.fit import Needs
+from modules.loaders.folder_header import read_folder_header
+from modules.loaders.gguf_header import read_gguf_header
+from modules.loaders.llama_cpp import memory as llama_cpp_memory
+from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.llama_cpp.threads import MEASURE_BELOW_BYTES, fastest_threads
+from modules.loaders.machine import usable_cores
+from modules.loaders.measured import REPLY_CONTEXT_TOKENS, Measured
+from modules.loaders.model_info import gguf_parts
+from modules.loaders.shape import Shape, folder_shape, gguf_shape
+from modules.loaders.transformers import memory as transformers_memory
+from modules.loaders.transformers.options import TransformersOptions
+
+
+@dataclass(frozen=True)
+class Expected:
+    """One model under one loader with its options; `measured` is None while this machine has not been measured."""
+
+    shape: Shape
+    loader: str
+    options: Mapping[str, Any]
+    dtype: str  # of a folder's numbers
+    measured: Measured | None
+
+    @property
+    def needs(self) -> Needs:
+        """Memory of the engine's process."""
+        if self.loader == "llama.cpp":
+            return llama_cpp_memory.estimate(
+                self.shape,
+                LlamaCppOptions(**self.options),
+                on_gpu=False,
+                process_bytes=self.measured.process_bytes if self.measured else llama_cpp_memory.PROCESS_BYTES,
+                copied_bytes=self.measured.copied_bytes(self.shape) if self.measured else 0,
+            )
+        process_bytes = self.measured.process_bytes if self.measured else transformers_memory.PROCESS_BYTES
+        return transformers_memory.estimate(self.shape, TransformersOptions(**self.options), self.dtype, process_bytes=process_bytes)
+
+    @property
+    def threads(self) -> int:
+        """For writing: as set, or as the loader will choose."""
+        asked, cores = int(self.options.get("threads") or 0), usable_cores()
+        if asked or cores == 1:
+            return asked or 1
+        if self.loader != "llama.cpp":
+            return 1 if self.shape.parameters < transformers_memory.SMALL_PARAMETERS else cores
+        if self.measured is None or self.shape.stored_bytes >= MEASURE_BELOW_BYTES:
+            return cores
+        measured = self.measured
+
+        def step_times(count: int, _worth_s: float) -> tuple[float, float]:
+            seconds = measured.pace(count).seconds(self.shape, self.shape.stored_bytes, 0)
+            return seconds, seconds
+
+        return fastest_threads(step_times, cores)[0]
+
+    def tokens_per_s(self, tokens: int = REPLY_CONTEXT_TOKENS) -> float:
+        """Of one reply after so many tokens; 0 while this machine has not been measured."""
+        if self.measured is None:
+            return 0.0
+        weights = self.shape.stored_bytes
+        if self.loader != "llama.cpp":
+            weights = transformers_memory.weights_bytes(self.shape, TransformersOptions(**self.options), self.dtype)
+        return self.measured.tokens_per_s(self.shape, weights, self.threads, tokens)
+
+    def held_tokens(self, context_length: int, slots: int) -> int:
+        """Tokens whose cache is there from the beginning: llama.cpp makes its cache at once, the other's grows with use."""
+        if self.loader != "llama.cpp":
+            return 0
+        asked = int(self.options.get("cache_tokens") or 0)
+        return max(context_length, asked or context_length * min(slots, llama_cpp_memory.DEFAULT_SLOTS_HELD))
+
+
+def local_shape(path: Path) -> Shape:
+    """The shape of a model on the disk.
+
+    Raises:
+        UnsupportedFormat: it is broken.
+    """
+    if path.is_dir():
+        return folder_shape(read_folder_header(path))
+    headers = [read_gguf_header(part) for part in gguf_parts(path)]
+    return gguf_shape(headers, sum(header.size_bytes for header in headers))

@@ -1,0 +1,288 @@
+"""Measures this machine with made-up models through the installed back ends, in a process of its own: `python -m modules.services.machine_probe LOADER`.
+
+Prints a `Measured` as JSON. What is measured is the real thing: models of several sizes and types are loaded by the loader and run by its runner, and
+one is run by the engine. Ends with its parent. `modules/services/machine_speed.py` starts it and keeps the result.
+"""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from modules.core.params import GenerationParams
+from modules.engine import wire
+from modules.engine.channel import guard_process
+from modules.loaders.llama_cpp.memory import estimate as llama_cpp_needs
+from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.llama_cpp.threads import thread_counts
+from modules.loaders.machine import private_bytes, resident_bytes, usable_cores
+from modules.loaders.measured import Measured, Pace, Rate
+from modules.loaders.shape import folder_shape, gguf_shape
+from modules.loaders.transformers.memory import estimate as transformers_needs
+from modules.loaders.transformers.options import TransformersOptions
+
+if TYPE_CHECKING:
+    from modules.core.model import LoadedModel, Runner
+    from modules.engine.events import Event
+    from modules.loaders.shape import Shape
+
+TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
+WORDS, MANY_WORDS = 1024, 131_072
+FEW_LAYERS, MORE_LAYERS = 2, 12
+SIZES = ((2, 256), (4, 512), (4, 1024))  # layers and width of the models that weights are timed with: in the caches, at their edge, beyond
+HEAD_WIDTH, NARROW_HEADS = 64, 4  # of the model whose heads are narrow
+CONTEXT_TOKENS = 512
+PROMPT_TOKENS, LONG_TOKENS, REPLY_TOKENS = 16, 432, 64
+REPLIES = 4  # of one model, at most
+BUDGET_S = 0.15  # for them
+COPIED_SHARE = 0.5
+LEAST_STEP_S = 1e-7
+REPLY_LIMIT_S = 60.0
+REPLY = GenerationParams(temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, max_tokens=REPLY_TOKENS, ban_eos=True)  # like the preset of most replies
+
+
+def write_models(folder: Path, loader: str) -> None:
+    """Everything that is measured with. In a process of its own: what it takes must not be measured."""
+    if loader == "llama.cpp":
+        _write_gguf(folder)
+    else:
+        _write_folders(folder)
+
+
+def _write_gguf(folder: Path) -> None:
+    from modules.loaders.llama_cpp.random_model import RandomModel, write_random_gguf
+
+    def made(name: str, layers: int, width: int, words: int = WORDS, kind: str = "Q8_0", heads: int = 0) -> None:
+        heads = heads or max(1, width // HEAD_WIDTH)
+        sizes = RandomModel(layers, width, 4 * width, heads, max(1, heads // 4), words, CONTEXT_TOKENS, width // heads, kind)
+        write_random_gguf(folder / f"{name}.gguf", sizes)
+
+    made("few", FEW_LAYERS, 64)
+    made("more", MORE_LAYERS, 64)
+    made("narrow", MORE_LAYERS, 64, heads=NARROW_HEADS)
+    made("words", FEW_LAYERS, 64, MANY_WORDS)
+    for kind in TYPES:
+        for place, (layers, width) in enumerate(SIZES):
+            made(f"{kind}-{place}", layers, width, kind=kind)
+
+
+def _write_folders(folder: Path) -> None:
+    from modules.loaders.transformers.random_model import RandomFolder, write_random_folder
+
+    def made(name: str, layers: int, width: int, heads: int = 0) -> None:
+        heads = heads or max(1, width // HEAD_WIDTH)
+        write_random_folder(folder / name, RandomFolder(layers, width, 4 * width, heads, max(1, heads // 4), WORDS, CONTEXT_TOKENS))
+
+    made("few", FEW_LAYERS, 64)
+    made("more", MORE_LAYERS, 64)
+    made("narrow", MORE_LAYERS, 64, NARROW_HEADS)
+    for place, (layers, width) in enumerate(SIZES):
+        made(f"F32-{place}", layers, width)
+
+
+# ---- the two loaders ---------------------------------------------------------------------------------------------------------------
+
+
+def measure_llama_cpp(folder: Path, cores: int) -> Measured:
+    """Of the llama.cpp loader."""
+    from modules.loaders.gguf_header import read_gguf_header
+    from modules.loaders.llama_cpp.loader import load
+
+    def shape(name: str) -> Shape:
+        header = read_gguf_header(folder / f"{name}.gguf")
+        return gguf_shape((header,), header.size_bytes)
+
+    def opened(name: str, threads: int) -> Bench:
+        return Bench(load(folder / f"{name}.gguf", LlamaCppOptions(slots=1, threads=threads, threads_batch=threads), _no_progress), threads)
+
+    needed = llama_cpp_needs(shape("few"), LlamaCppOptions(slots=1), on_gpu=False, process_bytes=0).total(CONTEXT_TOKENS)
+    few_s, process_bytes = _engine_s(opened("few", 1), needed)
+    many_s, _ = _engine_s(opened("words", 1), 0)
+    word_s = max(0.0, many_s - few_s) / (MANY_WORDS - WORDS)
+    copied: list[str] = []
+    paces: list[Pace] = []
+    for threads in thread_counts(cores):
+        pace = _overhead(opened, shape, threads)
+        rates: dict[str, tuple[Rate, ...]] = {}
+        for kind in TYPES:
+            found = []
+            for place in range(len(SIZES)):
+                known, before = shape(f"{kind}-{place}"), private_bytes()
+                with opened(f"{kind}-{place}", threads) as bench:
+                    if place == len(SIZES) - 1 and private_bytes() - before > COPIED_SHARE * known.stored_bytes:
+                        copied.append(kind)
+                    found.append(_rate(known, known.stored_bytes, bench.step_s(), pace))
+            rates[kind] = tuple(found)
+        paces.append(pace.model_copy(update={"rates": _at_least(rates, paces)}))
+    kinds = tuple(sorted(set(copied)))
+    return Measured(process_bytes=process_bytes, copied=kinds, token_s=max(0.0, few_s - WORDS * word_s), word_s=word_s, paces=tuple(paces))
+
+
+def measure_transformers(folder: Path, cores: int) -> Measured:
+    """Of the transformers loader; the size of a vocabulary costs the same as with the other, and little beside the rest."""
+    from modules.loaders.folder_header import read_folder_header
+    from modules.loaders.transformers.loader import load
+
+    def shape(name: str) -> Shape:
+        return folder_shape(read_folder_header(folder / name))
+
+    def opened(name: str, threads: int) -> Bench:
+        return Bench(load(folder / name, TransformersOptions(slots=1, threads=threads), _no_progress), threads)
+
+    needed = transformers_needs(shape("few"), TransformersOptions(slots=1), "float32", process_bytes=0).total(CONTEXT_TOKENS)
+    token_s, process_bytes = _engine_s(opened("few", 1), needed)
+    paces: list[Pace] = []
+    for threads in sorted({1, cores}):
+        pace, found = _overhead(opened, shape, threads), []
+        for place in range(len(SIZES)):
+            known = shape(f"F32-{place}")
+            with opened(f"F32-{place}", threads) as bench:
+                found.append(_rate(known, 4 * known.parameters, bench.step_s(), pace))
+        paces.append(pace.model_copy(update={"rates": _at_least({"F32": tuple(found)}, paces)}))
+    return Measured(process_bytes=process_bytes, token_s=token_s, word_s=0.0, paces=tuple(paces))
+
+
+# ---- times -------------------------------------------------------------------------------------------------------------------------
+
+
+def _no_progress(_stage: str, _done: float | None) -> None:
+    """Nobody looks."""
+
+
+class ClockedRunner:
+    """A runner that writes down what its one-token steps take. Between them the engine works, so caches are as cold as in use."""
+
+    def __init__(self, runner: Runner, clock: Callable[[], float]) -> None:
+        self._runner = runner
+        self._clock = clock
+        self.taken: list[float] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runner, name)
+
+    def forward(self, rows: Any) -> Any:
+        """As the runner does it."""
+        begun = self._clock()
+        logits = self._runner.forward(rows)
+        if len(rows) == 1 and len(rows[0].token_ids) == 1:
+            self.taken.append(self._clock() - begun)
+        return logits
+
+
+class Bench:
+    """A loaded model with an engine, that writes replies to be timed. With one thread its own time counts, else that of the steps disturbed least."""
+
+    def __init__(self, model: LoadedModel, threads: int) -> None:
+        from modules.engine.engine import Engine
+
+        self._runner = ClockedRunner(model.runner, time.thread_time if threads == 1 else time.perf_counter)
+        self._threads = threads
+        self._ended: queue.Queue[Event] = queue.Queue()
+        self._marks: list[tuple[float, int]] = []  # the engine's own time, and steps so far
+        self._engine = Engine(self._runner, model.tokenizer, self._sink, name="a made-up model")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._engine.close()
+
+    def _sink(self, events: Iterable[Event]) -> None:
+        for event in events:
+            if event.delta is not None:
+                wire.to_frame({"events": [wire.delta_to_wire(event.delta)]})
+                self._marks.append((time.thread_time(), len(self._runner.taken)))
+            if event.error is not None or (event.delta is not None and event.delta.finish_reason is not None):
+                self._ended.put(event)
+
+    def _reply(self, before: int) -> None:
+        self._marks.clear()
+        self._engine.submit([2] * before, REPLY)
+        event = self._ended.get(timeout=REPLY_LIMIT_S)
+        if event.error is not None:
+            raise event.error
+
+    def step_s(self, before: int = PROMPT_TOKENS) -> float:
+        """Seconds of a one-token step after so many tokens."""
+        self._runner.taken.clear()
+        end = time.perf_counter() + BUDGET_S
+        for _ in range(REPLIES):
+            self._reply(before)
+            if time.perf_counter() > end:
+                break
+        taken = sorted(self._runner.taken)
+        return taken[len(taken) // (4 if self._threads == 1 else 10)]
+
+    def engine_s(self) -> float:
+        """Seconds of the engine for each token beside the step, of the reply disturbed least."""
+        found = []
+        for _ in range(REPLIES):
+            self._runner.taken.clear()
+            self._reply(PROMPT_TOKENS)
+            (first_s, first), (last_s, last) = self._marks[0], self._marks[-1]
+            found.append((last_s - first_s - sum(self._runner.taken[first:last])) / max(1, last - first))
+        return max(0.0, sorted(found)[len(found) // 4])
+
+
+def _engine_s(opened: Bench, needed_bytes: int) -> tuple[float, int]:
+    """Seconds of a token beside the step, and the memory that the process holds beside what the formula says of the model."""
+    with opened as bench:
+        return bench.engine_s(), max(1, resident_bytes() - needed_bytes)
+
+
+def _overhead(opened: Callable[[str, int], Bench], shape: Callable[[str], Shape], threads: int) -> Pace:
+    """What a step costs whatever the model, for each layer, and for each head and token before; with rates to come."""
+    with opened("few", threads) as bench:
+        few_s = bench.step_s()
+    slopes = []
+    for name in ("narrow", "more"):
+        known = shape(name)
+        with opened(name, threads) as bench:
+            short_s = bench.step_s()
+            longer_s = bench.step_s(LONG_TOKENS) - short_s
+        slopes.append((known.head_width, max(0.0, longer_s) / (known.layers * known.heads * (LONG_TOKENS - PROMPT_TOKENS))))
+    layer_s = max(0.0, short_s - few_s) / (MORE_LAYERS - FEW_LAYERS)
+    (narrow, narrow_s), (wide, wide_s) = slopes
+    number_s = max(0.0, (wide_s - narrow_s) / (wide - narrow))
+    return Pace(
+        threads=threads, step_s=max(0.0, few_s - FEW_LAYERS * layer_s), layer_s=layer_s, rates={},
+        head_s=max(0.0, min(wide_s, narrow_s) - number_s * narrow), number_s=number_s,
+    )  # fmt: skip
+
+
+def _rate(shape: Shape, weights_bytes: int, seconds: float, pace: Pace) -> Rate:
+    used = max(1, int(weights_bytes * shape.read_share))
+    rest = seconds - pace.overhead_s(shape, PROMPT_TOKENS + REPLY_TOKENS // 2)
+    return Rate(model_bytes=used, bytes_per_s=used / max(LEAST_STEP_S, seconds / 10, rest))
+
+
+def _at_least(rates: dict[str, tuple[Rate, ...]], paces: list[Pace]) -> dict[str, tuple[Rate, ...]]:
+    """More threads are taken only where they are faster; that they were slower here means that something else ran meanwhile."""
+    if not paces:
+        return rates
+    fewer = paces[-1].rates
+    return {kind: tuple(max(pair, key=lambda rate: rate.bytes_per_s) for pair in zip(found, fewer[kind], strict=True)) for kind, found in rates.items()}
+
+
+def main(loader: str, task: str = "", place: str = "") -> None:
+    """Write the models in another process, measure, print."""
+    guard_process()
+    if task == "write":
+        write_models(Path(place), loader)
+        return
+    import modules.services.worker  # noqa: F401 - what an engine's process holds too
+
+    measure: Callable[[Path, int], Any] = measure_llama_cpp if loader == "llama.cpp" else measure_transformers
+    with tempfile.TemporaryDirectory(prefix="paddock-probe-") as folder:
+        subprocess.run([sys.executable, "-m", "modules.services.machine_probe", loader, "write", folder], check=True)
+        sys.stdout.write(measure(Path(folder), usable_cores()).model_dump_json())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
