@@ -84,8 +84,7 @@ class AdapterService:
         wanted = card.adapters if choices is None else choices
         if not wanted:
             return ()
-        spec = next((spec for spec in LOADERS if spec.name == card.loader), None)
-        if spec is None or spec.adapter_check is None:
+        if not _takes_adapters(card.loader):
             raise NotOffered(f"{card.name} takes no LoRA adapters; take them out of the settings, or choose another model.", field="adapters")
         known = {info.name: info for info in await self._models.adapters()}
         info = await self._models.find(card.name)
@@ -126,6 +125,8 @@ class AdapterService:
     # ---- one adapter, one model; in a thread -----------------------------------------------------------------------
 
     def _row(self, adapter: AdapterInfo, model: ModelInfo | None, loader: str) -> AdapterRow:
+        if model is not None and not _takes_adapters(loader):
+            return AdapterRow(adapter, problem=f"{model.name} takes no adapters of this machine; load another model.")
         try:
             version = files_version(Path(adapter.path))
             against = (model.path, files_version(Path(model.path)), loader) if model is not None else ("", "", "")
@@ -156,13 +157,16 @@ class AdapterService:
         check = self._checks.get(against)
         if check is None:
             path, _, loader = against
-            spec = next((spec for spec in LOADERS if spec.name == loader), None)
-            if spec is None or spec.adapter_check is None:
-                raise NotOffered("This model takes no LoRA adapters; load another one.")
-            check = spec.adapter_check(Path(path))
+            make = next(spec.adapter_check for spec in LOADERS if spec.name == loader)
+            assert make is not None  # looked at before
+            check = make(Path(path))
             self._checks.clear()  # one model at a time is looked at
             self._checks[against] = check
         return check
+
+
+def _takes_adapters(loader: str) -> bool:
+    return any(spec.name == loader and spec.adapter_check is not None for spec in LOADERS)
 
 
 def _origin_note(base_model: str, model: ModelInfo) -> str:

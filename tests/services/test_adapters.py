@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from modules.core.errors import InvalidRequest, NotFound
-from modules.core.generation import GenerationRequest, TextPrompt
+from modules.core.errors import InvalidRequest, NotFound, NotOffered
+from modules.core.generation import EngineCard, GenerationRequest, TextPrompt
 from modules.core.model import AdapterChoice, ModelInfo
 from modules.core.params import GenerationParams
 from modules.core.settings import Settings
@@ -210,6 +210,16 @@ async def test_retrained_files_act_at_the_next_request(app: App, starter_gguf: P
     after = await text(app, [again])
     assert after != before
     assert await text(app, [again]) == after
+
+
+async def test_a_model_of_another_server_takes_none_and_says_so(app: App) -> None:
+    far = ModelInfo(name="remote/there/model", path="", format="remote")
+    for info in await app.models.adapters():
+        assert app.adapters._row(info, far, "remote").problem == "remote/there/model takes no adapters of this machine; load another model."
+    card = EngineCard(name=far.name, loader="remote", context_length=0, slots=1, vocab_size=0, memory_bytes=0, load_s=0)
+    assert await app.adapters.resolve(card, None) == ()
+    with pytest.raises(NotOffered, match="takes no LoRA adapters; take them out of the settings"):
+        await app.adapters.resolve(card, [STRONG])
 
 
 async def test_after_a_start_from_nothing_the_list_still_says_what_is_torn(start_app: StartApp, tmp_path: Path, starter_gguf: Path, starter_dir: Path) -> None:
