@@ -19,7 +19,8 @@ def hub_cache(root: Path, repo: str, files: dict[str, Path | bytes], commit: str
     (repository / "refs" / "main").write_text(commit)
     for name, content in files.items():
         data = content if isinstance(content, bytes) else content.read_bytes()
-        blob = repository / "blobs" / hashlib.sha256(data).hexdigest()
+        git = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()  # of small files
+        blob = repository / "blobs" / (hashlib.sha256(data).hexdigest() if len(data) > 1024 else git)
         blob.write_bytes(data)
         link = snapshot / name
         link.parent.mkdir(parents=True, exist_ok=True)

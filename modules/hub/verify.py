@@ -1,11 +1,13 @@
 """The work of the job kind "verify": read every file of a model or adapter and compare its hash with what was fetched.
 
-Of one that came from elsewhere the hashes are kept the first time, so that a later look can tell whether it changed. What was found is one
-small file, written by the job itself: it is there after a restart, whoever looked meanwhile. Knows nothing of queues and processes.
+In the caches of other programs a file's name is its hash. Of what came from elsewhere the hashes are kept the first time, so that a later look
+can tell whether it changed. What was found is one small file, written by the job itself: it is there after a restart, whoever looked meanwhile.
+Knows nothing of queues and processes.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -24,6 +26,7 @@ NAME_LIMIT = 1000
 RESULT_LIMIT_BYTES = 8 << 20
 REPORT_S = 0.1
 SHOWN_FILES = 100
+SHA256, GIT_SHA1 = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
 class VerifyArgs(BaseModel, frozen=True, extra="forbid"):
@@ -86,15 +89,18 @@ def run(args: VerifyArgs, context: JobContext) -> Mapping[str, Any]:
     if not path.exists():
         raise NotFound(f"There is no “{args.name[:100]}” any more; refresh the list.")
     origin = origin_of(args.root, path)
+    named: dict[str, StoredFile] = {}
     before = read_verification(args.result_path) if origin is None else None
     if origin is None:
-        stored = _stored_before(args.files, before)
+        named = _named_by_hash(args.root, args.files)
+        stored = tuple(named.get(file.placed, file) for file in _stored_before(args.files, before))
     else:
         inner = origin.folder.relative_to(args.root).as_posix()
         stored = tuple(file.model_copy(update={"placed": f"{inner}/{file.placed}"}) for file in origin.provenance.files)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    since = "" if origin is not None else before.since if before is not None and before.since else now
-    compared = origin is not None or any(file.sha256 for file in stored)
+    is_known = origin is not None or all(file.placed in named for file in stored)
+    since = "" if is_known else before.since if before is not None and before.since else now
+    compared = is_known or any(file.sha256 for file in stored)
     found = Verification(name=args.name, date=now, since=since, compared=compared, files=_read_all(args.root, stored, context))
     write_atomic(args.result_path, found.model_dump_json() + "\n", mode=0o600)
     total = sum(file.size for file in found.files)
@@ -107,6 +113,18 @@ def _stored_before(paths: Sequence[str], before: Verification | None) -> tuple[S
     known = {file.path: file for file in before.files} if before is not None and before.since else {}
     rows = {path: known[path].expected if path in known else "" for path in (*known, *paths)}
     return tuple(StoredFile(path=path, placed=path, size=0, sha256=sha256) for path, sha256 in rows.items())
+
+
+def _named_by_hash(root: Path, paths: Sequence[str]) -> dict[str, StoredFile]:
+    """Files, or what they are links to, whose name is their hash: large ones by SHA-256, small ones as git does it."""
+    named = {}
+    for path in paths:
+        name = (root / path).resolve().name.removeprefix("sha256-")
+        if SHA256.fullmatch(name):
+            named[path] = StoredFile(path=path, placed=path, size=0, sha256=name)
+        elif GIT_SHA1.fullmatch(name) and (root / path).is_file():
+            named[path] = StoredFile(path=path, placed=path, size=(root / path).stat().st_size, git_sha1=name)
+    return named
 
 
 def _read_all(root: Path, stored: Sequence[StoredFile], context: JobContext) -> tuple[CheckedFile, ...]:

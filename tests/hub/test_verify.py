@@ -21,6 +21,7 @@ from modules.hub.inventory import (
     read_record,
 )
 from modules.hub.verify import VerifyArgs, read_verification, run
+from tests.foreign_folders import hub_cache, ollama
 from tests.hub.conftest import Context
 
 WEIGHTS = bytes(range(256)) * 20_000
@@ -123,3 +124,23 @@ def test_a_rename_that_was_announced_is_right_before_and_after(tmp_path: Path) -
     forget_place(folder, "deeper")  # still there
     assert [file.placed for item in read_record(folder).downloads for file in item.files] == ["z.gguf", "deeper/b.gguf"]
     assert verify(tmp_path, "o__n/z.gguf")["damaged"] == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_in_the_caches_of_other_programs_the_name_is_the_hash(tmp_path: Path) -> None:
+    snapshot = hub_cache(tmp_path / "hub", "o/n", {"model.safetensors": WEIGHTS, "config.json": SMALL})
+    ollama(tmp_path / "ollama", "pony:1", WEIGHTS)
+    blob = next((tmp_path / "ollama" / "blobs").iterdir())
+    found = tmp_path / "found.json"
+    for root, place, files in ((snapshot.parent, snapshot.name, ("model.safetensors", "config.json")), (blob.parent, blob.name, ("",))):
+        inner = tuple(f"{place}/{file}".rstrip("/") for file in files)
+        args = VerifyArgs(name="theirs", place=place, files=inner, root=root, result_path=found)
+        assert run(args, Context(tmp_path))["damaged"] == []
+        kept = read_verification(found)
+        assert kept is not None
+        assert (kept.compared, kept.since) == (True, ""), "known at the first look"
+        for file in inner:
+            whole = (root / file).read_bytes()
+            (root / file).write_bytes(whole[:-1] + b"!")
+            assert run(args, Context(tmp_path))["damaged"] == [file]
+            (root / file).write_bytes(whole)
