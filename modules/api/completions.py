@@ -244,7 +244,7 @@ async def _answer(
     """Submit all requests, then answer as a stream or as a whole."""
     generations: list[ClientGeneration] = []
     try:
-        for item in requests:
+        for item in (request.model_copy(update={"whole": not body.stream}) for request in requests):
             generations.append(await app.generation.submit(item, body.model, body.adapters))
     except AppError:
         await _close(generations)

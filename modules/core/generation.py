@@ -49,6 +49,7 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
     prompt: ChatPrompt | TextPrompt | TokenPrompt
     params: GenerationParams = GenerationParams()
     client: str = ""  # who asks: waiting requests of different clients take turns
+    whole: bool = False  # nothing of it is used before its end, so that what breaks in the middle may be begun again elsewhere
     adapters: tuple[Adapter, ...] | None = None  # None: those put into use on the model
 
 

@@ -187,7 +187,12 @@ class Pool:
             emit(delta)
 
         async def attempt(backend: Backend, model: str) -> None:
-            await self._read_reply(backend, model, ask, pass_on, on_start)
+            kept: list[Delta] = []
+            await self._read_reply(
+                backend, model, ask, kept.append if ask.request.whole else pass_on, on_start
+            )
+            for delta in kept:
+                pass_on(delta)
 
         await self._anywhere(ask.model, attempt, lambda: sent)
 
@@ -227,12 +232,12 @@ class Pool:
     ) -> None:
         """Try addresses, each at most once, until one answers; none after the first failure that `is_late`."""
         tried: list[Backend] = []
-        last: AppError | None = None
+        errors: list[AppError] = []
         while True:
             try:
                 backend = await self._choose(model, tried)
             except AppError as error:
-                raise last or error from None
+                raise self._together(errors) if errors else error from None
             try:
                 await self._with(backend, attempt(backend, self.name_at(backend, model)))
             except RefusedError as refused:
@@ -245,10 +250,19 @@ class Pool:
                 if not refused.elsewhere:
                     raise refused.error from refused
                 tried.append(backend)
-                last = refused.error
+                errors.append(refused.error)
             else:
                 backend.succeeded()
                 return
+
+    def _together(self, errors: Sequence[AppError]) -> AppError:
+        """What all addresses that were tried said, as one error: the last one's, if it is not for them to mend."""
+        if len(errors) == 1 or not all(isinstance(error, RemoteError) for error in errors):
+            return errors[-1]
+        return RemoteError(
+            f"“{self.server.name}” could not answer at any of its addresses. "
+            + " ".join(error.message for error in errors)
+        )
 
     async def _with(self, backend: Backend, work: Awaitable[None]) -> None:
         """Do something at an address; give up as soon as its checks fail."""

@@ -257,6 +257,16 @@ async def test_nobody_answers_again_once_a_word_was_passed_on(start, one, two):
     assert two.asked(CHAT) == []
 
 
+async def test_a_reply_that_nobody_sees_before_its_end_is_begun_again(start, one, two):
+    pool = start(one, two)
+    await pool.check()
+    one.breaks_after = 3
+    preferring(pool, one)
+    whole = Ask(ASK.request.model_copy(update={"whole": True}), "tale", 3)
+    assert await write(pool, whole) == "Once upon a time"
+    assert len(two.asked(CHAT)) == 1
+
+
 async def test_who_waits_at_a_hung_address_goes_to_another(start, one, two):
     pool = start(one, two)
     await pool.check()
@@ -303,7 +313,7 @@ async def test_an_address_that_fails_twice_is_left_alone_for_a_while(start, one,
         await write(pool)
     assert len(one.asked(CHAT)) == FAULTS
     two.status = 500
-    with pytest.raises(RemoteError):
+    with pytest.raises(RemoteError, match=r"“gpu” could not answer at any of its addresses. .*failed \(500\).*failed \(500\)"):
         await write(pool)
     assert len(one.asked(CHAT)) > FAULTS  # rather than refuse
 
