@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from modules.core.errors import EngineCrashed, NoModelLoaded
 from modules.core.generation import EngineCard
+from modules.core.model import Adapter
 from modules.services.model_choices import LoadChoice
 from modules.services.model_engine import ModelEngine
 
@@ -83,6 +84,10 @@ class LoadedModels:
         """Names of the models that sleep, most recently used first."""
         names = [name for name, away in self._away.items() if away.asleep]
         return tuple(sorted(names, key=lambda name: -self._away[name].used_s))
+
+    def coming_back_with(self) -> dict[str, tuple[Adapter, ...]]:
+        """The adapters that models which sleep or crashed have again when they are used."""
+        return {name: away.choice.adapters for name, away in self._away.items() if away.choice.adapters}
 
     def current(self) -> str:
         """The model used last, loaded or asleep; else the one that crashed last; else nothing."""

@@ -118,6 +118,10 @@ class ModelService:
         """Names of the loaded models, most recently used first."""
         return self._loaded.names()
 
+    def coming_back_with(self) -> Mapping[str, tuple[Adapter, ...]]:
+        """The adapters that models which sleep or crashed have again when they are used, by model."""
+        return self._loaded.coming_back_with()
+
     def loaded(self, name: str = "") -> ModelEngine | None:
         """The engine of a loaded model, empty is the one used last, for a look that does not count as use."""
         entry = self._loaded.get(name or next(iter(self.loaded_names()), ""))

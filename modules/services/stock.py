@@ -143,6 +143,10 @@ class AdapterStock:
             name = next((used.name for used in card.adapters if used.name in names), "")
             if name:
                 raise Conflict(f"“{name}” is in use on “{card.name}”; take it off there, then {verb} it.")
+        for model, adapters in self._models.coming_back_with().items():
+            name = next((adapter.name for adapter in adapters if adapter.name in names), "")
+            if name:
+                raise Conflict(f"“{name}” comes back with “{model}”, which is unloaded for now; load that and take the adapter off, or forget the model, then {verb} it.")
         if status.loading is not None:
             raise Conflict(f"“{status.loading.name}” is being loaded just now, perhaps with adapters; wait until that is done, then {verb} again.")
 

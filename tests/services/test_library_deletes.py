@@ -17,7 +17,7 @@ from modules.core.model import AdapterChoice
 from modules.core.params import GenerationParams
 from modules.services.app import App
 from modules.services.library_bin import KEPT_S
-from tests.services.conftest import ONE, THREE, TWO
+from tests.services.conftest import ONE, THREE, TWO, until
 from tests.services.model_steps import OPTIONS, write_adapter
 from tests.services.shelves import WEIGHTS, Shelf, downloaded
 
@@ -200,3 +200,16 @@ async def test_an_adapter_in_use_is_left_alone_and_its_use_is_kept(start_app: Ca
         pass
     await app.lessons.close()
     assert (await app.adapter_library.shelf())[0].used_s > used_s
+
+
+async def test_an_adapter_that_a_sleeping_model_has_is_left_alone(start_app: Callable[..., App], tmp_path: Path, starter_gguf: Path) -> None:
+    write_adapter(tmp_path / "loras_dir" / "odd.gguf", starter_gguf)
+    app = start_app(idle_unload_s=0.3)
+    app.models.start()
+    await app.models.load(ONE, options=OPTIONS)
+    await app.adapters.apply(ONE, [AdapterChoice(name="odd.gguf")])
+    await until(lambda: app.models.status().asleep == (ONE,))
+    with pytest.raises(Conflict, match=f"“odd.gguf” comes back with “{ONE}”, which is unloaded for now"):
+        await app.adapter_library.delete("odd.gguf")
+    await app.models.unload(ONE)  # forgets it
+    await app.adapter_library.delete("odd.gguf")

@@ -15,6 +15,7 @@ from modules.services.app import App
 from modules.services.model_folders import ModelFolders
 from tests.foreign_folders import COMMIT, hub_cache, lm_studio, ollama
 from tests.loaders.test_other_folders import everything
+from tests.services.conftest import until
 from tests.services.model_steps import OPTIONS, writes
 
 pytestmark = [pytest.mark.processes, pytest.mark.skipif(os.name == "nt", reason="links need rights there")]
@@ -106,3 +107,10 @@ async def test_a_model_of_each_program_is_loaded_by_its_name_and_left_as_it_was(
             with pytest.raises(InvalidRequest, match=f"only read here; {verb} it there"):
                 await act
     assert [everything(place) for place in places] == before
+
+
+async def test_the_model_of_the_command_line_may_be_one_of_another_program(start_app: Callable[..., App], tmp_path: Path, starter_gguf: Path) -> None:
+    ollama(tmp_path / "ollama", "pony:1b", starter_gguf)
+    app = start_app(model_folders=(tmp_path / "ollama",), model="ollama:pony:1b", options=OPTIONS)
+    app.models.start()
+    await until(lambda: app.models.loaded_names() == ("ollama:pony:1b",))
