@@ -31,6 +31,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     model: str = Field("", description="Model to load at start, as named in models/; empty loads the last one used, then the starter model; 'none' loads nothing.")
     loader: str = Field("", description="How to load it: llama.cpp or transformers; empty chooses by the files.")
     options: dict[str, Any] = Field(default_factory=dict, description="Loader options as NAME=VALUE, for example context_length=4096; may be repeated.")
+    adapters: tuple[str, ...] = Field((), description="LoRA adapter of loras/ for the model loaded at start, NAME or NAME=SCALE; may be repeated.")
     models_dir: Path = Field(PROJECT_ROOT / "models", description="Folder with models.")
     loras_dir: Path = Field(PROJECT_ROOT / "loras", description="Folder with LoRA adapters.")
     model_folders: tuple[Path, ...] = Field((), description="Further folder with models, only read: the hub's cache, LM Studio's, Ollama's, or any other; may be repeated.")

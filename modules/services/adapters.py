@@ -25,6 +25,7 @@ from modules.loaders.registry import LOADERS
 from modules.services.models import ModelService
 
 KEPT_CHECKS = 1000
+SCALE = re.compile(r"[+-]?\d*\.?\d+")
 QUANTIZED = re.compile(r"(-unsloth)?-bnb-4bit$")
 
 Check = Callable[[Path], None]
@@ -50,6 +51,19 @@ def choices_from(values: Any) -> tuple[AdapterChoice, ...] | None:
         return None if values is None else TypeAdapter(AdapterChoices).validate_python(values)
     except ValidationError as error:
         raise InvalidRequest(f"adapters: {validation_sentence(error)}", field="adapters") from error
+
+
+def choices_written(texts: Sequence[str]) -> tuple[AdapterChoice, ...]:
+    """Adapters as a command line names them: NAME, or NAME=SCALE.
+
+    Raises:
+        InvalidRequest: as of `choices_from`.
+    """
+    rows = []
+    for text in texts:
+        name, _, scale = text.rpartition("=")
+        rows.append({"name": name, "scale": scale} if name and SCALE.fullmatch(scale) else {"name": text})
+    return choices_from(rows) or ()
 
 
 class AdapterService:

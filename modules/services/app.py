@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
-from modules.services.adapters import AdapterService
+from modules.services.adapters import AdapterService, choices_written
 from modules.services.conversations import ConversationService
 from modules.services.file_manager import FileManager
 from modules.services.fit import FitService
@@ -63,9 +63,13 @@ class App:
         await self.adapter_library.start()
         self.fit.start()
         self.lessons.start()
-        self.models.start()
+        self.models.start(self._use_adapters if self.settings.adapters else None)
         await self.storage.open()
         await self.jobs.start()
+
+    async def _use_adapters(self, model: str) -> None:
+        """Those of the settings, on the model loaded at start."""
+        await self.adapters.apply(model, choices_written(self.settings.adapters))
 
     async def close(self) -> None:
         """Stop and save replies, then end the engines; the jobs stop meanwhile."""

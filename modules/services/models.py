@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,13 +155,13 @@ class ModelService:
 
     # ---- load and unload -------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Begin loading the model of the settings, the last one used, or the starter model, in the background."""
-        self._startup = asyncio.create_task(self._load_first())
+    def start(self, furnish: Callable[[str], Awaitable[None]] | None = None) -> None:
+        """Begin loading the model of the settings, the last one used, or the starter model, in the background; `furnish` is given its name then."""
+        self._startup = asyncio.create_task(self._load_first(furnish))
         if self._settings.idle_unload_s:
             self._keeper = asyncio.create_task(self._unload_idle(self._settings.idle_unload_s))
 
-    async def _load_first(self) -> None:
+    async def _load_first(self, furnish: Callable[[str], Awaitable[None]] | None) -> None:
         wanted = self._settings.model
         if wanted == "none":
             return
@@ -173,10 +173,20 @@ class ModelService:
                 given = LoadChoice(name, self._settings.loader, self._settings.options) if wanted else self.remembered(name)
                 await self.load(given.name, given.loader, given.options)
             except AppError as error:
-                log.warning("%s", error.message)
-                self._error = error.message
-            else:
-                return
+                self._tell(error)
+                continue
+            if furnish is not None:
+                try:
+                    await furnish(name)
+                except AppError as error:
+                    self._tell(error)
+            return
+
+    def _tell(self, error: AppError) -> None:
+        """Nobody asked for it just now, so the page shows it until a load goes well."""
+        log.warning("%s", error.message)
+        self._error = error.message
+        self._changed()
 
     async def load(self, name: str, loader: str = "", options: Mapping[str, Any] | None = None) -> ModelEngine:
         """Load a model, or return it when it is loaded the same way already. A failed load leaves the loaded models usable.

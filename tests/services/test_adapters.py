@@ -15,7 +15,7 @@ from modules.core.generation import EngineCard, GenerationRequest, TextPrompt
 from modules.core.model import AdapterChoice, ModelInfo
 from modules.core.params import GenerationParams
 from modules.core.settings import Settings
-from modules.services.adapters import _origin_note, choices_from
+from modules.services.adapters import _origin_note, choices_from, choices_written
 from modules.services.app import App, build_app
 from tests.e2e.adapter_files import write_adapter as write_peft
 from tests.services.conftest import FOLDERS, ONE, TWO, until
@@ -228,3 +228,30 @@ async def test_after_a_start_from_nothing_the_list_still_says_what_is_torn(start
     rows = {row.info.name: row for row in await app.adapters.list()}
     assert [name for name, row in rows.items() if row.problem] == ["broken.gguf"]
     assert rows["strong.gguf"].targets == ("ffn_up",)
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_those_of_the_command_line_are_in_use_after_the_start(start_app: StartApp, tmp_path: Path, starter_gguf: Path, starter_dir: Path) -> None:
+    (tmp_path / "loras_dir").mkdir()
+    fill(tmp_path / "loras_dir", starter_gguf, starter_dir)
+    app = start_app(model=ONE, options=OPTIONS, adapters=("strong.gguf=0.5", "odd-words"))
+    await app.start()
+    await until(lambda: bool(app.models.status().loaded and app.models.status().loaded[0].adapters))
+    assert app.models.status().loaded[0].adapters == (AdapterChoice(name="strong.gguf", scale=0.5), AdapterChoice(name="odd-words"))
+    assert await text(app) != await text(app, ())
+
+
+@pytest.mark.asyncio(loop_scope="function")
+async def test_one_of_the_command_line_that_cannot_be_used_leaves_the_model_loaded_and_is_told(start_app: StartApp) -> None:
+    app = start_app(model=ONE, options=OPTIONS, adapters=("nowhere",))
+    await app.start()
+    await until(lambda: "nowhere" in app.models.status().error)
+    assert app.models.loaded_names() == (ONE,)
+
+
+@pytest.mark.parametrize(
+    ("written", "name", "scale"),
+    [("a", "a", 1.0), ("a=0.5", "a", 0.5), ("a=-.5", "a", -0.5), ("a=b", "a=b", 1.0), ("x=y=2", "x=y", 2.0), ("=2", "=2", 1.0)],
+)
+async def test_an_adapter_on_the_command_line(written: str, name: str, scale: float) -> None:
+    assert choices_written([written]) == (AdapterChoice(name=name, scale=scale),)
