@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import glob
 import json
+import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from modules.loaders.model_paths import PART, leads_out, read_only_paths
+
+log = logging.getLogger(__name__)
 
 ENTRY_LIMIT = 20_000
 MANIFEST_BYTES = 1 << 20
@@ -58,7 +61,16 @@ class OtherFolder:
         return kind_named(self.kind).title
 
     def models(self, name: str = "") -> Iterator[Found]:
-        """Candidates with their whole names, or only the one of that name; what is not read has the reason."""
+        """Candidates with their whole names, or only the one of that name; what is not read has the reason.
+
+        What may not be looked into, or goes away meanwhile, ends the list.
+        """
+        try:
+            yield from self._models(name)
+        except (OSError, RuntimeError) as error:
+            log.warning("%s cannot be looked through: %s", self.path, error)
+
+    def _models(self, name: str) -> Iterator[Found]:
         base = self.path.resolve()
         for found in kind_named(self.kind).find(self.path):
             whole = f"{self.tag}:{found.name}"
@@ -83,6 +95,13 @@ def _outside(base: Path, path: Path) -> str:
     return next((file.name for file in (path, *files) if leads_out(base, file)), "")
 
 
+def _expanded(path: str) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # the home of somebody whom this machine does not know
+        return Path(path)
+
+
 # ---- any folder, LM Studio -----------------------------------------------------------------------------------------
 
 
@@ -96,7 +115,7 @@ def _plain_models(root: Path) -> Iterator[Found]:
 
 def _hub_cache_places(environ: Mapping[str, str], home: Path) -> tuple[Path, ...]:
     named = [environ.get("HF_HUB_CACHE", ""), *(f"{environ[name]}/{inner}" for name, inner in (("HF_HOME", "hub"), ("XDG_CACHE_HOME", "huggingface/hub")) if environ.get(name))]
-    return (*(Path(path).expanduser() for path in named if path), home / ".cache" / "huggingface" / "hub")
+    return (*(_expanded(path) for path in named if path), home / ".cache" / "huggingface" / "hub")
 
 
 def _hub_cache_models(root: Path) -> Iterator[Found]:
@@ -127,7 +146,7 @@ def _dead_links(snapshot: Path) -> list[Path]:
 
 def _ollama_places(environ: Mapping[str, str], home: Path) -> tuple[Path, ...]:
     named = environ.get("OLLAMA_MODELS", "")
-    return (*([Path(named).expanduser()] if named else []), home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models"))
+    return (*([_expanded(named)] if named else []), home / ".ollama" / "models", Path("/usr/share/ollama/.ollama/models"))
 
 
 def _ollama_models(root: Path) -> Iterator[Found]:
@@ -185,7 +204,7 @@ def recognised(path: Path) -> tuple[FolderKind, Path]:
     """What a folder is, and the folder meant: people name a program's folder, its models lie in one inside."""
     for kind in KINDS[:-1]:
         for place in (path, path / "hub", path / "models"):
-            if kind.fits(place):
+            if _fits(kind, place):
                 return kind, place
     return KINDS[-1], path
 
@@ -193,4 +212,12 @@ def recognised(path: Path) -> tuple[FolderKind, Path]:
 def usual_folders(environ: Mapping[str, str], home: Path) -> tuple[tuple[FolderKind, Path], ...]:
     """The folders of other programs that are on this machine and hold something."""
     found = ((kind, path) for kind in KINDS for path in kind.usual(environ, home))
-    return tuple(dict.fromkeys((kind, path.resolve()) for kind, path in found if kind.fits(path) and any(path.iterdir())))
+    return tuple(dict.fromkeys((kind, path.resolve()) for kind, path in found if _fits(kind, path)))
+
+
+def _fits(kind: FolderKind, path: Path) -> bool:
+    """Whether a folder looks like one of a program and holds something; one that may not be looked into does not."""
+    try:
+        return kind.fits(path) and any(path.iterdir())
+    except OSError:
+        return False

@@ -12,7 +12,6 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from modules.core.errors import AppError, Conflict, InvalidRequest, NotFound
 from modules.core.files import dump_yaml, read_yaml, write_atomic
@@ -70,13 +69,7 @@ class ModelFolders:
             for folder in self.all()
         ]
         known = {folder.path.resolve() for folder in self.all()}
-        return (*used, *(FolderRow("", kind.title, str(path)) for kind, path in self._usual() if path not in known))
-
-    def _usual(self) -> tuple[tuple[Any, Path], ...]:
-        try:
-            return usual_folders(self._environ, self._home)
-        except OSError:  # one of them is somebody else's
-            return ()
+        return (*used, *(FolderRow("", kind.title, str(path)) for kind, path in usual_folders(self._environ, self._home) if path not in known))
 
     async def add(self, path: str) -> FolderRow:
         """Use the models of a folder where they lie.

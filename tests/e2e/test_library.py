@@ -318,6 +318,11 @@ def test_doubts_about_a_template_stand_in_the_row_and_beside_the_message(
         expect(library.row("own-odd.gguf").locator(".doubts li")).to_be_hidden()
         badge.click()
         expect(library.row("own-odd.gguf").locator(".doubts li")).to_contain_text("begins a reply with “<|im_start|>secretary”")
+        library.choose("own-odd.gguf", "Note")
+        library.field("own-odd.gguf").fill("Odd.")
+        library.row("own-odd.gguf").get_by_role("button", name="Keep").click()
+        expect(library.row("own-odd.gguf").locator(".model-note.own")).to_have_text("Odd.")
+        expect(library.row("own-odd.gguf").locator(".doubts li")).to_be_visible()  # in a row that was drawn anew
         page.get_by_role("tab", name="Chat", exact=True).first.click()
         expect(chip).to_contain_text("Template: 1 doubt")
         expect(chip).to_have_attribute("title", re.compile("begins a reply with"))

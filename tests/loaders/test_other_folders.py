@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -161,7 +162,25 @@ def test_programs_are_recognised_and_found(tmp_path: Path, starter_gguf: Path) -
         ("ollama", home / ".ollama" / "models"),
         ("lmstudio", home / ".lmstudio" / "models"),
     ]
+    assert usual_folders({"HF_HOME": "/" + "x" * 300, "OLLAMA_MODELS": "~nobody-at-all/x"}, home) == found[1:]
     for typed in (home / ".ollama", home / ".ollama" / "models"):
         assert (recognised(typed)[0].name, recognised(typed)[1]) == ("ollama", home / ".ollama" / "models")
     assert recognised(tmp_path / "elsewhere")[1] == tmp_path / "elsewhere" / "hub"
     assert recognised(home)[0].name == "folder"
+
+
+@pytest.mark.parametrize("hidden", ["hub", "snapshots", COMMIT])
+def test_what_may_not_be_looked_into_hides_nothing_else(tmp_path: Path, starter_gguf: Path, monkeypatch: pytest.MonkeyPatch, hidden: str) -> None:
+    hub_cache(tmp_path / "hub", "meadow/pony", {"pony.gguf": starter_gguf})
+    ollama(tmp_path / "ollama", "pony:1", starter_gguf)
+    listing = Path.iterdir
+
+    def refuse(self: Path) -> Iterator[Path]:
+        if self.name == hidden:
+            raise PermissionError(13, "Permission denied")
+        return listing(self)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    folders = (OtherFolder("hf", "hf", tmp_path / "hub"), OtherFolder("ollama", "ollama", tmp_path / "ollama"))
+    (tmp_path / "models").mkdir()
+    assert [info.name for info in ModelFolder(tmp_path / "models", tmp_path / "models", lambda: folders).models()] == ["ollama:pony:1"]

@@ -65,7 +65,7 @@ async def test_folders_of_the_settings(tmp_path: Path, cache: Path) -> None:
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("models", "is not a whole path"), ("/no/such/folder", "There is no folder"), ("{own}/models_dir", "Paddock's own models_dir/"), ("{own}/loras_dir", "own loras_dir/"), ("/\0", "There is no folder"), ("~nobody-at-all/x", "whole path")],
+    [("models", "is not a whole path"), ("/no/such/folder", "There is no folder"), ("/" + "x" * 300, "There is no folder"), ("{own}/models_dir", "Paddock's own models_dir/"), ("{own}/loras_dir", "own loras_dir/"), ("/\0", "There is no folder"), ("~nobody-at-all/x", "whole path")],
 )
 async def test_what_cannot_be_added_is_a_sentence(tmp_path: Path, path: str, reason: str) -> None:
     service = folders(tmp_path)

@@ -4,6 +4,8 @@ import { askInPlace, h, plural } from "./dom.js";
 import { JobList, size } from "./job_list.js";
 import { listen, refreshModels, report, request, shortName, state, toast } from "./page.js";
 
+const openDoubts = new Set(); // names of the models whose doubts are being read
+
 export class Library {
   /** Below `path` are its routes; `onChange` is called when something that rows show has changed. */
   constructor(path, title, onChange) {
@@ -181,7 +183,9 @@ export function sourceBadge(model) {
 export function templateBadge(row) {
   if (row?.template === "fits") return h("span", { class: "badge quiet", text: "Template fits", title: "Examined with the model's own tokenizer when it was last loaded" });
   if (row?.template !== "doubts") return null;
-  return h("details", { class: "doubts" }, h("summary", { class: "badge bad", text: `Template: ${plural(row.template_doubts.length, "doubt")}` }),
+  const open = openDoubts.has(row.name); // also when the row is drawn anew
+  const toggle = (event) => { if (event.target.open) openDoubts.add(row.name); else openDoubts.delete(row.name); };
+  return h("details", { class: "doubts", open, on: { toggle } }, h("summary", { class: "badge bad", text: `Template: ${plural(row.template_doubts.length, "doubt")}` }),
     h("ul", {}, ...row.template_doubts.map((sentence) => h("li", { text: sentence }))));
 }
 
