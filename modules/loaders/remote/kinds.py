@@ -17,7 +17,7 @@ from modules.loaders.remote.options import Kind
 BASIC = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 ALWAYS = ("max_tokens", "seed", "stop")
 MORE = ("top_k", "min_p", "repetition_penalty")
-LAST_TOKENS_ALL = -1  # llama-server's word for "all of them"; ours is 0
+LAST_TOKENS_ALL = 32_768  # our 0 means all; what it means to llama-server differs among its versions, and newer ones refuse -1
 NEVER = -100.0  # the lowest bias of OpenAI's API
 
 
@@ -149,13 +149,14 @@ def _llama_server(params: GenerationParams, body: dict[str, Any]) -> dict[str, A
         "dry_base": params.dry_base,
         "dry_allowed_length": params.dry_allowed_length,
         "dry_penalty_last_n": params.dry_range or LAST_TOKENS_ALL,
-        "dry_sequence_breakers": list(params.dry_sequence_breakers),
         "mirostat": params.mirostat_mode,
         "mirostat_tau": params.mirostat_tau,
         "mirostat_eta": params.mirostat_eta,
     }
     if params.sampler_order != DEFAULT_ORDER:
         more["samplers"] = ["typ_p" if name == "typical_p" else name for name in params.sampler_order]
+    if params.dry_sequence_breakers:
+        more["dry_sequence_breakers"] = list(params.dry_sequence_breakers)
     if params.ban_eos:
         more["ignore_eos"] = True
     bias: list[list[Any]] = [[token_id, value] for token_id, value in params.logit_bias.items()]

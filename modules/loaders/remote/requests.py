@@ -63,11 +63,10 @@ class Ask:
                     f"{spec.title} is not known to report log-probabilities; leave logprobs out.",
                     field="logprobs",
                 )
-            body |= (
-                {"logprobs": True, "top_logprobs": params.logprobs}
-                if self.is_chat
-                else {"logprobs": params.logprobs}
-            )
+            count = (
+                max(params.logprobs, 1) if kind == "llama-server" else params.logprobs
+            )  # it reports nothing for 0
+            body |= {"logprobs": True, "top_logprobs": count} if self.is_chat else {"logprobs": count}
         return body
 
     def _length(self) -> int:

@@ -70,8 +70,10 @@ def test_llama_server_gets_everything_under_its_own_names():
         "ignore_eos": True, "logit_bias": [[5, 1.5], [6, False]],
     }  # fmt: skip
     neutral = sampling(GenerationParams(), "llama-server")
-    assert (neutral["top_k"], neutral["min_p"], neutral["repeat_last_n"], neutral["dry_penalty_last_n"]) == (0, 0.0, -1, -1)
+    assert (neutral["top_k"], neutral["min_p"], neutral["repeat_last_n"], neutral["dry_penalty_last_n"]) == (0, 0.0, 32_768, 32_768)
     assert not {"samplers", "ignore_eos", "logit_bias"} & set(neutral)
+    assert "dry_sequence_breakers" not in sampling(GenerationParams(dry_sequence_breakers=()), "llama-server")  # it refuses an empty list
+    assert ask(CHAT, logprobs=0).body("llama-server", "m")["top_logprobs"] == 1
 
 
 def test_another_paddock_gets_our_own_names():
