@@ -57,6 +57,11 @@ def read_only_paths(root: Path) -> Iterator[Path]:
             yield folder
 
 
+def holds_too_much(root: Path) -> bool:
+    """Whether a folder has more in it than is looked through: a disk, say, or somebody's whole home."""
+    return sum(1 + len(files) for _, files in _walk(root, stay=True)) >= ENTRY_LIMIT
+
+
 def _whole_ggufs(files: list[Path]) -> Iterator[Path]:
     for file in files:
         match = PART.fullmatch(file.name)

@@ -16,6 +16,7 @@ from pathlib import Path
 from modules.core.errors import AppError, Conflict, InvalidRequest, NotFound
 from modules.core.files import dump_yaml, read_yaml, write_atomic
 from modules.core.settings import Settings
+from modules.loaders.model_paths import ENTRY_LIMIT, holds_too_much
 from modules.loaders.other_folders import KINDS, OtherFolder, recognised, usual_folders
 
 log = logging.getLogger(__name__)
@@ -110,6 +111,8 @@ class ModelFolders:
             raise InvalidRequest(f"{place} is Paddock's own {own.name}/; what lies there is in the list already.", field="path")
         if any(folder.path.resolve() == place for folder in self.all()):
             raise Conflict(f"{place} is in the list already.")
+        if kind.name == "folder" and holds_too_much(place):
+            raise InvalidRequest(f"{place} holds more than {ENTRY_LIMIT:,} files and folders, the most that are looked through; name the folder in it where the models lie.", field="path")
         return OtherFolder(self._free_tag(kind.name, place), kind.name, place)
 
     def _free_tag(self, kind: str, path: Path) -> str:

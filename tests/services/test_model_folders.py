@@ -114,3 +114,14 @@ async def test_the_model_of_the_command_line_may_be_one_of_another_program(start
     app = start_app(model_folders=(tmp_path / "ollama",), model="ollama:pony:1b", options=OPTIONS)
     app.models.start()
     await until(lambda: app.models.loaded_names() == ("ollama:pony:1b",))
+
+
+async def test_a_whole_disk_is_not_looked_through_again_and_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = folders(tmp_path)
+    (tmp_path / "disk" / "a" / "b" / "c").mkdir(parents=True)
+    for number in range(30):
+        (tmp_path / "disk" / "a" / f"{number}.txt").touch()
+    monkeypatch.setattr("modules.loaders.model_paths.ENTRY_LIMIT", 30)
+    with pytest.raises(InvalidRequest, match="name the folder in it where the models lie"):
+        await service.add(str(tmp_path / "disk"))
+    assert (await service.add(str(tmp_path / "disk" / "a" / "b"))).tag == "b"
