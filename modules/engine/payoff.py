@@ -89,6 +89,7 @@ class Payoff:
         self._trial_tokens = min(TRIAL_TOKENS, most)
         self._tried = HOPE_WEIGHT
         self._right = HOPE * HOPE_WEIGHT
+        self._could_pay = True  # if all drafts were right; else only the times of steps can change that, which seldom do
         self._decided_for: tuple[int, ...] = ()
         self._age = 0
 
@@ -109,7 +110,7 @@ class Payoff:
             self._reckon(records)
         for record in records:
             record.quiet = 0 if record.count else record.quiet + 1
-            if record.quiet > record.wait:
+            if record.quiet > (record.wait if self._could_pay else LONGEST_WAIT):
                 self._try_again(record)
 
     def _try_again(self, record: DraftRecord) -> None:
@@ -128,7 +129,9 @@ class Payoff:
         if not self.steps.known(total):  # what a step costs without drafts must be known first
             return
         order = sorted(records, key=self._share, reverse=True)
-        best, chosen = CLEARLY * total / self.steps.of(total), (0, 0)
+        plain = CLEARLY * total / self.steps.of(total)
+        best, chosen = plain, (0, 0)
+        self._could_pay = False
         sums = [0.0] * total  # extra tokens of the first, the first two, … of the order
         powers = [1.0] * total
         for tokens in range(1, self._most + 1):
@@ -141,6 +144,7 @@ class Payoff:
             while sequences:
                 seconds = self.steps.of(total + sequences * tokens) + tokens * self._drafting.of(sequences)
                 rate = (total + sums[sequences - 1]) / seconds
+                self._could_pay |= (total + sequences * tokens) / seconds > plain
                 if rate > best:
                     best, chosen = rate, (tokens, sequences)
                 sequences //= 2

@@ -92,6 +92,18 @@ def test_only_the_sequence_that_can_be_guessed_is_drafted_for():
     assert hard.count == 0
 
 
+def test_where_it_cannot_pay_however_right_it_is_tried_again_very_seldom():
+    made, record = payoff(linear, 0.0005), DraftRecord()
+    tried = []
+    for step in range(3 * LONGEST_WAIT):
+        made.decide([record])
+        if record.count:
+            tried.append(step)
+            made.note(record, record.count, record.count)
+    assert len(tried) == 2
+    assert tried[0] >= LONGEST_WAIT
+
+
 def test_what_was_given_up_is_tried_again_ever_more_seldom_and_taken_up_when_it_is_right():
     made = payoff(lambda tokens: 0.010 + 0.001 * tokens, 0.002)
     record = settled(made, right=0.0, rounds=FIRST_WAIT // 2)[0]
