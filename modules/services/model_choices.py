@@ -87,9 +87,14 @@ class ModelChoices:
         self._write(self.last(), {**models, name: kept | ({"pinned": True} if pinned else {})})
 
     def move(self, names: Mapping[str, str]) -> None:
-        """Models have other names now: old → new."""
+        """Models have other names now: old → new. They are known by them where they draft for another model, too."""
         last = self.last()
-        self._write(names.get(last, last), {names.get(name, name): row for name, row in self._models().items() if name not in names.values()})
+        kept = {names.get(name, name): row for name, row in self._models().items() if name not in names.values()}
+        for row in kept.values():
+            options = row.get("options") if isinstance(row, dict) else None
+            if isinstance(options, dict) and options.get("draft_model") in names:
+                options["draft_model"] = names[options["draft_model"]]
+        self._write(names.get(last, last), kept)
 
     def forget_last(self, names: Sequence[str]) -> None:
         """These models are gone: none of them is the one to begin with. How they were loaded stays, for when they come back."""

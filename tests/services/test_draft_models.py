@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from modules.core.errors import AppError, NotFound, UnsupportedFormat
 from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
+from modules.services.model_choices import LoadChoice, ModelChoices
 from tests.services.conftest import ONE, TWO, engine_pids
 from tests.services.model_steps import OPTIONS, StartApp, writes
 from tests.services.reply_steps import ANN, ended, talk
@@ -63,3 +65,12 @@ async def test_what_cannot_draft_is_refused_and_the_loaded_model_stays(
         await models.load(ONE, "", {**OPTIONS, "draft_model": name})
     assert list(engine_pids()) == [loaded.pid]
     assert await writes(loaded)
+
+
+def test_a_renamed_draft_model_is_still_the_one_that_drafts(tmp_path: Path) -> None:
+    choices = ModelChoices(tmp_path / "models.yaml")
+    choices.remember(LoadChoice(ONE, "llama.cpp", {"draft_model": TWO, "slots": 2}))
+    choices.remember(LoadChoice(TWO))
+    choices.move({TWO: "renamed.gguf"})
+    assert choices.of(ONE).options == {"draft_model": "renamed.gguf", "slots": 2}
+    assert choices.last() == "renamed.gguf"

@@ -43,7 +43,7 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool, process_by
         library_bytes=process_bytes,
         number_bytes=0.0 if on_gpu and options.offload_kqv else dict(KV_BYTES)[options.kv_type],
         batch_tokens=options.computed_tokens,
-        outputs=options.slots,
+        outputs=options.step_outputs,
         sequences=options.slots,
         scores=not on_gpu and options.flash_attention == "off",
         trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere

@@ -29,7 +29,7 @@ def estimate(shape: Shape, options: TransformersOptions, dtype: str, *, process_
         library_bytes=process_bytes,
         number_bytes=dict(PARAMETER_BYTES)[dtype],
         batch_tokens=options.batch_tokens,
-        outputs=options.slots,
+        outputs=options.step_outputs,
         sequences=options.slots,
         scan_copies=SCAN_COPIES,
         trims_windows=False,  # slots keep whole sequences
