@@ -11,7 +11,7 @@ from modules.core.errors import AppError, NotFound, UnsupportedFormat
 from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from modules.services.model_choices import LoadChoice, ModelChoices
-from tests.services.conftest import ONE, TWO, engine_pids
+from tests.services.conftest import ONE, THREE, TWO, engine_pids, until
 from tests.services.model_steps import OPTIONS, StartApp, writes
 from tests.services.reply_steps import ANN, ended, talk
 
@@ -74,3 +74,12 @@ def test_a_renamed_draft_model_is_still_the_one_that_drafts(tmp_path: Path) -> N
     choices.move({TWO: "renamed.gguf"})
     assert choices.of(ONE).options == {"draft_model": "renamed.gguf", "slots": 2}
     assert choices.last() == "renamed.gguf"
+
+
+async def test_what_a_model_takes_with_a_draft_model_says_nothing_of_it_alone(start_app: StartApp) -> None:
+    app = start_app()
+    app.fit.start()
+    await app.models.load(ONE, "", {**OPTIONS, "draft_model": TWO})
+    await app.models.load(THREE, "", OPTIONS)
+    await until(lambda: any(row.name == THREE for row in app.fit.records.rows()))
+    assert {row.name for row in app.fit.records.rows()} == {THREE}
