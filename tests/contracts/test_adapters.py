@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from modules.core.generation import TokenLogprob
-from modules.core.model import Adapter, LoadedModel
+from modules.core.model import Adapter, DraftSource, LoadedModel
 from modules.core.params import GenerationParams
 from modules.engine.engine import Engine
 from modules.loaders.registry import find_loader
+from tests.engine.steady import steady
 from tests.engine.ties import assert_same_but_for_ties
 from tests.fakes import Inbox
 from tests.tiny_models import TinyFiles
@@ -25,9 +26,11 @@ PROMPTS = ("The little fox found", "We bake bread from", "A bird sang in the")
 class Bench:
     """One engine on a loaded model."""
 
-    def __init__(self, model: LoadedModel) -> None:
+    def __init__(self, model: LoadedModel, draft: DraftSource | None = None) -> None:
         self.model, self.inbox = model, Inbox()
-        self.engine = Engine(model.runner, model.tokenizer, self.inbox, set_adapters=model.set_adapters)
+        self.engine = Engine(model.runner, model.tokenizer, self.inbox, set_adapters=model.set_adapters, draft=draft)
+        if draft is not None:
+            steady(self.engine)
 
     def begin(self, prompt: str, *adapters: Adapter):
         ids = self.model.tokenizer.encode(prompt, add_special=True, parse_special=False)
@@ -43,11 +46,16 @@ class Bench:
         return [entry.token_id for entry in self.entries(self.begin(prompt, *adapters))]
 
 
-@pytest.fixture(params=["llama.cpp", "transformers"])
+@pytest.fixture(params=["llama.cpp", "llama.cpp with drafts", "transformers"])
 def bench(request: pytest.FixtureRequest, tiny: TinyFiles) -> Iterator[Bench]:
-    path = tiny.gguf if request.param == "llama.cpp" else tiny.folder
-    spec = find_loader(path, request.param)
-    made = Bench(spec.load(path, spec.options(slots=16, threads=1), lambda *_: None))
+    loader, _, drafts = request.param.partition(" ")
+    path = tiny.gguf if loader == "llama.cpp" else tiny.folder
+    spec = find_loader(path, loader)
+
+    def load() -> LoadedModel:
+        return spec.load(path, spec.options(slots=16, threads=1), lambda *_: None)
+
+    made = Bench(load(), DraftSource(load().runner, 4) if drafts else None)  # the drafts are those of the plain model
     yield made
     assert made.engine.close()
 
@@ -58,7 +66,9 @@ def adapters(tiny: TinyFiles, tmp_path: Path) -> tuple[Path, Path]:
     return tuple(Path(shutil.copytree(path, tmp_path / path.name)) for path in (tiny.adapter, tiny.second_adapter))  # type: ignore[return-value]
 
 
-def test_conversations_with_different_adapters_at_the_same_time_are_each_as_alone(bench: Bench, adapters: tuple[Path, Path]) -> None:
+def test_conversations_with_different_adapters_at_the_same_time_are_each_as_alone(
+    bench: Bench, adapters: tuple[Path, Path], request: pytest.FixtureRequest
+) -> None:
     first, second = (str(path) for path in adapters)
     sets = (
         (), (Adapter(path=first, scale=0.5),), (Adapter(path=second, scale=0.5),), (Adapter(path=first, scale=0.3), Adapter(path=second, scale=-0.2)),
@@ -73,7 +83,10 @@ def test_conversations_with_different_adapters_at_the_same_time_are_each_as_alon
         generations = [bench.begin(prompt, *chosen) for prompt, chosen in asked]
         together = [[entry.token_id for entry in bench.entries(generation)] for generation in generations]
         assert_same_but_for_ties(together, alone)
-    assert bench.engine.counters().reused_tokens > 0
+    counters = bench.engine.counters()
+    assert counters.reused_tokens > 0
+    if request.node.callspec.params["bench"].endswith("drafts"):
+        assert 0 < counters.accepted_tokens < counters.drafted_tokens
 
 
 def test_a_scale_changes_at_once_and_back_without_reading_the_files_again(bench: Bench, adapters: tuple[Path, Path]) -> None:
