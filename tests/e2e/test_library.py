@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from tests.e2e.conftest import PHONE
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ModelsScreen
-from tests.foreign_folders import COMMIT, hub_cache
+from tests.foreign_folders import COMMIT, hub_cache, ollama
 from tests.hub.hub_server import HubServer
 from tests.loaders.test_other_folders import everything
 from tests.paddock_server import STARTER, PaddockServer, wait_for
@@ -304,6 +304,27 @@ def test_models_of_another_program_are_used_where_they_lie(
         folders.get_by_role("button", name=f"Remove: {cache}").click()
         folders.get_by_role("button", name="Remove", exact=True).click()
     expect(library.row(name)).to_have_count(0)
+
+
+def test_a_folder_that_was_found_is_used_with_one_click(library: LibraryScreen, page: Page, starter: PaddockServer, starter_gguf: Path, tmp_path: Path) -> None:
+    """What the server found in its own home is changed on the way: that home is not the test's."""
+    ollama(tmp_path / "models", "pony:1b", starter_gguf)
+    place = str(tmp_path / "models")
+
+    def find(route: Route) -> None:
+        rows = [row for row in route.fetch().json()["rows"] if row["tag"]]
+        route.fulfill(json={"rows": rows or [{"tag": "", "title": "Ollama", "path": place, "is_setting": False, "problem": ""}]})
+
+    page.route("**/ui/model-folders", find)
+    folders = library.open().page.get_by_role("region", name="Models of other programs")
+    expect(folders).to_contain_text("found on this machine, not in use")
+    folders.get_by_role("button", name=f"Use its models: {place}").click()
+    expect(library.row("ollama:pony:1b")).to_contain_text("Ollama · read only")
+    expect(folders).to_contain_text("names begin with ollama:")
+    folders.get_by_role("button", name=f"Remove: {place}").click()
+    folders.get_by_role("button", name="Remove", exact=True).click()
+    expect(library.row("ollama:pony:1b")).to_have_count(0)
+    assert not [row for row in starter.ask("GET", "ui/model-folders")["rows"] if row["tag"]]
 
 
 def test_doubts_about_a_template_stand_in_the_row_and_beside_the_message(
