@@ -10,7 +10,6 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
 
 KEPT = 9  # measurements of one size
 ENOUGH = 2  # measurements before a size is relied on
@@ -28,6 +27,7 @@ class StepTimes:
 
     def __init__(self) -> None:
         self._seen: dict[int, deque[float]] = {}
+        self._medians: dict[int, float] = {}
         self._sizes: list[int] = []
 
     def note(self, size: int, seconds: float) -> None:
@@ -35,7 +35,9 @@ class StepTimes:
         if size not in self._seen:
             self._seen[size] = deque(maxlen=KEPT)
             insort(self._sizes, size)
-        self._seen[size].append(seconds)
+        seen = self._seen[size]
+        seen.append(seconds)
+        self._medians[size] = sorted(seen)[(len(seen) - 1) // 2]
 
     def known(self, size: int) -> bool:
         """Whether that very size was measured often enough."""
@@ -47,16 +49,13 @@ class StepTimes:
             return 0.0
         place = bisect_left(self._sizes, size)
         if place == len(self._sizes):
-            return self._median(self._sizes[-1])
+            return self._medians[self._sizes[-1]]
         above = self._sizes[place]
         if above == size or place == 0:
-            return self._median(above)
+            return self._medians[above]
         below = self._sizes[place - 1]
         share = (size - below) / (above - below)
-        return (1 - share) * self._median(below) + share * self._median(above)
-
-    def _median(self, size: int) -> float:
-        return median(self._seen[size])
+        return (1 - share) * self._medians[below] + share * self._medians[above]
 
 
 @dataclass(slots=True, eq=False)
