@@ -5,14 +5,13 @@ What the hub sends leaves as plain values, and a model's card as safe HTML block
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from modules.api.owner import OWNER
+from modules.api.view_fit import fit_router
 from modules.api.view_messages import ViewFunctions
 from modules.core.job import JobSnapshot
 from modules.services.app import App
@@ -26,6 +25,20 @@ class TokenBody(BaseModel):
     """A token of the hub; empty forgets it."""
 
     token: str = Field("", max_length=1000)
+
+
+class SearchBody(BaseModel):
+    """What to search for; empty and 0 leave a thing open."""
+
+    query: str = Field("", max_length=200)
+    author: str = Field("", max_length=96)
+    task: str = Field("", max_length=60)
+    library: str = Field("", max_length=40)
+    licence: str = Field("", max_length=60)
+    least_parameters: int = Field(0, ge=0, le=10**14)
+    most_parameters: int = Field(0, ge=0, le=10**14)
+    runs_here: bool = False  # only what the free memory could hold
+    sort: Literal["downloads", "likes", "trending", "updated", "created"] = "downloads"
 
 
 class OpenBody(BaseModel):
@@ -44,19 +57,9 @@ class DownloadBody(BaseModel):
     name: str = Field("", max_length=100)
 
 
-class FitBody(BaseModel):
-    """What to judge: all files of one choice, and how large they are together if that is known."""
-
-    repo: str = Field(max_length=200)
-    revision: str = Field("main", max_length=100)
-    files: list[str] = Field(min_length=1, max_length=2000)
-    kind: str = Field("gguf", max_length=20)
-    bytes: int = Field(0, ge=0, le=1 << 50)
-
-
 def hub_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
-    """The routes below /ui/hub and /ui/jobs."""
-    return _hub(app, functions), _jobs(app)
+    """The routes below /ui/hub, /ui/fit and /ui/jobs."""
+    return _hub(app, functions), fit_router(app), _jobs(app)
 
 
 def _hub(app: App, functions: ViewFunctions) -> APIRouter:
@@ -73,10 +76,10 @@ def _hub(app: App, functions: ViewFunctions) -> APIRouter:
         """Keep a token, or forget it; it is never shown again."""
         return {"account": await app.hub.set_token(body.token), "has_token": app.hub.state().has_token}
 
-    @router.get("/search")
-    async def search(query: str = "", library: str = "", sort: str = "downloads") -> dict[str, Any]:
-        """Models whose name contains the query."""
-        rows = await app.hub.search(query[:200], library[:40], sort)  # type: ignore[arg-type]
+    @router.post("/search")
+    async def search(body: SearchBody) -> dict[str, Any]:
+        """Models whose name contains the query and that are as asked for."""
+        rows = await app.hub.search(body.query, body.model_dump(exclude={"query", "sort"}), body.sort)
         fields = ("repo", "downloads", "likes", "updated", "task", "licence", "gated", "parameters", "formats")
         return {"rows": [{name: getattr(row, name) for name in fields} for row in rows]}
 
@@ -84,17 +87,6 @@ def _hub(app: App, functions: ViewFunctions) -> APIRouter:
     async def open_(body: OpenBody) -> dict[str, Any]:
         """What a repository offers."""
         return _opened(await app.hub.open(body.text), functions)
-
-    @router.post("/fit")
-    async def fit(body: FitBody) -> dict[str, Any]:
-        """Whether a choice fits into memory, by its headers."""
-        found = await app.fit.remote(body.repo, body.revision, body.files, body.kind, body.bytes)
-        return asdict(found)
-
-    @router.get("/fit")
-    async def fits() -> dict[str, Any]:
-        """What was predicted and what models really took."""
-        return {"records": [{**asdict(row), "ratio": row.real_bytes / row.predicted_bytes} for row in await asyncio.to_thread(app.fit.records.rows)]}
 
     @router.post("/download")
     async def download(body: DownloadBody) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import httpx2
 from modules.core.errors import HubError, InvalidRequest
 from modules.hub.names import COMMIT, OFFICIAL_ENDPOINT, RepoRef, checked_path, checked_repo, checked_revision
 from modules.hub.refusals import Subject, refusal, unreachable
-from modules.hub.repository import Account, RemoteFile, Repository, SearchRow
+from modules.hub.repository import LICENCE_TAG, Account, RemoteFile, Repository, SearchFilters, SearchRow
 from modules.hub.transport import Access, Limits, Transport, origin, read_trust
 
 Sort = Literal["downloads", "likes", "trending", "updated", "created"]
@@ -34,7 +34,8 @@ FILE_LIMIT_BYTES = 1 << 50
 SHA1 = re.compile(r"[0-9a-f]{40}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
 CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
-LICENCE_TAG = "license:"
+PLAIN_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
+ANY_MODEL = SearchFilters()
 
 
 class HubClient:
@@ -46,12 +47,12 @@ class HubClient:
         self._trust = trust
 
     async def search(
-        self, query: str = "", *, author: str = "", task: str = "", library: str = "", sort: Sort = "downloads", limit: int = 30
+        self, query: str = "", filters: SearchFilters = ANY_MODEL, *, sort: Sort = "downloads", limit: int = 30
     ) -> tuple[SearchRow, ...]:
-        """Models whose name contains the query; `library` gguf or safetensors, `task` like text-generation.
+        """Models whose name contains the query and that are as asked for.
 
         Raises:
-            InvalidRequest: a limit outside 1 to 100, or an unknown order.
+            InvalidRequest: a limit outside 1 to 100, an unknown order, or letters that no author, task or licence has.
             HubError: the hub refused or failed.
         """
         if not 1 <= limit <= ROWS_LIMIT:
@@ -61,11 +62,14 @@ class HubClient:
             raise InvalidRequest(
                 f"Search for at most {QUERY_LIMIT} letters and sort by one of {', '.join(name for name, _ in SORT_KEYS)}.", field="sort"
             )
-        wanted = (("search", query), ("author", author), ("pipeline_tag", task), ("filter", library), ("sort", key), ("limit", str(limit)))
-        params = [(name, value) for name, value in wanted if value] + [("expand", name) for name in ROW_FIELDS]
+        for field, value in (("author", filters.author), ("task", filters.task), ("licence", filters.licence), ("library", filters.library)):
+            if value and not PLAIN_WORD.fullmatch(value):
+                raise InvalidRequest(f"The {field} “{value[:40]}” has letters that no {field} of the hub has; correct it or leave it empty.", field=field)
+        wanted = (("search", query), ("sort", key), ("limit", str(limit)))
+        params = [(name, value) for name, value in wanted if value] + filters.params() + [("expand", name) for name in ROW_FIELDS]
         async with self._asking(Subject()) as transport:
             items, _ = await self._json(transport, f"{self.access.endpoint}/api/models", Subject(), params)
-        return tuple(row for item in _listed(items, self.access)[:limit] if (row := _row(item)) is not None)
+        return tuple(row for item in _listed(items, self.access)[:limit] if (row := _row(item)) is not None and filters.holds(row))
 
     async def repository(self, repo: str, revision: str = "main") -> Repository:
         """A repository at the commit a revision stands for now, with all its files.

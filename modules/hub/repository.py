@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LICENCE_TAG = "license:"
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
@@ -45,6 +47,39 @@ class Repository:
     def total_bytes(self) -> int:
         """All files together."""
         return total_bytes(self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchFilters:
+    """What models must be like to be found; empty and 0 leave a thing open."""
+
+    author: str = ""
+    task: str = ""  # like text-generation
+    library: str = ""  # gguf or safetensors
+    licence: str = ""  # like apache-2.0
+    least_parameters: int = 0
+    most_parameters: int = 0
+
+    def params(self) -> list[tuple[str, str]]:
+        """As the hub is asked."""
+        bounds = [("min", self.least_parameters), ("max", self.most_parameters)]
+        size = ",".join(f"{name}:{_short(count)}" for name, count in bounds if count > 0)
+        wanted = [
+            ("author", self.author), ("pipeline_tag", self.task), ("filter", self.library),
+            ("filter", f"{LICENCE_TAG}{self.licence}" if self.licence else ""), ("num_parameters", size),
+        ]  # fmt: skip
+        return [(name, value) for name, value in wanted if value]
+
+    def holds(self, row: SearchRow) -> bool:
+        """Whether a row is of the size that was asked for: the hub may count otherwise. One whose size is not known is not."""
+        if not self.least_parameters and not self.most_parameters:
+            return True
+        return bool(row.parameters) and row.parameters >= self.least_parameters and (not self.most_parameters or row.parameters <= self.most_parameters)
+
+
+def _short(parameters: int) -> str:
+    """A number of parameters as the hub writes it, in millions."""
+    return f"{max(1, round(parameters / 1e6))}M"
 
 
 @dataclass(frozen=True, slots=True)

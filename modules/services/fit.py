@@ -13,13 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from modules.core.errors import InvalidRequest, UnsupportedFormat
+from modules.core.errors import InvalidRequest, OutOfMemory, UnsupportedFormat
 from modules.core.settings import Settings
-from modules.loaders.fit import Fit, Room, judge
+from modules.loaders.fit import Fit, Needs, Room, judge
 from modules.loaders.folder_header import parse_folder_header
 from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, parse_gguf_prefix
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, graphics_bytes
 from modules.loaders.shape import Shape, folder_shape, gguf_shape
+from modules.services.fit_advice import Advice, Judged, best_settings, recommended
 from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_learning import FitLearner, is_quiet
 from modules.services.fit_records import FitRecords
@@ -127,6 +128,46 @@ class FitService:
         info = await self._models.find(name)
         shape = await asyncio.to_thread(local_shape, Path(info.path))
         return await self._report(shape, "llama.cpp" if info.format == "gguf" else "transformers", name)
+
+    async def advice(self, name: str, loader: str) -> Advice:
+        """The best settings to load a model with on this machine.
+
+        Raises:
+            NotFound: no such model.
+            UnsupportedFormat: it is broken.
+            OutOfMemory: it does not fit with any.
+        """
+        info = await self._models.find(name)
+        shape = await asyncio.to_thread(local_shape, Path(info.path))
+        own = sum(card.memory_bytes for card in self._models.status().loaded if card.name == name)  # free once it is loaded anew
+        found = await asyncio.to_thread(self._advised, shape, loader, own)
+        if found is None:
+            raise OutOfMemory(f"{name} does not fit into the free memory of this machine with any settings; choose a smaller quantization or close programs.")
+        return found
+
+    def _advised(self, shape: Shape, loader: str, own_bytes: int) -> Advice | None:
+        graphics, measured = graphics_bytes(loader), self.speed.known(loader)
+        room = Room(max(0, available_bytes() + own_bytes - RESERVE_BYTES), graphics)
+
+        def needs_of(options: dict[str, Any]) -> Needs:
+            dtype = str(options.get("dtype") or ("bfloat16" if graphics else "float32"))
+            return Expected(shape, loader, options, dtype, measured).needs
+
+        return best_settings(shape, loader, needs_of, room)
+
+    async def recommend(self, repo: str, revision: str, choices: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+        """Label of the best choice of a repository for this machine, and why; None if none fits. Choices whose headers say nothing do not count."""
+
+        async def judged(choice: Mapping[str, Any]) -> Judged | None:
+            size_bytes = int(choice["bytes"]) if choice["kind"] == "gguf" else 0
+            try:
+                report = await self.remote(repo, revision, choice["files"], choice["kind"], size_bytes)
+            except (InvalidRequest, UnsupportedFormat):
+                return None
+            return Judged(choice["label"], choice["kind"], choice.get("quantization", ""), int(choice["bytes"]), report.one)
+
+        found = await asyncio.gather(*map(judged, choices))
+        return recommended([choice for choice in found if choice is not None])
 
     async def _report(self, shape: Shape, loader: str, name: str = "") -> FitReport:
         report = await asyncio.to_thread(self._judged, shape, loader, name)

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -21,6 +22,7 @@ from modules.core.job import JobSnapshot
 from modules.core.settings import Settings, validation_sentence
 from modules.hub.download import TOKEN_SECRET, DownloadArgs, free_name, target_of
 from modules.hub.first_models import FirstModels, read_first_models
+from modules.loaders.machine import available_bytes
 from modules.services.jobs import JobService
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ INDEX_LIMIT_BYTES = 16 << 20
 CARD_HEAD = re.compile(r"\A---\s*\n.*?\n---\s*\n", re.DOTALL)
 OVERHEAD_FACTOR = 1.1  # cache and buffers of a short context, beside the weights
 OVERHEAD_BYTES = 400_000_000
+SMALL_PARAMETER_BYTES, FOLDER_PARAMETER_BYTES = 0.58, 4.0  # Q4_K_M; float32, as folders are held on a processor
+NO_FILTERS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,12 @@ class OpenedRepository:
 def needed_bytes(choice: Choice) -> int:
     """Memory that a choice takes about, once loaded."""
     return int(choice.total_bytes * OVERHEAD_FACTOR) + OVERHEAD_BYTES
+
+
+def most_parameters(free_bytes: int, library: str) -> int:
+    """The largest model that could run: a GGUF file quantized to four bits, or a folder as a processor holds it, beside what a short context takes."""
+    bytes_each = FOLDER_PARAMETER_BYTES if library == "safetensors" else SMALL_PARAMETER_BYTES
+    return max(1, int((free_bytes - OVERHEAD_BYTES) / OVERHEAD_FACTOR / bytes_each))
 
 
 class HubService:
@@ -123,13 +133,20 @@ class HubService:
 
     # ---- look ------------------------------------------------------------------------------------------------------
 
-    async def search(self, query: str, library: str = "", sort: Sort = "downloads") -> tuple[SearchRow, ...]:
-        """Models whose name contains the query.
+    async def search(self, query: str, filters: Mapping[str, Any] = NO_FILTERS, sort: Sort = "downloads") -> tuple[SearchRow, ...]:
+        """Models whose name contains the query. Of the `filters` see `SearchFilters`; `runs_here` leaves out what is too large for the free memory.
 
         Raises:
+            InvalidRequest: letters that no author, task or licence has.
             HubError: with the cure.
         """
-        return await self._client().search(query.strip(), library=library, sort=sort)
+        from modules.hub.repository import SearchFilters
+
+        wanted = {name: value for name, value in filters.items() if name != "runs_here"}
+        if filters.get("runs_here"):
+            most = most_parameters(available_bytes(), str(wanted.get("library") or ""))
+            wanted["most_parameters"] = min(most, wanted.get("most_parameters") or most)
+        return await self._client().search(query.strip(), SearchFilters(**wanted), sort=sort)
 
     async def open(self, text: str) -> OpenedRepository:
         """What the repository, link or file that a person pasted offers.

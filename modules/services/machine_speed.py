@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,13 +104,12 @@ class MachineSpeed:
             raise ValueError(f"that takes {NEEDED_BYTES >> 30} GB of free memory for half a minute; unload a model and measure again.")
         child = await asyncio.create_subprocess_exec(
             *COMMAND, loader, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            cwd=PROJECT_ROOT, env=child_environment(os.environ),
+            cwd=PROJECT_ROOT, env=child_environment(os.environ), start_new_session=True,
         )  # fmt: skip
         try:
             output, errors = await asyncio.wait_for(child.communicate(), CHILD_LIMIT_S)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                child.kill()
+            _kill(child)
             await child.wait()
         if child.returncode:
             last = errors.decode("utf-8", "replace").strip().splitlines()[-1:] or [""]
@@ -130,6 +130,17 @@ class MachineSpeed:
         stored, key = self._read(), machine_key()
         kept = {name: stored[name] for name in LOADERS if name in stored} if stored.get("key") == key else {}
         write_atomic(self._path, json.dumps({"key": key, **kept, loader: found.model_dump(mode="json")}), mode=0o600)
+
+
+def _kill(child: asyncio.subprocess.Process) -> None:
+    """End it with the process that writes its models: as long as one of them holds the pipe, the other's end is not told."""
+    if child.returncode is not None:
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if os.name == "nt":
+            child.kill()
+        else:
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def machine_key() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tests.e2e.adapter_files import write_adapter, write_broken_model
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
 from tests.hub.hub_server import HubServer
+from tests.measured_machine import write_measured
 from tests.paddock_server import ROOT, PaddockServer
 
 HERE = Path(__file__).parent
@@ -78,7 +79,10 @@ def hub() -> Iterator[HubServer]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir: Path, hub: HubServer) -> Iterator[PaddockServer]:
-    running = PaddockServer(tmp_path_factory.mktemp("server"), models_dir, loras_dir, "--hub-endpoint", hub.endpoint)
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "state").mkdir(mode=0o700)
+    write_measured(folder / "state")
+    running = PaddockServer(folder, models_dir, loras_dir, "--hub-endpoint", hub.endpoint)
     yield running
     running.close()
 

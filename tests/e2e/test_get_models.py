@@ -27,7 +27,7 @@ class GetModels:
         self.page = page
         self.box = page.get_by_role("searchbox", name="Search models or paste a link")
         self.results = page.get_by_role("region", name="Found models")
-        self.problem = page.locator(".hub .problem")
+        self.problem = page.locator(".hub > .problem")
         self.job = page.locator(".job").first
 
     def find(self, text: str) -> None:
@@ -70,6 +70,9 @@ def test_search_download_cancel_resume_load_and_chat(models: ModelsScreen, page:
     for fact in ("GGUF", "Q8_0", "3.4 MB", "Fits with a context of 1024 tokens: needs about", "tokens/s"):
         expect(choice).to_contain_text(fact)
     expect(get.results).to_contain_text("licence mit")
+    expect(choice).to_contain_text("Recommended")
+    expect(choice).to_contain_text("The largest that fits with a context of 1024 tokens.")
+    expect(get.results.locator(".hub-choice").first).to_have_attribute("data-label", "pony-Q8_0")
     get.results.get_by_text("About this model").click()
     expect(get.results.locator(".hub-card").first).to_contain_text("A small model.")
     assert "owned" not in page.title()
@@ -128,3 +131,51 @@ def test_what_cannot_be_had_is_a_sentence_and_nothing_typed_is_lost(models: Mode
     expect(get.problem).to_contain_text("Links to “example.com” are not fetched")
     get.find("zebra")
     expect(get.results).to_contain_text("Nothing found")
+
+
+@pytest.mark.parametrize("size", [{"width": 1280, "height": 800}, PHONE])
+def test_filters_narrow_the_search(new_context: Callable[..., BrowserContext], pony: HubServer, starter: PaddockServer, size: dict[str, int]) -> None:
+    pony.add("meadow/donkey", {"README.md": CARD}, info={"tags": ["gguf", "license:mit"], "gguf": {"total": 2_000_000_000}})
+    pony.add("forest/donkey", {"README.md": CARD}, info={"tags": ["gguf", "license:apache-2.0"], "gguf": {"total": 700_000_000_000}})
+    page = new_context(viewport=size).new_page()
+    get = GetModels(ModelsScreen(page, starter).open().page)
+    rows = get.results.locator(".hub-row strong")
+    get.find("donkey")
+    expect(rows).to_have_text(["forest/donkey", "meadow/donkey"])
+    page.get_by_text("Filters", exact=True).click()
+    page.get_by_label("Runs on this machine").check()
+    expect(rows).to_have_text(["meadow/donkey"])
+    page.get_by_label("Runs on this machine").uncheck()
+    page.get_by_label("Licence", exact=True).select_option("apache-2.0")
+    expect(rows).to_have_text(["forest/donkey"])
+    page.get_by_label("Size", exact=True).select_option("1-4")
+    expect(get.results).to_contain_text("Nothing found. Try fewer filters")
+    expect(page.get_by_text("Filters (2)")).to_be_visible()
+    page.get_by_label("Licence", exact=True).select_option("")
+    expect(rows).to_have_text(["meadow/donkey"])
+    page.get_by_label("Author").fill("forest")
+    page.get_by_label("Author").press("Enter")
+    expect(get.results).to_contain_text("Nothing found")
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+
+
+def test_predicted_and_real_stand_in_the_row_and_in_a_table(models: ModelsScreen, page: Page, starter: PaddockServer, chat: ChatScreen) -> None:
+    conversation = starter.make_conversation(title="Speed", settings={"preset": "Deterministic", "params": {"max_tokens": 60, "ban_eos": True}})
+    chat.open(conversation).say("How do I load a model?")
+    wait_for(lambda: any(row["real_tokens_per_s"] for row in starter.ask("GET", "ui/fit")["records"]), "the reply was learned from")
+    name = "starter/starter-Q8_0.gguf"
+    row = models.open().row(name)
+    expect(row.locator(".fit-note")).to_contain_text(re.compile(r"Memory: [\d.]+ MB predicted, [\d.]+ MB at most in use \([+-]?\d+ %\) · speed: .* tokens/s real"))
+    page.get_by_text("Predicted and real memory and speed").click()
+    expect(page.locator(".fit-table tbody tr").filter(has_text=name)).to_be_visible()
+    expect(page.get_by_role("button", name="Measure this machine")).to_be_visible()
+
+
+def test_the_best_settings_are_filled_in_and_load(models: ModelsScreen, page: Page) -> None:
+    models.open().press("starter/starter-Q8_0.gguf", "Options")
+    page.get_by_role("button", name="Best settings for this machine").click()
+    expect(page.locator("#load-advice")).to_contain_text("A context of 1024 tokens for 4 replies at the same time")
+    page.get_by_role("button", name="Load with these options").click()
+    expect(models.row("starter/starter-Q8_0.gguf").locator(".model-card")).to_contain_text("context 1,024")
+    models.press("tinytalk3m-chat-f16.gguf" if models.row("tinytalk3m-chat-f16.gguf").count() else "starter", "Options")
+    expect(page.locator("#load-advice")).to_be_hidden()

@@ -260,6 +260,16 @@ class CdnHandler(Handler):
         return self.give(repo.files[match[2]].data, {"Content-Type": "application/octet-stream"})
 
 
+def within(row: dict[str, Any], bounds: str) -> bool:
+    """Whether a model is of a size as the hub is asked for it: min:6B,max:128B. One whose size is not known is of none."""
+    total = (row.get("safetensors") or row.get("gguf") or {}).get("total", 0)
+    for name, number, unit in re.findall(r"(min|max):([0-9.]+)([KMBT]?)", bounds):
+        limit = float(number) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}[unit]
+        if not total or (total < limit if name == "min" else total > limit):
+            return False
+    return True
+
+
 class HubHandler(Handler):
     """The API and the addresses of files."""
 
@@ -329,6 +339,8 @@ class HubHandler(Handler):
         tags = set(query.get("filter", []))
         rows = [self.row(name, repo) for name, repo in sorted(self.hub.repos.items()) if not repo.private and text in name.lower()]
         rows = [row for row in rows if tags <= set(row["tags"]) and (not author or row["id"].lower().startswith(author + "/"))]
+        task = query.get("pipeline_tag", [""])[0]
+        rows = [row for row in rows if (not task or row["pipeline_tag"] == task) and within(row, query.get("num_parameters", [""])[0])]
         rows.sort(key=lambda row: -row.get(query.get("sort", ["downloads"])[0], 0) if query.get("sort", [""])[0] in ("downloads", "likes") else 0)
         self.paged(rows, min(int(query.get("limit", ["1000"])[0]), self.hub.page), query)
 

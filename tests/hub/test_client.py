@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from modules.core.errors import HubError, InvalidRequest
 from modules.hub.client import HubClient
 from modules.hub.names import RepoRef
-from modules.hub.repository import SearchRow
+from modules.hub.repository import SearchFilters, SearchRow
 from modules.hub.transport import Access, Limits
 from tests.hub.conftest import quick_policy, trust
 from tests.hub.hub_server import COMMIT, HubServer
@@ -48,15 +48,33 @@ async def refused(question: Any) -> HubError:
 
 
 async def test_a_search_gives_rows(client: HubClient, hub: HubServer) -> None:
-    rows = await client.search("tiny", author="me", task="text-generation", library="gguf", sort="likes", limit=5)
+    rows = await client.search("tiny", SearchFilters(author="me", task="text-generation", library="gguf", licence="mit"), sort="likes", limit=5)
     assert rows == (SearchRow("me/tiny", 9, 2, "2024-05-01T00:00:00+00:00", "text-generation", "mit", False, 42, ("gguf",), ("gguf", "license:mit")),)
     query = hub.gets("hub")[0].path
-    assert all(part in query for part in ("search=tiny", "author=me", "pipeline_tag=text-generation", "filter=gguf", "sort=likes", "limit=5", "expand=gated"))
+    assert all(part in query for part in ("search=tiny", "author=me", "pipeline_tag=text-generation", "filter=gguf", "filter=license%3Amit", "sort=likes", "limit=5", "expand=gated"))
     rows = await client.search()
     assert [(row.repo, row.gated, row.parameters) for row in rows] == [("me/tiny", False, 42), ("me/gated", True, 0), ("you/other", False, 7)]
 
 
-@pytest.mark.parametrize("wrong", [{"limit": 0}, {"limit": 101}, {"sort": "worst"}, {"query": "x" * 201}])
+async def test_a_search_by_size_asks_the_hub_and_checks_what_it_says(client: HubClient, hub: HubServer) -> None:
+    hub.add("size/small", {}, info={"gguf": {"total": 600_000_000}})
+    hub.add("size/middle", {}, info={"safetensors": {"parameters": {"BF16": 3_000_000_000}, "total": 3_000_000_000}})
+    hub.add("size/large", {}, info={"gguf": {"total": 70_000_000_000}})
+    hub.add("size/unknown", {})
+
+    async def found(**filters: Any) -> list[str]:
+        return sorted(row.repo for row in await client.search("size", SearchFilters(**filters)))
+
+    assert await found() == ["size/large", "size/middle", "size/small", "size/unknown"]
+    assert await found(least_parameters=1_000_000_000, most_parameters=9_000_000_000) == ["size/middle"]
+    assert "num_parameters=min%3A1000M%2Cmax%3A9000M" in hub.gets("hub")[-1].path
+    assert await found(most_parameters=9_000_000_000) == ["size/middle", "size/small"]
+    rows = json.dumps([{"id": "size/large", "gguf": {"total": 70_000_000_000}}, {"id": "size/unknown"}])
+    hub.fault("body", "/api/models", body=rows.encode())  # a mirror that knows no sizes
+    assert await found(most_parameters=9_000_000_000) == []
+
+
+@pytest.mark.parametrize("wrong", [{"filters": SearchFilters(author="a/b")}, {"filters": SearchFilters(licence="mit&x=1")}, {"limit": 0}, {"limit": 101}, {"sort": "worst"}, {"query": "x" * 201}])
 async def test_impossible_searches_are_refused_without_a_request(client: HubClient, hub: HubServer, wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         await client.search(**wrong)

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi, constants, errors, hf_hub_download, hf_hub_ur
 from huggingface_hub.file_download import get_hf_file_metadata
 
 from modules.hub.client import HubClient
+from modules.hub.repository import SearchFilters
 from modules.hub.transport import Access
 from tests.hub.hub_server import COMMIT, HubServer
 
@@ -60,7 +61,22 @@ async def test_our_client_sees_what_the_real_one_sees(api: HfApi, access: Access
         if hasattr(file, "blob_id")
     }
     assert {(file.path, file.size, file.sha256, file.git_sha1) for file in ours.files} == theirs
-    rows = await HubClient(access).search(library="gguf")
+    rows = await HubClient(access).search(filters=SearchFilters(library="gguf"))
     assert [(row.repo, row.downloads, row.gated) for row in rows] == [
         (model.id, model.downloads, bool(model.gated)) for model in api.list_models(filter="gguf", limit=30, sort="downloads")
     ]
+
+
+async def test_both_clients_filter_alike(api: HfApi, access: Access, hub: HubServer) -> None:
+    hub.add("a/chat", {}, info={"pipeline_tag": "text-generation", "tags": ["gguf", "license:mit"], "gguf": {"total": 2_000_000_000}})
+    hub.add("a/eyes", {}, info={"pipeline_tag": "image-text-to-text", "tags": ["gguf"], "gguf": {"total": 2_000_000_000}})
+    hub.add("b/chat", {}, info={"tags": ["safetensors", "license:apache-2.0"], "safetensors": {"parameters": {"F16": 9_000_000_000}, "total": 9_000_000_000}})
+    for ours, theirs in (
+        ({"author": "a"}, {"author": "a"}),
+        ({"task": "image-text-to-text"}, {"pipeline_tag": "image-text-to-text"}),
+        ({"library": "gguf", "licence": "mit"}, {"filter": ["gguf", "license:mit"]}),
+        ({"least_parameters": 1_000_000_000, "most_parameters": 4_000_000_000}, {"num_parameters": "min:1B,max:4B"}),
+    ):
+        rows = await HubClient(access).search(filters=SearchFilters(**ours))
+        assert [row.repo for row in rows] == [model.id for model in api.list_models(**theirs, limit=30, sort="downloads")]
+        assert rows

@@ -8,33 +8,25 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from modules.core.errors import HubError, InvalidRequest, NotFound, UnsupportedFormat
+from modules.core.errors import HubError, InvalidRequest, NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from modules.loaders.gguf_header import read_gguf_header
 from modules.services.app import App
 from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_records import FitRecord, FitRecords
-from modules.services.machine_speed import MachineSpeed, machine_key
+from modules.services.machine_speed import MachineSpeed
 from tests.hub.hub_server import HubServer
+from tests.measured_machine import write_measured
 from tests.services.conftest import ONE, WRITING
 from tests.sparse_models import write_sparse_gguf
 
 pytestmark = pytest.mark.processes
 
 REPO, COMMIT = "meadow/pony", "a" * 40
-
-
-def write_measured(state_dir: Path, **changes: Any) -> None:
-    """As if this machine had been measured."""
-    rate = [{"model_bytes": 1_000_000, "bytes_per_s": 1e10}]
-    pace = {"threads": 1, "step_s": 1e-4, "layer_s": 1e-5, "rates": {"Q8_0": rate}}
-    known = {"process_bytes": 60_000_000, "token_s": 1e-4, "word_s": 0.0, "paces": [pace], **changes}
-    (state_dir / "machine.json").write_text(json.dumps({"key": machine_key(), "llama.cpp": known, "transformers": {**known, "process_bytes": 380_000_000}}))
 
 
 @pytest.fixture
@@ -119,6 +111,27 @@ async def test_what_cannot_be_told_is_a_sentence(app: App, hub: HubServer) -> No
             await app.fit.remote(REPO, COMMIT, files, kind)
     with pytest.raises(NotFound):
         await app.fit.local("nothing.gguf")
+
+
+async def test_the_best_choice_and_the_best_settings(app: App, hub: HubServer, starter_gguf: Path) -> None:
+    data = starter_gguf.read_bytes()
+    hub.add("meadow/many", {f"pony-{kind}.gguf": data for kind in ("Q8_0", "Q4_0", "F16")} | {"pony-Q6_K.gguf": b"<html>" * 9000})
+    choices = [
+        {"label": kind, "files": [f"pony-{kind}.gguf"], "kind": "gguf", "quantization": kind, "bytes": size}
+        for kind, size in (("Q4_0", 2_000_000), ("Q6_K", 3_000_000), ("Q8_0", 4_000_000), ("F16", 8_000_000))
+    ]
+    assert await app.fit.recommend("meadow/many", COMMIT, choices) == ("Q8_0", "The largest that fits with a context of 1024 tokens.")
+    assert await app.fit.recommend("meadow/many", COMMIT, []) is None
+    advice = await app.fit.advice(ONE, "llama.cpp")
+    assert advice.options == {"context_length": 1024, "slots": 4}
+    client = await app.models.load(ONE, "llama.cpp", advice.options)
+    assert (client.card.context_length, client.card.slots) == (1024, 4)
+
+
+async def test_advice_where_nothing_fits_is_a_sentence(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.services.fit.available_bytes", lambda: 10 << 20)
+    with pytest.raises(OutOfMemory, match="does not fit into the free memory"):
+        await app.fit.advice(ONE, "llama.cpp")
 
 
 async def test_offline_asks_nothing(start_app: Callable[..., App], hub: HubServer) -> None:
@@ -255,7 +268,8 @@ async def test_what_was_measured_is_kept_until_the_machine_changes(tmp_path: Pat
 async def test_measuring_waits_for_quiet_and_can_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modules.services.machine_speed.LOOK_S", 0.02)
     mark = tmp_path / "begun"
-    child(monkeypatch, f"import time; open({str(mark)!r}, 'w').close(); time.sleep(60)")
+    # a process of its own inherits the pipe, as the one that writes the models does
+    child(monkeypatch, f"import subprocess, time; subprocess.Popen(['sleep', '60']); open({str(mark)!r}, 'w').close(); time.sleep(60)")
     quiet = False
     speed = MachineSpeed(tmp_path, lambda: quiet)
     speed.want("llama.cpp")
@@ -281,6 +295,7 @@ async def test_a_report_does_not_wait_for_the_measuring(start_app: Callable[...,
     await app.fit.close()
 
 
+@pytest.mark.timeout(600)  # beside other work
 async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Path) -> None:
     speed = MachineSpeed(tmp_path, lambda: True)
     speed.want("llama.cpp")

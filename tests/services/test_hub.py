@@ -77,6 +77,7 @@ async def test_nothing_is_asked_before_a_person_asks(desk: Desk) -> None:
 
 async def test_search_and_open(desk: Desk) -> None:
     assert [row.repo for row in await desk.service.search(" pony ")] == ["meadow/pony"]
+    assert await desk.service.search("pony", {"author": "forest"}) == ()
     opened = await desk.service.open("meadow/pony:Q4_0")
     assert opened.choices.choices[opened.picked].label == "pony-Q4_0"
     assert opened.card == "# Pony\n"

@@ -1,12 +1,15 @@
 // Getting models: search the hub or paste a name or link, see what there is and what fits into memory, download. Names and texts of the hub are set as text.
 
 import { h, icon, iconButton, number, safeBlock } from "./dom.js";
+import { HubFilters, select } from "./hub_filters.js";
 import { JobList, size } from "./job_list.js";
 import { listen, refreshModels, report, request, toast } from "./page.js";
 
 const KINDS = { gguf: "GGUF", folder: "safetensors", adapter: "LoRA adapter", file: "file" };
-const SORTS = [["downloads", "Most downloaded"], ["trending", "Trending"], ["likes", "Most liked"], ["updated", "Newest"]];
+const SORTS = [["downloads", "Most downloaded"], ["trending", "Trending"], ["likes", "Most liked"], ["updated", "Last updated"], ["created", "Newest"]];
 const FITS_AT_ONCE = 4;
+const CHOICES_JUDGED = 200;
+const LOOK_MS = 5000; // until the speed of this machine is known
 const LOOKS_LIKE_A_NAME = /^(https?:\/\/|hf\.co\/|huggingface\.co\/)|^[\w.-]+\/[\w.-]+/;
 
 class HubBrowser {
@@ -22,10 +25,11 @@ class HubBrowser {
     this.token = h("details", { class: "hub-token" });
     const form = h("form", { class: "hub-search", role: "search", on: { submit: (event) => { event.preventDefault(); this.find(); } } },
       h("label", { class: "search" }, icon("search"), this.text), this.library, this.sort, h("button", { type: "submit", class: "small-button primary", text: "Find" }));
+    this.filters = new HubFilters(() => this.find());
     element.replaceChildren(h("section", { class: "hub", "aria-label": "Get models" },
-      h("header", { class: "list-head" }, h("h2", { text: "Get models" })), form, this.problem, this.jobs.element, this.results, this.token));
+      h("header", { class: "list-head" }, h("h2", { text: "Get models" })), form, this.filters.element, this.problem, this.jobs.element, this.results, this.token));
     element.removeAttribute("aria-busy");
-    for (const choice of [this.library, this.sort]) choice.addEventListener("change", () => { if (this.text.value.trim()) this.find(); });
+    for (const choice of [this.library, this.sort]) choice.addEventListener("change", () => { if (this.text.value.trim() || this.filters.count()) this.find(); });
     listen("area", (area) => { if (area === "models") { this.refreshState(); this.jobs.refresh(); } });
     this.refreshState();
   }
@@ -82,11 +86,10 @@ class HubBrowser {
   }
 
   async search(query) {
-    const path = `ui/hub/search?query=${encodeURIComponent(query)}&library=${this.library.value}&sort=${this.sort.value}`;
-    const found = await this.ask("Searching…", () => request("GET", path));
+    const found = await this.ask("Searching…", () => request("POST", "ui/hub/search", { query, library: this.library.value, sort: this.sort.value, ...this.filters.values() }));
     if (!found) return;
     if (found.rows.length) this.results.replaceChildren(h("ul", { class: "hub-rows" }, ...found.rows.map((row) => this.row(row))));
-    else this.say("Nothing found. Try fewer letters of the name, or another format.");
+    else this.say(this.filters.count() ? "Nothing found. Try fewer filters, fewer letters of the name, or another format." : "Nothing found. Try fewer letters of the name, or another format.");
   }
 
   row(row) {
@@ -118,22 +121,39 @@ class HubBrowser {
   // The rule of thumb gives way to what the headers say, a few at a time and only while this repository is shown.
   async refine(repo, choices) {
     const mine = this.asked;
-    const waiting = choices.filter((choice) => this.judged(choice) && !choice.problem);
+    const able = choices.filter((choice) => this.judged(choice) && !choice.problem);
+    const waiting = [...able];
     const rows = new Map([...this.results.querySelectorAll(".hub-choice")].map((row) => [row.dataset.label, row]));
+    let measuring = false;
     const work = async () => {
       for (let choice = waiting.shift(); choice && mine === this.asked; choice = waiting.shift()) {
         const note = rows.get(choice.label).querySelector(".fit");
         try {
-          const { sentence, one } = await request("POST", "ui/hub/fit", { repo: repo.repo, revision: repo.commit, files: choice.files, kind: choice.kind, bytes: choice.kind === "gguf" ? choice.bytes : 0 });
+          const found = await request("POST", "ui/fit/hub", { repo: repo.repo, revision: repo.commit, files: choice.files, kind: choice.kind, bytes: choice.kind === "gguf" ? choice.bytes : 0 });
           if (mine !== this.asked) return;
-          note.textContent = sentence;
-          note.classList.toggle("bad", one.kind === "no");
+          measuring ||= found.measuring;
+          note.textContent = found.sentence + (found.measuring ? " How fast it would write is told when this machine has been measured, in a minute or two." : "");
+          note.classList.toggle("bad", found.one.kind === "no");
         } catch { /* the rule of thumb stays */ }
       }
     };
     await Promise.all(Array.from({ length: FITS_AT_ONCE }, work));
-    const { records } = mine === this.asked ? await request("GET", "ui/hub/fit").catch(() => ({ records: [] })) : { records: [] };
-    if (records.length && mine === this.asked) this.results.append(predictions(records));
+    if (mine !== this.asked) return;
+    if (able.length) await this.recommend(repo, able, rows, mine);
+    if (measuring) setTimeout(() => { if (mine === this.asked) this.refine(repo, choices); }, LOOK_MS);
+  }
+
+  /** Mark the choice that suits this machine best, and put it first unless a link named another one. */
+  async recommend(repo, choices, rows, mine) {
+    const asked = choices.slice(0, CHOICES_JUDGED).map(({ label, files, kind, quantization, bytes }) => ({ label, files, kind, quantization, bytes }));
+    const { label, reason } = await request("POST", "ui/fit/recommend", { repo: repo.repo, revision: repo.commit, choices: asked }).catch(() => ({}));
+    const row = rows.get(label);
+    if (!row || mine !== this.asked || row.querySelector(".recommended")) return;
+    row.querySelector("strong").after(h("span", { class: "badge recommended", text: "Recommended" }));
+    row.querySelector(".fit").before(h("p", { class: "model-note", text: reason }));
+    row.setAttribute("aria-current", "true");
+    for (const other of rows.values()) if (other !== row) other.querySelector(".primary")?.classList.remove("primary");
+    if (repo.picked < 0 && !row.parentElement.contains(document.activeElement)) row.parentElement.prepend(row);
   }
 
   judged(choice) {
@@ -189,20 +209,10 @@ class HubBrowser {
   }
 }
 
-function select(label, options) {
-  return h("select", { "aria-label": label }, ...options.map(([value, text]) => h("option", { value, text })));
-}
-
 function refusedFiles(refused) {
   if (!refused.length) return "";
   return h("details", { class: "hub-card" }, h("summary", { text: `${number(refused.length)} files are not offered` }),
     h("ul", {}, ...refused.map((row) => h("li", { class: "model-note", text: `${row.path} ${row.reason}.` }))));
-}
-
-function predictions(records) {
-  const line = (row) => `${row.name}: ${size(row.predicted_bytes)} predicted, ${size(row.real_bytes)} taken (${Math.round(100 * row.ratio)} %)`;
-  return h("details", { class: "hub-card" }, h("summary", { text: "How well the memory of loaded models was predicted" }),
-    h("ul", {}, ...records.slice().reverse().map((row) => h("li", { class: "model-note", text: line(row) }))));
 }
 
 function short(count) {

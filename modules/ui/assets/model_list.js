@@ -6,6 +6,7 @@ import { focused, isBusy, openForm, refocus } from "./list_rows.js";
 import { ModelAdapters } from "./model_adapters.js";
 import { ModelFolders } from "./model_folders.js";
 import { Library, shelfFacts, shelfNotes, sourceBadge, templateBadge, verifications } from "./model_library.js";
+import { ModelFits, fitNote } from "./model_fit.js";
 import { modelMenu, updateNews } from "./model_menu.js";
 import { listen, refreshModels, state } from "./page.js";
 import { remoteRow } from "./remote_row.js";
@@ -23,11 +24,12 @@ class ModelList {
     this.rows = h("div", { class: "model-rows" });
     this.adapters = new ModelAdapters();
     this.library = new Library("ui/library", "Bin", () => this.drawRows());
+    this.fits = new ModelFits(() => this.drawRows());
     const refresh = h("button", { type: "button", class: "small-button", on: { click: () => { refreshModels(); this.library.refresh(); this.adapters.library.refresh(); } } }, icon("retry"), h("span", { text: "Refresh" }));
     element.replaceChildren(
       h("header", { class: "page-head" }, h("div", {}, h("h1", { text: "Models" }), h("p", { class: "lead", text: "GGUF files and safetensors folders in models/." })), this.memory),
       this.problem, this.progress,
-      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), verifications(this.library, this.adapters.library).element, this.rows, new ModelFolders().element, this.library.bin, this.adapters.element, this.adapters.library.bin);
+      h("div", { class: "list-head" }, h("label", { class: "search" }, icon("search"), this.search), refresh), verifications(this.library, this.adapters.library).element, this.rows, this.fits.element, new ModelFolders().element, this.library.bin, this.adapters.element, this.adapters.library.bin);
     element.removeAttribute("aria-busy");
     listen("model", () => this.draw());
     listen("area", (area) => { if (area === "models") refreshModels(); });
@@ -66,7 +68,7 @@ class ModelList {
     const wanted = this.search.value.trim().toLowerCase();
     const isListed = (model, index, all) => !model.host || wanted || this.isLoaded(model) || all.filter((other) => other.host).indexOf(model) < REMOTE_SHOWN;
     const rows = state.models.models.filter((model) => model.name.toLowerCase().includes(wanted)).filter(isListed);
-    const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, state.models.asleep, rows.map((model) => this.library.seen(model.name))]);
+    const signature = JSON.stringify([rows, state.models.loading?.name, state.models.loaded, state.models.asleep, rows.map((model) => [this.library.seen(model.name), this.fits.of(model.name)])]);
     if (signature === this.drawn) return; // the poll must not take the focus from a button
     if (isBusy(this.rows)) return; // nor what somebody is typing
     this.drawn = signature;
@@ -112,7 +114,7 @@ class ModelList {
         asleep ? h("p", { class: "model-note", text: "Asleep: loads again when used." }) : null,
         ...shelfNotes(shelf), updateNews(model.name, this.library),
         said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null,
-        card ? this.cardLine(card) : null),
+        card ? this.cardLine(card) : null, fitNote(this.fits.of(model.name))),
       tools);
   }
 

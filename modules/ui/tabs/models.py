@@ -55,7 +55,9 @@ class ModelsTab:
                         self._forms[spec.name].build()
                     self.groups.append(group)
                 self.changed = gr.Markdown("", elem_id="load-changes", visible="hidden")
+                self.advice = gr.Markdown("", elem_id="load-advice", visible="hidden")
                 with gr.Row(elem_id="load-buttons"):
+                    self.best = gr.Button("Best settings for this machine", elem_id="best-settings")
                     self.defaults = gr.Button("Back to defaults")
                     self.last_good = gr.Button("Back to the last good load", elem_id="last-good", interactive=False)
                     self.load = gr.Button("Load with these options", variant="primary", elem_id="load-with-options")
@@ -77,9 +79,11 @@ class ModelsTab:
             self.view.pick(self.pick, None, [self.picked, self.panel, self.title, self.problem, self.loader, *self.groups, *self._parts], **quiet),
             self.loader.input(self.show_loader, self.loader, self.groups, **quiet),
             self.defaults.click(self.show_defaults, None, self._parts, **quiet),
+            self.best.click(self.show_best, [self.picked, self.loader], [self.advice, *self._parts], **quiet),
             self.last_good.click(self.show_last_good, self.picked, [self.loader, *self.groups, *self._parts], **quiet),
             self.load.click(self.load_as_shown, shown, self.problem, **quiet),
         ]
+        self.view.pick(self.hide_advice, None, self.advice, **quiet)
         for step in steps:
             step.then(self.show_changes, shown, told, **quiet)
         gr.on([part.input for part in self._parts], self.show_changes, shown, told, trigger_mode="always_last", **quiet)
@@ -156,6 +160,23 @@ class ModelsTab:
     def show_defaults(self) -> list[Any]:
         """All options as they are without a choice."""
         return [update for spec in self._loaders for update in self._forms[spec.name].updates(spec.options())]
+
+    async def show_best(self, name: str, loader: str) -> list[Any]:
+        """The options that suit this machine best, and why."""
+        try:
+            advice = await self._app.fit.advice(name, loader)
+        except AppError as error:
+            notify(error)
+            return [_problem("")] + [gr.update()] * len(self._parts)
+        values: list[Any] = []
+        for spec in self._loaders:
+            is_meant = spec.name == loader
+            values += self._forms[spec.name].updates(_options(spec.options, advice.options)) if is_meant else [gr.update()] * len(self._forms[spec.name].fields)
+        return [_problem(advice.reason), *values]
+
+    def hide_advice(self) -> Any:
+        """Advice on another model says nothing of this one."""
+        return _problem("")
 
     async def load_as_shown(self, name: str, loader: str, *shown: Any) -> Any:
         """Load the picked model with the options shown; a failure stays as a sentence above the form."""
