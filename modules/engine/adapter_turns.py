@@ -6,7 +6,6 @@ Knows the scheduler and the loader's function; knows no files. The engine thread
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TypeVar
 
 from modules.core.errors import AppError, InvalidRequest
@@ -25,6 +24,7 @@ class AdapterTurns:
         self._scheduler = scheduler
         self._apply = apply
         self._name = name
+        self._sure = True  # that the model has what the scheduler says: not after a change that failed and could not be taken back
 
     def check_possible(self, adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
         """The adapters that act, of those that were asked for.
@@ -37,7 +37,9 @@ class AdapterTurns:
         return in_use(adapters)
 
     def begin(self, fail: Callable[[Running, AppError], None]) -> None:
-        """Where nothing runs, give the turn to who is next; `fail` ends those whose adapters cannot be used."""
+        """Before a step: where nothing runs, give the turn to who is next; `fail` ends those whose adapters cannot be used."""
+        if not self._sure:
+            self._use(self._scheduler.adapters)
         while (sequence := self._scheduler.begins_turn()) is not None:
             try:
                 self._use(sequence.adapters)
@@ -58,12 +60,14 @@ class AdapterTurns:
             self._use(before)
 
     def _use(self, adapters: tuple[Adapter, ...]) -> None:
-        if self._apply is None or adapters == self._scheduler.adapters:
+        if self._apply is None or (self._sure and adapters == self._scheduler.adapters):
             return
+        self._sure = False
         try:
             self._apply(adapters)
-        except BaseException:
-            with suppress(AppError):  # what failed is told; these were in use a moment ago
-                self._apply(self._scheduler.adapters)
+            self._scheduler.adapters = adapters
+        except AppError:
+            self._apply(self._scheduler.adapters)  # they were in use a moment ago; what failed is told
+            self._sure = True
             raise
-        self._scheduler.adapters = adapters
+        self._sure = True

@@ -15,6 +15,8 @@ from modules.core.model import Adapter, Row, in_use
 from modules.core.params import GenerationParams
 from modules.engine.engine import Engine
 from modules.engine.events import PLACES_S
+from modules.engine.sequence import Sequence as Waiting
+from modules.engine.waiting import WaitingQueue
 from tests.fakes import BOS, ByteTokenizer, FakeRunner, Inbox, next_byte
 
 GREEDY = GenerationParams(temperature=0, max_tokens=20)
@@ -37,11 +39,16 @@ class AdaptedRunner(FakeRunner):
         self.adapters: tuple[Adapter, ...] = ()
         self.computed_with: list[list[tuple[Adapter, ...]]] = [[] for _ in self.slots]
         self.applied: list[tuple[Adapter, ...]] = []
+        self.failures = 0  # so many more calls fail
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         if any(adapter.path == "bad" for adapter in adapters):
             self.adapters = ()  # as a library that fails half-way
             raise NotFound("There is no adapter bad; refresh the list.")
+        if self.failures:
+            self.failures -= 1
+            self.adapters = ()
+            raise RuntimeError("out of luck")
         self.adapters = tuple(adapters)
         self.applied.append(self.adapters)
 
@@ -251,6 +258,56 @@ def test_trying_and_scoring_leave_running_replies_their_adapters(held):
     assert isinstance(answers[1], NotFound)
     assert one.inbox.ids(running) == solo(prompt("running"), 20, ONE)
     assert {HALF, BOTH} <= set(one.runner.applied)
+
+
+@pytest.mark.parametrize("wanted", [BAD, HALF])
+def test_a_change_that_cannot_be_taken_back_at_once_is_made_good_before_the_next_step(held, wanted):
+    one = held(slots=2)
+    running = one.begin("running", ONE)
+    one.at_step()
+    one.runner.failures = 1  # for BAD the way back fails, for HALF the way there
+    caught: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            one.engine.try_adapters(wanted)
+        except (AppError, RuntimeError) as error:
+            caught.append(error)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    one.go_on()
+    caller.join(10)
+    one.inbox.wait(running)
+    assert isinstance(caught[0], RuntimeError)
+    assert one.inbox.ids(running) == solo(prompt("running"), 20, ONE)
+
+
+def test_a_model_that_takes_no_adapters_back_any_more_ends_its_replies_and_is_replaced(held):
+    one = held(slots=2)
+    running = one.begin("running", ONE)
+    one.at_step()
+    one.runner.failures = 100
+    other = one.begin("other", HALF)
+    one.go_on()
+    one.inbox.wait(running)
+    assert one.inbox.ids(running) == solo(prompt("running"), 20, ONE)
+    deadline = time.monotonic() + 10
+    while not one.engine.broken:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "out of luck" in one.engine.broken
+    assert other not in one.inbox.started
+
+
+def test_taking_one_from_the_middle_of_the_queue_is_its_clients_turn():
+    queue = WaitingQueue()
+    for name in ("a1", "a2", "b1", "c1", "c2"):
+        queue.put(Waiting([ord(name[1])], 10, client=name[0]))
+    first, *_ = (one for one in queue if one.client == "c")
+    queue.take(first)
+    assert [one.client + chr(one.ids[0]) for one in queue] == ["a1", "b1", "c2", "a2"]
+    assert len(queue) == 4
 
 
 def test_a_model_without_adapters_refuses_them_at_once(bench):
