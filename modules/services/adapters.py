@@ -122,7 +122,7 @@ class AdapterService:
             raise NotFound(f"There is no adapter “{choice.name[:100]}” in {self._folder}/; choose others in the settings.", field="adapters")
         problem = self._row(info, model, loader).problem
         if problem:
-            raise InvalidRequest(problem, field="adapters")
+            raise InvalidRequest(f"{problem} Or leave it out.", field="adapters")
         try:
             version = files_version(Path(info.path))
         except OSError:

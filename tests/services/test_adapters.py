@@ -172,6 +172,7 @@ async def test_one_that_is_gone_or_does_not_fit_ends_the_reply_with_a_sentence(a
     broken = await say(app, {"adapters": [{"name": "broken.gguf", "scale": 1}]})
     assert broken.status == "failed"
     assert "broken.gguf" in broken.error
+    assert broken.error.endswith(" Or leave it out.")
 
 
 async def test_settings_are_checked(app: App) -> None:
