@@ -41,7 +41,6 @@ class Expected:
             return llama_cpp_memory.estimate(
                 self.shape,
                 LlamaCppOptions(**self.options),
-                on_gpu=False,
                 process_bytes=self.measured.process_bytes if self.measured else llama_cpp_memory.PROCESS_BYTES,
                 copied_bytes=self.measured.copied_bytes(self.shape) if self.measured else 0,
             )

@@ -101,7 +101,7 @@ def measure_llama_cpp(folder: Path, cores: int) -> Measured:
     def opened(name: str, threads: int) -> Bench:
         return Bench(load(folder / f"{name}.gguf", LlamaCppOptions(slots=1, threads=threads, threads_batch=threads), _no_progress), threads)
 
-    needed = llama_cpp_needs(shape("few"), LlamaCppOptions(slots=1), on_gpu=False, process_bytes=0).total(CONTEXT_TOKENS)
+    needed = llama_cpp_needs(shape("few"), LlamaCppOptions(slots=1), process_bytes=0).total(CONTEXT_TOKENS)
     few_s, process_bytes = _engine_s(opened("few", 1), needed)
     many_s, _ = _engine_s(opened("words", 1), 0)
     word_s = max(0.0, many_s - few_s) / (MANY_WORDS - WORDS)

@@ -14,7 +14,7 @@ from modules.core.errors import UnsupportedFormat
 from modules.loaders.fit import Needs, Room, Usage, judge, needs
 from modules.loaders.folder_header import FolderHeader, parse_folder_header, read_folder_header
 from modules.loaders.gguf_header import GgufHeader, Tensor, parse_gguf_prefix, read_gguf_header
-from modules.loaders.llama_cpp.memory import estimate
+from modules.loaders.llama_cpp.memory import estimate, layers_that_fit, share_on_gpu
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import graphics_bytes
 from modules.loaders.shape import CacheLayers, Shape, folder_shape, gguf_shape
@@ -92,8 +92,13 @@ def test_the_formula_by_hand() -> None:
     assert trimmed.tokens_that_fit(999) == 0
 
 
+def large() -> Shape:
+    cache = (CacheLayers(32, 2048),)
+    return Shape("x", 4 * GB, GB, layers=32, width=64, heads=8, head_width=8, inner=128, vocabulary=1000, trained_tokens=32_768, cache=cache)
+
+
 def test_the_verdicts() -> None:
-    shape = Shape("x", 4 * GB, GB, layers=32, width=64, heads=8, head_width=8, inner=128, vocabulary=1000, trained_tokens=32_768)
+    shape = large()
     wanted = Needs(4 * GB, GB, 100_000.0)
 
     def verdict(memory: float, graphics: float = 0, users: int = 1) -> Any:
@@ -114,6 +119,29 @@ def test_the_verdicts() -> None:
     assert (part.kind, part.gpu_layers) == ("part_on_gpu", 13)
     assert "with 13 of 32 layers on the graphics card" in part.sentence
     assert judge(shape, wanted, Room(100 * GB), context_length=10**6, users=1).context_length == 32_768
+
+
+def test_as_many_layers_on_the_graphics_card_as_fit() -> None:
+    shape = large()
+    auto, by_hand = LlamaCppOptions(), LlamaCppOptions(gpu_layers=7)
+    assert layers_that_fit(shape, auto, 0, 8 * GB) == -1  # none is seen, so the library decides
+    assert layers_that_fit(shape, by_hand, 1 * GB, 8 * GB) == 7
+    assert layers_that_fit(shape, auto, 100 * GB, 8 * GB) == -1
+    some = layers_that_fit(shape, auto, 3 * GB, 8 * GB)
+    assert 0 < some < shape.layers
+    assert some < layers_that_fit(shape, auto, 4 * GB, 8 * GB)
+    assert some < layers_that_fit(shape, LlamaCppOptions(context_length=1024, slots=1), 3 * GB, 8 * GB)
+    assert layers_that_fit(shape, auto, 100 << 20, 8 * GB) == 0
+
+
+def test_what_lies_on_the_graphics_card_is_not_in_main_memory() -> None:
+    shape = large()
+    here, half, there = (estimate(shape, LlamaCppOptions(), gpu_share=share) for share in (0.0, 0.5, 1.0))
+    assert (here.weights, half.weights, there.weights) == (shape.stored_bytes, shape.stored_bytes // 2, 0)
+    assert (half.per_token, there.per_token) == (here.per_token / 2, 0)
+    assert estimate(shape, LlamaCppOptions(offload_kqv=False), gpu_share=1.0).per_token == here.per_token
+    assert share_on_gpu(-1, shape) == share_on_gpu(shape.layers + 1, shape) == 1
+    assert share_on_gpu(0, shape) == 0
 
 
 def test_the_share_of_the_weights_that_a_token_reads() -> None:
@@ -177,7 +205,7 @@ def test_the_real_files(starter_dir: Path, testdata: Path) -> None:
     shape = gguf_shape((header,), header.size_bytes)
     assert shape.cache == (CacheLayers(4, 2 * 4 * 32),)
     assert folder_shape(read_folder_header(starter_dir)).cache == shape.cache
-    assert estimate(shape, LlamaCppOptions(), on_gpu=False).per_token == 4 * 256 * 2
+    assert estimate(shape, LlamaCppOptions()).per_token == 4 * 256 * 2
     for path in sorted((testdata / "models").glob("*.gguf")):
         header = read_gguf_header(path)
         found = gguf_shape((header,), header.size_bytes)

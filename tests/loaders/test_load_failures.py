@@ -78,7 +78,7 @@ def test_a_context_larger_than_memory(tiny: TinyFiles, small_memory: Any) -> Non
 
     header = read_gguf_header(tiny.gguf)
     asked = LlamaCppOptions(context_length=1_000_000, rope_freq_base=1e6)
-    needs = estimate(gguf_shape((header,), header.size_bytes), asked, on_gpu=False)
+    needs = estimate(gguf_shape((header,), header.size_bytes), asked)
     small_memory(needs.total(100_000))
     with pytest.raises(OutOfMemory, match=r"a context of (99840|100\d\d\d) fits") as caught:
         plan_context(header, needs, asked)

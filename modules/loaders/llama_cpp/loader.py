@@ -21,15 +21,21 @@ from modules.loaders.fit import Needs, together
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
 from modules.loaders.llama_cpp.adapters import AdapterSet
 from modules.loaders.llama_cpp.c_api import NativeLog, kept_in_memory, library
-from modules.loaders.llama_cpp.memory import Plan, estimate, plan_context
+from modules.loaders.llama_cpp.memory import Plan, estimate, layers_that_fit, plan_context, share_on_gpu
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.peft_adapter import base_shape
 from modules.loaders.llama_cpp.runner import LlamaCppRunner, most_outputs
 from modules.loaders.llama_cpp.threads import MEASURE_BELOW_BYTES, fastest_threads
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
-from modules.loaders.machine import resident_bytes, usable_cores
+from modules.loaders.machine import (
+    RESERVE_BYTES,
+    available_bytes,
+    graphics_bytes,
+    resident_bytes,
+    usable_cores,
+)
 from modules.loaders.model_info import gguf_parts, read_info
-from modules.loaders.shape import gguf_shape
+from modules.loaders.shape import Shape, gguf_shape
 from modules.loaders.spec import Progress
 
 MEASURE_PREFILL_TOKENS = 64
@@ -55,8 +61,10 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         raise UnsupportedFormat(info.problem)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not wait for a debugger
     binding = library()
-    on_gpu = bool(binding.llama_supports_gpu_offload()) and options.gpu_layers != 0
-    plan = plan_context(header, _needs(header, info.size_bytes, options, on_gpu=on_gpu), options)
+    shape = gguf_shape((header,), info.size_bytes)
+    asked = options
+    options, gpu_share, notes = _placed(shape, asked, can_offload=bool(binding.llama_supports_gpu_offload()))
+    plan = plan_context(header, _needs(shape, options, gpu_share), options)
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
@@ -74,7 +82,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         undo.pop_all()
     runner = LlamaCppRunner(context, model, options, plan.context_length, on_close=lambda: binding.llama_model_free(model))
     progress("Measuring threads", None)
-    _set_threads(runner, context, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not on_gpu)
+    _set_threads(runner, context, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not gpu_share)
     tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
     parts = (header, *(read_gguf_header(part) for part in gguf_parts(path)[1:]))
     adapters = AdapterSet(model, runner, log, base_shape(parts))
@@ -85,14 +93,24 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         template=_template(header, tokenizer),
         set_adapters=adapters.apply,
         memory_bytes=max(0, resident_bytes() - before),
-        notes=plan.notes,
+        notes=(*notes, *plan.notes),
     )
-    return with_draft(loaded, options, lambda draft, told: load(draft, options.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
+    return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
 
 
-def _needs(header: GgufHeader, size_bytes: int, options: LlamaCppOptions, *, on_gpu: bool) -> Needs:
+def _placed(shape: Shape, options: LlamaCppOptions, *, can_offload: bool) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:
+    """The options with the number of layers that fits on the graphics card, the share of the model that is, and a note where it is a part."""
+    if not can_offload:
+        return options, 0.0, ()
+    layers = layers_that_fit(shape, options, graphics_bytes("llama.cpp"), max(0, available_bytes() - RESERVE_BYTES))
+    chosen = 0 <= layers != options.gpu_layers
+    note = f"{layers} of {shape.layers} layers are on the graphics card: what fits into its free memory; fewer slots or a shorter context make room for more."
+    return options.model_copy(update={"gpu_layers": layers}), share_on_gpu(layers, shape), (note,) if chosen else ()
+
+
+def _needs(shape: Shape, options: LlamaCppOptions, gpu_share: float) -> Needs:
     """What the model takes, and the draft model beside it."""
-    wanted = estimate(gguf_shape((header,), size_bytes), options, on_gpu=on_gpu)
+    wanted = estimate(shape, options, gpu_share=gpu_share)
     if not options.draft_model:
         return wanted
     path = Path(options.draft_model)
@@ -101,7 +119,7 @@ def _needs(header: GgufHeader, size_bytes: int, options: LlamaCppOptions, *, on_
     draft = read_info(path, path.parent)
     if draft.problem:
         raise UnsupportedFormat(f"The draft model: {draft.problem}", field="draft_model")
-    return together(wanted, estimate(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, on_gpu=on_gpu))
+    return together(wanted, estimate(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, gpu_share=gpu_share))
 
 
 def _template(header: GgufHeader, tokenizer: LlamaCppTokenizer) -> TemplateSource | None:

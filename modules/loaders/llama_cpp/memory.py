@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modules.core.errors import OutOfMemory
-from modules.loaders.fit import Needs, Usage, needs
+from modules.loaders.fit import Needs, Room, Usage, judge, needs
 from modules.loaders.gguf_header import GgufHeader
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, size_text
@@ -32,25 +32,40 @@ class Plan:
     notes: tuple[str, ...] = ()
 
 
-def estimate(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool, process_bytes: int = TO_COME_BYTES, copied_bytes: int = 0) -> Needs:
-    """What a model takes of this machine's main memory. On a GPU only buffers (and the cache, if it is kept here) remain.
+def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, process_bytes: int = TO_COME_BYTES, copied_bytes: int = 0) -> Needs:
+    """What a model takes of this machine's main memory. On a GPU lies that share of the weights, and of the cache unless it is kept here.
 
     `process_bytes` is what there is beside the model; `copied_bytes` the weights that this processor wants in another order. Scoring a text takes up to
     64 MB more, which is not in it.
     """
     usage = Usage(
-        weights_bytes=0 if on_gpu else shape.stored_bytes,
+        weights_bytes=int(shape.stored_bytes * (1 - gpu_share)),
         library_bytes=process_bytes,
-        number_bytes=0.0 if on_gpu and options.offload_kqv else dict(KV_BYTES)[options.kv_type],
+        number_bytes=dict(KV_BYTES)[options.kv_type] * (1 - gpu_share if options.offload_kqv else 1),
         batch_tokens=options.computed_tokens,
         outputs=options.step_outputs,
         sequences=options.slots,
-        scores=not on_gpu and options.flash_attention == "off",
+        scores=gpu_share < 1 and options.flash_attention == "off",
         trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere
         word_bytes=MERGED_WORD_BYTES if shape.merges else WORD_BYTES,
-        copied_bytes=copied_bytes if options.mmap and not on_gpu else 0,
+        copied_bytes=copied_bytes if options.mmap and not gpu_share else 0,
     )
     return needs(shape, usage)
+
+
+def layers_that_fit(shape: Shape, options: LlamaCppOptions, graphics_bytes: int, memory_bytes: int) -> int:
+    """How many layers to put on a GPU with so much free memory, by `gpu_layers`: -1 is all with the output, if they fit there."""
+    if options.gpu_layers >= 0 or not graphics_bytes:
+        return options.gpu_layers
+    context = options.context_length or min(shape.trained_tokens or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
+    held = max(context, options.cache_tokens or context * min(options.slots, DEFAULT_SLOTS_HELD))
+    fit = judge(shape, estimate(shape, options), Room(memory_bytes, graphics_bytes), context_length=held, users=1)
+    return -1 if fit.gpu_layers > shape.layers else fit.gpu_layers
+
+
+def share_on_gpu(layers: int, shape: Shape) -> float:
+    """The share of a model that so many layers are, 0 … 1; the output counts as one more, and -1 is all."""
+    return 1.0 if layers < 0 else min(1.0, layers / (shape.layers + 1))
 
 
 def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions) -> Plan:

@@ -32,7 +32,7 @@ class LlamaCppOptions(LoadOptions):
         -1,
         ge=-1,
         le=1000,
-        description="Layers to put on the GPU; -1 puts all there if there is one, 0 uses the processor only.",
+        description="Layers to put on the GPU; -1 puts as many there as fit, 0 uses the processor only.",
     )
     threads: int = Field(
         0,
