@@ -39,6 +39,8 @@ class Upstream:
         self.hangs = False  # takes requests and says nothing, also not in the middle of a reply, as a stopped process does
         self.list_hangs = False  # only checks get no answer
         self.waits = False  # answers checks, but writes nothing
+        self.keeps = False  # the connection of a stream, for the next request
+        self.connections = 0
         self.breaks_after = -1  # pieces, then the connection is cut
         self.pieces: list[Any] = story()
         self.answer: dict[str, Any] | None = None  # to every other POST
@@ -79,6 +81,7 @@ class Upstream:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        self.connections += 1
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while await self._answer(reader, writer):
                 pass
@@ -102,7 +105,7 @@ class Upstream:
         if not path.endswith("completions") or self.answer is not None:
             return await self._whole(writer, 200 if self.answer is not None else 404, self.answer or {})
         await self._stream(reader, writer)
-        return False
+        return self.keeps
 
     async def _whole(self, writer: asyncio.StreamWriter, status: int, value: Any) -> bool:
         raw = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -111,11 +114,15 @@ class Upstream:
         await writer.drain()
         return True
 
+    def _chunk(self, raw: bytes) -> bytes:
+        return b"%x\r\n%s\r\n" % (len(raw), raw) if self.keeps else raw
+
     async def _stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.running += 1
-        gone = asyncio.ensure_future(reader.read(1))
+        gone = asyncio.ensure_future(reader.read(1)) if not self.keeps else asyncio.get_running_loop().create_future()
         try:
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
+            how = b"transfer-encoding: chunked" if self.keeps else b"connection: close"
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n" + how + b"\r\n\r\n")
             while self.waits and not gone.done():
                 await asyncio.sleep(0.005)
             for number, piece in enumerate(self.pieces):
@@ -124,13 +131,13 @@ class Upstream:
                 if number == self.breaks_after:
                     writer.transport.abort()
                     return
-                writer.write(piece if isinstance(piece, bytes) else f"data: {json.dumps(piece)}\n\n".encode())
+                writer.write(self._chunk(piece if isinstance(piece, bytes) else f"data: {json.dumps(piece)}\n\n".encode()))
                 await writer.drain()
                 await asyncio.sleep(0.001)
                 if gone.done():
                     break
             if not gone.done():
-                writer.write(b"data: [DONE]\n\n")
+                writer.write(self._chunk(b"data: [DONE]\n\n") + (b"0\r\n\r\n" if self.keeps else b""))
                 await writer.drain()
         finally:
             self.running -= 1

@@ -18,6 +18,9 @@ REFUSED_ADDRESSES = tuple(
     map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254", "168.63.129.16"))
 )  # credentials of clouds
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+AT_ONCE = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+)  # else a body waits 40 ms for the acknowledgement of its head
 NOT_A_SERVER = "this address gives out credentials of a cloud, or is no single host's"
 
 
@@ -93,7 +96,7 @@ async def open_client(url: str, connect_s: float, silence_s: float) -> httpx2.As
         await asyncio.to_thread(httpx2.create_ssl_context) if url.startswith("https:") else False
     )
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=32)
-    inner = httpx2.AsyncHTTPTransport(verify=trust, trust_env=False, limits=limits)
+    inner = httpx2.AsyncHTTPTransport(verify=trust, trust_env=False, limits=limits, socket_options=AT_ONCE)
     timeout = httpx2.Timeout(silence_s, connect=connect_s, pool=None)
     headers = {"user-agent": "paddock", "accept-encoding": "identity"}
     return httpx2.AsyncClient(

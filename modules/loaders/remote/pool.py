@@ -30,6 +30,7 @@ STALE_S = 30.0
 ERROR_LIMIT_BYTES = 64 << 10
 ANSWER_LIMIT_BYTES = 8 << 20
 DONE = "[DONE]"
+DRAIN_S = 0.2
 
 
 class Pool:
@@ -321,6 +322,7 @@ async def _deltas(response: httpx2.Response, reader: PieceReader, backend: Backe
                 backend.heard()
                 for data in parser.feed(piece):
                     if data.strip() == DONE:
+                        await _drain(pieces)
                         return
                     delta = reader.read(data)
                     if delta is not None:
@@ -336,6 +338,14 @@ async def _deltas(response: httpx2.Response, reader: PieceReader, backend: Backe
         raise RefusedError(
             RemoteError(f"{backend.host} failed while it wrote: {words}"), elsewhere=True, fault=True
         ) from error
+
+
+async def _drain(pieces: AsyncIterator[bytes]) -> None:
+    """Read to the end of a body of which nothing more is wanted, so that its connection can be used again."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in pieces:
+                pass
 
 
 async def _read(response: httpx2.Response, limit: int) -> bytes:

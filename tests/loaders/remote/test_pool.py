@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from socket import IPPROTO_TCP, TCP_NODELAY
 
 import pytest
 from hypothesis import given
@@ -172,6 +173,17 @@ async def test_a_reply_that_breaks_off_keeps_its_text(start, one):
         await write(pool, deltas=deltas)
     assert "".join(delta.text for delta in deltas) == "Once upon"
     assert len(one.asked(CHAT)) == 1
+
+
+async def test_a_connection_is_used_again_and_nothing_waits_in_it(start, one):
+    pool = start(one)
+    one.keeps = True
+    for _ in range(6):
+        assert await write(pool) == "Once upon a time"
+    assert one.connections <= 2  # a check may run beside a reply
+    connection, *_ = (await pool.backends[0].client())._transport._inner._pool.connections
+    socket = connection._connection._network_stream.get_extra_info("socket")
+    assert socket.getsockopt(IPPROTO_TCP, TCP_NODELAY)
 
 
 async def test_an_end_without_an_end_mark_is_an_end(start, one):
