@@ -63,6 +63,8 @@ class Servers:
         self.section.get_by_role("button", name=name, exact=True).click()
 
     def fill(self, urls: str, name: str = "other", key: str = "") -> None:
+        if not self.name.is_visible():
+            self.section.get_by_text("Add a server", exact=True).click()
         self.name.fill(name)
         self.urls.fill(urls)
         self.key.fill(key)
@@ -72,7 +74,7 @@ def test_from_an_address_to_a_reply(page: Page, starter: PaddockServer, other: P
     watch.allow("400")
     models = ModelsScreen(page, starter).open()
     servers = Servers(page)
-    expect(servers.section.get_by_text("No server is added yet. Put in its address below")).to_be_visible()
+    expect(servers.section.get_by_text("No server is added yet. Add one by its address")).to_be_visible()
     servers.fill("gpu-box")
     servers.press("Test connection")
     expect(servers.problem).to_contain_text("give it like http://192.168.0.10:8000")

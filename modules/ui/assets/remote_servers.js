@@ -13,7 +13,7 @@ class RemoteServers {
   constructor(element, trigger) {
     Object.assign(this, { trigger, rows: new Map(), timer: 0 });
     this.list = h("div", { class: "model-rows" });
-    this.none = h("p", { class: "side-note", text: "No server is added yet. Put in its address below, like http://gpu-box:8000, and test it." });
+    this.none = h("p", { class: "side-note", text: "No server is added yet. Add one by its address, like http://gpu-box:8000, and test it." });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.form = this.buildForm();
     element.replaceChildren(h("section", { class: "hub remote-servers", "aria-label": "Other servers" },
@@ -47,8 +47,6 @@ class RemoteServers {
       }
       this.rows.get(server.name).update(server);
     }
-    if (!this.opened) this.form.open = !servers.length;
-    this.opened = true;
   }
 
   buildForm() {

@@ -61,8 +61,8 @@ class ModelsTab:
                     self.defaults = gr.Button("Back to defaults")
                     self.last_good = gr.Button("Back to the last good load", elem_id="last-good", interactive=False)
                     self.load = gr.Button("Load with these options", variant="primary", elem_id="load-with-options")
-            self.remote = RemoteServersView(elem_id="remote-servers")
             HubBrowser(elem_id="hub-browser")
+            self.remote = RemoteServersView(elem_id="remote-servers")
         self._wire()
 
     @property
