@@ -141,5 +141,5 @@ class Upstream:
                 await writer.drain()
         finally:
             self.running -= 1
-            self.gone += gone.done()
+            self.gone += gone.done() or writer.transport.is_closing()
             gone.cancel()

@@ -103,6 +103,12 @@ class Delta:
     finish_reason: FinishReason | None = None
     stop_string: str | None = None  # which stop string ended it, if one did
     usage: Usage | None = None  # on the last delta
+    pieces: int = 0  # of text from another server, which names no tokens: about a token each
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it adds, as far as is known before the end."""
+        return len(self.token_ids) or self.pieces
 
 
 @dataclass(frozen=True, slots=True)

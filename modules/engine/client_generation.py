@@ -32,6 +32,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         finish_reason=last.finish_reason,
         stop_string=last.stop_string,
         usage=last.usage,
+        pieces=sum(delta.pieces for delta in deltas),
     )
 
 

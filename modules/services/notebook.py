@@ -210,7 +210,7 @@ class NotebookService:
                 if not writing.tokens:
                     begun_s = time.monotonic()
                 writing.text += delta.text
-                writing.tokens += len(delta.token_ids)
+                writing.tokens += delta.tokens
                 writing.place = None
                 elapsed_s = time.monotonic() - begun_s
                 writing.tokens_per_s = round((writing.tokens - 1) / elapsed_s, 1) if elapsed_s > 0 and writing.tokens > 1 else 0.0

@@ -240,7 +240,7 @@ class ReplyService:
                 dropped_messages=started.dropped_messages,
                 seed=started.seed,
             )
-        reply.receipt["completion_tokens"] = reply.receipt.get("completion_tokens", 0) + len(delta.token_ids)
+        reply.receipt["completion_tokens"] = reply.receipt.get("completion_tokens", 0) + delta.tokens
         if reply.thinking_s is not None:
             reply.receipt["thinking_s"] = round(reply.thinking_s, 1)
         if delta.finish_reason is None:

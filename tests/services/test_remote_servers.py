@@ -276,6 +276,22 @@ async def test_what_the_other_side_does_not_offer_is_a_sentence(start_app: Start
         await engine.set_adapters([Adapter(path="x", name="x", version="1")])
 
 
+async def test_a_reply_in_the_page_shows_its_tokens_while_it_comes_and_the_servers_count_after_it(start_app: StartApp, upstream: Upstream) -> None:
+    app = start_app()
+    await loaded(app, upstream)
+    upstream.pieces = [chunk("word ")] * 50 + story()
+    conversation = await app.conversations.create("me", {"preset": ""})
+    await app.replies.send("me", conversation, "Hi")
+    reply = app.replies.running(conversation)
+    assert reply is not None
+    await until(lambda: reply.receipt.get("completion_tokens", 0) > 3)
+    assert reply.task is not None
+    await reply.task
+    assert reply.text == "word " * 50 + "Once upon a time"
+    assert (reply.receipt["prompt_tokens"], reply.receipt["reused_tokens"], reply.receipt["completion_tokens"]) == (7, 3, 4)
+    assert reply.model == TALE
+
+
 async def test_counters_are_of_what_was_asked_from_here(start_app: StartApp, upstream: Upstream) -> None:
     app = start_app()
     engine = await loaded(app, upstream)

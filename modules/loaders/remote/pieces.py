@@ -65,7 +65,7 @@ class PieceReader:
         if not text and not logprobs:
             return None
         self._pieces += 1
-        return Delta(text=text, logprobs=logprobs)
+        return Delta(text=text, logprobs=logprobs, pieces=1)
 
     def _read_end(self, choice: Mapping[str, Any]) -> None:
         reason = choice.get("finish_reason")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.core.messages import split_thinking
+from modules.engine.client_generation import joined
 from modules.loaders.remote.pieces import PieceError, PieceReader, ToldError
 from modules.loaders.remote.sse import LINE_LIMIT_BYTES, EventError, EventParser
 from tests.openai_upstream import chunk, story
@@ -53,6 +54,12 @@ def test_a_whole_reply():
     last = reader.last(0.5, 2.0)
     assert (last.finish_reason, last.usage.prompt_tokens, last.usage.reused_tokens, last.usage.completion_tokens) == ("stop", 7, 3, 4)
     assert last.usage.tokens_per_s == 1.5
+
+
+def test_pieces_put_together_are_all_counted():
+    reader = PieceReader()
+    deltas = [reader.read(json.dumps(chunk(word))) for word in "abc"]
+    assert joined([*deltas, reader.last(0, 0)]).tokens == 3
 
 
 def test_without_the_servers_count_pieces_are_counted():
