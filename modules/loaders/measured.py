@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -33,25 +33,32 @@ class Rate(BaseModel, frozen=True):
     bytes_per_s: float = Field(gt=0)
 
 
+class HeadTime(BaseModel, frozen=True):
+    """What attention takes for each head, layer and token before, with heads of one width: narrow ones can take longer than wide ones."""
+
+    width: int = Field(gt=0)
+    seconds: float = Field(ge=0)
+
+
 class Pace(BaseModel, frozen=True):
     """The parts of a step with so many threads."""
 
     threads: int = Field(ge=1)
     step_s: float = Field(ge=0)
     layer_s: float = Field(ge=0)
-    head_s: float = Field(0.0, ge=0)  # for each head, layer and token before
-    number_s: float = Field(0.0, ge=0)  # the same, for each number of a head
+    heads: tuple[HeadTime, ...] = ()  # by width, the narrowest first
     rates: dict[str, tuple[Rate, ...]]  # type of number → by size, the smallest first
 
     def weights_s(self, kind: str, read_bytes: float, model_bytes: float) -> float:
         """Seconds that reading so many bytes takes, as a part of a model of that size."""
         points = self.rates.get(kind) or self.rates.get(LIKE.get(kind, OTHERS)) or next(iter(self.rates.values()), ())
-        return read_bytes / _between(points, model_bytes) if points else 0.0
+        return read_bytes / max(LEAST_RATE, _between([(rate.model_bytes, rate.bytes_per_s) for rate in points], model_bytes)) if points else 0.0
 
     def overhead_s(self, shape: Shape, tokens: int) -> float:
         """Of a step of one token after so many others, without its weights."""
         seen = sum(group.layers * min(tokens, group.window or tokens) for group in shape.cache)
-        return self.step_s + self.layer_s * shape.layers + seen * shape.heads * (self.head_s + self.number_s * shape.head_width)
+        each = _between([(head.width, head.seconds) for head in self.heads], shape.head_width) if self.heads else 0.0
+        return self.step_s + self.layer_s * shape.layers + seen * shape.heads * each
 
     def seconds(self, shape: Shape, weights_bytes: int, tokens: int) -> float:
         """Of a step of one token after so many others."""
@@ -86,14 +93,12 @@ class Measured(BaseModel, frozen=True):
         return int(shape.stored_bytes * sum(part for kind, part in shape.reads if kind in self.copied))
 
 
-def _between(points: tuple[Rate, ...], size: float) -> float:
-    """The rate at a size: on a straight line over the logarithm of the size, level beyond the ends."""
-    first, last = points[0], points[-1]
-    for lower, upper in itertools.pairwise(points):
-        if lower.model_bytes <= size <= upper.model_bytes:
-            place = math.log(size / lower.model_bytes) / math.log(upper.model_bytes / lower.model_bytes)
-            return lower.bytes_per_s + place * (upper.bytes_per_s - lower.bytes_per_s)
-    return max(LEAST_RATE, (first if size < first.model_bytes else last).bytes_per_s)
+def _between(points: Sequence[tuple[float, float]], place: float) -> float:
+    """The value at a place: on a straight line over the logarithm of the place, level beyond the ends."""
+    for (lower, first), (upper, second) in itertools.pairwise(points):
+        if lower <= place <= upper:
+            return first + math.log(place / lower) / math.log(upper / lower) * (second - first)
+    return points[0][1] if place < points[0][0] else points[-1][1]
 
 
 def read_measured(value: Any) -> Measured | None:

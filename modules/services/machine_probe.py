@@ -22,7 +22,7 @@ from modules.loaders.llama_cpp.memory import estimate as llama_cpp_needs
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.threads import thread_counts
 from modules.loaders.machine import private_bytes, resident_bytes, usable_cores
-from modules.loaders.measured import Measured, Pace, Rate
+from modules.loaders.measured import HeadTime, Measured, Pace, Rate
 from modules.loaders.shape import folder_shape, gguf_shape
 from modules.loaders.transformers.memory import estimate as transformers_needs
 from modules.loaders.transformers.options import TransformersOptions
@@ -36,7 +36,8 @@ TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
 WORDS, MANY_WORDS = 1024, 131_072
 FEW_LAYERS, MORE_LAYERS = 2, 12
 SIZES = ((2, 256), (4, 512), (4, 1024))  # layers and width of the models that weights are timed with: in the caches, at their edge, beyond
-HEAD_WIDTH, NARROW_HEADS = 64, 4  # of the model whose heads are narrow
+HEAD_WIDTH = 64
+HEAD_WIDTHS, HEADS_LAYERS, HEADS_WIDTH = (8, 16, 32, 64, 128), 4, 256  # of the models that attention is timed with
 CONTEXT_TOKENS = 512
 PROMPT_TOKENS, LONG_TOKENS, REPLY_TOKENS = 16, 432, 64
 REPLIES = 4  # of one model, at most
@@ -60,12 +61,13 @@ def _write_gguf(folder: Path) -> None:
 
     def made(name: str, layers: int, width: int, words: int = WORDS, kind: str = "Q8_0", heads: int = 0) -> None:
         heads = heads or max(1, width // HEAD_WIDTH)
-        sizes = RandomModel(layers, width, 4 * width, heads, max(1, heads // 4), words, CONTEXT_TOKENS, width // heads, kind)
+        sizes = RandomModel(layers, width, 4 * width, heads, max(1, heads // 2), words, CONTEXT_TOKENS, width // heads, kind)
         write_random_gguf(folder / f"{name}.gguf", sizes)
 
     made("few", FEW_LAYERS, 64)
     made("more", MORE_LAYERS, 64)
-    made("narrow", MORE_LAYERS, 64, heads=NARROW_HEADS)
+    for head_width in HEAD_WIDTHS:
+        made(f"heads-{head_width}", HEADS_LAYERS, HEADS_WIDTH, heads=HEADS_WIDTH // head_width)
     made("words", FEW_LAYERS, 64, MANY_WORDS)
     for kind in TYPES:
         for place, (layers, width) in enumerate(SIZES):
@@ -77,11 +79,12 @@ def _write_folders(folder: Path) -> None:
 
     def made(name: str, layers: int, width: int, heads: int = 0) -> None:
         heads = heads or max(1, width // HEAD_WIDTH)
-        write_random_folder(folder / name, RandomFolder(layers, width, 4 * width, heads, max(1, heads // 4), WORDS, CONTEXT_TOKENS))
+        write_random_folder(folder / name, RandomFolder(layers, width, 4 * width, heads, max(1, heads // 2), WORDS, CONTEXT_TOKENS))
 
     made("few", FEW_LAYERS, 64)
     made("more", MORE_LAYERS, 64)
-    made("narrow", MORE_LAYERS, 64, NARROW_HEADS)
+    for head_width in HEAD_WIDTHS:
+        made(f"heads-{head_width}", HEADS_LAYERS, HEADS_WIDTH, HEADS_WIDTH // head_width)
     for place, (layers, width) in enumerate(SIZES):
         made(f"F32-{place}", layers, width)
 
@@ -238,22 +241,18 @@ def _engine_s(opened: Bench, needed_bytes: int) -> tuple[float, int]:
 
 def _overhead(opened: Callable[[str, int], Bench], shape: Callable[[str], Shape], threads: int) -> Pace:
     """What a step costs whatever the model, for each layer, and for each head and token before; with rates to come."""
-    with opened("few", threads) as bench:
-        few_s = bench.step_s()
-    slopes = []
-    for name in ("narrow", "more"):
-        known = shape(name)
+    times = []
+    for name in ("few", "more"):
         with opened(name, threads) as bench:
-            short_s = bench.step_s()
-            longer_s = bench.step_s(LONG_TOKENS) - short_s
-        slopes.append((known.head_width, max(0.0, longer_s) / (known.layers * known.heads * (LONG_TOKENS - PROMPT_TOKENS))))
-    layer_s = max(0.0, short_s - few_s) / (MORE_LAYERS - FEW_LAYERS)
-    (narrow, narrow_s), (wide, wide_s) = slopes
-    number_s = max(0.0, (wide_s - narrow_s) / (wide - narrow))
-    return Pace(
-        threads=threads, step_s=max(0.0, few_s - FEW_LAYERS * layer_s), layer_s=layer_s, rates={},
-        head_s=max(0.0, min(wide_s, narrow_s) - number_s * narrow), number_s=number_s,
-    )  # fmt: skip
+            times.append(bench.step_s())
+    layer_s = max(0.0, times[1] - times[0]) / (MORE_LAYERS - FEW_LAYERS)
+    heads = []
+    for width in HEAD_WIDTHS:
+        known = shape(f"heads-{width}")
+        with opened(f"heads-{width}", threads) as bench:
+            longer_s = max(0.0, -bench.step_s() + bench.step_s(LONG_TOKENS))
+        heads.append(HeadTime(width=width, seconds=longer_s / (known.layers * known.heads * (LONG_TOKENS - PROMPT_TOKENS))))
+    return Pace(threads=threads, step_s=max(0.0, times[0] - FEW_LAYERS * layer_s), layer_s=layer_s, heads=tuple(heads), rates={})
 
 
 def _rate(shape: Shape, weights_bytes: int, seconds: float, pace: Pace) -> Rate:

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from modules.loaders.measured import Measured, Pace, Rate, read_measured
+from modules.loaders.measured import HeadTime, Measured, Pace, Rate, read_measured
 from modules.loaders.shape import CacheLayers, Shape
 
 SLOW = (Rate(model_bytes=1_000_000, bytes_per_s=4e9), Rate(model_bytes=100_000_000, bytes_per_s=2e9))
-ONE = Pace(threads=1, step_s=0.001, layer_s=0.0001, head_s=1e-8, number_s=1e-9, rates={"Q8_0": SLOW, "Q6_K": SLOW[:1]})
+HEADS = (HeadTime(width=8, seconds=36e-9), HeadTime(width=32, seconds=16e-9))
+ONE = Pace(threads=1, step_s=0.001, layer_s=0.0001, heads=HEADS, rates={"Q8_0": SLOW, "Q6_K": SLOW[:1]})
 TWO = ONE.model_copy(update={"threads": 2, "step_s": 0.002})
 MEASURED = Measured(process_bytes=60_000_000, copied=("Q4_0",), token_s=0.0005, word_s=1e-9, paces=(ONE, TWO))
 
@@ -24,7 +25,7 @@ def shape(**changes: Any) -> Shape:
 
 
 def test_a_token_is_the_sum_of_its_parts() -> None:
-    step_s = 0.001 + 10 * 0.0001 + 100 * 10 * 4 * (1e-8 + 16e-9) + 10e6 / 3e9  # 10 MB lie in the middle of the two sizes
+    step_s = 0.001 + 10 * 0.0001 + 100 * 10 * 4 * 26e-9 + 10e6 / 3e9  # 10 MB lie in the middle of the two sizes
     assert ONE.seconds(shape(), 10_000_000, 100) == pytest.approx(step_s)
     assert MEASURED.tokens_per_s(shape(), 10_000_000, 1, 100) == pytest.approx(1 / (step_s + 0.0005 + 0.0001))
     assert MEASURED.tokens_per_s(shape(), 10_000_000, 2, 100) == pytest.approx(1 / (step_s + 0.001 + 0.0005 + 0.0001))

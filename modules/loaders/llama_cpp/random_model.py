@@ -1,7 +1,7 @@
-"""GGUF models of any size that mean nothing: a truthful header, a made-up vocabulary, random embeddings, and zeros that take no room on the disk.
+"""GGUF models of any size that mean nothing: a truthful header, a made-up vocabulary, random weights.
 
-Such a model takes the time and the memory that its size says, so this machine can be measured with it. Knows the file format through the gguf
-package; loads nothing.
+Such a model takes the time and the memory that its size says, so this machine can be measured with it. Weights of zero would not do: attention over
+numbers that are not takes several times as long. Knows the file format through the gguf package; loads nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ EPSILON = 1e-5
 BYTE_TOKENS = 256
 CHUNK_BLOCKS = 1 << 16
 LOGIT_SPREAD = 2.0  # standard deviation: flat enough that sampling has as much to choose from as in a real text
+QUERY_SPREAD = 4.0
 SPREADS: Mapping[str, float] = MappingProxyType({"F16": 1.0, "F32": 1.0, "Q8_0": 74.0, "Q4_0": 4.6, "Q5_0": 9.2, "Q4_K": 300.0, "Q6_K": 1360.0})  # of random blocks of scale 1
 
 
@@ -52,7 +53,7 @@ class RandomModel:
 
 
 def write_random_gguf(path: Path, model: RandomModel) -> Path:
-    """Write the file; only its header and its embeddings take room on the disk."""
+    """Write the file."""
     import gguf
 
     writer = gguf.GGUFWriter(path, model.architecture)
@@ -84,14 +85,19 @@ def write_random_gguf(path: Path, model: RandomModel) -> Path:
     start = gguf.GGUFWriter.ggml_pad(path.stat().st_size, writer.data_alignment)
     os.truncate(path, start + end)
     with path.open("r+b") as file:
-        for name in ("token_embd", "output", "output_norm"):
-            if name in places:
-                place, count, kind = places[name]
-                file.seek(start + place)
-                spread = LOGIT_SPREAD / (model.width**0.5 * SPREADS[kind.name]) if name == "output" else 1 / SPREADS[kind.name]
-                for piece in _ones(count) if name == "output_norm" else _random(kind, count, spread):
-                    file.write(piece)
+        for name, (place, count, kind) in places.items():
+            file.seek(start + place)
+            for piece in _ones(count) if name.endswith("norm") else _random(kind, count, _spread(name, model) / SPREADS[kind.name]):
+                file.write(piece)
     return path
+
+
+def _spread(name: str, model: RandomModel) -> float:
+    """Standard deviation of the numbers of a tensor, so that what comes out is of size one; queries are larger, so that attention is as sharp as in use."""
+    if name == "token_embd":
+        return 1.0
+    inputs = {"ffn_down": model.inner, "attn_output": model.heads * model.head_width}.get(name.rpartition(".")[2], model.width)
+    return {"output": LOGIT_SPREAD}.get(name, QUERY_SPREAD if name.endswith("attn_q") else 1.0) / inputs**0.5
 
 
 def _number_type(kind: Any) -> Any:
