@@ -1,7 +1,7 @@
 """GGUF models of any size that mean nothing: a truthful header, a made-up vocabulary, random weights.
 
 Such a model takes the time and the memory that its size says, so this machine can be measured with it. Weights of zero would not do: attention over
-numbers that are not takes several times as long. Knows the file format through the gguf package; loads nothing.
+numbers that are not takes a fifth longer. Knows the file format through the gguf package; loads nothing.
 """
 
 from __future__ import annotations
