@@ -3,6 +3,7 @@
     python benchmarks/speculate.py                                  the starter model made fifteen times as deep, drafted by itself as it is
     python benchmarks/speculate.py --layers 20                      … five times as deep
     python benchmarks/speculate.py --model FILE --draft FILE        a pair of files or folders of one family
+    python benchmarks/speculate.py --model FILE --lookup            drafted from what was written before: every question is asked a second time
 
 The deep model has layers that add nothing to what the starter model writes (their output matrices are zero) but are computed all the same: a draft model that
 is nearly always right, at a chosen cost. Greedy shows what drafting can bring at best, a temperature what is left of it when the model draws at chance.
@@ -73,6 +74,7 @@ class Contestant:
     client: EngineClient
     clients: int
     temperature: float
+    chats: tuple[ChatPrompt, ...]
     speeds: list[float] = field(default_factory=list)  # tokens per second
     thrifts: list[float] = field(default_factory=list)  # tokens per second of processor time
     drafted: int = 0
@@ -82,7 +84,7 @@ class Contestant:
         """All questions, so many at a time."""
         gate = asyncio.Semaphore(self.clients)
         begun_s, used_s = time.perf_counter(), self._processor_s()
-        usages = await asyncio.gather(*(self._reply(gate, question, tokens, seed) for question in QUESTIONS))
+        usages = await asyncio.gather(*(self._reply(gate, chat, tokens, seed) for chat in self.chats))
         written = sum(usage.completion_tokens for usage in usages)
         self.speeds.append(written / (time.perf_counter() - begun_s))
         self.thrifts.append(written / (self._processor_s() - used_s))
@@ -93,16 +95,25 @@ class Contestant:
         times = psutil.Process(self.client.pid).cpu_times()
         return times.user + times.system
 
-    async def _reply(self, gate: asyncio.Semaphore, question: str, tokens: int, seed: int) -> Usage:
+    async def _reply(self, gate: asyncio.Semaphore, chat: ChatPrompt, tokens: int, seed: int) -> Usage:
         params = GenerationParams(temperature=self.temperature, max_tokens=tokens, ban_eos=True, seed=seed)
-        chat = ChatPrompt(messages=(Message(role="user", content=question),))
-        prompt = chat if self.client.card.template_origin else TextPrompt(text=question)
+        prompt = chat if self.client.card.template_origin else TextPrompt(text=str(chat.messages[-1].content))
         async with gate:
             generation = await self.client.submit(GenerationRequest(prompt=prompt, params=params))
             async for _ in generation:
                 pass
         assert generation.usage is not None
         return generation.usage
+
+
+async def asked_before(client: EngineClient, chats: tuple[ChatPrompt, ...]) -> tuple[ChatPrompt, ...]:
+    """The same questions after they were answered once."""
+    longer = []
+    for chat in chats:
+        generation = await client.submit(GenerationRequest(prompt=chat, params=GenerationParams(temperature=0, max_tokens=100)))
+        answer = Message(role="assistant", content="".join([delta.text async for delta in generation]))
+        longer.append(ChatPrompt(messages=(*chat.messages, answer, *chat.messages)))
+    return tuple(longer)
 
 
 async def measure(options: argparse.Namespace, model: Path, draft: Path) -> None:
@@ -116,7 +127,10 @@ async def measure(options: argparse.Namespace, model: Path, draft: Path) -> None
         str(model), "", common | source | {"draft_tokens": options.draft_tokens}, name=model.name
     )
     kinds = [(clients, temperature) for temperature in options.temperatures for clients in options.clients]
-    rows = [(kind, Contestant(plain, *kind), Contestant(drafting, *kind)) for kind in kinds]
+    chats = tuple(ChatPrompt(messages=(Message(role="user", content=question),)) for question in QUESTIONS)
+    if options.lookup:
+        chats = await asked_before(plain, chats)
+    rows = [(kind, Contestant(plain, *kind, chats), Contestant(drafting, *kind, chats)) for kind in kinds]
     try:
         for number in range(options.rounds + 1):
             for _, without, with_draft in rows:

@@ -147,6 +147,8 @@ class Payoff:
                 if rate > best:
                     best, chosen = rate, (tokens, sequences)
                 sequences //= 2
+        if not self.steps.known(total + chosen[0] * chosen[1]):
+            self._age = REVIEW_STEPS  # one step of an unknown size is enough to know better
         for record in order[: chosen[1]]:
             record.count, record.wait = chosen[0], FIRST_WAIT
 

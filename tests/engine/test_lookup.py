@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from modules.core.model import DraftSource
@@ -62,10 +64,12 @@ def copies(ids: list[int]) -> int:
 
 @pytest.mark.parametrize("together", [1, 4])
 def test_a_reply_that_repeats_its_prompt_takes_fewer_steps_and_is_the_same(bench, together):
-    engine, _, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 6))
+    engine, runner, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 6))
     steady(engine, share=0.0)
+    gate = runner.gate = threading.Semaphore(0)  # until all are there
     prompts = [[BOS, *b"copy", *(f"{number}" + "bcdefghijklmnopqrstu").encode()][:25] for number in range(together)]
     generations = [engine.submit(prompt, GenerationParams(temperature=0, max_tokens=200)) for prompt in prompts]
+    gate.release(10_000)
     inbox.wait(*generations)
     for prompt, generation in zip(prompts, generations, strict=True):
         expected = list(prompt)

@@ -79,6 +79,18 @@ def test_a_draft_model_as_slow_as_the_model_does_not_pay():
     assert settled(payoff(flat, 0.010), right=0.97)[0].count == 0
 
 
+def test_a_size_that_was_never_tried_is_tried_for_one_step():
+    made, record = Payoff(5, StepTimes()), DraftRecord()
+    for _ in range(3):
+        made.steps.note(1, 0.010)
+    made.decide([record])
+    assert record.count == 5  # nothing speaks against it yet
+    made.steps.note(6, 0.100)
+    made.note(record, 5, 5)
+    made.decide([record])
+    assert record.count == 0
+
+
 def test_only_the_sequence_that_can_be_guessed_is_drafted_for():
     made = payoff(lambda tokens: 0.010 + 0.002 * tokens, 0.0002, sequences=2)
     easy, hard = DraftRecord(), DraftRecord()
