@@ -216,3 +216,13 @@ def test_all_gone_is_a_sentence_and_not_a_wait(front: PaddockServer, model: str,
         assert listed[model].owned_by == ", ".join(f"localhost:{backend.port}" for backend in backends)
 
 
+
+
+@BOTH
+def test_a_reply_is_continued_and_not_sent_twice(front: PaddockServer, model: str, backends: list[Backend]) -> None:
+    messages: list[Any] = [*QUESTION, {"role": "assistant", "content": "A LoRA is a small"}]
+    with client_of(front) as client:
+        answer = client.chat.completions.create(model=model, messages=messages, max_tokens=12, temperature=0, extra_body={"continue_final_message": True})
+    text = answer.choices[0].message.content or ""
+    assert text.strip()
+    assert "A LoRA is" not in text

@@ -26,9 +26,11 @@ class ToldError(Exception):
 
 
 class PieceReader:
-    """Reads the events of one reply in order."""
+    """Reads the events of one reply in order. An `echo` is the beginning of a continued reply, which some servers send again first."""
 
-    def __init__(self) -> None:
+    def __init__(self, echo: str = "") -> None:
+        self._echo = echo.rstrip()
+        self._held = ""  # what has come and may be the echo
         self._thinking = False
         self._finish: FinishReason | None = None
         self._stop_string: str | None = None
@@ -60,7 +62,7 @@ class PieceReader:
         if not isinstance(choice, Mapping):
             raise PieceError("a choice that is no object")
         self._read_end(choice)
-        text = self._text(choice)
+        text = self._without_echo(self._text(choice))
         logprobs = read_logprobs(choice.get("logprobs"))
         if not text and not logprobs:
             return None
@@ -90,6 +92,16 @@ class PieceReader:
             self._thinking = False
         return out
 
+    def _without_echo(self, text: str) -> str:
+        if not self._echo:
+            return text
+        held = self._held + text
+        if len(held) < len(self._echo) and self._echo.startswith(held):
+            self._held = held
+            return ""
+        text, self._echo, self._held = held.removeprefix(self._echo), "", ""
+        return text
+
     def last(self, prefill_s: float, decode_s: float, finish: FinishReason | None = None) -> Delta:
         """The last delta, with what the reply cost. Without the server's own count its pieces are counted: about a token each."""
         details = self._usage.get("prompt_tokens_details")
@@ -100,9 +112,8 @@ class PieceReader:
             prefill_s=prefill_s,
             decode_s=decode_s,
         )
-        return Delta(
-            finish_reason=finish or self._finish or "stop", stop_string=self._stop_string, usage=usage
-        )
+        reason = finish or self._finish or "stop"
+        return Delta(text=self._held, finish_reason=reason, stop_string=self._stop_string, usage=usage)
 
 
 def read_logprobs(value: Any) -> tuple[TokenLogprob, ...]:

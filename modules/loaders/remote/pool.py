@@ -303,7 +303,7 @@ class Pool:
                     backend.host, response.status_code, raw, model, response.headers.get("retry-after")
                 )
             on_start()
-            reader, first_s = PieceReader(), 0.0
+            reader, first_s = PieceReader(ask.echo(backend.kind)), 0.0
             async for delta in _deltas(response, reader, backend):
                 first_s = first_s or time.monotonic()
                 emit(delta)

@@ -33,6 +33,13 @@ class Ask:
         """Where it is sent to."""
         return "/v1/chat/completions" if self.is_chat else "/v1/completions"
 
+    def echo(self, kind: Kind) -> str:
+        """What the reply may begin with although it was there before: newer llama-servers send a continued message from its beginning."""
+        prompt = self.request.prompt
+        if kind != "llama-server" or not isinstance(prompt, ChatPrompt) or not prompt.continue_final_message:
+            return ""
+        return prompt.messages[-1].content
+
     def body(self, kind: Kind, model: str) -> dict[str, Any]:
         """The body for a server of that kind, which calls the model `model`.
 

@@ -56,6 +56,23 @@ def test_a_whole_reply():
     assert last.usage.tokens_per_s == 1.5
 
 
+@given(before=TEXT.filter(str.strip), words=st.lists(TEXT, min_size=1, max_size=4), cut=st.integers(0, 30), echoes=st.booleans())
+def test_a_continued_reply_is_not_sent_twice(before, words, cut, echoes):
+    text, shown = "".join(words), before.rstrip()
+    if not echoes and (text.startswith(shown) or shown.startswith(text)):
+        return  # nobody could tell
+    pieces = [shown[:cut], shown[cut:], *words] if echoes else words
+    reader = PieceReader(before)
+    found = [reader.read(json.dumps(chunk(piece))) for piece in pieces if piece]
+    assert "".join(delta.text for delta in found if delta) + reader.last(0, 0).text == text
+
+
+def test_a_reply_that_ends_before_its_echo_is_complete_is_kept():
+    reader = PieceReader("A long beginning")
+    assert reader.read(json.dumps(chunk("A lo"))) is None
+    assert reader.last(0, 0).text == "A lo"
+
+
 def test_pieces_put_together_are_all_counted():
     reader = PieceReader()
     deltas = [reader.read(json.dumps(chunk(word))) for word in "abc"]
