@@ -4,7 +4,7 @@
     python benchmarks/fit.py --state DIR FILE_OR_FOLDER …      others, or with --part NAME one part of the above
 
 DIR keeps what is measured of this machine (`machine.json`). Memory: the peak of the whole process after every slot held a full context (of folders at most
-`--tokens` tokens) and wrote 32 tokens. Speed: of replies of 96 tokens after a prompt of 150, one at a time, the best of five; the first eight tokens do not
+`--tokens` tokens) and wrote 32 tokens. Speed: of replies of 96 tokens after a prompt of 150, one at a time, the best of three; the first eight tokens do not
 count. Where one thread writes, the time is that which the engine's thread ran: what else runs on the machine is not meant.
 """
 
@@ -34,7 +34,7 @@ from modules.loaders.registry import find_loader  # noqa: E402
 from modules.services.fit_expected import Expected, local_shape  # noqa: E402
 from modules.services.machine_speed import MachineSpeed  # noqa: E402
 
-PROMPT_TOKENS, SHORT_TOKENS, REPLY_TOKENS, FILL_TOKENS, REPLIES = 150, 8, 96, 32, 5
+PROMPT_TOKENS, SHORT_TOKENS, REPLY_TOKENS, FILL_TOKENS, REPLIES = 150, 8, 96, 32, 3
 REPLY: dict[str, Any] = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "ban_eos": True}  # like the preset of most replies
 SIZES = {
     "0.1B": RandomModel(12, 768, 2048, 12, 4, 32_000),
@@ -187,7 +187,8 @@ async def table(asked: argparse.Namespace) -> None:
     speed = MachineSpeed(asked.state, lambda: True)
     print("| model | loader | slots | tokens | predicted | real peak | off | threads | tokens/s predicted | real | off |\n|" + "---|" * 11)
     with tempfile.TemporaryDirectory() as folder:
-        given = (Case(path, {"slots": asked.slots}) for path in asked.paths)
+        context = {"context_length": asked.context} if asked.context else {}
+        given = (Case(path, {"slots": asked.slots, **context}) for path in asked.paths)
         for case in given if asked.paths else cases(asked.part, Path(folder)):
             print(await row(case, speed, asked), flush=True)
 
@@ -199,6 +200,7 @@ def main() -> None:
     parser.add_argument("--state", type=Path, required=True, help="folder for what is measured of this machine")
     parser.add_argument("--part", choices=("", "shipped", "data", "generated", "folders"), default="")
     parser.add_argument("--slots", type=int, default=4, help="of models that are named")
+    parser.add_argument("--context", type=int, default=0, help="of models that are named; 0 is the loader's own choice")
     parser.add_argument("--threads", type=int, default=0, help="for writing; 0 takes what is predicted to be chosen")
     parser.add_argument("--tokens", type=int, default=1024, help="most tokens of each slot of a folder")
     asked = parser.parse_args()
