@@ -206,13 +206,15 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
     writer.add_chat_template(TEMPLATE)
 
 
-def write_gguf(path: Path, folder: Path) -> Path:
-    """The GGUF file (f16) of a llama, qwen2, qwen3 or gemma3_text folder."""
+def write_gguf(path: Path, folder: Path, rope_sections: tuple[int, ...] = ()) -> Path:
+    """The GGUF file (f16) of a llama, qwen2, qwen3 or gemma3_text folder; with sections of its rotary dimensions qwen2 becomes qwen2vl."""
     from safetensors.numpy import load_file
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     windowed = config["model_type"] == "gemma3_text"
-    writer = gguf.GGUFWriter(path, "gemma3" if windowed else config["model_type"])
+    writer = gguf.GGUFWriter(path, "gemma3" if windowed else "qwen2vl" if rope_sections else config["model_type"])
+    if rope_sections:
+        writer.add_rope_dimension_sections(rope_sections)
     if windowed or config["model_type"] == "qwen3":
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])

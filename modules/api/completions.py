@@ -30,7 +30,7 @@ from modules.core.generation import (
     TokenPrompt,
     Usage,
 )
-from modules.core.messages import Message, ThoughtStream
+from modules.core.messages import ThoughtStream
 from modules.core.params import GenerationParams
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
@@ -95,18 +95,8 @@ async def _chat_request(app: App, body: ChatRequest, client: str) -> GenerationR
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = await _params(app, body, body.max_completion_tokens or body.max_tokens or 0, logprobs)
     template = await app.templates.source(body.prompt_template) if body.prompt_template else None
-    messages = tuple(
-        Message(
-            role=m.role,
-            content=m.text(),
-            name=m.name,
-            tool_calls=tuple(m.tool_calls) if m.tool_calls else None,
-            tool_call_id=m.tool_call_id,
-        )
-        for m in body.messages
-    )
     prompt = ChatPrompt(
-        messages=messages,
+        messages=tuple(message.to_message() for message in body.messages),
         template=template,
         template_variables=body.chat_template_kwargs,
         continue_final_message=body.continue_final_message,

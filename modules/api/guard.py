@@ -24,6 +24,8 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_LIMIT_BYTES = 8 << 20
+IMAGES_LIMIT_BYTES = 32 << 20  # of a body that may hold images
+WITH_IMAGES = re.compile(r"/v1/chat/completions|/ui/conversations/([^/]+/send|import)")
 UPLOAD_LIMIT_BYTES = 64 << 20
 BODY_TIME_LIMIT_S = 30.0
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")
@@ -155,7 +157,9 @@ class Guard:
 
 
 def _limit(path: str) -> int:
-    return UPLOAD_LIMIT_BYTES if path.startswith("/gradio_api/upload") else JSON_LIMIT_BYTES
+    if path.startswith("/gradio_api/upload"):
+        return UPLOAD_LIMIT_BYTES
+    return IMAGES_LIMIT_BYTES if WITH_IMAGES.fullmatch(path) else JSON_LIMIT_BYTES
 
 
 def _too_long(scope: Scope, asked: _Asked) -> Refusal | None:

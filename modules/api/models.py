@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -9,17 +10,20 @@ from fastapi import APIRouter
 
 from modules.api.errors import documented_errors
 from modules.core.errors import NotFound
+from modules.core.generation import EngineCard
 from modules.core.model import ModelInfo
 from modules.services.app import App
 
 
-def _entry(info: ModelInfo, loaded: bool) -> dict[str, Any]:
+def _entry(info: ModelInfo, cards: Mapping[str, EngineCard]) -> dict[str, Any]:
+    card = cards.get(info.name)
     return {
         "id": info.name,
         "object": "model",
         "created": 0,
         "owned_by": info.host or "local",
-        "loaded": loaded,
+        "loaded": card is not None,
+        "vision": card.vision if card else None,  # whether messages may have images; not known before it is loaded
         "context_length": info.context_length,
         "architecture": info.architecture,
         "quantization": info.quantization,
@@ -31,19 +35,22 @@ def models_router(app: App) -> APIRouter:
     """The model list over an `App`."""
     router = APIRouter(responses=documented_errors())
 
+    def loaded_cards() -> dict[str, EngineCard]:
+        return {card.name: card for card in app.models.status().loaded}
+
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         """All models that can be used, loaded ones first."""
-        loaded = app.models.loaded_names()
         infos = [info for info in (*await app.models.list(), *await app.models.remote()) if not info.problem]
-        infos.sort(key=lambda info: (info.name not in loaded, info.name))
-        return {"object": "list", "data": [_entry(info, info.name in loaded) for info in infos]}
+        cards = loaded_cards()
+        infos.sort(key=lambda info: (info.name not in cards, info.name))
+        return {"object": "list", "data": [_entry(info, cards) for info in infos]}
 
     @router.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
         """One model."""
         info = await app.models.find(name)
-        return _entry(info, info.name in app.models.loaded_names())
+        return _entry(info, loaded_cards())
 
     @router.get("/v1/internal/counters")
     async def counters(model: str = "") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from modules.core.messages import Role
+from modules.api.content import ChatMessage, check_count
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
 
@@ -87,39 +87,6 @@ class _Request(SamplingFields):
         return values
 
 
-class TextPart(BaseModel):
-    """A part of a message; only text is understood."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(BaseModel):
-    """One message as OpenAI clients send it."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    role: Role
-    content: str | list[TextPart] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
-
-    @field_validator("content")
-    @classmethod
-    def _text_only(cls, value: str | list[TextPart] | None) -> str | list[TextPart] | None:
-        for part in value if isinstance(value, list) else ():
-            if part.type not in ("text", "input_text", "output_text"):
-                raise ValueError(f"parts of type “{part.type}” are not supported yet; send text")
-        return value
-
-    def text(self) -> str:
-        """The content as one string."""
-        if isinstance(self.content, list):
-            return "".join(part.text or "" for part in self.content)
-        return self.content or ""
-
-
 class ChatRequest(_Request):
     """Body of POST /v1/chat/completions."""
 
@@ -132,6 +99,11 @@ class ChatRequest(_Request):
     continue_final_message: bool = False
     prompt_template: str = ""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("messages")
+    @classmethod
+    def _bounded_images(cls, value: list[ChatMessage]) -> list[ChatMessage]:
+        return check_count(value)
 
     @field_validator("response_format", "tools", "top_logprobs")
     @classmethod

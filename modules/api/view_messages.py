@@ -108,6 +108,7 @@ class ConversationView:
             "parent_id": message.parent_id,
             "role": message.role,
             "blocks": list(self._functions.blocks(thought.answer if thought else text)),
+            "images": [f"ui/messages/{message.id}/images/{place}" for place in range(len(message.images))],
             "thinking": thinking,
             "version": {"index": message.version_index, "count": message.version_count, "ids": list(message.version_ids)},
             "model": live.model if live else message.model,

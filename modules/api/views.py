@@ -15,6 +15,7 @@ from fastapi import APIRouter
 from fastapi.responses import FileResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 
+from modules.api.content import ImageAddresses, image_of
 from modules.api.owner import OWNER
 from modules.api.sse import frame, stream
 from modules.api.view_adapters import adapters_router
@@ -44,6 +45,7 @@ class SendBody(BaseModel):
 
     text: str = Field(max_length=TEXT_LIMIT)
     settings: dict[str, Any] | None = None
+    images: ImageAddresses = Field(default_factory=list)
 
 
 class MessageBody(BaseModel):
@@ -174,12 +176,18 @@ def _messages(app: App) -> APIRouter:
         """The text of a message as written."""
         return {"text": await app.conversations.message_text(OWNER, message_id)}
 
+    @router.get("/messages/{message_id}/images/{place}", response_model=None)
+    async def image(message_id: str, place: int) -> Response:
+        """An image of a message; it never changes."""
+        kind, file = await app.conversations.image(OWNER, message_id, place)
+        return Response(file, media_type=f"image/{kind}", headers={"cache-control": "private, max-age=31536000, immutable"})
+
     @router.post("/conversations/{conversation_id}/send")
     async def send(conversation_id: str, body: SendBody) -> dict[str, Any]:
         """Send a message and start the reply."""
         if body.settings is not None:
             await app.conversations.update_settings(OWNER, conversation_id, body.settings)
-        user_id, reply_id = await app.replies.send(OWNER, conversation_id, body.text)
+        user_id, reply_id = await app.replies.send(OWNER, conversation_id, body.text, [image_of(address) for address in body.images])
         return {"user_id": user_id, "reply_id": reply_id}
 
     @router.post("/conversations/{conversation_id}/regenerate")

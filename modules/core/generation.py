@@ -142,6 +142,7 @@ class EngineCard(BaseModel, frozen=True):
     template_origin: str = ""  # empty: the model has no chat template
     template_doubts: tuple[str, ...] | None = None  # what speaks against its own template, each with the cure; None: it has none or was not examined
     adds_bos: bool = False
+    vision: bool | None = False  # whether messages may have images; None: another server knows
     adapters: tuple[AdapterChoice, ...] = ()  # for requests that name none
     notes: tuple[str, ...] = ()
     pid: int = 0

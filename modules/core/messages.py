@@ -5,11 +5,16 @@ Knows no template and no storage: a `Message` is what a chat template receives.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+ImageKind = Literal["png", "jpeg", "webp", "gif"]
 Role = Literal["system", "user", "assistant", "tool", "developer"]
+
+IMAGE_LIMIT = 16  # in one request, or one message
+IMAGE_LIMIT_BYTES = 16 << 20
 
 THINKING_TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
@@ -20,6 +25,19 @@ THINKING_TAGS: tuple[tuple[str, str], ...] = (
 )
 
 
+class Image(BaseModel, frozen=True, extra="forbid"):
+    """An image of a message: its file, and before which character of the text it stands."""
+
+    kind: ImageKind
+    data: str = Field(repr=False)  # base64
+    at: int = Field(0, ge=0)
+
+    @property
+    def address(self) -> str:
+        """The image as a data URL."""
+        return f"data:image/{self.kind};base64,{self.data}"
+
+
 class Message(BaseModel, frozen=True, extra="forbid"):
     """One turn as a chat template sees it."""
 
@@ -28,10 +46,26 @@ class Message(BaseModel, frozen=True, extra="forbid"):
     name: str | None = None
     tool_calls: tuple[dict[str, Any], ...] | None = None
     tool_call_id: str | None = None
+    images: tuple[Image, ...] = ()  # by their places in the text
 
     def for_template(self) -> dict[str, Any]:
-        """Plain dictionary without empty fields, as templates expect."""
-        return self.model_dump(mode="json", exclude_none=True)
+        """Plain dictionary without empty fields and without images, as templates expect."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"images"})
+
+    def parts(self) -> list[str | Image]:
+        """Text and images in their order, without empty text."""
+        found: list[str | Image] = []
+        begin = 0
+        for image in self.images:
+            found += [self.content[begin : image.at], image]
+            begin = max(begin, image.at)
+        return [part for part in (*found, self.content[begin:]) if part]
+
+    def with_marks(self, marks: Iterable[str]) -> Message:
+        """The same message with a mark in the text where each of its images stood."""
+        left = iter(marks)
+        text = "".join(part if isinstance(part, str) else next(left) for part in self.parts())
+        return self.model_copy(update={"content": text, "images": ()})
 
 
 class Thought(NamedTuple):

@@ -52,6 +52,32 @@ class LogitsRow(Protocol):
         ...
 
 
+class ImageToken(int):
+    """A position of an image in a prompt: a number beyond the vocabulary, equal only for the same place in the same image.
+
+    Whoever counts, compares or caches ids need not know; whoever looks ids up in the vocabulary leaves these out.
+    """
+
+    image: Any  # what the loader made of the image
+    part: int  # which of its parts this position is in
+
+
+class ImageReader(Protocol):
+    """Turns image files into positions of a prompt, for a model that sees. One thread calls it."""
+
+    def image_ids(self, file: bytes) -> list[int]:
+        """The image, with the tokens that a model wants around it. The same file has the same ids as long as any of them are in use.
+
+        Raises:
+            InvalidRequest: no image, or one that this model cannot take.
+        """
+        ...
+
+    def look(self, token_ids: Sequence[int]) -> None:
+        """Do the work of looking at the images among these ids now, so that no step of the model has to wait for it."""
+        ...
+
+
 # One entry for each output of each row, in order: a float32 array [vocab] (a view where possible) or a LogitsRow that lives on a device.
 Logits = Sequence[Any]
 
@@ -230,6 +256,7 @@ class LoadedModel:
     info: ModelInfo
     template: TemplateSource | None = None
     set_adapters: Callable[[Sequence[Adapter]], None] | None = None  # whole-model LoRA set; what slots hold was computed with the set before
+    vision: ImageReader | None = None  # None: the model does not see images
     draft: DraftSource | None = None  # the engine owns it and closes it
     memory_bytes: int = 0  # measured growth of this process while loading
     notes: tuple[str, ...] = field(default=())  # sentences for the person: "context cut to 256: all this model was trained for"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from modules.core.model import ImageToken
 from modules.engine.payoff import StepTimes
 from modules.engine.sequence import Sequence as Running
 
@@ -53,7 +54,7 @@ class LookupDrafter:
         while start is not None and len(drafts) < count:
             place = start + len(drafts)
             token_id = ids[place] if place < len(ids) else drafts[place - len(ids)]  # a text that repeats itself goes on doing so
-            if token_id in sequence.end_ids:
+            if token_id in sequence.end_ids or isinstance(token_id, ImageToken):  # no model writes an image
                 break
             drafts.append(token_id)
         return drafts

@@ -11,6 +11,7 @@ from collections.abc import Sequence as SequenceABC
 from typing import TYPE_CHECKING
 
 from modules.core.errors import ContextOverflow, InvalidRequest
+from modules.core.model import ImageToken
 from modules.engine.detokenizer import Detokenizer, PieceTable
 from modules.engine.sampling import Sampler
 from modules.engine.sequence import Sequence
@@ -44,6 +45,7 @@ class Preparation:
         """
         ids = list(prompt_ids)
         self._check_prompt(ids)
+        words = [token_id for token_id in ids if token_id < self._vocab_size]  # positions of images repeat nothing and are no choice
         stops = tuple(dict.fromkeys((*params.stop, *stop)))
         stop_ids = {token_id: text for text in stops if (token_id := self._special_stop(text)) is not None}
         end_ids = self._tokenizer.end_ids
@@ -56,7 +58,7 @@ class Preparation:
                 params,
                 vocab_size=self._vocab_size,
                 end_ids=end_ids | stop_ids.keys(),
-                prompt_ids=ids,
+                prompt_ids=words,
                 breaker_ids=self._breakers(params.dry_sequence_breakers) if params.dry_multiplier else frozenset(),
             ),
             detokenizer=Detokenizer(self._pieces),
@@ -97,7 +99,9 @@ class Preparation:
         self._check_ids(ids)
 
     def _check_ids(self, ids: list[int]) -> None:
-        lowest, highest = min(ids), max(ids)
+        if isinstance(ids[-1], ImageToken):
+            raise InvalidRequest("The prompt ends with an image; write at least one word after it.", field="messages")
+        lowest, highest = min(ids), max(0 if isinstance(token_id, ImageToken) else token_id for token_id in ids)
         if lowest < 0 or highest >= self._vocab_size:
             raise InvalidRequest(
                 f"Token id {lowest if lowest < 0 else highest} is not in the vocabulary of {self._name}, which has the ids 0 to "

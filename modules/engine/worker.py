@@ -204,6 +204,7 @@ class Worker:
             template_origin=ready.model.template.origin if ready.model.template else "",
             template_doubts=ready.template_doubts,
             adds_bos=tokenizer.adds_bos,
+            vision=ready.model.vision is not None,
             notes=ready.model.notes,
             pid=os.getpid(),
         )

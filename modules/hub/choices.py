@@ -176,7 +176,7 @@ def _gguf_choices(files: Sequence[RemoteFile]) -> list[Choice]:
 def _gguf_choice(stem: str, files: list[RemoteFile]) -> Choice:
     name = split_path(stem)[1]
     is_addon = "mmproj" in name.lower()
-    notes = ["lets a model see images; Paddock does not use it yet"] if is_addon else []
+    notes = ["lets the models of this repository see images: download it too, then load the model again"] if is_addon else []
     if len(files) > 1:
         notes.append(f"{len(files)} parts, taken together")
     if "lora" in name.lower():

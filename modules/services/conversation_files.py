@@ -6,6 +6,7 @@ and `internal`, the list of [user text, reply] pairs that text-generation-webui 
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -13,9 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from modules.core.errors import InvalidRequest
+from modules.core.messages import IMAGE_LIMIT, IMAGE_LIMIT_BYTES, Image, ImageKind
 from modules.core.settings import validation_sentence
 from modules.services.conversation_settings import settings_from
-from modules.store.records import NewConversation, NewMessage, StoredConversation
+from modules.store.records import MessageRecord, NewConversation, NewImage, NewMessage, StoredConversation
 
 FORMAT = "paddock-conversation"
 VERSION = 1
@@ -24,6 +26,11 @@ TITLE_LIMIT = 200
 TITLE_CUT = 40
 GREETING_MARK = "<|BEGIN-VISIBLE-CHAT|>"  # stands for the user text before a greeting in `internal`
 Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
+
+
+class _FileImage(BaseModel, frozen=True, extra="ignore"):
+    kind: ImageKind
+    data: str = Field(max_length=IMAGE_LIMIT_BYTES // 3 * 4 + 4)
 
 
 class _FileMessage(BaseModel, frozen=True, extra="ignore"):
@@ -36,6 +43,7 @@ class _FileMessage(BaseModel, frozen=True, extra="ignore"):
     status: Literal["complete", "streaming", "stopped", "failed"] = "complete"
     error: str = Field("", max_length=5000)
     receipt: dict[str, Any] | None = None
+    images: tuple[_FileImage, ...] = Field((), max_length=IMAGE_LIMIT)
 
 
 class _File(BaseModel, frozen=True, extra="ignore"):
@@ -57,8 +65,8 @@ def title_from(text: str) -> str:
     return cut.rstrip(" ,.;:–—-") + "…"
 
 
-def exported(conversation: StoredConversation) -> dict[str, Any]:
-    """A conversation with all its messages as plain values."""
+def exported(conversation: StoredConversation, files: Mapping[str, bytes]) -> dict[str, Any]:
+    """A conversation with all its messages as plain values; `files` are those of its images, by hash."""
     fields = ("id", "parent_id", "role", "content", "created_s", "model", "status", "error", "receipt")
     return {
         "format": FORMAT,
@@ -69,8 +77,25 @@ def exported(conversation: StoredConversation) -> dict[str, Any]:
         "pinned": conversation.pinned,
         "settings": conversation.settings,
         "head_id": conversation.head_id,
-        "messages": [{name: getattr(message, name) for name in fields} for message in conversation.messages],
+        "messages": [{name: getattr(message, name) for name in fields} | _images(message, files) for message in conversation.messages],
     }
+
+
+def _images(message: MessageRecord, files: Mapping[str, bytes]) -> dict[str, Any]:
+    images = [{"kind": image.kind, "data": base64.b64encode(files[image.hash]).decode()} for image in message.images]
+    return {"images": images} if images else {}
+
+
+def new_images(images: Sequence[Image | _FileImage]) -> tuple[NewImage, ...]:
+    """Images as files.
+
+    Raises:
+        InvalidRequest: one is not in base64.
+    """
+    try:
+        return tuple(NewImage(image.kind, base64.b64decode(image.data, validate=True)) for image in images)
+    except ValueError as error:
+        raise InvalidRequest("An image is damaged: it is not in base64. Attach it again.", field="images") from error
 
 
 def imported(values: Mapping[str, Any]) -> NewConversation:
@@ -116,7 +141,9 @@ def _new_messages(messages: Sequence[_FileMessage], places: Mapping[str, int]) -
         status = "stopped" if message.status == "streaming" else message.status
         created_s = now_s if message.created_s is None else message.created_s
         found.append(
-            NewMessage(message.role, message.content, parent, created_s, message.model, status, message.error, message.receipt)
+            NewMessage(
+                message.role, message.content, parent, created_s, message.model, status, message.error, message.receipt, new_images(message.images)
+            )
         )
     return tuple(found)
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
 
-from modules.core.messages import Message, Role, without_thinking
+from modules.core.messages import Image, Message, Role, without_thinking
 from modules.store.records import MessageRecord
 
 SEPARATOR = "\n\n"
 
 
-def prompt_messages(path: Sequence[MessageRecord], system_prompt: str) -> tuple[Message, ...]:
-    """The messages of a path, as the model should see them.
+def prompt_messages(path: Sequence[MessageRecord], system_prompt: str, files: Mapping[str, bytes]) -> tuple[Message, ...]:
+    """The messages of a path, as the model should see them; `files` are those of their images, by hash.
 
     The system prompt comes first, joined with a system message that the conversation itself begins with. Earlier replies go without
     their thinking; those without an answer (failed, or stopped too early) are left out, and the user messages that then follow each
@@ -23,20 +24,27 @@ def prompt_messages(path: Sequence[MessageRecord], system_prompt: str) -> tuple[
         messages.append(Message(role="system", content=system_prompt))
     for record in path[:-1]:
         content = without_thinking(record.content) if record.role == "assistant" else record.content
-        if content.strip():
-            _add(messages, record.role, content)
+        if content.strip() or record.images:
+            _add(messages, _message(record, content, files))
     if path:
-        _add(messages, path[-1].role, path[-1].content)
+        _add(messages, _message(path[-1], path[-1].content, files))
     return tuple(messages)
 
 
-def _add(messages: list[Message], name: str, content: str) -> None:
-    role = _role(name)
-    joins = messages and messages[-1].role == role and (role == "user" or (role == "system" and len(messages) == 1))
-    if joins:
-        messages[-1] = Message(role=role, content=messages[-1].content + SEPARATOR + content)
-    else:
-        messages.append(Message(role=role, content=content))
+def _message(record: MessageRecord, content: str, files: Mapping[str, bytes]) -> Message:
+    """A message with its images before the text."""
+    images = tuple(Image(kind=image.kind, data=base64.b64encode(files[image.hash]).decode()) for image in record.images)
+    return Message(role=_role(record.role), content=content, images=images)
+
+
+def _add(messages: list[Message], new: Message) -> None:
+    before = messages[-1] if messages else None
+    if before is None or before.role != new.role or not (new.role == "user" or (new.role == "system" and len(messages) == 1)):
+        messages.append(new)
+        return
+    start = len(before.content) + len(SEPARATOR)
+    moved = tuple(image.model_copy(update={"at": image.at + start}) for image in new.images)
+    messages[-1] = Message(role=new.role, content=before.content + SEPARATOR + new.content, images=(*before.images, *moved))
 
 
 def _role(name: str) -> Role:

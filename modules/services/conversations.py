@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
-from modules.core.messages import Message
-from modules.services.conversation_files import TITLE_LIMIT, exported, imported, title_from
+from modules.core.messages import Image, Message
+from modules.services.conversation_files import TITLE_LIMIT, exported, imported, new_images, title_from
 from modules.services.conversation_news import ConversationChange, ConversationNews, Subscription
 from modules.services.conversation_prompt import prompt_messages
 from modules.services.conversation_settings import ConversationSettings, settings_from, stored_settings
@@ -24,6 +24,7 @@ from modules.store.records import (
     MessageStatus,
     NewConversation,
     NewMessage,
+    StoredConversation,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 SETTINGS_TRIES = 5
+IMAGES_IN_PROMPT_BYTES = 32 << 20
 BRANCH_MARK = " (branch)"
 ROLES = ("system", "user", "assistant")
 
@@ -139,7 +141,7 @@ class ConversationService:
 
     async def export(self, owner: str, conversation_id: str) -> dict[str, Any]:
         """The whole tree as plain values, for a JSON file."""
-        return exported(await self._run(lambda stores: stores.messages.read_all(owner, conversation_id)))
+        return await self._run(lambda stores: _exported(stores, owner, conversation_id))
 
     async def import_(self, owner: str, values: Mapping[str, Any]) -> str:
         """Store the content of an exported file as a new conversation; its id.
@@ -169,8 +171,20 @@ class ConversationService:
 
     async def messages_for_prompt(self, owner: str, message_id: str) -> tuple[Message, ...]:
         """What a model gets to see to answer (or continue) a message: system prompt, then the path to it."""
-        found, path = await self._run(lambda stores: stores.messages.path(owner, message_id))
-        return prompt_messages(path, stored_settings(found.settings).system_prompt)
+        found, path, files = await self._run(lambda stores: _path_with_files(stores, owner, message_id))
+        total_bytes = sum(len(files[image.hash]) for record in path for image in record.images)
+        if total_bytes > IMAGES_IN_PROMPT_BYTES:
+            raise InvalidRequest(
+                f"The images of this conversation have {total_bytes >> 20} MiB; {IMAGES_IN_PROMPT_BYTES >> 20} MiB can be looked at for one reply. "
+                "Go on in a new conversation.",
+                field="images",
+            )
+        return prompt_messages(path, stored_settings(found.settings).system_prompt, files)
+
+    async def image(self, owner: str, message_id: str, place: int) -> tuple[str, bytes]:
+        """Kind and file of an image of a message."""
+        found, file = await self._run(lambda stores: stores.messages.image(owner, message_id, place))
+        return found.kind, file
 
     async def append(
         self,
@@ -181,16 +195,16 @@ class ConversationService:
         content: str,
         *,
         status: MessageStatus = "complete",
-        model: str = "",
+        images: Sequence[Image] = (),
     ) -> MessageRecord:
         """Add a message below another one (None: a first message) and show it; the first user message gives the title.
 
         Raises:
-            InvalidRequest: no such role.
+            InvalidRequest: no such role, or an image that is not in base64.
         """
         if role not in ROLES:
             raise InvalidRequest(f"“{role[:40]}” is no role of a message; use {', '.join(ROLES)}.", field="role")
-        new = NewMessage(role, content, None, time.time(), model=model, status=status)
+        new = NewMessage(role, content, None, time.time(), status=status, images=new_images(images))
         auto_title = title_from(content) if role == "user" else ""
         message, title = await self._run(
             lambda stores: stores.messages.append(owner, conversation_id, parent_id, new, auto_title=auto_title)
@@ -266,6 +280,16 @@ def _update_settings(
     raise Conflict("This conversation was changed in another window meanwhile; look at it again and repeat.")
 
 
+def _path_with_files(stores: Stores, owner: str, message_id: str) -> tuple[StoredConversation, tuple[MessageRecord, ...], dict[str, bytes]]:
+    found, path = stores.messages.path(owner, message_id)
+    return found, path, stores.messages.image_files(owner, found.id, path)
+
+
+def _exported(stores: Stores, owner: str, conversation_id: str) -> dict[str, Any]:
+    found = stores.messages.read_all(owner, conversation_id)
+    return exported(found, stores.messages.image_files(owner, conversation_id, found.messages))
+
+
 def _branch(stores: Stores, owner: str, message_id: str) -> str:
     found, path = stores.messages.path(owner, message_id)
     messages: builtins.list[NewMessage] = []
@@ -281,6 +305,7 @@ def _branch(stores: Stores, owner: str, message_id: str) -> str:
                 status="stopped" if growing else record.status,
                 error=record.error,
                 receipt=record.receipt,
+                images=record.images,
             )
         )
     title = found.title.removesuffix(BRANCH_MARK)[: TITLE_LIMIT - len(BRANCH_MARK)] + BRANCH_MARK

@@ -106,10 +106,8 @@ class FitLearner:
         if graphics_bytes(card.loader) or not real:
             return  # a part lies where it is not measured
         options = {**self._models.remembered(card.name).options, "slots": card.slots}
-        if options.get("draft_model"):
-            return  # the memory and the speed of two models
-        if options.get("draft_model") or options.get("draft_lookup"):
-            return  # a second model is in the process, or a step writes several tokens: that says nothing of this model alone
+        if card.vision or options.get("draft_model") or options.get("draft_lookup"):
+            return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone
         expected = Expected(local_shape(path), card.loader, options, "float32", self._speed.known(card.loader))
         predicted = expected.needs.peak(max(seen.most_tokens, expected.held_tokens(card.context_length, card.slots)))
         speeds = list(seen.speeds)

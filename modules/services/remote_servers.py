@@ -200,6 +200,7 @@ class RemoteServers:
             memory_bytes=0,
             load_s=time.monotonic() - began_s,
             template_origin=f"the server {server}",
+            vision=None,
             host=_hosts(pool.server),
             leaves=_leaves(pool.server),
             notes=_notes(pool),

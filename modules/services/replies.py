@@ -16,7 +16,7 @@ from typing import Any
 
 from modules.core.errors import AppError, Conflict, InvalidRequest
 from modules.core.generation import ChatPrompt, Delta, GenerationRequest
-from modules.core.messages import split_thinking
+from modules.core.messages import Image, split_thinking
 from modules.core.model import AdapterChoice
 from modules.services.conversations import ConversationService, MessageStatus
 from modules.services.generation import ClientGeneration, GenerationService
@@ -97,19 +97,19 @@ class ReplyService:
 
     # ---- start -----------------------------------------------------------------------------------------------------
 
-    async def send(self, owner: str, conversation_id: str, text: str) -> tuple[str, str]:
-        """Add what the person wrote and start the reply; ids of both messages.
+    async def send(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> tuple[str, str]:
+        """Add what the person wrote and attached, and start the reply; ids of both messages.
 
         Raises:
             InvalidRequest: nothing written.
             Conflict: a reply is still being written.
         """
-        if not text.strip():
+        if not text.strip() and not images:
             raise InvalidRequest("There is nothing to send; write a message first.", field="text")
         with self._only_one(conversation_id):
             record = await self._conversations.read(owner, conversation_id)
             parent = record.messages[-1].id if record.messages else None
-            message = await self._conversations.append(owner, conversation_id, parent, "user", text)
+            message = await self._conversations.append(owner, conversation_id, parent, "user", text, images=images)
             return message.id, await self._answer(owner, conversation_id, message.id)
 
     async def regenerate(self, owner: str, conversation_id: str, message_id: str) -> str:

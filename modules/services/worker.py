@@ -5,6 +5,7 @@ The only place that knows all three. What it does with them is in `modules/engin
 
 from __future__ import annotations
 
+import base64
 import logging
 import os
 import sys
@@ -24,11 +25,12 @@ from modules.prompts.bos import for_model, needs_bos, single_bos
 from modules.prompts.doctor import doubts
 from modules.prompts.ending import Ending
 from modules.prompts.fitting import fit_chat
+from modules.prompts.image_marks import ImageMarks
 from modules.prompts.renderer import TemplateRenderer
 from modules.prompts.template import open_thinking_tag
 
 if TYPE_CHECKING:
-    from modules.core.messages import Message
+    from modules.core.messages import Image, Message
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,8 @@ class ModelPrompts:
             return ids
 
         fitted = fit_chat(prompt.messages, count=count, limit_tokens=room, policy=prompt.overflow)
+        if self._model.vision is not None:
+            self._model.vision.look(fitted.token_ids)
         text = texts[len(prompt.messages) - fitted.dropped]
         return Prepared(
             fitted.token_ids,
@@ -95,16 +99,34 @@ class ModelPrompts:
         )
 
     def _chat_ids(self, prompt: ChatPrompt, source: TemplateSource, messages: tuple[Message, ...]) -> tuple[list[int], str]:
+        marks = ImageMarks(messages)
         rendered = self._renderer.render(
             source,
-            messages,
+            marks.messages,
             tools=prompt.tools,
             add_generation_prompt=not prompt.continue_final_message,
             continue_final_message=prompt.continue_final_message,
             variables=prompt.template_variables,
         )
         text = single_bos(rendered.text, source.bos_token)
-        return self._encode(text, add_special=False, parse_special=True), text
+        ids: list[int] = []
+        for piece in marks.split(text):
+            ids += self._encode(piece, add_special=False, parse_special=True) if isinstance(piece, str) else self._image_ids(piece)
+        return ids, text
+
+    def _image_ids(self, image: Image) -> list[int]:
+        vision = self._model.vision
+        if vision is None:
+            raise InvalidRequest(
+                f"{self._model.info.name} does not see images. Choose a model that does, or put the projector made for this one (a file "
+                "mmproj-….gguf) beside it and load it again with llama.cpp.",
+                field="messages",
+            )
+        try:
+            file = base64.b64decode(image.data, validate=True)
+        except ValueError as error:
+            raise InvalidRequest("An image is not in base64; send data:image/png;base64,… and nothing else.", field="messages") from error
+        return vision.image_ids(file)
 
     def _template(self, chosen: TemplateSource | None) -> TemplateSource:
         """The template a person chose, with this model's special tokens, or the model's own."""

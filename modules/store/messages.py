@@ -16,18 +16,19 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from modules.core.errors import InvalidRequest, NotFound
 from modules.store.conversations import change, conversation_of, insert_conversation, new_id, owned
 from modules.store.database import Database
+from modules.store.images import ID_BATCH, file_of, images_of, put_images
 from modules.store.records import (
     MessageRecord,
     MessageStatus,
     NewConversation,
     NewMessage,
     StoredConversation,
+    StoredImage,
 )
 from modules.store.schema import conversations, messages
 from modules.store.tree import MessageTree
 
 INTERRUPTED = "The server stopped while this was being written; the text so far was kept."
-ID_BATCH = 500  # SQLite takes a limited number of values in one statement
 
 
 class MessageStore:
@@ -59,7 +60,9 @@ class MessageStore:
         query = select(messages).where(messages.c.conversation_id == conversation_id).order_by(messages.c.position)
         with self._database.read() as connection:
             found = conversation_of(owned(connection, owner, conversation_id))
-            return replace(found, messages=tuple(_record(row, ()) for row in connection.execute(query)))
+            rows = connection.execute(query).all()
+            images = images_of(connection, [row.id for row in rows])
+            return replace(found, messages=tuple(_record(row, (), images.get(row.id, ())) for row in rows))
 
     def message(self, owner: str, message_id: str) -> MessageRecord:
         """One message.
@@ -77,6 +80,27 @@ class MessageStore:
             tree = _tree(connection, row.conversation_id)
             found = conversation_of(owned(connection, owner, row.conversation_id))
             return found, _records(connection, tree, tree.path(message_id))
+
+    def image(self, owner: str, message_id: str, place: int) -> tuple[StoredImage, bytes]:
+        """An image of a message with its file.
+
+        Raises:
+            NotFound: there is none, or it is another owner's.
+        """
+        with self._database.read() as connection:
+            _owned_message(connection, owner, message_id)
+            found = images_of(connection, [message_id]).get(message_id, ())
+            if not 0 <= place < len(found):
+                raise NotFound("There is no such image; its message may have been deleted. Reload the conversation.")
+            return found[place], file_of(connection, found[place].hash) or b""
+
+    def image_files(self, owner: str, conversation_id: str, records: Iterable[MessageRecord]) -> dict[str, bytes]:
+        """The files of the images of messages of a conversation, by their hashes."""
+        with self._database.read() as connection:
+            owned(connection, owner, conversation_id)
+            own = [record.images for record in records if record.conversation_id == conversation_id]
+            hashes = dict.fromkeys(image.hash for images in own for image in images)
+            return {key: file for key in hashes if (file := file_of(connection, key)) is not None}
 
     # ---- writing ---------------------------------------------------------------------------------------------------
 
@@ -110,11 +134,12 @@ class MessageStore:
             return _with_versions(connection, _owned_message(connection, owner, message_id)), title
 
     def add_version(self, owner: str, message_id: str, new: NewMessage, rev: int | None = None) -> MessageRecord:
-        """Add a message beside another one, in its role, and show it."""
+        """Add a message beside another one, in its role and with its images, and show it."""
         with self._database.write() as connection:
             row = _owned_message(connection, owner, message_id)
             owned(connection, owner, row.conversation_id, rev)
-            added_id = _insert(connection, row.conversation_id, row.parent_id, replace(new, role=row.role))
+            images = images_of(connection, [message_id]).get(message_id, ())
+            added_id = _insert(connection, row.conversation_id, row.parent_id, replace(new, role=row.role, images=images))
             change(connection, row.conversation_id, head_id=added_id, updated_s=time.time())
             return _with_versions(connection, _owned_message(connection, owner, added_id))
 
@@ -168,6 +193,7 @@ class MessageStore:
                 rows.append(_row(conversation_id, parent_id, message))
             if rows:
                 connection.execute(insert(messages), rows)
+                put_images(connection, ((row["id"], message.images) for row, message in zip(rows, new.messages, strict=True)))
                 head_id = rows[-1 if new.head is None else new.head]["id"]
                 connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(head_id=head_id))
             return conversation_id
@@ -195,6 +221,7 @@ def _has_role(connection: Connection, conversation_id: str, role: str) -> bool:
 def _insert(connection: Connection, conversation_id: str, parent_id: str | None, new: NewMessage) -> str:
     row = _row(conversation_id, parent_id, new)
     connection.execute(insert(messages), [row])
+    put_images(connection, [(row["id"], new.images)])
     return str(row["id"])
 
 
@@ -223,19 +250,20 @@ def _tree(connection: Connection, conversation_id: str) -> MessageTree:
 def _records(connection: Connection, tree: MessageTree, path: Sequence[str]) -> tuple[MessageRecord, ...]:
     """The messages of a path, in its order."""
     found: dict[str, MessageRecord] = {}
+    images = images_of(connection, path)
     for batch in _batches(path):
         for row in connection.execute(select(messages).where(messages.c.id.in_(batch))):
-            found[row.id] = _record(row, tree.versions(row.id))
+            found[row.id] = _record(row, tree.versions(row.id), images.get(row.id, ()))
     return tuple(found[message_id] for message_id in path)
 
 
 def _with_versions(connection: Connection, row: Row[Any]) -> MessageRecord:
     same_parent = messages.c.parent_id.is_(None) if row.parent_id is None else messages.c.parent_id == row.parent_id
     query = select(messages.c.id).where(messages.c.conversation_id == row.conversation_id, same_parent).order_by(messages.c.position)
-    return _record(row, tuple(connection.execute(query).scalars()))
+    return _record(row, tuple(connection.execute(query).scalars()), images_of(connection, [row.id]).get(row.id, ()))
 
 
-def _record(row: Row[Any], version_ids: tuple[str, ...]) -> MessageRecord:
+def _record(row: Row[Any], version_ids: tuple[str, ...], images: tuple[StoredImage, ...]) -> MessageRecord:
     status: MessageStatus = row.status
     return MessageRecord(
         id=row.id,
@@ -250,6 +278,7 @@ def _record(row: Row[Any], version_ids: tuple[str, ...]) -> MessageRecord:
         error=row.error,
         receipt=row.receipt,
         version_ids=version_ids,
+        images=images,
     )
 
 

@@ -78,7 +78,21 @@ _FIRST = (
     END""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_IMAGES = (
+    "CREATE TABLE images (hash TEXT NOT NULL PRIMARY KEY, kind TEXT NOT NULL, file BLOB NOT NULL)",
+    """CREATE TABLE message_images (
+        message_id TEXT NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
+        place INTEGER NOT NULL,
+        hash TEXT NOT NULL REFERENCES images (hash),
+        PRIMARY KEY (message_id, place))""",
+    "CREATE INDEX message_images_of_image ON message_images (hash)",
+    """CREATE TRIGGER images_unused AFTER DELETE ON message_images
+        WHEN NOT EXISTS (SELECT 1 FROM message_images WHERE hash = old.hash) BEGIN
+        DELETE FROM images WHERE hash = old.hash;
+    END""",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IMAGES)
 
 
 def migrate(connection: Connection) -> None:

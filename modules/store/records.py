@@ -5,7 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from modules.core.messages import ImageKind
+
 MessageStatus = Literal["complete", "streaming", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """An image of a message; its file is read when it is needed."""
+
+    kind: ImageKind
+    hash: str  # SHA-256 of the file
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """An image to be stored."""
+
+    kind: ImageKind
+    file: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +54,7 @@ class MessageRecord:
     error: str = ""
     receipt: dict[str, Any] | None = None
     version_ids: tuple[str, ...] = ()
+    images: tuple[StoredImage, ...] = ()  # before its text
 
     @property
     def version_index(self) -> int:
@@ -76,6 +95,7 @@ class NewMessage:
     status: MessageStatus = "complete"
     error: str = ""
     receipt: dict[str, Any] | None = None
+    images: tuple[NewImage | StoredImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -84,6 +85,23 @@ messages = Table(
     Index("messages_of_conversation", "conversation_id", "position"),
     Index("messages_of_parent", "parent_id"),
     sqlite_autoincrement=True,
+)
+
+images = Table(
+    "images",
+    metadata,
+    Column("hash", Text, primary_key=True),  # SHA-256 of the file
+    Column("kind", Text, nullable=False),
+    Column("file", LargeBinary, nullable=False),
+)
+
+message_images = Table(
+    "message_images",
+    metadata,
+    Column("message_id", Text, ForeignKey("messages.id", ondelete="CASCADE"), primary_key=True),
+    Column("place", Integer, primary_key=True),
+    Column("hash", Text, ForeignKey("images.hash"), nullable=False),
+    Index("message_images_of_image", "hash"),
 )
 
 notebooks = Table(

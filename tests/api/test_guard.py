@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from modules.api.guard import JSON_LIMIT_BYTES, Guard
+from modules.api.guard import IMAGES_LIMIT_BYTES, JSON_LIMIT_BYTES, Guard
 
 HOME = "http://127.0.0.1:7860"
 
@@ -23,6 +23,7 @@ def guarded(root_path: str = "", **options: Any) -> httpx.AsyncClient:
     async def read() -> dict[str, bool]:
         return {"read": True}
 
+    @api.post("/v1/completions")
     @api.post("/v1/chat/completions")
     async def write(request: Request) -> dict[str, int]:
         return {"bytes": len(await request.body())}
@@ -98,17 +99,18 @@ async def test_forbidden_routes_do_not_exist() -> None:
         assert (await client.get("/gradio_api/file=http://127.0.0.1/")).status_code == 404
 
 
-async def test_a_long_body_is_refused_by_its_length_and_by_its_bytes() -> None:
+@pytest.mark.parametrize(("path", "limit"), [("/v1/completions", JSON_LIMIT_BYTES), ("/v1/chat/completions", IMAGES_LIMIT_BYTES)])
+async def test_a_long_body_is_refused_by_its_length_and_by_its_bytes(path: str, limit: int) -> None:
     async def chunks() -> Any:
-        for _ in range(JSON_LIMIT_BYTES // (1 << 20) + 2):
+        for _ in range(limit // (1 << 20) + 2):
             yield b"x" * (1 << 20)
 
     async with guarded() as client:
-        declared = await client.post("/v1/chat/completions", content=b"x" * (JSON_LIMIT_BYTES + 1))
-        counted = await client.post("/v1/chat/completions", content=chunks())
+        declared = await client.post(path, content=b"x" * (limit + 1))
+        counted = await client.post(path, content=chunks())
     assert declared.status_code == 413
     assert counted.status_code == 413
-    assert str(JSON_LIMIT_BYTES) in counted.json()["error"]["message"]
+    assert str(limit) in counted.json()["error"]["message"]
 
 
 async def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

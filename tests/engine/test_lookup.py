@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from modules.core.model import DraftSource
+from modules.core.model import DraftSource, ImageToken
 from modules.core.params import GenerationParams
 from modules.engine.lookup import LookupDrafter
 from modules.engine.sequence import Sequence
@@ -33,6 +33,12 @@ def test_what_followed_the_last_three_tokens_at_their_latest_place_is_proposed()
 @pytest.mark.parametrize("text", [[], [1], [1, 2], [1, 2, 3], [1, 2, 3, 4], [1, 2, 3, 4, 2, 3], [5, 1, 2, 3, 9, 1, 2]])
 def test_new_tokens_have_no_guess(text):
     assert guess(LookupDrafter(), sequence(text)) == []
+
+
+def test_an_image_that_followed_is_no_guess():
+    image = [ImageToken(number) for number in range(500, 504)]
+    assert guess(LookupDrafter(), sequence([1, 2, 3, *image, 4, 1, 2, 3])) == []
+    assert guess(LookupDrafter(), sequence([1, 2, 3, 4, *image, 5, 1, 2, 3])) == [4]
 
 
 def test_a_text_that_repeats_itself_goes_on_repeating():

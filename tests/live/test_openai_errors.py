@@ -11,12 +11,14 @@ from tests.paddock_server import STARTER
 
 HELLO = [{"role": "user", "content": "Hello"}]
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
+SOUND = [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 # What is sent beside model and messages, the field that the answer names, and words of the sentence
 REFUSED_CHATS = (
     ({"messages": []}, "messages", "at least 1 item"),
     ({"messages": [{"role": "nobody", "content": "x"}]}, "messages.0.role", "nobody"),
-    ({"messages": IMAGE}, "messages.0.content", "parts of type “image_url” are not supported yet; send text"),
+    ({"messages": IMAGE}, "messages.0.content", "an image is no PNG, JPEG, WebP or GIF file"),
+    ({"messages": SOUND}, "messages.0.content", "parts of type “input_audio” are not supported yet; send text, or images as image_url"),
     ({"temperature": 9}, "temperature", "less than or equal to 5; got 9"),
     ({"temperature": -1}, "temperature", "greater than or equal to 0; got -1"),
     ({"top_p": 0}, "top_p", "greater than 0; got 0"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
+from modules.core.messages import Image
 from modules.services.conversation_files import title_from
 from modules.services.conversations import ConversationService
 from modules.services.storage import Storage
@@ -60,6 +62,21 @@ async def test_an_exported_conversation_comes_back_as_it_was(service: Conversati
     assert [message.content for message in (await service.read(BOB, copy_id)).messages] == ["question", "reply ✓", "thanks"]
     with pytest.raises(NotFound):
         await service.read(ANN, copy_id)
+
+
+async def test_images_travel_with_their_messages(service: ConversationService) -> None:
+    conversation_id = await service.create(ANN)
+    images = [Image(kind="webp", data=base64.b64encode(data).decode()) for data in (b"first", b"second")]
+    message = await service.append(ANN, conversation_id, None, "user", "look", images=images)
+    await service.append(ANN, conversation_id, message.id, "assistant", "A fox.")
+    file = json.loads(json.dumps(await service.export(ANN, conversation_id)))
+    assert "images" not in file["messages"][1]
+    back = (await service.read(BOB, await service.import_(BOB, file))).messages[0]
+    assert [await service.image(BOB, back.id, place) for place in (0, 1)] == [("webp", b"first"), ("webp", b"second")]
+    for wrong in ({"kind": "svg", "data": ""}, {"kind": "png"}, {"kind": "png", "data": "%"}):
+        file["messages"][0]["images"] = [wrong]
+        with pytest.raises(InvalidRequest):
+            await service.import_(BOB, file)
 
 
 def shape(file: dict) -> dict:

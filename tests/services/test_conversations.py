@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
-from modules.core.messages import Message
+from modules.core.messages import Image, Message
 from modules.services.conversations import ConversationService, ConversationSettings
 from modules.services.storage import Storage
 
@@ -246,7 +247,45 @@ async def test_a_system_message_of_the_conversation_joins_the_system_prompt(serv
     assert await prompt(service, question.id) == [("system", "Be brief.\n\nSpeak French."), ("user", "question")]
 
 
+async def test_images_stand_before_the_text_of_their_message(service: ConversationService) -> None:
+    conversation_id = await service.create(ANN)
+    first = await service.append(ANN, conversation_id, None, "user", "one", images=[image(b"A"), image(b"B")])
+    second = await service.append(ANN, conversation_id, first.id, "user", "", images=[image(b"C")])  # no reply came between
+    third = await service.append(ANN, conversation_id, second.id, "user", "three")
+    (message,) = await service.messages_for_prompt(ANN, third.id)
+    assert [part if isinstance(part, str) else base64.b64decode(part.data) for part in message.parts()] == [b"A", b"B", "one\n\n", b"C", "\n\nthree"]
+    assert await service.image(ANN, first.id, 1) == ("png", b"B")
+    with pytest.raises(NotFound):
+        await service.image(ANN, first.id, 2)
+
+
+async def test_a_version_and_a_branch_keep_the_images(service: ConversationService) -> None:
+    conversation_id = await service.create(ANN)
+    message = await service.append(ANN, conversation_id, None, "user", "one", images=[image(b"A")])
+    version = await service.add_version(ANN, message.id, "uno")
+    copy = (await service.read(ANN, await service.branch(ANN, version.id))).messages[0]
+    await service.delete(ANN, conversation_id)
+    assert await service.image(ANN, copy.id, 0) == ("png", b"A")
+
+
+async def test_more_than_can_be_looked_at_is_refused(service: ConversationService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.services.conversations.IMAGES_IN_PROMPT_BYTES", 1 << 20)
+    conversation_id = await service.create(ANN)
+    half = image(bytes(600_000))
+    first = await service.append(ANN, conversation_id, None, "user", "one", images=[half])
+    assert len(await service.messages_for_prompt(ANN, first.id)) == 1
+    second = await service.append(ANN, conversation_id, first.id, "user", "two", images=[half])
+    with pytest.raises(InvalidRequest, match="1 MiB can be looked at for one reply. Go on in a new conversation"):
+        await service.messages_for_prompt(ANN, second.id)
+    with pytest.raises(InvalidRequest, match="not in base64"):
+        await service.append(ANN, conversation_id, first.id, "user", "x", images=[Image(kind="png", data="%")])
+
+
 # ---- owners, news --------------------------------------------------------------------------------------------
+
+
+def image(file: bytes) -> Image:
+    return Image(kind="png", data=base64.b64encode(file).decode())
 
 
 CALLS = {
@@ -259,6 +298,7 @@ CALLS = {
     "message": lambda c, m: (m,),
     "message_text": lambda c, m: (m,),
     "messages_for_prompt": lambda c, m: (m,),
+    "image": lambda c, m: (m, 0),
     "append": lambda c, m: (c, m, "user", "x"),
     "add_version": lambda c, m: (m, "x"),
     "select_version": lambda c, m: (m,),

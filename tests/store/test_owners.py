@@ -11,7 +11,7 @@ from modules.store.conversations import ConversationStore
 from modules.store.database import Database
 from modules.store.messages import MessageStore
 from modules.store.notebooks import NotebookStore
-from modules.store.records import NewMessage
+from modules.store.records import NewImage, NewMessage
 
 NEW = NewMessage("user", "stranger's text", None, 1.0)
 CONVERSATION_VERBS = {
@@ -21,8 +21,8 @@ CONVERSATION_VERBS = {
     "change_settings": ({"system_prompt": "x"},),
     "delete": (),
 }
-ON_CONVERSATION = {"read": (), "read_all": (), "append": (None, NEW)}
-ON_MESSAGE = {"message": (), "path": (), "add_version": (NEW,), "save": ({"content": "x", "status": "complete"},), "select": (), "delete": ()}
+ON_CONVERSATION = {"read": (), "read_all": (), "append": (None, NEW), "image_files": ((),)}
+ON_MESSAGE = {"message": (), "path": (), "image": (0,), "add_version": (NEW,), "save": ({"content": "x", "status": "complete"},), "select": (), "delete": ()}
 NO_ID = {"list", "create", "recover", "insert_tree"}
 
 
@@ -38,7 +38,7 @@ def test_every_verb_is_tried() -> None:
 @pytest.fixture
 def ids(conversations: ConversationStore, messages: MessageStore) -> tuple[str, str]:
     conversation_id = conversations.create("ann", {})
-    return conversation_id, messages.append("ann", conversation_id, None, NewMessage("user", "secret plan", None, 1.0))[0].id
+    return conversation_id, messages.append("ann", conversation_id, None, NewMessage("user", "secret plan", None, 1.0, images=(NewImage("png", b"secret picture"),)))[0].id
 
 
 @pytest.mark.parametrize("verb", CONVERSATION_VERBS)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ LOG_LINES = 200
 ERROR_LEVEL = 4  # ggml: debug 1, info 2, warn 3, error 4, continuation 5
 CONTINUATION_LEVEL = 5
 MESSAGE_LIMIT = 400
+FLASH_ATTENTION = MappingProxyType({"auto": -1, "off": 0, "on": 1})  # llama.h
 
 
 def library() -> Any:
@@ -54,6 +56,7 @@ class NativeLog:
         self._python = self._binding.llama_log_callback(self._receive)
         # A pointer to a C function that ignores its arguments; a Python callback would take the lock inside every decode
         self._silent = ctypes.cast(ctypes.pythonapi.Py_IsInitialized, self._binding.llama_log_callback)
+        self._setters: list[Callable[[Any, Any], None]] = [self._binding.llama_log_set]
 
     def _receive(self, level: int, text: bytes, _user_data: Any) -> None:
         line = text.decode("utf-8", "replace")
@@ -66,11 +69,19 @@ class NativeLog:
     def listen(self) -> None:
         """Collect lines from now on."""
         self._lines.clear()
-        self._binding.llama_log_set(self._python, None)
+        self._set(self._python)
 
     def silence(self) -> None:
         """Drop all output from now on; costs nothing."""
-        self._binding.llama_log_set(self._silent, None)
+        self._set(self._silent)
+
+    def include(self, setter: Callable[[Any, Any], None]) -> None:
+        """Another library with a log of its own: from the next `listen` or `silence` on it is heard with the rest."""
+        self._setters.append(setter)
+
+    def _set(self, receiver: Any) -> None:
+        for setter in self._setters:
+            setter(receiver, None)
 
     def errors(self) -> str:
         """The error lines since `listen`, joined and shortened; empty if there were none."""

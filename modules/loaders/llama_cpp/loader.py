@@ -20,13 +20,24 @@ from modules.loaders.draft import with_draft
 from modules.loaders.fit import Needs, together
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
 from modules.loaders.llama_cpp.adapters import AdapterSet
-from modules.loaders.llama_cpp.c_api import NativeLog, kept_in_memory, library
-from modules.loaders.llama_cpp.memory import Plan, estimate, layers_that_fit, plan_context, share_on_gpu
+from modules.loaders.llama_cpp.c_api import FLASH_ATTENTION, NativeLog, kept_in_memory, library
+from modules.loaders.llama_cpp.memory import (
+    TO_COME_BYTES,
+    Plan,
+    estimate,
+    layers_that_fit,
+    plan_context,
+    projector_needs,
+    share_on_gpu,
+)
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.peft_adapter import base_shape
+from modules.loaders.llama_cpp.projector import Projector
+from modules.loaders.llama_cpp.projector_file import Choice, choose_projector, without_projector
 from modules.loaders.llama_cpp.runner import LlamaCppRunner, most_outputs
 from modules.loaders.llama_cpp.threads import MEASURE_BELOW_BYTES, fastest_threads
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
+from modules.loaders.llama_cpp.vision_runner import VisionRunner
 from modules.loaders.machine import (
     RESERVE_BYTES,
     available_bytes,
@@ -62,9 +73,9 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not wait for a debugger
     binding = library()
     shape = gguf_shape((header,), info.size_bytes)
-    asked = options
-    options, gpu_share, notes = _placed(shape, asked, can_offload=bool(binding.llama_supports_gpu_offload()))
-    plan = plan_context(header, _needs(shape, options, gpu_share), options)
+    asked, eyes = options, choose_projector(path, options.mmproj)
+    options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=bool(binding.llama_supports_gpu_offload()))
+    plan = plan_context(header, _needs(shape, options, eyes, gpu_share), options)
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
@@ -76,11 +87,14 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         undo.callback(binding.llama_model_free, model)
         if binding.llama_model_has_encoder(model) or not binding.llama_model_has_decoder(model):
             raise UnsupportedFormat(f"{path.name} is not a model that continues text ({header.architecture}); choose another one.")
+        projector, eyes = _open_projector(eyes, model, options, progress, log)
+        if projector is not None:
+            undo.callback(projector.close)
         progress("Making the key-value cache", None)
         context = _make_context(model, options, plan, path.name, log)
         log.silence()
         undo.pop_all()
-    runner = LlamaCppRunner(context, model, options, plan.context_length, on_close=lambda: binding.llama_model_free(model))
+    runner = _make_runner(context, model, projector, options, plan)
     progress("Measuring threads", None)
     _set_threads(runner, context, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not gpu_share)
     tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
@@ -92,25 +106,28 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         info=info,
         template=_template(header, tokenizer),
         set_adapters=adapters.apply,
+        vision=projector,
         memory_bytes=max(0, resident_bytes() - before),
-        notes=(*notes, *plan.notes),
+        notes=(*notes, *plan.notes, *filter(None, (eyes.note,))),
     )
     return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
 
 
-def _placed(shape: Shape, options: LlamaCppOptions, *, can_offload: bool) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:
+def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload: bool) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:
     """The options with the number of layers that fits on the graphics card, the share of the model that is, and a note where it is a part."""
     if not can_offload:
         return options, 0.0, ()
-    layers = layers_that_fit(shape, options, graphics_bytes("llama.cpp"), max(0, available_bytes() - RESERVE_BYTES))
+    graphics = max(0, graphics_bytes("llama.cpp") - projector_needs(eyes.header, on_gpu=False))  # it lies there too
+    layers = layers_that_fit(shape, options, graphics, max(0, available_bytes() - RESERVE_BYTES))
     chosen = 0 <= layers != options.gpu_layers
     note = f"{layers} of {shape.layers} layers are on the graphics card: what fits into its free memory; fewer slots or a shorter context make room for more."
     return options.model_copy(update={"gpu_layers": layers}), share_on_gpu(layers, shape), (note,) if chosen else ()
 
 
-def _needs(shape: Shape, options: LlamaCppOptions, gpu_share: float) -> Needs:
-    """What the model takes, and the draft model beside it."""
-    wanted = estimate(shape, options, gpu_share=gpu_share)
+def _needs(shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> Needs:
+    """What the model takes, and the projector and the draft model beside it."""
+    beside = TO_COME_BYTES + projector_needs(eyes.header, on_gpu=gpu_share > 0)
+    wanted = estimate(shape, options, gpu_share=gpu_share, process_bytes=beside)
     if not options.draft_model:
         return wanted
     path = Path(options.draft_model)
@@ -120,6 +137,36 @@ def _needs(shape: Shape, options: LlamaCppOptions, gpu_share: float) -> Needs:
     if draft.problem:
         raise UnsupportedFormat(f"The draft model: {draft.problem}", field="draft_model")
     return together(wanted, estimate(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, gpu_share=gpu_share))
+
+
+def _make_runner(context: int, model: int, projector: Projector | None, options: LlamaCppOptions, plan: Plan) -> LlamaCppRunner:
+    """The runner that owns context, projector and model."""
+
+    def close() -> None:
+        if projector is not None:
+            projector.close()
+        library().llama_model_free(model)
+
+    if projector is None:
+        return LlamaCppRunner(context, model, options, plan.context_length, on_close=close)
+    return VisionRunner(context, model, options, plan.context_length, on_close=close, projector=projector)
+
+
+def _open_projector(
+    choice: Choice, model: int, options: LlamaCppOptions, progress: Progress, log: NativeLog
+) -> tuple[Projector | None, Choice]:
+    """The chosen projector, read in; without one that was only found and does not fit."""
+    if choice.header is None:
+        return None, choice
+    progress("Reading the vision projector", None)
+    try:
+        return Projector(choice.header.path, model, options, log), Choice(choice.header, f"Sees images, through {choice.header.path.name}.")
+    except UnsupportedFormat as error:
+        if options.mmproj != "auto":
+            raise
+        return None, Choice(note=without_projector(error))
+    finally:
+        log.listen()
 
 
 def _template(header: GgufHeader, tokenizer: LlamaCppTokenizer) -> TemplateSource | None:
@@ -175,7 +222,7 @@ def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, l
     params.n_outputs_max = most_outputs(vocab_size, options)
     params.kv_unified = True  # slots share one cache, and a prefix can be shared between them
     params.no_perf = True
-    params.flash_attn_type = {"auto": -1, "off": 0, "on": 1}[options.flash_attention]
+    params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.type_k = params.type_v = {"f16": 1, "q8_0": 8, "q4_0": 2}[options.kv_type]
     params.offload_kqv = options.offload_kqv
     params.rope_freq_base = options.rope_freq_base

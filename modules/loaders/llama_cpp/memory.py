@@ -20,6 +20,7 @@ LEAST_CONTEXT_TOKENS = 256  # llama.cpp raises smaller ones to this
 PROCESS_BYTES = 64 << 20  # of the engine's process beside the model, until it is measured on this machine
 TO_COME_BYTES = 16 << 20  # the part of it that a process takes after it began to load
 WORD_BYTES, MERGED_WORD_BYTES = 330, 460  # of each entry of a vocabulary, in the tables of llama.cpp and of the engine: measured
+PROJECTOR_WORK_BYTES = 128 << 20  # an image while it is looked at; reckoned for a ViT-L, not measured
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
 
 
@@ -30,6 +31,11 @@ class Plan:
     context_length: int
     capacity_tokens: int
     notes: tuple[str, ...] = ()
+
+
+def projector_needs(header: GgufHeader | None, *, on_gpu: bool) -> int:
+    """Bytes of main memory for a vision projector: on a GPU what it works with stays there too."""
+    return 0 if header is None else PROJECTOR_WORK_BYTES if on_gpu else header.size_bytes + PROJECTOR_WORK_BYTES
 
 
 def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, process_bytes: int = TO_COME_BYTES, copied_bytes: int = 0) -> Needs:

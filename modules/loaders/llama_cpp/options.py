@@ -20,9 +20,12 @@ EXPERT_TENSORS = (
     r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"  # how every mixture-of-experts file of llama.cpp names them
 )
 
+LEAST_IMAGE_TOKENS = 128
+
 MEMORY = "Memory and batches"
 GPUS = "Several devices"
 ROPE = "RoPE"
+VISION = "Images"
 
 
 class LlamaCppOptions(LoadOptions):
@@ -128,6 +131,34 @@ class LlamaCppOptions(LoadOptions):
         description="For machines with several memory nodes: spread over all, stay on one, or as numactl set it.",
         json_schema_extra={"group": MEMORY},
     )
+    mmproj: str = Field(
+        "auto",
+        max_length=400,
+        description="The projector that lets a model see images: the name of its file beside the model; auto takes the one that lies there, none does without.",
+        json_schema_extra={"group": VISION},
+    )
+    image_tokens: int = Field(
+        0,
+        ge=0,
+        le=16384,
+        description="Most tokens of an image, from 128 on; fewer are read faster and show less detail. 0 takes the model's own limit.",
+        json_schema_extra={"group": VISION},
+    )
+
+    @field_validator("mmproj")
+    @classmethod
+    def _file_name(cls, value: str) -> str:
+        value = value.strip() or "auto"
+        if value not in ("auto", "none") and (re.search(r'[/\\:\0]', value) or not value.lower().endswith(".gguf")):
+            raise ValueError("mmproj is auto, none, or the name of a GGUF file beside the model, without folders")
+        return value
+
+    @field_validator("image_tokens")
+    @classmethod
+    def _enough_to_see(cls, value: int) -> int:
+        if 0 < value < LEAST_IMAGE_TOKENS:
+            raise ValueError(f"image_tokens is 0 or at least {LEAST_IMAGE_TOKENS}: with fewer, models see nothing")
+        return value
 
     @field_validator("tensor_split")
     @classmethod
@@ -175,6 +206,7 @@ class LlamaCppOptions(LoadOptions):
         """How a draft model is loaded beside a model: with the same slots and the same room, and what is said of the model's own insides left out."""
         own = {
             "draft_model": "",
+            "mmproj": "none",
             "draft_lookup": False,
             "rope_freq_base": 0.0,
             "rope_freq_scale": 0.0,

@@ -95,7 +95,10 @@ class LlamaCppRunner:
             raise AppError("This model was unloaded; load it again.")
 
     def _decode(self) -> None:
-        code = int(self._binding.llama_decode(self._context, self._batch.seal()))
+        self._finish(int(self._binding.llama_decode(self._context, self._batch.seal())))
+
+    def _finish(self, code: int) -> None:
+        """Wait for a step, or turn what llama.cpp returned for it into an error."""
         if code == 0:
             self._binding.llama_synchronize(self._context)  # on a GPU the wait belongs here, where the interpreter lock is free
             return

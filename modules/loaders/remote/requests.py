@@ -7,6 +7,7 @@ from typing import Any
 
 from modules.core.errors import InvalidRequest
 from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt
+from modules.core.messages import Message
 from modules.loaders.remote.kinds import sampling, spec_of
 from modules.loaders.remote.options import Kind
 
@@ -82,7 +83,7 @@ class Ask:
 
 def _chat(prompt: ChatPrompt, kind: Kind) -> dict[str, Any]:
     spec = spec_of(kind)
-    body: dict[str, Any] = {"messages": [message.for_template() for message in prompt.messages]}
+    body: dict[str, Any] = {"messages": [_message(message) for message in prompt.messages]}
     if prompt.continue_final_message:
         if spec.continues is None:
             raise InvalidRequest(
@@ -98,4 +99,17 @@ def _chat(prompt: ChatPrompt, kind: Kind) -> dict[str, Any]:
         body["chat_template_kwargs"] = dict(prompt.template_variables)
     if prompt.tools:
         body["tools"] = list(prompt.tools)
+    return body
+
+
+def _message(message: Message) -> dict[str, Any]:
+    """A message; with images it is in parts."""
+    body = message.for_template()
+    if message.images:
+        body["content"] = [
+            {"type": "text", "text": part}
+            if isinstance(part, str)
+            else {"type": "image_url", "image_url": {"url": part.address}}
+            for part in message.parts()
+        ]
     return body

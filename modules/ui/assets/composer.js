@@ -1,5 +1,6 @@
 // The box at the bottom: text that is never lost, Send or Stop, the token count and the model's name.
 
+import { Attachments } from "./attachments.js";
 import { autoGrow, h, icon, number, plural } from "./dom.js";
 import { listen, modelInWords, openArea, request, shortName, state } from "./page.js";
 import { whereItGoes } from "./remote_row.js";
@@ -7,7 +8,7 @@ import { whereItGoes } from "./remote_row.js";
 const draftKey = (id) => `paddock.draft.${id}`;
 
 export class Composer {
-  /** `send(text)` resolves to true when the server has taken the text; `stop()` ends the running reply. */
+  /** `send(text, images)` resolves to true when the server has taken the text; `stop()` ends the running reply. */
   constructor({ send, stop }) {
     Object.assign(this, { sendText: send, stopReply: stop, conversation: null, running: false, used: 0, counting: 0 });
     this.text = h("textarea", { id: "message-text", rows: "1", placeholder: "Message Paddock", "aria-label": "Message", autocomplete: "off" });
@@ -16,11 +17,15 @@ export class Composer {
     this.button = h("button", { type: "button", class: "send-button", on: { click: () => this.act() } });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.print = h("p", { class: "small-print" });
-    const row = h("div", { class: "composer-row" }, this.model, h("span", { class: "grow" }), this.count, this.button);
-    this.element = h("div", { class: "composer" }, this.problem, h("div", { class: "composer-box" }, this.text, row),
+    this.attachments = new Attachments({ changed: () => this.setRunning(this.running), refuse: (message) => this.showProblem({ message }) });
+    const row = h("div", { class: "composer-row" }, this.attachments.button, this.attachments.input, this.model, h("span", { class: "grow" }), this.count, this.button);
+    this.element = h("div", { class: "composer" }, this.problem, h("div", { class: "composer-box" }, this.attachments.element, this.text, row),
       this.print);
     this.text.addEventListener("input", () => this.changed());
     this.text.addEventListener("keydown", (event) => this.onKey(event));
+    this.text.addEventListener("paste", (event) => { if (this.attachments.take(event.clipboardData.files)) event.preventDefault(); });
+    this.element.addEventListener("dragover", (event) => { if (event.dataTransfer.types.includes("Files")) event.preventDefault(); });
+    this.element.addEventListener("drop", (event) => { if (this.attachments.take(event.dataTransfer.files)) event.preventDefault(); });
     listen("model", () => this.showModel());
     this.setRunning(false);
     this.showModel();
@@ -36,12 +41,14 @@ export class Composer {
   async act() {
     if (this.running) { this.stopReply(); return; }
     const text = this.text.value;
-    if (!text.trim() || this.sending) return;
+    const images = [...this.attachments.images];
+    if (!this.filled || this.sending) return;
     const before = this.conversation;
     this.sending = true;
     this.button.disabled = true;
-    const taken = await this.sendText(text);
+    const taken = await this.sendText(text, images);
     this.sending = false;
+    if (taken && images.length) this.attachments.sent(images, before ?? this.conversation);
     const still = (before ?? this.conversation) === this.conversation;
     if (taken && still && this.text.value === text) this.setText("");
     else if (taken && !still && localStorage.getItem(draftKey(before)) === text) localStorage.removeItem(draftKey(before));
@@ -64,11 +71,17 @@ export class Composer {
     this.counting = setTimeout(() => this.countTokens(), 350);
   }
 
+  /** Whether there is anything to send. */
+  get filled() {
+    return Boolean(this.text.value.trim() || this.attachments.images.length);
+  }
+
   /** Another conversation is open: its own draft comes back. */
   setConversation(id) {
     if (id === this.conversation) return;
     const typed = this.conversation === null ? this.text.value : ""; // before there was one to type for
     this.conversation = id;
+    this.attachments.setConversation(id);
     this.showProblem(null);
     this.text.value = [localStorage.getItem(draftKey(id)), typed].filter(Boolean).join("\n\n");
     this.changed();
@@ -91,7 +104,7 @@ export class Composer {
       this.button.setAttribute("aria-label", running ? "Stop (Esc)" : "Send (Enter)");
       this.button.title = running ? "Stop (Esc)" : "Send (Enter)";
     }
-    this.button.disabled = !running && (!this.text.value.trim() || this.sending);
+    this.button.disabled = !running && (!this.filled || this.sending);
   }
 
   /** Tokens that the conversation took at its last reply. */
@@ -125,6 +138,7 @@ export class Composer {
     this.model.replaceChildren(icon("chip"), h("span", { text: name }), ...(doubts.length ? [h("span", { class: "badge bad", text: `Template: ${plural(doubts.length, "doubt")}` })] : []));
     this.model.title = ["Open the Models page", ...doubts].join("\n");
     this.model.classList.toggle("busy", Boolean(loading));
+    this.attachments.setModel(state.models?.loaded?.[0]?.vision);
     this.print.textContent = `${whereItGoes(state.models?.loaded?.[0])} Models make mistakes; check what matters.`;
     this.showCount(this.counted ?? { count: 0, limit: null });
   }

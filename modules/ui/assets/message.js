@@ -11,9 +11,10 @@ export class MessageView {
     this.actions = actions;
     this.thinking = null;
     this.body = h("div", { class: "body markdown" });
+    this.pictures = h("div", { class: "pictures" });
     this.note = h("div", { class: "note", role: "status" });
     this.foot = h("div", { class: "foot" });
-    this.element = h("article", { class: `message ${message.role}`, tabindex: "-1", data: { id: message.id } }, this.body, this.note, this.foot);
+    this.element = h("article", { class: `message ${message.role}`, tabindex: "-1", data: { id: message.id } }, this.pictures, this.body, this.note, this.foot);
     this.element.setAttribute("aria-label", message.role === "user" ? "You" : "Reply");
     this.update(message);
   }
@@ -24,9 +25,16 @@ export class MessageView {
     this.element.dataset.status = message.status;
     this.element.classList.toggle("streaming", message.status === "streaming");
     this.showThinking(message.thinking);
+    this.showPictures(message.images);
     this.setBlocks(message.blocks);
     this.showNote();
     this.showFoot();
+  }
+
+  showPictures(images) {
+    if (this.pictures.children.length === images.length) return; // those of a message never change
+    this.pictures.replaceChildren(...images.map((address, place) => h("a", { href: address, target: "_blank", rel: "noopener" },
+      h("img", { src: address, alt: `Attached image ${place + 1}`, loading: "lazy" }))));
   }
 
   setBlocks(blocks) {

@@ -20,7 +20,7 @@ class MessageList {
     this.pending = new Map();
     this.frame = 0;
     this.stick = true;
-    this.composer = new Composer({ send: (text) => this.send(text), stop: () => this.stop() });
+    this.composer = new Composer({ send: (text, images) => this.send(text, images), stop: () => this.stop() });
     this.list = h("div", { class: "messages", role: "log", "aria-live": "polite", "aria-label": "Conversation" });
     this.empty = h("div", { class: "empty", hidden: true });
     this.scroller = h("div", { class: "scroller", tabindex: "-1" }, h("div", { class: "reading" }, this.empty, this.list));
@@ -202,7 +202,7 @@ class MessageList {
 
   // ---- what the person does
 
-  async send(text) {
+  async send(text, images) {
     this.composer.showProblem(null);
     this.stick = true;
     if (!this.id) await this.begin(); // the server did not answer when the page came
@@ -210,7 +210,7 @@ class MessageList {
     if (!id) return false;
     try {
       await this.settingsSaved;
-      await request("POST", `ui/conversations/${id}/send`, { text });
+      await request("POST", `ui/conversations/${id}/send`, { text, images });
       emit("conversations-changed");
       return true;
     } catch (error) {

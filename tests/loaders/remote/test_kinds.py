@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modules.core.errors import InvalidRequest
 from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
-from modules.core.messages import Message
+from modules.core.messages import Image, Message
 from modules.core.params import GenerationParams
 from modules.loaders.remote.kinds import KINDS, left_out, recognise, sampling, spec_of
 from modules.loaders.remote.requests import LENGTH_WITHOUT_LIMIT, Ask
@@ -29,6 +29,15 @@ def ask(prompt, **params) -> Ask:
 
 
 CHAT = ChatPrompt(messages=(Message(role="user", content="Hi"),))
+
+
+def test_images_are_sent_in_parts_between_the_text():
+    message = Message(role="user", content="See ?", images=(Image(kind="webp", data="AAAA", at=4),))
+    (sent,) = ask(ChatPrompt(messages=(message,))).body("openai", "m")["messages"]
+    assert sent == {"role": "user", "content": [
+        {"type": "text", "text": "See "}, {"type": "image_url", "image_url": {"url": "data:image/webp;base64,AAAA"}}, {"type": "text", "text": "?"},
+    ]}  # fmt: skip
+    assert ask(CHAT).body("openai", "m")["messages"] == [{"role": "user", "content": "Hi"}]
 
 
 @pytest.mark.parametrize(("entry", "kind"), [

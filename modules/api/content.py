@@ -1,0 +1,122 @@
+"""Messages as OpenAI clients send them: text, or text and images in parts.
+
+Knows the wire form and its limits; what an image shows is found out where the model is. No address is ever fetched: an image comes inside the request.
+Source: the public OpenAI API reference.
+"""
+
+from __future__ import annotations
+
+import base64
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+from modules.core.messages import IMAGE_LIMIT, IMAGE_LIMIT_BYTES, Image, ImageKind, Message, Role
+
+TEXT_TYPES = ("text", "input_text", "output_text")
+IMAGE_TYPES = ("image_url", "input_image")
+SIGNATURES: tuple[tuple[ImageKind, bytes, int], ...] = (
+    ("png", b"\x89PNG\r\n\x1a\n", 0), ("jpeg", b"\xff\xd8\xff", 0), ("gif", b"GIF8", 0), ("webp", b"WEBP", 8),
+)  # fmt: skip
+
+
+class ImageUrl(BaseModel):
+    """Where an image is; `detail` is ignored."""
+
+    url: str
+
+
+class ContentPart(BaseModel):
+    """A part of a message."""
+
+    type: str
+    text: str | None = None
+    image_url: ImageUrl | str | None = None
+
+    @property
+    def address(self) -> str:
+        """The address of an image, however it was given."""
+        return self.image_url.url if isinstance(self.image_url, ImageUrl) else self.image_url or ""
+
+
+class ChatMessage(BaseModel):
+    """One message."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    role: Role
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+    @field_validator("content")
+    @classmethod
+    def _known_parts(cls, value: str | list[ContentPart] | None) -> str | list[ContentPart] | None:
+        for part in value if isinstance(value, list) else ():
+            if part.type in IMAGE_TYPES:
+                image_of(part.address)
+            elif part.type not in TEXT_TYPES:
+                raise ValueError(f"parts of type “{part.type}” are not supported yet; send text, or images as image_url")
+        return value
+
+    def to_message(self) -> Message:
+        """The message as everything behind the API knows it."""
+        text, images = "", []
+        for part in self.content if isinstance(self.content, list) else (ContentPart(type="text", text=self.content),):
+            if part.type in IMAGE_TYPES:
+                images.append(image_of(part.address).model_copy(update={"at": len(text)}))
+            else:
+                text += part.text or ""
+        return Message(
+            role=self.role,
+            content=text,
+            name=self.name,
+            tool_calls=tuple(self.tool_calls) if self.tool_calls else None,
+            tool_call_id=self.tool_call_id,
+            images=tuple(images),
+        )
+
+
+def image_of(address: str) -> Image:
+    """The image inside a data URL; what its first bytes say counts, not what it is called.
+
+    Raises:
+        ValueError: another kind of address or of file, or too large.
+    """
+    head, _, data = address.partition(",")
+    scheme, *properties = head.lower().split(";")
+    if not scheme.startswith("data:") or "base64" not in properties:
+        raise ValueError("an image has to be in the request, as data:image/png;base64,…; Paddock fetches no addresses")
+    size_bytes = len(data) * 3 // 4
+    if size_bytes > IMAGE_LIMIT_BYTES:
+        raise ValueError(f"an image of {size_bytes / (1 << 20):.1f} MiB is larger than the limit of {IMAGE_LIMIT_BYTES >> 20} MiB; make it smaller")
+    try:
+        begin = base64.b64decode(data[:24], validate=True)
+    except ValueError as error:
+        raise ValueError("an image is not in base64") from error
+    kind = next((kind for kind, signature, at in SIGNATURES if begin[at:].startswith(signature)), None)
+    if kind is None:
+        raise ValueError("an image is no PNG, JPEG, WebP or GIF file; save it as one of these")
+    return Image(kind=kind, data=data)
+
+
+def _checked(addresses: list[str]) -> list[str]:
+    for address in addresses:
+        image_of(address)
+    return addresses
+
+
+ImageAddresses = Annotated[list[str], Field(max_length=IMAGE_LIMIT), AfterValidator(_checked)]
+
+
+def check_count(messages: list[ChatMessage]) -> list[ChatMessage]:
+    """The messages, if they do not have too many images.
+
+    Raises:
+        ValueError: they do.
+    """
+    count = sum(part.type in IMAGE_TYPES for message in messages if isinstance(message.content, list) for part in message.content)
+    if count > IMAGE_LIMIT:
+        raise ValueError(f"{count} images are more than the limit of {IMAGE_LIMIT} in one request; leave the oldest out")
+    return messages

@@ -1,0 +1,99 @@
+// Images that go with the next message: chosen, pasted or dropped, made smaller where they are larger than any model looks at.
+
+import { h, iconButton } from "./dom.js";
+
+const KINDS = ["image/png", "image/jpeg", "image/webp", "image/gif"];
+const MOST = 16; // in one message
+const LONGEST_SIDE = 2048;
+const LARGEST_BYTES = 1.5e6;
+
+export class Attachments {
+  /** `changed()` is told when there are more or fewer; `refuse(sentence)` shows why one was not taken. */
+  constructor({ changed, refuse }) {
+    Object.assign(this, { changed, refuse, kept: new Map(), images: [], sees: false });
+    this.input = h("input", { type: "file", accept: KINDS.join(","), multiple: true, hidden: true, "aria-label": "Images", on: { change: () => this.chosen() } });
+    this.button = iconButton("image", "Attach images", () => this.input.click(), { hidden: true });
+    this.element = h("div", { class: "attached", hidden: true, role: "list", "aria-label": "Attached images" });
+  }
+
+  /** Whether the loaded model sees images; null when only its server knows. */
+  setModel(sees) {
+    this.sees = sees !== false && sees !== undefined;
+    this.button.hidden = !this.sees;
+  }
+
+  /** Another conversation is open: its own images come back. */
+  setConversation(id) {
+    this.kept.set(this.conversation, this.images);
+    if (this.conversation !== undefined) this.images = this.kept.get(id) ?? []; // else there was none to attach them to
+    this.conversation = id;
+    this.draw();
+  }
+
+  /** Those that were sent are gone; what was added meanwhile stays. */
+  sent(images, conversation) {
+    const rest = (list) => list.filter((image) => !images.includes(image));
+    if (conversation === this.conversation) this.images = rest(this.images);
+    else this.kept.set(conversation, rest(this.kept.get(conversation) ?? []));
+    this.draw();
+  }
+
+  async chosen() {
+    const files = [...this.input.files];
+    this.input.value = "";
+    await this.add(files);
+  }
+
+  /** Files from a paste or a drop; true if any of them is an image and so is dealt with here. */
+  take(files) {
+    const images = [...files].filter((file) => file.type.startsWith("image/"));
+    if (images.length) this.add(images);
+    return images.length > 0;
+  }
+
+  async add(files) {
+    if (!this.sees) { this.refuse("The loaded model does not see images; load one that does on the Models page."); return; }
+    const { conversation } = this;
+    for (const file of files) {
+      try {
+        const image = await asDataUrl(file);
+        const list = conversation === this.conversation ? this.images : this.kept.get(conversation);
+        if (list.length >= MOST) throw new Error(`A message can have ${MOST} images.`);
+        list.push(image);
+      } catch (error) { this.refuse(error.message); }
+    }
+    this.draw();
+  }
+
+  draw() {
+    this.element.hidden = !this.images.length;
+    this.element.replaceChildren(...this.images.map((image, place) => {
+      const remove = iconButton("close", `Remove image ${place + 1}`, () => { this.images.splice(this.images.indexOf(image), 1); this.draw(); });
+      return h("div", { role: "listitem" }, h("img", { src: image, alt: `Image ${place + 1}` }), remove);
+    }));
+    this.changed();
+  }
+}
+
+async function asDataUrl(file) {
+  if (!KINDS.includes(file.type)) throw new Error(`${file.name} is no PNG, JPEG, WebP or GIF image.`);
+  let picture;
+  try { picture = await createImageBitmap(file); } catch { throw new Error(`${file.name} cannot be read; it is damaged, or not what its name says.`); }
+  const scale = Math.min(1, LONGEST_SIDE / Math.max(picture.width, picture.height));
+  if (scale === 1 && file.size <= LARGEST_BYTES) return read(file);
+  const canvas = h("canvas", { width: Math.max(1, Math.round(picture.width * scale)), height: Math.max(1, Math.round(picture.height * scale)) });
+  const pen = canvas.getContext("2d");
+  pen.fillStyle = "white"; // a JPEG has no transparent parts
+  pen.fillRect(0, 0, canvas.width, canvas.height);
+  pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  return canvas.toDataURL("image/jpeg", 0.92);
+}
+
+function read(file) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result));
+    reader.addEventListener("error", () => reject(new Error(`${file.name} cannot be read.`)));
+    reader.readAsDataURL(file);
+  });
+}

@@ -1,0 +1,108 @@
+"""Images in the chat page: attached, pasted, sent, shown again, looked at; and not offered where the model does not see."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.e2e.screens import ChatScreen
+from tests.paddock_server import PaddockServer
+from tests.tiny_vision import picture, vision_files
+
+SEER = "seer/llava.gguf"
+SETTINGS = {"preset": "Deterministic", "params": {"max_tokens": 12, "ban_eos": True}}
+PASTE = """async ([text]) => {
+  const file = new File([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], "shot.png", { type: "image/png" });
+  const data = new DataTransfer();
+  data.items.add(file);
+  document.querySelector("#message-text").dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
+}"""
+
+
+@pytest.fixture
+def seeing(server: PaddockServer, models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaddockServer]:
+    files = vision_files(tmp_path_factory.getbasetemp(), "llava")
+    (models_dir / "seer").mkdir()
+    shutil.copy(files.model, models_dir / SEER)
+    shutil.copy(files.projector, models_dir / "seer" / "mmproj-seer.gguf")
+    server.load(SEER)
+    yield server
+    server.load()
+    shutil.rmtree(models_dir / "seer")
+
+
+def file_of(name: str, seed: int, size: tuple[int, int] = (300, 200), form: str = "PNG") -> dict:
+    return {"name": name, "mimeType": f"image/{form.lower()}", "buffer": picture(seed, size, form)}
+
+
+def sizes(chat: ChatScreen) -> list[tuple[int, int]]:
+    """Width and height of the pictures shown in messages, once they are there."""
+    images = chat.log.locator(".pictures img")
+    for image in images.all():
+        expect(image).to_have_js_property("complete", True)
+    return [tuple(image.evaluate("image => [image.naturalWidth, image.naturalHeight]")) for image in images.all()]
+
+
+def test_images_are_attached_sent_looked_at_and_still_there(seeing: PaddockServer, page: Page) -> None:
+    chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Pictures", settings=SETTINGS))
+    attached = page.get_by_role("list", name="Attached images")
+    chooser = page.get_by_label("Images", exact=True)
+    expect(page.get_by_role("button", name="Attach images")).to_be_visible()
+    chooser.set_input_files([file_of("a.png", 1), file_of("b.jpg", 2, (4000, 1000), "JPEG")])
+    expect(attached.get_by_role("listitem")).to_have_count(2)
+    page.evaluate(PASTE, [base64.b64encode(picture(3)).decode()])
+    expect(attached.get_by_role("listitem")).to_have_count(3)
+    page.get_by_role("button", name="Remove image 3").click()
+    first = chat.say("What is it?")
+    expect(attached).to_be_hidden()
+    assert sizes(chat) == [(300, 200), (2048, 512)]  # what is larger than any model looks at was made smaller
+    receipt = seeing.ask("GET", f"/ui/conversations/{chat.id}")["messages"][-1]["receipt"]
+    assert receipt["prompt_tokens"] > 2 * 25
+    chat.open(chat.id)
+    assert sizes(chat) == [(300, 200), (2048, 512)]
+    chat.press(chat.reply, "Regenerate: another version")
+    expect(chat.reply.get_by_text("2/2")).to_be_visible()
+    assert chat.done() == first
+    chooser.set_input_files([file_of("c.webp", 5, form="WEBP")])
+    expect(attached.get_by_role("listitem")).to_have_count(1)
+    page.get_by_role("button", name="Send (Enter)").click()  # an image alone is a message too
+    expect(chat.replies).to_have_count(2)
+    chat.done()
+    assert sizes(chat) == [(300, 200), (2048, 512), (300, 200)]
+
+
+def test_an_edited_message_and_a_branch_keep_their_images(seeing: PaddockServer, page: Page) -> None:
+    chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Kept", settings=SETTINGS))
+    page.get_by_label("Images", exact=True).set_input_files([file_of("a.png", 1)])
+    chat.say("What is it?")
+    chat.press(chat.asked.last, "Edit")
+    page.get_by_role("textbox", name="Edit message").fill("And what colour is it?")
+    page.get_by_role("button", name="Save and send").click()
+    expect(chat.asked.last).to_contain_text("And what colour")
+    chat.done()
+    assert sizes(chat) == [(300, 200)]
+    before = chat.id
+    chat.press(chat.reply, "Branch: a new conversation up to here")
+    page.wait_for_url(lambda url: before not in url)
+    expect(chat.asked).to_have_count(1)
+    assert sizes(chat) == [(300, 200)]
+
+
+def test_what_cannot_be_attached_is_told(seeing: PaddockServer, page: Page) -> None:
+    chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Refused", settings=SETTINGS))
+    problem = page.get_by_role("alert").filter(visible=True)
+    chooser = page.get_by_label("Images", exact=True)
+    chooser.set_input_files([{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"words"}])
+    expect(problem).to_contain_text("notes.txt is no PNG, JPEG, WebP or GIF image.")
+    chooser.set_input_files([{"name": "bad.png", "mimeType": "image/png", "buffer": picture(1)[:50]}])
+    expect(problem).to_contain_text("bad.png cannot be read")
+    seeing.load()  # the starter model does not see
+    expect(page.get_by_role("button", name="Attach images")).to_be_hidden()
+    page.evaluate(PASTE, [base64.b64encode(picture(3)).decode()])
+    expect(problem).to_contain_text("The loaded model does not see images")
+    expect(chat.messages).to_have_count(0)
