@@ -152,6 +152,7 @@ async def test_settings_are_merged_and_checked(service: ConversationService) -> 
         "params": {"temperature": 0.5, "stop": ["\n"]},
         "template": "",
         "template_variables": {"enable_thinking": False},
+        "adapters": None,
     }
     await service.update_settings(ANN, conversation_id, {"preset": "Creative"})
     assert (await service.read(ANN, conversation_id)).rev == after.rev, "the same again changes nothing"
