@@ -102,10 +102,14 @@ class MachineSpeed:
     async def _run(self, loader: str) -> None:
         if available_bytes() < NEEDED_BYTES:
             raise ValueError(f"that takes {NEEDED_BYTES >> 30} GB of free memory for half a minute; unload a model and measure again.")
-        child = await asyncio.create_subprocess_exec(
-            *COMMAND, loader, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            cwd=PROJECT_ROOT, env=child_environment(os.environ), start_new_session=True,
-        )  # fmt: skip
+        starting = asyncio.ensure_future(_start(loader))
+        try:
+            child = await asyncio.shield(starting)
+        except asyncio.CancelledError:  # a child that is half started would be lost with what it started
+            child = await starting
+            _kill(child)
+            await child.wait()
+            raise
         try:
             output, errors = await asyncio.wait_for(child.communicate(), CHILD_LIMIT_S)
         finally:
@@ -130,6 +134,14 @@ class MachineSpeed:
         stored, key = self._read(), machine_key()
         kept = {name: stored[name] for name in LOADERS if name in stored} if stored.get("key") == key else {}
         write_atomic(self._path, json.dumps({"key": key, **kept, loader: found.model_dump(mode="json")}), mode=0o600)
+
+
+async def _start(loader: str) -> asyncio.subprocess.Process:
+    """The measuring process, in a session of its own."""
+    return await asyncio.create_subprocess_exec(
+        *COMMAND, loader, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        cwd=PROJECT_ROOT, env=child_environment(os.environ), start_new_session=True,
+    )  # fmt: skip
 
 
 def _kill(child: asyncio.subprocess.Process) -> None:

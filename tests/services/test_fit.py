@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -284,6 +285,24 @@ async def test_measuring_waits_for_quiet_and_can_be_stopped(tmp_path: Path, monk
     await speed.close()
     speed.want("llama.cpp", again=True)
     assert not speed.measuring("llama.cpp")
+
+
+async def test_measuring_is_stopped_while_its_process_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, "import subprocess, time; subprocess.Popen(['sleep', '60']); time.sleep(60)")
+    real, started = asyncio.create_subprocess_exec, []
+
+    async def slowly(*command: Any, **options: Any) -> Any:
+        started.append(await real(*command, **options))
+        await asyncio.sleep(1.0)  # by then it has started a process of its own
+        return started[0]
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", slowly)
+    speed = MachineSpeed(tmp_path, lambda: True)
+    speed.want("llama.cpp")
+    await asyncio.sleep(0.5)
+    await asyncio.wait_for(speed.cancel(), 10)
+    assert "stopped" in speed.problem("llama.cpp")
+    assert [process.returncode for process in started] == [-9]
 
 
 async def test_a_report_does_not_wait_for_the_measuring(start_app: Callable[..., App], hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
