@@ -60,6 +60,10 @@ class PromptMaker(Protocol):
         """Token ids of plain text as it stands."""
         ...
 
+    def close(self) -> None:
+        """End what was started for it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class LoadCommand:
@@ -134,6 +138,7 @@ class Worker:
             self._dispatch(message)
         if self._running is not None:
             self._running.engine.close(CLOSE_S)
+            self._running.ready.prompts.close()
         self._channel.close()
 
     def _dispatch(self, message: Message) -> None:

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 2.0
 MEMORY_BYTES = 512 * 1024 * 1024
 START_LIMIT_S = 60.0
+CLOSE_S = 1.0
 ROOT = Path(__file__).resolve().parents[2]
 KEPT_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TZ", "SYSTEMROOT", "LD_LIBRARY_PATH")
 
@@ -179,9 +180,12 @@ class TemplateRenderer:
         return derive_ending(render, eos_token=source.eos_token, extra_stop=source.stop, variables=self.options(source))
 
     def close(self) -> None:
-        """End the child; a later rendering would start another."""
-        with self._lock:
-            self._drop()
+        """End the child; a later rendering would start another. A rendering that goes on is left: its child ends with this process."""
+        if self._lock.acquire(timeout=CLOSE_S):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     def _check_size(self, messages: Sequence[Message]) -> None:
         chars = sum(len(message.content) for message in messages)

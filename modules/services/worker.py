@@ -68,6 +68,10 @@ class ModelPrompts:
             return Prepared(self._text_ids(prompt, room))
         return self._chat(prompt, self._context_length - 1 if prompt.overflow == "refuse" else room)  # nothing is refused that would fit
 
+    def close(self) -> None:
+        """End the process that renders templates, and wait for it: nobody else could once this one is gone."""
+        self._renderer.close()
+
     def count(self, prompt: ChatPrompt) -> int:
         """How many tokens a whole conversation has, also where it is longer than the context."""
         source = self._template(prompt.template)

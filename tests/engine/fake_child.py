@@ -44,6 +44,9 @@ class BytePrompts:
     def count(self, prompt: ChatPrompt) -> int:
         return sum(len(message.content) for message in prompt.messages)
 
+    def close(self) -> None:
+        """Nothing was started."""
+
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 

@@ -50,7 +50,8 @@ def test_an_interruption_ends_the_command_and_its_children(tmp_path: Path) -> No
     """A stopped set-up must not leave compilers running."""
     child = f"import time, os, pathlib; pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(os.getpid())); time.sleep(60)"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    driver = ("import sys\nfrom pathlib import Path\nfrom installer.progress import run_logged\n"
+    driver = ("import signal, sys\nfrom pathlib import Path\nfrom installer.progress import run_logged\n"
+              "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs begin with it ignored
               f"run_logged([sys.executable, '-c', {parent!r}], 'sleeping', Path({str(tmp_path / 'log')!r}))\n")
     with subprocess.Popen([sys.executable, "-c", driver], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         pid_file = tmp_path / "pid"

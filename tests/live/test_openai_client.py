@@ -148,14 +148,15 @@ def test_several_choices_differ_and_the_prompt_counts_once(client: openai.OpenAI
 
 
 def test_several_choices_come_interleaved_in_one_stream(client: openai.OpenAI) -> None:
-    whole = client.chat.completions.create(**LOOSE, n=3, seed=7)
+    # three times: a batch that came together otherwise rounds otherwise, and then two nearly equal tokens can swap
+    whole = [[choice.message.content for choice in client.chat.completions.create(**LOOSE, n=3, seed=7).choices] for _ in range(3)]
     texts = ["", "", ""]
     order = []
     for chunk in client.chat.completions.create(**LOOSE, n=3, seed=7, stream=True):
         choice = chunk.choices[0]
         texts[choice.index] += choice.delta.content or ""
         order.append((choice.index, choice.finish_reason))
-    assert texts == [choice.message.content for choice in whole.choices]
+    assert texts in whole
     assert sorted(index for index, reason in order if reason) == [0, 1, 2]
     first_end = next(place for place, (_, reason) in enumerate(order) if reason)
     assert {index for index, _ in order[:first_end]} == {0, 1, 2}
