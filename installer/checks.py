@@ -36,7 +36,9 @@ INSTALL_BROWSER = (
 )
 APART = ("contracts", "live", "e2e")  # folders of tests that run one after another, each in a stage of its own
 # A worker for each core; a file's tests share their fixtures; a plug-in that takes a second to start and has no use here stays out
-PARALLEL = ("-n", "auto", "--dist", "loadfile", "-p", "no:schemathesis")
+BY_FILES = ("-n", "auto", "--dist", "loadfile")
+PARALLEL = (*BY_FILES, "-p", "no:schemathesis")
+SIDE_BY_SIDE = ("live",)  # of those: each worker has servers of its own; a browser beside another one would be too slow for tests of timing
 PROCESSES = "processes"  # the marker of tests that start processes again and again: a stage of its own
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
 
@@ -117,7 +119,9 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
         Stage("unit", (*pytest, *PARALLEL, "-m", f"not {PROCESSES}", *apart, str(tests), *arguments)),
         Stage(PROCESSES, (*pytest, *PARALLEL, "-m", PROCESSES, *apart, str(tests), *arguments)),
     ]
-    found += [Stage(name, (*pytest, str(tests / name), *arguments)) for name in APART if any((tests / name).glob("**/test_*.py"))]
+    for name in APART:
+        if any((tests / name).glob("**/test_*.py")):
+            found.append(Stage(name, (*pytest, *(BY_FILES if name in SIDE_BY_SIDE else ()), str(tests / name), *arguments)))
     return found if arguments else rules + found
 
 

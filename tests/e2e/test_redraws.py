@@ -33,10 +33,10 @@ def test_a_press_that_lasts_over_several_polls_counts(models: ModelsScreen, page
 
 
 def test_the_focus_stays_on_the_same_control_of_a_conversation(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
-    starter.make_conversation((("user", "about meadows"),), title="Looked at")
+    starter.make_conversation((("user", "about meadows"),), title="Kept in focus")
     chat.open()
-    title = chat.row("Looked at").locator(".title")
-    tool = chat.row("Looked at").get_by_label("Rename", exact=True)
+    title = chat.row("Kept in focus").locator(".title")
+    tool = chat.row("Kept in focus").get_by_label("Rename", exact=True)
     for control, presses, other in ((title, 0, "First other"), (tool, 2, "Second other")):
         title.focus()
         for _ in range(presses):
@@ -47,4 +47,4 @@ def test_the_focus_stays_on_the_same_control_of_a_conversation(chat: ChatScreen,
         expect(chat.row(other)).to_be_visible()
         expect(control).to_be_focused()
     page.keyboard.press("Enter")
-    expect(page.get_by_role("textbox", name="Name of the conversation")).to_have_value("Looked at")
+    expect(page.get_by_role("textbox", name="Name of the conversation")).to_have_value("Kept in focus")

@@ -99,8 +99,10 @@ def test_drafting_that_takes_longer_than_it_saves_is_given_up(drafting):
 
 def test_steps_of_both_models_are_measured(bench):
     runner, draft = FakeRunner(), FakeRunner()
+    gate = runner.gate = threading.Semaphore(0)
     engine, _, inbox = bench(runner, draft=DraftSource(draft, 4))
     generations = [engine.submit(prompt(text * 30), GREEDY) for text in ("a", "b")]
+    gate.release(10_000)  # both are there before the first step
     inbox.wait(*generations)
     assert [inbox.ids(generation) for generation in generations] == [solo(prompt(text * 30), 60) for text in ("a", "b")]
     payoff = engine._speculation._payoff

@@ -138,7 +138,7 @@ def test_several_choices_differ_and_the_prompt_counts_once(client: openai.OpenAI
     reply = client.chat.completions.create(**LOOSE, n=3)
     texts = [choice.message.content for choice in reply.choices]
     assert [choice.index for choice in reply.choices] == [0, 1, 2]
-    assert len(set(reply.model_extra["seeds"])) == 3 and len(set(texts)) == 3
+    assert len(set(reply.model_extra["seeds"])) == 3 and len(set(texts)) > 1  # two of three can fall on the same words
     assert reply.usage.prompt_tokens == one.usage.prompt_tokens
     assert reply.usage.completion_tokens > one.usage.completion_tokens
     given = client.chat.completions.create(**LOOSE, n=3, seed=40)

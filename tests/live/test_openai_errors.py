@@ -7,7 +7,7 @@ from typing import Any
 import openai
 import pytest
 
-from tests.paddock_server import STARTER
+from tests.paddock_server import STARTER, wait_for
 
 HELLO = [{"role": "user", "content": "Hello"}]
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
@@ -120,6 +120,5 @@ def test_what_is_no_json_and_what_is_no_route(client: openai.OpenAI) -> None:
 def test_a_refusal_leaves_nothing_behind(client: openai.OpenAI, server: Any) -> None:
     with pytest.raises(openai.BadRequestError):
         client.completions.create(model=STARTER, prompt=[[5, 6], [5] * 2000], max_tokens=900)
-    counters = server.counters()
-    assert (counters["running"], counters["waiting"]) == (0, 0)
+    wait_for(lambda: server.counters()["running"] + server.counters()["waiting"] == 0, "what had begun is stopped")
     assert client.completions.create(model=STARTER, prompt="Hello", max_tokens=1).choices
