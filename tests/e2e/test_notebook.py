@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
-from tests.e2e.screens import NotebookScreen
+from tests.e2e.screens import NotebookScreen, open_area
 from tests.paddock_server import LONG, PaddockServer, wait_for
 
 BEGINNING = "Once upon a time there was a small"
@@ -19,6 +19,15 @@ def writes_long(page: Page) -> None:
     """From now on the notebook's generations do not end by themselves soon."""
     settings = {"preset": "", "params": LONG["params"]}
     page.add_init_script(f"localStorage.setItem('paddock.notebook.settings', {json.dumps(json.dumps(settings))})")
+
+
+def test_every_button_has_its_name_before_the_text_has_come(page: Page, starter: PaddockServer) -> None:
+    page.route("**/ui/notebook**", lambda route: None)
+    page.goto(starter.url)
+    notebook = NotebookScreen(page, starter)
+    open_area(page, "Notebook")
+    expect(notebook.generate).to_be_visible()
+    page.unroute_all(behavior="ignoreErrors")
 
 
 def test_generate_undo_redo_and_regenerate(notebook: NotebookScreen) -> None:

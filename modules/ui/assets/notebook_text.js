@@ -49,6 +49,7 @@ class Notebook {
       localStorage.setItem(SETTINGS_KEY, JSON.stringify(this.settings));
     });
     window.addEventListener("pagehide", () => this.leave());
+    this.setRunning(false); // what runs is told with the text
     this.showButtons({});
     emit("settings", { scope: "notebook", key: "notebook", settings: this.settings });
     if (state.area === "notebook") this.attach();
