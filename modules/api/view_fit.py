@@ -21,6 +21,7 @@ class FitBody(BaseModel):
     files: list[str] = Field(min_length=1, max_length=2000)
     kind: str = Field("gguf", max_length=20)
     bytes: int = Field(0, ge=0, le=1 << 50)
+    projector_bytes: int = Field(0, ge=0, le=1 << 50)
 
 
 class ChoiceBody(BaseModel):
@@ -39,6 +40,7 @@ class ChoicesBody(BaseModel):
     repo: str = Field(max_length=200)
     revision: str = Field("main", max_length=100)
     choices: list[ChoiceBody] = Field(max_length=200)
+    projector_bytes: int = Field(0, ge=0, le=1 << 50)
 
 
 def fit_router(app: App) -> APIRouter:
@@ -48,12 +50,14 @@ def fit_router(app: App) -> APIRouter:
     @router.post("/hub")
     async def remote(body: FitBody) -> dict[str, Any]:
         """Whether a choice fits into memory, by its headers."""
-        return asdict(await app.fit.remote(body.repo, body.revision, body.files, body.kind, body.bytes))
+        sizes = {"size_bytes": body.bytes, "projector_bytes": body.projector_bytes}
+        return asdict(await app.fit.remote(body.repo, body.revision, body.files, body.kind, **sizes))
 
     @router.post("/recommend")
     async def recommend(body: ChoicesBody) -> dict[str, Any]:
         """The choice that suits this machine best."""
-        found = await app.fit.recommend(body.repo, body.revision, [choice.model_dump() for choice in body.choices])
+        choices = [choice.model_dump() for choice in body.choices]
+        found = await app.fit.recommend(body.repo, body.revision, choices, body.projector_bytes)
         return {"label": found[0] if found else "", "reason": found[1] if found else ""}
 
     @router.get("/local")

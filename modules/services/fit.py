@@ -13,12 +13,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from modules.core.errors import InvalidRequest, OutOfMemory, UnsupportedFormat
+from modules.core.errors import AppError, InvalidRequest, OutOfMemory, UnsupportedFormat
 from modules.core.settings import Settings
 from modules.loaders.fit import Fit, Needs, Room, judge
 from modules.loaders.folder_header import parse_folder_header
 from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, parse_gguf_prefix
-from modules.loaders.machine import RESERVE_BYTES, available_bytes, graphics_bytes
+from modules.loaders.llama_cpp import memory as llama_cpp_memory
+from modules.loaders.llama_cpp.projector_file import choose_projector
+from modules.loaders.machine import RESERVE_BYTES, available_bytes, graphics_bytes, size_text
 from modules.loaders.shape import Shape, folder_shape, gguf_shape
 from modules.services.fit_advice import Advice, Judged, best_settings, recommended
 from modules.services.fit_expected import Expected, local_shape
@@ -82,8 +84,12 @@ class FitService:
 
     # ---- judge -----------------------------------------------------------------------------------------------------
 
-    async def remote(self, repo: str, revision: str, files: Sequence[str], kind: str, size_bytes: int = 0) -> FitReport:
+    async def remote(
+        self, repo: str, revision: str, files: Sequence[str], kind: str, *, size_bytes: int = 0, projector_bytes: int = 0
+    ) -> FitReport:
         """Of a choice of a repository; only headers are read. With its size, one header serves all quantizations of a model.
+
+        `projector_bytes` is the size of the file that lets it see images; 0: there is none.
 
         Raises:
             InvalidRequest: neither a GGUF model nor a folder.
@@ -100,7 +106,7 @@ class FitService:
         shape = await self._remembered(key, paths, weights, kind)
         if size_bytes and kind == "gguf":
             shape = replace(shape, stored_bytes=size_bytes, reads=_reads(shape, weights[0]))
-        return await self._report(shape, "llama.cpp" if kind == "gguf" else "transformers")
+        return await self._report(shape, "llama.cpp" if kind == "gguf" else "transformers", projector_bytes=projector_bytes if kind == "gguf" else 0)
 
     async def _remembered(self, key: tuple[str, str, str], paths: Sequence[str], weights: Sequence[str], kind: str) -> Shape:
         """The shape of a model, read once for each commit, whoever asks meanwhile."""
@@ -127,7 +133,11 @@ class FitService:
         """
         info = await self._models.find(name)
         shape = await asyncio.to_thread(local_shape, Path(info.path))
-        return await self._report(shape, "llama.cpp" if info.format == "gguf" else "transformers", name)
+        if info.format != "gguf":
+            return await self._report(shape, "transformers", name)
+        wanted = str(self._models.remembered(info.name).options.get("mmproj") or "auto")
+        projector_bytes = await asyncio.to_thread(_projector_bytes, Path(info.path), wanted)
+        return await self._report(shape, "llama.cpp", name, projector_bytes=projector_bytes)
 
     async def advice(self, name: str, loader: str) -> Advice:
         """The best settings to load a model with on this machine.
@@ -155,13 +165,15 @@ class FitService:
 
         return best_settings(shape, loader, needs_of, room)
 
-    async def recommend(self, repo: str, revision: str, choices: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
+    async def recommend(
+        self, repo: str, revision: str, choices: Sequence[Mapping[str, Any]], projector_bytes: int = 0
+    ) -> tuple[str, str] | None:
         """Label of the best choice of a repository for this machine, and why; None if none fits. Choices whose headers say nothing do not count."""
 
         async def judged(choice: Mapping[str, Any]) -> Judged | None:
             size_bytes = int(choice["bytes"]) if choice["kind"] == "gguf" else 0
             try:
-                report = await self.remote(repo, revision, choice["files"], choice["kind"], size_bytes)
+                report = await self.remote(repo, revision, choice["files"], choice["kind"], size_bytes=size_bytes, projector_bytes=projector_bytes)
             except (InvalidRequest, UnsupportedFormat):
                 return None
             return Judged(choice["label"], choice["kind"], choice.get("quantization", ""), int(choice["bytes"]), report.one)
@@ -169,26 +181,31 @@ class FitService:
         found = await asyncio.gather(*map(judged, choices))
         return recommended([choice for choice in found if choice is not None])
 
-    async def _report(self, shape: Shape, loader: str, name: str = "") -> FitReport:
-        report = await asyncio.to_thread(self._judged, shape, loader, name)
+    async def _report(self, shape: Shape, loader: str, name: str = "", *, projector_bytes: int = 0) -> FitReport:
+        report = await asyncio.to_thread(self._judged, shape, loader, name, projector_bytes)
         if not report.one.gpu_layers and not report.tokens_per_s and report.one.kind != "no":
             self.speed.want(loader)
         return replace(report, measuring=self.speed.measuring(loader))
 
-    def _judged(self, shape: Shape, loader: str, name: str) -> FitReport:
+    def _judged(self, shape: Shape, loader: str, name: str, projector_bytes: int) -> FitReport:
         graphics = graphics_bytes(loader)
         room = Room(max(0, available_bytes() - RESERVE_BYTES), graphics)
         measured = self.speed.known(loader)
+        beside = projector_bytes + llama_cpp_memory.PROJECTOR_WORK_BYTES if projector_bytes else 0
         found = []
         correction = 1.0
         for users in (1, USERS):
             expected = Expected(shape, loader, {"slots": users}, "bfloat16" if graphics else "float32", measured)
             wanted, held = expected.needs, min(CONTEXT_TOKENS, shape.trained_tokens or CONTEXT_TOKENS) * users
             correction = self.records.ratio(loader, wanted.peak(held), name)
-            found.append(judge(shape, wanted.scaled(correction), room, context_length=CONTEXT_TOKENS, users=users))
+            scaled = wanted.scaled(correction)
+            scaled = replace(scaled, fixed=scaled.fixed + beside)
+            found.append(judge(shape, scaled, room, context_length=CONTEXT_TOKENS, users=users))
         one, several = found
         speed = 0.0 if one.gpu_layers or one.kind == "no" else expected.tokens_per_s() * self.records.speed_ratio(loader, wanted.peak(held), name)
         sentence = one.sentence + (f" About {_rounded(speed)} tokens/s." if speed else "")
+        if beside:
+            sentence += f" Its projector for images is counted, {size_text(beside)}."
         if one.kind != "no":
             sentence += f" For {USERS} users at once: {_context_text(several)}."
         return FitReport(sentence, one, several, speed, correction)
@@ -246,6 +263,15 @@ class FitService:
         if not isinstance(value, dict):
             raise UnsupportedFormat(f"{path} is not a JSON object; choose another model.")
         return value
+
+
+def _projector_bytes(model: Path, wanted: str) -> int:
+    """Size of the projector that a model would be loaded with; 0 where it is none, or not to be found."""
+    try:
+        header = choose_projector(model, wanted).header
+    except AppError:
+        return 0
+    return header.size_bytes if header is not None else 0
 
 
 def _family(path: str) -> str:

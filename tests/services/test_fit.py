@@ -16,6 +16,7 @@ from modules.core.errors import HubError, InvalidRequest, NotFound, OutOfMemory,
 from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from modules.loaders.gguf_header import read_gguf_header
+from modules.loaders.llama_cpp.memory import PROJECTOR_WORK_BYTES
 from modules.services.app import App
 from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_records import FitRecord, FitRecords
@@ -24,6 +25,7 @@ from tests.hub.hub_server import HubServer
 from tests.measured_machine import write_measured
 from tests.services.conftest import ONE, WRITING
 from tests.sparse_models import write_sparse_gguf
+from tests.tiny_vision import vision_files
 
 pytestmark = pytest.mark.processes
 
@@ -80,12 +82,12 @@ async def test_what_was_read_is_remembered_by_commit(app: App, hub: HubServer) -
 async def test_with_their_sizes_one_header_serves_all_quantizations(app: App, hub: HubServer, starter_gguf: Path) -> None:
     data = starter_gguf.read_bytes()
     hub.add("meadow/many", {f"pony-{kind}.gguf": data for kind in ("Q8_0", "Q4_0", "Q4_K_M")} | {"horse-Q8_0.gguf": data})
-    asked = [app.fit.remote("meadow/many", COMMIT, [f"pony-{kind}.gguf"], "gguf", size) for kind, size in (("Q8_0", 4_000_000), ("Q4_0", 2_000_000))]
+    asked = [app.fit.remote("meadow/many", COMMIT, [f"pony-{kind}.gguf"], "gguf", size_bytes=size) for kind, size in (("Q8_0", 4_000_000), ("Q4_0", 2_000_000))]
     larger, smaller = await asyncio.gather(*asked)
     assert larger.one.needed_bytes - smaller.one.needed_bytes == 2_000_000
-    await app.fit.remote("meadow/many", COMMIT, ["pony-Q4_K_M.gguf"], "gguf", 3_000_000)
+    await app.fit.remote("meadow/many", COMMIT, ["pony-Q4_K_M.gguf"], "gguf", size_bytes=3_000_000)
     assert len(hub.gets("hub", "pony-")) == 1
-    await app.fit.remote("meadow/many", COMMIT, ["horse-Q8_0.gguf"], "gguf", 3_000_000)
+    await app.fit.remote("meadow/many", COMMIT, ["horse-Q8_0.gguf"], "gguf", size_bytes=3_000_000)
     assert len(hub.gets("hub", "horse-")) == 1
 
 
@@ -112,6 +114,19 @@ async def test_what_cannot_be_told_is_a_sentence(app: App, hub: HubServer) -> No
             await app.fit.remote(REPO, COMMIT, files, kind)
     with pytest.raises(NotFound):
         await app.fit.local("nothing.gguf")
+
+
+async def test_a_projector_is_counted(app: App, hub: HubServer, start_app: Callable[..., App], tmp_path_factory: pytest.TempPathFactory) -> None:
+    plain = await app.fit.remote(REPO, COMMIT, ["pony-Q8_0.gguf"], "gguf")
+    seeing = await app.fit.remote(REPO, COMMIT, ["pony-Q8_0.gguf"], "gguf", projector_bytes=500_000_000)
+    assert seeing.one.needed_bytes - plain.one.needed_bytes == 500_000_000 + PROJECTOR_WORK_BYTES
+    assert "Its projector for images is counted, 634.2 MB." in seeing.sentence
+    assert "projector" not in plain.sentence
+    files = vision_files(tmp_path_factory.getbasetemp(), "llava")
+    local = start_app(models_dir=files.model.parent)
+    write_measured(local.settings.state_dir)
+    report = await local.fit.local(files.model.name)
+    assert "Its projector for images is counted" in report.sentence
 
 
 async def test_the_best_choice_and_the_best_settings(app: App, hub: HubServer, starter_gguf: Path) -> None:

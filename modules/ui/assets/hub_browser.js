@@ -123,13 +123,15 @@ class HubBrowser {
     const mine = this.asked;
     const able = choices.filter((choice) => this.judged(choice) && !choice.problem);
     const waiting = [...able];
+    const projector = projectorBytes(repo);
     const rows = new Map([...this.results.querySelectorAll(".hub-choice")].map((row) => [row.dataset.label, row]));
     let measuring = false;
     const work = async () => {
       for (let choice = waiting.shift(); choice && mine === this.asked; choice = waiting.shift()) {
         const note = rows.get(choice.label).querySelector(".fit");
         try {
-          const found = await request("POST", "ui/fit/hub", { repo: repo.repo, revision: repo.commit, files: choice.files, kind: choice.kind, bytes: choice.kind === "gguf" ? choice.bytes : 0 });
+          const sizes = choice.kind === "gguf" ? { bytes: choice.bytes, projector_bytes: projector } : {};
+          const found = await request("POST", "ui/fit/hub", { repo: repo.repo, revision: repo.commit, files: choice.files, kind: choice.kind, ...sizes });
           if (mine !== this.asked) return;
           measuring ||= found.measuring;
           note.textContent = found.sentence + (found.measuring ? " How fast it would write is told when this machine has been measured, in a minute or two." : "");
@@ -146,7 +148,7 @@ class HubBrowser {
   /** Mark the choice that suits this machine best, and put it first unless a link named another one. */
   async recommend(repo, choices, rows, mine) {
     const asked = choices.slice(0, CHOICES_JUDGED).map(({ label, files, kind, quantization, bytes }) => ({ label, files, kind, quantization, bytes }));
-    const { label, reason } = await request("POST", "ui/fit/recommend", { repo: repo.repo, revision: repo.commit, choices: asked }).catch(() => ({}));
+    const { label, reason } = await request("POST", "ui/fit/recommend", { repo: repo.repo, revision: repo.commit, choices: asked, projector_bytes: projectorBytes(repo) }).catch(() => ({}));
     const row = rows.get(label);
     if (!row || mine !== this.asked || row.querySelector(".recommended")) return;
     row.querySelector("strong").after(h("span", { class: "badge recommended", text: "Recommended" }));
@@ -218,6 +220,12 @@ function refusedFiles(refused) {
 function short(count) {
   if (count >= 1e9) return `${(count / 1e9).toFixed(1)} B`;
   return count >= 1e6 ? `${(count / 1e6).toFixed(1)} M` : count >= 1e3 ? `${(count / 1e3).toFixed(0)} k` : number(count ?? 0);
+}
+
+/** Size of the smallest projector of a repository; 0 without one. */
+function projectorBytes(repo) {
+  const sizes = repo.choices.filter((choice) => choice.addon && !choice.problem).map((choice) => choice.bytes);
+  return sizes.length ? Math.min(...sizes) : 0;
 }
 
 export function mount(element) {
