@@ -35,6 +35,7 @@ def test_a_press_that_lasts_over_several_polls_counts(models: ModelsScreen, page
 def test_the_focus_stays_on_the_same_control_of_a_conversation(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
     starter.make_conversation((("user", "about meadows"),), title="Kept in focus")
     chat.open()
+    expect(chat.box).to_be_focused()  # a conversation that was opened takes the focus to its composer
     title = chat.row("Kept in focus").locator(".title")
     tool = chat.row("Kept in focus").get_by_label("Rename", exact=True)
     for control, presses, other in ((title, 0, "First other"), (tool, 2, "Second other")):
