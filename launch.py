@@ -47,7 +47,8 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """The launcher's own arguments."""
     text = __doc__ or ""
-    parser = argparse.ArgumentParser(prog="launch.py", description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usage = 'launch.py [start | setup | test | doctor] [--accelerator KIND] [--again] [-- what is for the server, as in "launch.py -- --port 8000"]'
+    parser = argparse.ArgumentParser(prog="launch.py", usage=usage, description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", nargs="?", default="start", choices=("start", "setup", "test", "doctor"))
     parser.add_argument("--accelerator", choices=KINDS, help="set up for this kind instead of what is found")
     parser.add_argument("--again", action="store_true", help="with setup: compile llama.cpp again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -13,8 +14,11 @@ from typing import TYPE_CHECKING
 from modules.core.errors import AppError, InvalidRequest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastapi import FastAPI
 
+    from modules.core.server_run import Handover, ServerRun
     from modules.core.settings import Settings
 
 PORTS_TRIED = 50
@@ -54,7 +58,18 @@ def bind(settings: Settings, port_given: bool) -> socket.socket:
     raise InvalidRequest(f"{tried} in use on {settings.host}. Stop the other program, or choose another one with --port.")
 
 
-def create_app(settings: Settings) -> FastAPI:
+def listen(settings: Settings, port_given: bool, before: Handover | None) -> socket.socket:
+    """The socket of the run before where there was one, else a new one; without exec at least its port."""
+    if before is None:
+        return bind(settings, port_given)
+    listener = before.listener(settings, port_given)
+    if listener is None and before.is_for(settings, port_given):
+        with contextlib.suppress(InvalidRequest):
+            return bind(settings.model_copy(update={"port": before.port}), True)
+    return listener or bind(settings, port_given)
+
+
+def create_app(settings: Settings, run: ServerRun | None = None) -> FastAPI:
     """Services, routes and page as one application."""
     for name, value in SILENCE:
         os.environ.setdefault(name, value)
@@ -62,7 +77,7 @@ def create_app(settings: Settings) -> FastAPI:
     from modules.api.app import build_api
     from modules.services.app import build_app
 
-    app = build_app(settings)
+    app = build_app(settings, run)
     if not settings.ui:
         return build_api(app)
     from modules.ui.fast_import import speed_up_gradio_import
@@ -80,6 +95,42 @@ def end_at_once_when_told() -> None:
         signal.signal(stop, lambda *_: os._exit(0))  # an exception would end some import with a traceback
 
 
+def checked_again(arguments: list[str], environ: Mapping[str, str], settings: Settings, port: int) -> bool:
+    """Read the settings as a run that follows will; whether it is at the same address.
+
+    Raises:
+        InvalidRequest: it would not start.
+    """
+    from modules.core.server_run import Handover
+    from modules.core.settings import read_settings
+
+    new, given = read_settings(arguments, environ)
+    port_given = "port" in given
+    if Handover(settings.host, port, "").is_for(new, port_given):
+        return new.root_path == settings.root_path
+    bind(new, port_given).close()
+    return False
+
+
+def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun, environ: Mapping[str, str]) -> int:
+    """Say the address, serve, and become the next run if one is wanted; returns the exit status."""
+    from modules.api.guard import in_address
+    from modules.api.serving import serve
+    from modules.core.server_run import become_next
+    from modules.core.settings import LOOPBACK_HOSTS
+
+    host = "localhost" if settings.host in LOOPBACK_HOSTS else in_address(settings.host)
+    address = f"http://{host}:{listener.getsockname()[1]}{settings.root_path}"
+    sys.stdout.write(f"Paddock is at {address}\n")
+    sys.stdout.flush()
+    kept = serve(api, settings, listener, run)
+    if kept is None:
+        return 0
+    end_at_once_when_told()
+    sys.stdout.write("Paddock starts again, as it was asked to.\n")
+    return become_next(kept, settings, run.secret, environ)
+
+
 def main(arguments: list[str]) -> int:
     """Serve until told to stop, or download a model; returns the exit status."""
     if arguments[:1] == ["download"]:
@@ -87,29 +138,26 @@ def main(arguments: list[str]) -> int:
 
         return download_command(arguments[1:])
     end_at_once_when_told()
-    from modules.core.settings import LOOPBACK_HOSTS, read_settings
+    from modules.core.server_run import ServerRun, take_handover
+    from modules.core.settings import read_settings
 
+    before = take_handover(os.environ)
+    environ = dict(os.environ)  # as it was given: a run that follows is given the same
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings, given = read_settings(arguments)
-        listener = bind(settings, "port" in given)
-        api = create_app(settings)
+        listener = listen(settings, "port" in given, before)
+        port = int(listener.getsockname()[1])
+        run = ServerRun(lambda: checked_again(arguments, environ, settings, port), before.secret if before else "")
+        api = create_app(settings, run)
     except AppError as error:
         sys.stderr.write(error.message + "\n")
         return 2
     except OSError as error:
         sys.stderr.write(f"{error.filename or 'A folder'} cannot be used: {error.strerror}. Make it writable, free some space, or choose another folder; see --help.\n")
         return 2
-    from modules.api.guard import in_address
-    from modules.api.serving import serve
-
-    host = "localhost" if settings.host in LOOPBACK_HOSTS else in_address(settings.host)
-    address = f"http://{host}:{listener.getsockname()[1]}{settings.root_path}"
-    sys.stdout.write(f"Paddock is at {address}\n")
-    sys.stdout.flush()
-    serve(api, settings, listener)
-    return 0
+    return serve_here(api, settings, listener, run, environ)
 
 
 if __name__ == "__main__":

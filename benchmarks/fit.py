@@ -138,7 +138,7 @@ def cases(part: str, folder: Path) -> Iterator[Case]:
 def _sized(model: RandomModel, kind: str) -> RandomModel:
     from dataclasses import replace
 
-    return replace(model, quantization=kind)
+    return replace(model, quantization=kind, as_shared=True)
 
 
 def _folders(folder: Path) -> Iterator[Case]:

@@ -1,6 +1,7 @@
-"""Builds llama.cpp's own `llama-server` from the source inside llama-cpp-python's archive, to stand beside Paddock in benchmarks and tests.
+"""Builds llama.cpp's own `llama-server` and `llama-bench` from the source inside llama-cpp-python's archive, to stand beside Paddock in benchmarks and tests.
 
-Run `python -m benchmarks.llama_server`: it prints the path of the program, built once for each version into a cache. Needs cmake and a compiler.
+`python -m benchmarks.llama_server` prints the path of the server, `python -m benchmarks.llama_server llama-bench` that of the other: built once for each
+version into a cache. Needs cmake and a compiler; CMAKE_BUILD_PARALLEL_LEVEL limits the cores that it takes.
 """
 
 from __future__ import annotations
@@ -14,18 +15,27 @@ from importlib import metadata
 from pathlib import Path
 
 DISTRIBUTION = "llama-cpp-python"
+SERVER, BENCH = PROGRAMS = ("llama-server", "llama-bench")
 SWITCHES = ("-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BUILD_APP=OFF", "-DLLAMA_USE_PREBUILT_UI=OFF", "-DLLAMA_OPENSSL=OFF",
             "-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_BUILD_TYPE=Release")  # fmt: skip
 
 
-def cached_program() -> Path:
+def cached_program(name: str = SERVER) -> Path:
     """Where the program of the installed version is, or will be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "paddock" / f"llama-server-{metadata.version(DISTRIBUTION)}" / "llama-server"
+    return cache / "paddock" / f"llama-server-{metadata.version(DISTRIBUTION)}" / name
+
+
+def built_program(name: str = SERVER) -> Path:
+    """The program, built first where it is not there."""
+    program = cached_program(name)
+    if not program.exists():
+        build(program)
+    return program
 
 
 def build(program: Path) -> None:
-    """Fetch the archive, build the server and put it at `program`.
+    """Fetch the archive, build the program of that name and put it there.
 
     Raises:
         CalledProcessError: a step failed; what it printed is above.
@@ -38,10 +48,11 @@ def build(program: Path) -> None:
         source = next(Path(folder).glob("*/vendor/llama.cpp"))
         made = Path(folder) / "build"
         _do("cmake", "-S", str(source), "-B", str(made), *SWITCHES)
-        _do("cmake", "--build", str(made), "--target", "llama-server", "--parallel", str(os.cpu_count() or 1))
+        at_once = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
+        _do("cmake", "--build", str(made), "--target", program.name, "--parallel", at_once)
         program.parent.mkdir(parents=True, exist_ok=True)
         staged = program.with_name(f".{program.name}.{os.getpid()}")
-        staged.write_bytes(next(made.rglob("bin/llama-server")).read_bytes())
+        staged.write_bytes(next(made.rglob(f"bin/{program.name}")).read_bytes())
         staged.chmod(0o755)
         staged.replace(program)
 
@@ -51,11 +62,15 @@ def _do(*command: str) -> None:
 
 
 def main() -> None:
-    """Print the path, building first where it is not there."""
-    program = cached_program()
-    if not program.exists():
-        build(program)
-    print(program)
+    """Print the path of a program.
+
+    Raises:
+        SystemExit: there is no program of that name.
+    """
+    name = sys.argv[1] if len(sys.argv) > 1 else SERVER
+    if name not in PROGRAMS:
+        raise SystemExit(f"“{name}” is not built here; say {' or '.join(PROGRAMS)}.")
+    print(built_program(name))
 
 
 if __name__ == "__main__":

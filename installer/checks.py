@@ -34,12 +34,12 @@ INSTALL_BROWSER = (
     ("apk", ("apk add chromium font-dejavu",)),
     ("brew", ("brew install --cask google-chrome",)),
 )
-APART = ("contracts", "live", "e2e")  # folders of tests that run one after another, each in a stage of its own
-# A worker for each core; a file's tests share their fixtures; a plug-in that takes a second to start and has no use here stays out
-BY_FILES = ("-n", "auto", "--dist", "loadfile")
-PARALLEL = (*BY_FILES, "-p", "no:schemathesis")
-SIDE_BY_SIDE = ("live",)  # of those: each worker has servers of its own; a browser beside another one would be too slow for tests of timing
+APART = ("contracts", "live", "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
+# A worker for each core; a file's tests share their fixtures; the order of files is that of tests/conftest.py
+BY_FILES = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
+PARALLEL = (*BY_FILES, "-p", "no:schemathesis")  # a plug-in that takes a second to start and has no use here stays out
 PROCESSES = "processes"  # the marker of tests that start processes again and again: a stage of its own
+TORCH = "torch"  # the marker of tests that load torch and its family (tests/conftest.py): another
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
 
 
@@ -116,12 +116,13 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
     ]
     apart = [f"--ignore={tests / name}" for name in APART]
     found = [
-        Stage("unit", (*pytest, *PARALLEL, "-m", f"not {PROCESSES}", *apart, str(tests), *arguments)),
+        Stage("unit", (*pytest, *PARALLEL, "-m", f"not {PROCESSES} and not {TORCH}", *apart, str(tests), *arguments)),
         Stage(PROCESSES, (*pytest, *PARALLEL, "-m", PROCESSES, *apart, str(tests), *arguments)),
+        Stage(TORCH, (*pytest, *PARALLEL, "-m", f"{TORCH} and not {PROCESSES}", *apart, str(tests), *arguments)),
     ]
     for name in APART:
         if any((tests / name).glob("**/test_*.py")):
-            found.append(Stage(name, (*pytest, *(BY_FILES if name in SIDE_BY_SIDE else ()), str(tests / name), *arguments)))
+            found.append(Stage(name, (*pytest, *BY_FILES, str(tests / name), *arguments)))
     return found if arguments else rules + found
 
 

@@ -6,15 +6,20 @@ Knows nothing of any module of Paddock.
 
 from __future__ import annotations
 
+import gc
 import os
+import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.tiny_models import TinyFiles
 
 # Before any library reads it: no telemetry, no version check, nothing asked of the outside, one thread per test
@@ -44,7 +49,17 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 ROOT = Path(__file__).resolve().parent.parent
-WITH_TORCH = ("tests/loaders/", "tests/starter/test_model.py", "tests/prompts/test_against_transformers.py")
+# Files that load torch and its family, which takes seconds: a stage of their own (installer/checks.py)
+WITH_TORCH = (
+    "tests/loaders/", "tests/training/", "tests/weights/", "tests/lab/", "tests/starter/test_model.py", "tests/prompts/test_against_transformers.py",
+)  # fmt: skip
+WHOLE_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.processes", re.MULTILINE)
+# Workers begin with these files, the longest first: the one that came to them last would be at it long after the other has ended
+LONGEST = (
+    "tests/e2e/test_training.py", "tests/e2e/test_models.py", "tests/e2e/test_library.py", "tests/e2e/test_remote.py", "tests/e2e/test_perplexity.py",
+    "tests/training/test_distributed.py", "tests/training/test_real_data.py", "tests/services/test_fit.py", "tests/services/test_jobs.py",
+    "tests/services/test_models.py",
+)  # fmt: skip
 BROWSERS = (
     "chromium",
     "chromium-browser",
@@ -108,23 +123,57 @@ def chromium_path() -> str:
     pytest.skip("no Chromium or Chrome on this system: install one, or set PADDOCK_CHROMIUM to its path")
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
-    """A file's tests run in one worker; all that want torch in the same one, so that it is loaded and tiny models are made once."""
-    if config.getoption("dist") != "loadfile":
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out files in which a stage selects nothing: each worker of each stage would import them all, which takes longer than most tests."""
+    if collection_path.suffix != ".py" or not collection_path.name.startswith("test_"):
         return None
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByFile(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            return "torch" if file.startswith(WITH_TORCH) else file
-
-    return ByFile(config, log)
+    return True if selects_nothing(collection_path, config.getoption("markexpr").split(" and ")) else None
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip GPU tests where there is none, without importing torch to find out."""
+def selects_nothing(path: Path, terms: list[str]) -> bool:
+    """Whether no test of a file can have all these markers, `not` before a marker for its absence."""
+    with_torch = path.relative_to(ROOT).as_posix().startswith(WITH_TORCH) if path.is_relative_to(ROOT) else False
+    if ("torch" in terms and not with_torch) or ("not torch" in terms and with_torch):
+        return True
+    if not {"processes", "not processes"} & set(terms):
+        return False
+    text = path.read_text("utf-8")
+    return "pytest.mark.processes" not in text if "processes" in terms else WHOLE_FILE.search(text) is not None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    """Mark tests before they are selected; order those that were."""
+    mark(items)
+    yield
+    if hasattr(config, "workerinput"):
+        longest_first(items)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end; looking through it for garbage again and again took a quarter of the unit tests' time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def longest_first(items: list[pytest.Item]) -> None:
+    """Order the files for several workers: those known to take long, then by the number of tests."""
+    count = Counter(item.location[0] for item in items)
+    places = {file: place for place, file in enumerate(LONGEST)}
+
+    def place(item: pytest.Item) -> tuple[int, int, str]:
+        file = item.location[0].replace(os.sep, "/")
+        return places.get(file, len(places)), -count[item.location[0]], file
+
+    items.sort(key=place)
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Mark what loads torch; skip GPU tests where there is none, without importing torch to find out."""
+    for item in items:
+        if item.nodeid.startswith(WITH_TORCH):
+            item.add_marker(pytest.mark.torch)
     if sys.platform == "darwin" or shutil.which("nvidia-smi") or Path("/dev/kfd").exists():
         return
     for item in items:

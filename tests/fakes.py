@@ -61,12 +61,15 @@ class FakeRunner:
     """A `Runner` that keeps the tokens of each slot and refuses every inconsistent call."""
 
     vocab_size = VOCAB_SIZE
+    keeps_parts = True
+    tile_rows = 0
 
     def __init__(self, *, slots: int = 4, context: int = 256, capacity: int | None = None, batch: int = 64, rule=next_byte) -> None:
         self.n_slots = slots
         self.context_length = context
         self.capacity_tokens = slots * context if capacity is None else capacity
         self.max_batch_tokens = batch
+        self.max_outputs = batch
         self.slots: list[list[int]] = [[] for _ in range(slots)]
         self.rule = rule
         self.memory_tokens: int | None = None  # really there, where it is less than promised
@@ -75,6 +78,8 @@ class FakeRunner:
         self.entered = threading.Semaphore(0)
         self.batches: list[list[Row]] = []
         self.closed = False
+        self.packed: dict[int, list[np.ndarray]] = {}
+        self.ready_bytes = 0  # of memory for the next state
 
     def forward(self, rows: Sequence[Row]) -> list[object]:
         self.entered.release()
@@ -94,12 +99,14 @@ class FakeRunner:
         assert held + total <= self.capacity_tokens
         logits = []
         for row in rows:
+            assert row.slot >= 0
             slot = self.slots[row.slot]
             assert row.start == len(slot)
             assert len(row.token_ids) > 0
             slot.extend(row.token_ids)
             assert len(slot) <= self.context_length
             assert 1 <= row.outputs <= len(row.token_ids)
+            assert sum(each.outputs for each in rows) <= self.max_outputs
             logits += [self._entry(slot[: len(slot) - left]) for left in reversed(range(row.outputs))]
         self.batches.append(list(rows))
         return logits
@@ -134,6 +141,36 @@ class FakeRunner:
         self.slots[target] = self.slots[source][:length]
         assert sum(map(len, self.slots)) <= self.capacity_tokens
         return True
+
+    def state_bytes(self, slot: int) -> int:
+        return 4 * len(self.slots[slot])
+
+    def save_state(self, slot: int) -> list[int]:
+        return list(self.slots[slot])
+
+    def restore_state(self, slot: int, state: list[int], length: int) -> int:
+        assert not self.slots[slot]
+        assert sum(map(len, self.slots)) + len(state) <= self.capacity_tokens
+        self.slots[slot] = state[: length if self.keeps_parts or length == len(state) else 0]
+        return len(self.slots[slot])
+
+    def drop_state(self, state: list[int]) -> None:
+        state[:] = [-1] * len(state)  # whoever still uses it will not like it
+        for part in self.packed.pop(id(state), ()):
+            part[:] = 255
+
+    def ready_memory(self, size: int) -> bool:
+        self.ready_bytes = min(size, self.ready_bytes + 4)
+        return self.ready_bytes < size
+
+    def pack_state(self, state: list[int]) -> tuple[object, list[np.ndarray]]:
+        parts = self.packed[id(state)] = [np.array(state, np.int32).view(np.uint8)]  # the state's own memory, as far as a list has any
+        return len(state), parts
+
+    def unpack_state(self, form: object, parts: list[np.ndarray]) -> list[int]:
+        state = parts[0].view(np.int32).tolist()
+        assert len(state) == form
+        return state
 
     def close(self) -> None:
         self.closed = True

@@ -97,10 +97,14 @@ class PaddockServer(ServerProcess):
         self._holding = False
         self.port = free_port()
         self.url = f"http://localhost:{self.port}/"
-        shutil.copytree(ROOT / "presets", folder / "presets")
+        self.datasets_dir = folder / "datasets"
+        for source, name in (("presets", "presets"), ("characters", "characters"), ("prompt_templates", "templates")):
+            if not (folder / name).exists():  # a server that was here before has left its own
+                shutil.copytree(ROOT / source, folder / name, ignore=shutil.ignore_patterns(".*", "own"))
         super().__init__(
             folder, "--port", str(self.port), "--models-dir", str(models_dir), "--loras-dir", str(loras_dir), "--presets-dir", str(folder / "presets"),
-            "--verbose", *flags,
+            "--datasets-dir", str(self.datasets_dir), "--templates-dir", str(folder / "templates"),
+            "--characters-dir", str(folder / "characters"), "--verbose", *flags,
         )  # fmt: skip
         self.http = httpx.Client(base_url=self.url, timeout=120)
         wait_for(lambda: self.answers(self.url), "the server answers", START_LIMIT_S)
@@ -161,13 +165,16 @@ class PaddockServer(ServerProcess):
                 engine.resume()
 
     @contextlib.contextmanager
-    def slowed(self) -> Iterator[None]:
-        """The engine runs a sixth of the time, as on a slow machine: a tiny model would have ended before a browser shows its first words."""
+    def slowed(self) -> Iterator[Callable[[], None]]:
+        """The engine runs a sixth of the time, as on a slow machine: a tiny model would have ended before a browser shows its first words.
+
+        What this gives ends that at once, for who has nothing left to do but to wait for the end of a reply.
+        """
         stop = threading.Event()
         pulses = threading.Thread(target=self._pulses, args=(stop,))
         pulses.start()
         try:
-            yield
+            yield stop.set
         finally:
             stop.set()
             pulses.join()

@@ -39,6 +39,12 @@ def test_without_a_command_it_starts() -> None:
         launch.parse(["dance"])
 
 
+def test_an_option_of_the_server_in_the_wrong_place_tells_the_right_one(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        launch.parse(["--port", "8000"])
+    assert "launch.py -- --port 8000" in capsys.readouterr().err
+
+
 def test_an_old_python_gets_a_sentence_and_no_traceback(tmp_path: Path) -> None:
     """The check stands before every import that an old Python could not do."""
     source = (ROOT / "launch.py").read_text(encoding="utf-8")

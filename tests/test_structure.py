@@ -6,7 +6,6 @@ Each rule is a function from a parsed file to complaints; each is shown to fire 
 from __future__ import annotations
 
 import ast
-import functools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ FILE_LINES = 400
 STYLESHEET_LINES = 800
 FUNCTION_LINES = 60
 FORBIDDEN_NAMES = frozenset({"utils", "util", "common", "helpers", "helper", "misc", "shared", "manager", "managers"})
-HEAVY = ("torch", "transformers", "llama_cpp", "peft", "bitsandbytes", "accelerate")
+HEAVY = ("torch", "transformers", "llama_cpp", "peft", "bitsandbytes", "accelerate", "pyarrow", "llguidance")
 MUTABLE_CALLS = frozenset({
     "list", "dict", "set", "bytearray", "defaultdict", "deque", "OrderedDict", "Counter", "ChainMap", "Queue", "SimpleQueue",
     "LifoQueue", "PriorityQueue", "WeakValueDictionary", "WeakKeyDictionary", "WeakSet", "Lock", "RLock", "Condition",
@@ -44,13 +43,21 @@ def all_files() -> list[Path]:
     return python_files("modules", "installer", "tools", "benchmarks", "tests")
 
 
-@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
+def statements(node: ast.AST) -> Iterator[ast.stmt]:
+    """All statements below; expressions, which are most of a tree, are passed over."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, name, ()):
+            if isinstance(child, ast.stmt):
+                yield child
+            yield from statements(child)
+
+
 def long_functions(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or node.lineno) - node.lineno + 1
             if lines > FUNCTION_LINES:
@@ -58,13 +65,13 @@ def long_functions(tree: ast.Module) -> Iterator[str]:
 
 
 def global_statements(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.Global):
             yield f"{node.lineno}: global {', '.join(node.names)}"
 
 
 def relative_imports(tree: ast.Module) -> Iterator[str]:
-    for node in ast.walk(tree):
+    for node in statements(tree):
         if isinstance(node, ast.ImportFrom) and node.level:
             yield f"{node.lineno}: relative import"
 
@@ -146,18 +153,25 @@ def assert_none(found: list[str]) -> None:
     assert not found, "\n" + "\n".join(found)
 
 
-def complaints(files: list[Path], rule: Rule) -> list[str]:
-    return [f"{path.relative_to(ROOT)}:{text}" for path in files for text in rule(parse(path))]
+EVERYWHERE: tuple[Rule, ...] = (long_functions, relative_imports)
+IN_THE_PRODUCT: tuple[Rule, ...] = (global_statements, mutable_values, missing_docstring)
 
 
-@pytest.mark.parametrize("rule", [long_functions, relative_imports])
-def test_every_python_file_keeps(rule: Rule) -> None:
-    assert_none(complaints(all_files(), rule))
+@pytest.fixture(scope="module")
+def complaints() -> dict[Rule, list[str]]:
+    """What each rule finds; a tree is read once and not kept, as all of them together would slow down every test that follows."""
+    product = frozenset(product_files())
+    found: dict[Rule, list[str]] = {rule: [] for rule in EVERYWHERE + IN_THE_PRODUCT}
+    for path in all_files():
+        tree = parse(path)
+        for rule in EVERYWHERE + (IN_THE_PRODUCT if path in product else ()):
+            found[rule] += [f"{path.relative_to(ROOT)}:{text}" for text in rule(tree)]
+    return found
 
 
-@pytest.mark.parametrize("rule", [global_statements, mutable_values, missing_docstring])
-def test_the_product_keeps(rule: Rule) -> None:
-    assert_none(complaints(product_files(), rule))
+@pytest.mark.parametrize("rule", EVERYWHERE + IN_THE_PRODUCT)
+def test_every_file_keeps(rule: Rule, complaints: dict[Rule, list[str]]) -> None:
+    assert_none(complaints[rule])
 
 
 def too_long(files: list[Path], limit: int) -> list[str]:
@@ -196,6 +210,7 @@ def test_every_tab_is_in_the_table_of_tabs() -> None:
     assert tabs - imported == set(), "modules/ui/app.py does not import these tabs"
 
 
+@pytest.mark.processes
 def test_the_web_process_loads_no_model_library(tmp_path: Path) -> None:
     """The application is built as the server does it; a library that only a child may hold must not be there."""
     program = (

@@ -54,6 +54,15 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "bloom": ("BloomConfig", {"n_layer": 2, "n_head": 2}),
     "mamba": ("MambaConfig", {"state_size": 8}),
     "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"]}),
+    "gemma2": ("Gemma2Config", {"head_dim": 16, "sliding_window": 16}),
+    "cohere2": ("Cohere2Config", {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}),
+    "mamba2": ("Mamba2Config", {"state_size": 8, "num_heads": 8, "head_dim": 16, "expand": 2, "n_groups": 1, "chunk_size": 16} | dict.fromkeys(
+        ("num_attention_heads", "num_key_value_heads", "intermediate_size"))),
+    "falcon_h1": ("FalconH1Config", {
+        "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 16}),
+    "qwen3_next": ("Qwen3NextConfig", {
+        **EXPERTS, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "shared_expert_intermediate_size": 32}),
 }  # fmt: skip
 
 
@@ -168,7 +177,7 @@ def _permuted(weights: np.ndarray, heads: int) -> np.ndarray:
 def _layer_names(config: dict[str, Any]) -> dict[str, tuple[str, int]]:
     """Name in the folder → name in the GGUF file and the heads to permute by."""
     names = {"model.embed_tokens": ("token_embd", 0), "model.norm": ("output_norm", 0), "lm_head": ("output", 0)}
-    heads, kv_heads = (config["num_attention_heads"], config["num_key_value_heads"]) if config["model_type"] == "llama" else (0, 0)
+    heads, kv_heads = (config["num_attention_heads"], config["num_key_value_heads"]) if config["model_type"] in ("llama", "mistral") else (0, 0)
     parts = (
         ("input_layernorm", "attn_norm", 0), ("post_attention_layernorm", "ffn_norm", 0), ("self_attn.q_proj", "attn_q", heads),
         ("self_attn.k_proj", "attn_k", kv_heads), ("self_attn.v_proj", "attn_v", 0), ("self_attn.o_proj", "attn_output", 0),
@@ -207,12 +216,12 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
 
 
 def write_gguf(path: Path, folder: Path, rope_sections: tuple[int, ...] = ()) -> Path:
-    """The GGUF file (f16) of a llama, qwen2, qwen3 or gemma3_text folder; with sections of its rotary dimensions qwen2 becomes qwen2vl."""
+    """The GGUF file (f16) of a llama, mistral, qwen2, qwen3 or gemma3_text folder; with sections of its rotary dimensions qwen2 becomes qwen2vl."""
     from safetensors.numpy import load_file
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     windowed = config["model_type"] == "gemma3_text"
-    writer = gguf.GGUFWriter(path, "gemma3" if windowed else "qwen2vl" if rope_sections else config["model_type"])
+    writer = gguf.GGUFWriter(path, "gemma3" if windowed else "qwen2vl" if rope_sections else config["model_type"].replace("mistral", "llama"))
     if rope_sections:
         writer.add_rope_dimension_sections(rope_sections)
     if windowed or config["model_type"] == "qwen3":

@@ -11,11 +11,17 @@ from starlette.routing import Match
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
+from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
+from modules.api.internal import internal_router
+from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
+from modules.api.people import People
+from modules.api.restart import restart_router
 from modules.api.view_messages import ViewFunctions
-from modules.api.views import NOTEBOOK, view_routers
+from modules.api.view_notebook import notebook_key
+from modules.api.views import view_routers
 from modules.services.app import App
 
 
@@ -28,11 +34,15 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     install_error_handlers(api)
     api.include_router(completions_router(app))
     api.include_router(models_router(app))
+    api.include_router(embeddings_router(app))
+    api.include_router(internal_router(app))
+    api.include_router(restart_router(app, "/v1/internal"))
+    api.include_router(metrics_router(app))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
     settings = app.settings
-    check = KeyCheck(settings.api_key.get_secret_value()) if settings.api_key is not None else None
+    check = KeyCheck(settings.api_key.get_secret_value(), app.run.secret) if settings.api_key is not None else None
     if check is not None:
         api.include_router(login_router(check))
     if mount is not None:
@@ -40,18 +50,21 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         api = mount(api)
 
         def expect(conversation_id: str) -> None:
-            for key in (conversation_id, NOTEBOOK):
+            for key in (conversation_id, notebook_key()):
                 app.followers.expect(key)
 
         api.add_middleware(PageArrivals, expect=expect)
+    if settings.multi_user:
+        api.add_middleware(People, settings=settings, secret=app.run.secret, check=check)
     if check is not None:
-        api.add_middleware(KeyGate, check=check, page=not settings.is_local)
+        api.add_middleware(KeyGate, check=check, page=not (settings.is_local or settings.multi_user))
     api.add_middleware(
         Guard,
         allowed_hosts=(settings.host, *settings.allowed_hosts),
         allowed_origins=settings.allowed_origins,
         any_host=settings.host in ("0.0.0.0", "::"),  # compared, not bound
     )
+    api.add_middleware(AnswerCount, answers=app.meters.answers)
     return api
 
 

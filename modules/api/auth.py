@@ -25,6 +25,7 @@ SESSION_S = 30 * 24 * 3600
 FAILURES_PER_MINUTE = 10
 KEPT_ADDRESSES = 10_000
 OTHER_SCHEMES = frozenset({"basic", "digest", "negotiate"})
+API_PATHS = ("/v1", "/metrics")  # need the key wherever there is one
 OPEN_PATHS = frozenset({"/login", "/health", "/ui/assets/app.css"})
 
 
@@ -35,9 +36,10 @@ def _digest(text: str) -> bytes:
 class KeyCheck:
     """Compares keys in constant time and counts failures by address."""
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, secret: str = "") -> None:
+        """`secret` signs the sessions; where none is given nobody else knows it."""
         self._digest = _digest(key)
-        self._session = hmac.new(secrets.token_bytes(32), key.encode(), hashlib.sha256).hexdigest()
+        self._session = hmac.new((secret or secrets.token_hex(32)).encode(), key.encode(), hashlib.sha256).hexdigest()
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def good(self, key: str) -> bool:
@@ -45,7 +47,7 @@ class KeyCheck:
         return hmac.compare_digest(_digest(key), self._digest)
 
     def session(self) -> str:
-        """The value of the session cookie; a restart ends all sessions."""
+        """The value of the session cookie; a new start ends all sessions, one that was asked for on the page does not."""
         return self._session
 
     def good_session(self, value: str) -> bool:
@@ -73,13 +75,13 @@ class KeyGate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or ask for the key."""
         path = "" if scope["type"] == "lifespan" else route_path(scope)
-        is_api = path.startswith("/v1")
+        is_api = path.startswith(API_PATHS)
         if scope["type"] == "lifespan" or path in OPEN_PATHS or not (is_api or self._page):
             await self._app(scope, receive, send)
             return
         headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
-        given = _keys(headers)
-        if any(self._check.good(key) for key in given) or self._check.good_session(_cookie(headers.get("cookie", ""))):
+        given = keys_in(headers)
+        if any(self._check.good(key) for key in given) or self._check.good_session(session_in(headers)):
             await self._app(scope, receive, send)
             return
         await self._refusal(scope, given, is_api)(scope, receive, send)
@@ -96,7 +98,7 @@ class KeyGate:
         return JSONResponse(body, status_code=401, headers={"www-authenticate": "Bearer"})
 
 
-def _keys(headers: Mapping[str, str]) -> Sequence[str]:
+def keys_in(headers: Mapping[str, str]) -> Sequence[str]:
     """What may be the key. A proxy's own login comes as another kind of authorization: it is neither a key nor a guess at one."""
     authorization = headers.get("authorization", "").strip()
     scheme, _, rest = authorization.partition(" ")
@@ -104,9 +106,10 @@ def _keys(headers: Mapping[str, str]) -> Sequence[str]:
     return [key for key in (bearer, headers.get("x-api-key", "").strip()) if key]
 
 
-def _cookie(header: str) -> str:
+def session_in(headers: Mapping[str, str]) -> str:
+    """The value of the session cookie, or nothing."""
     try:
-        morsel = SimpleCookie(header).get(COOKIE)
+        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:
         return ""
     return morsel.value if morsel else ""

@@ -9,17 +9,18 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from modules.api.answers import JsonAnswer
+from modules.api.answers import JsonAnswer, json_bytes
+from modules.api.choices import FINISH_WORDS, Whole, prompt_table
 from modules.api.errors import body_of, documented_errors
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
+from modules.api.text_completions import TextShape
+from modules.api.timings import timings
 from modules.core.errors import AppError
 from modules.core.generation import (
     ChatPrompt,
@@ -32,23 +33,11 @@ from modules.core.generation import (
 )
 from modules.core.messages import ThoughtStream
 from modules.core.params import GenerationParams
+from modules.core.text_shape import SHAPE_FIELDS
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
 
-FINISH_WORDS = MappingProxyType({"stop": "stop", "length": "length", "cancelled": "stop", "error": "stop", None: None})
 CLIENT_GONE = 499
-
-
-@dataclass
-class _Whole:
-    """One finished choice."""
-
-    text: str = ""
-    thinking: str = ""
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    finish_reason: str | None = None
-    usage: Usage = field(default_factory=Usage)
-    seed: int = 0
 
 
 def completions_router(app: App) -> APIRouter:
@@ -68,9 +57,10 @@ def completions_router(app: App) -> APIRouter:
         params = await _params(app, body, body.max_tokens or 16, body.logprobs)
         requests = []
         for prompt in body.prompts():
-            source = TextPrompt(text=prompt, parse_special=body.parse_special) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
+            source = _text_prompt(body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
             requests += _with_seeds(GenerationRequest(prompt=source, params=params, client=_client(body, request)), body.n)
-        shape = _TextShape(body.logprobs is not None, [p for p in body.prompts() for _ in range(body.n)] if body.echo else [])
+        echoes = [await _echo(app, prompt, body.model) for prompt in body.prompts()] if body.echo else []
+        shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt)
         return await _answer(app, request, body, requests, shape)
 
     return router
@@ -79,12 +69,23 @@ def completions_router(app: App) -> APIRouter:
 # ---- from body to requests -----------------------------------------------------------------------------------------
 
 
+def _text_prompt(body: CompletionRequest, text: str) -> TextPrompt:
+    return TextPrompt(text=text, add_bos=body.add_bos, parse_special=body.parse_special)
+
+
 async def _params(app: App, body: ChatRequest | CompletionRequest, max_tokens: int, logprobs: int | None) -> GenerationParams:
     given = body.given()
     given["max_tokens"] = max_tokens
     if logprobs is not None:
         given["logprobs"] = logprobs
+    if not body.preset and not any(given.get(name) for name in SHAPE_FIELDS):
+        return app.presets.merge(None, given)  # nothing to read and nothing to look at for long: a thread would cost more
     return await asyncio.to_thread(app.presets.merge, body.preset, given)
+
+
+async def _echo(app: App, prompt: str | tuple[int, ...], model: str) -> str:
+    """The text of a prompt."""
+    return prompt if isinstance(prompt, str) else await app.generation.detokenize(prompt, model)
 
 
 def _client(body: ChatRequest | CompletionRequest, request: Request) -> str:
@@ -128,6 +129,9 @@ class _ChatShape:
         """The piece that opens a choice."""
         return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
 
+    def prompt(self, index: int, entries: Sequence[TokenLogprob]) -> None:
+        """Chat streams tell nothing about the prompt."""
+
     def piece(self, index: int, thinking: str, text: str, delta: Delta, offset: int) -> dict[str, Any]:
         """One piece of a stream."""
         body: dict[str, Any] = {}
@@ -142,7 +146,7 @@ class _ChatShape:
             "finish_reason": FINISH_WORDS[delta.finish_reason],
         }
 
-    def whole(self, index: int, choice: _Whole) -> dict[str, Any]:
+    def whole(self, index: int, choice: Whole) -> dict[str, Any]:
         """A finished choice."""
         message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
         if choice.thinking:
@@ -161,59 +165,10 @@ class _ChatShape:
 
 
 def _entry(entry: TokenLogprob) -> dict[str, Any]:
-    return {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.text.encode())}
+    return {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.raw)}
 
 
-class _TextShape:
-    """How plain completion choices look, whole and in pieces."""
-
-    prefix, kind, piece_kind = "cmpl", "text_completion", "text_completion"
-
-    def __init__(self, logprobs: bool, echoes: Sequence[str | tuple[int, ...]]) -> None:
-        self._logprobs = logprobs
-        self._echoes = tuple(echo if isinstance(echo, str) else "" for echo in echoes)
-
-    def first(self, index: int) -> dict[str, Any] | None:
-        """The piece that opens a choice: the prompt itself, if asked for."""
-        if not self._echoes:
-            return None
-        return {"index": index, "text": self._echoes[index], "logprobs": None, "finish_reason": None}
-
-    def piece(self, index: int, thinking: str, text: str, delta: Delta, offset: int) -> dict[str, Any]:
-        """One piece of a stream."""
-        return {
-            "index": index,
-            "text": thinking + text,
-            "logprobs": self._table(delta.logprobs, offset),
-            "finish_reason": FINISH_WORDS[delta.finish_reason],
-        }
-
-    def whole(self, index: int, choice: _Whole) -> dict[str, Any]:
-        """A finished choice."""
-        echo = self._echoes[index] if self._echoes else ""
-        return {
-            "index": index,
-            "text": echo + choice.text,
-            "logprobs": self._table(choice.logprobs, len(echo)),
-            "finish_reason": FINISH_WORDS[choice.finish_reason],
-        }
-
-    def _table(self, logprobs: Sequence[TokenLogprob], offset: int) -> dict[str, Any] | None:
-        if not self._logprobs:
-            return None
-        offsets = []
-        for entry in logprobs:
-            offsets.append(offset)
-            offset += len(entry.text)
-        return {
-            "tokens": [entry.text for entry in logprobs],
-            "token_logprobs": [entry.logprob for entry in logprobs],
-            "top_logprobs": [{top.text: top.logprob for top in entry.top} for entry in logprobs],
-            "text_offset": offsets,
-        }
-
-
-_Shape = _ChatShape | _TextShape
+_Shape = _ChatShape | TextShape
 
 
 def _usage(parts: Sequence[Usage], choices_per_prompt: int) -> dict[str, Any]:
@@ -225,6 +180,7 @@ def _usage(parts: Sequence[Usage], choices_per_prompt: int) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(p.reused_tokens for p in prompts)},
+        "timings": timings(prompts, parts),
     }
 
 
@@ -254,6 +210,7 @@ async def _answer(
             "object": shape.kind,
             "choices": [shape.whole(i, choice) for i, choice in enumerate(choices)],
             "usage": _usage([choice.usage for choice in choices], body.n),
+            **({"prompt_logprobs": prompt_table(choices[0].prompt_logprobs)} if isinstance(body, ChatRequest) and body.tells_prompt else {}),
             **_fingerprint(choices[0].seed),
             "seeds": [choice.seed for choice in choices],
         }
@@ -264,7 +221,7 @@ async def _close(generations: Sequence[ClientGeneration]) -> None:
     await asyncio.gather(*(generation.aclose() for generation in generations), return_exceptions=True)
 
 
-async def _gather(generations: Sequence[ClientGeneration], split: bool) -> list[_Whole]:
+async def _gather(generations: Sequence[ClientGeneration], split: bool) -> list[Whole]:
     """Wait for all choices; the first failure ends all."""
     try:
         return await asyncio.gather(*(_collect(generation, split) for generation in generations))
@@ -272,8 +229,8 @@ async def _gather(generations: Sequence[ClientGeneration], split: bool) -> list[
         await _close(generations)
 
 
-async def _collect(generation: ClientGeneration, split: bool) -> _Whole:
-    choice = _Whole()
+async def _collect(generation: ClientGeneration, split: bool) -> Whole:
+    choice = Whole()
     thoughts: ThoughtStream | None = None
     async for delta in generation:
         thinking, text = "", delta.text
@@ -283,6 +240,7 @@ async def _collect(generation: ClientGeneration, split: bool) -> _Whole:
         choice.thinking += thinking
         choice.text += text
         choice.logprobs.extend(delta.logprobs)
+        choice.prompt_logprobs.extend(delta.prompt_logprobs)
         if delta.finish_reason is not None:
             choice.finish_reason = delta.finish_reason
             choice.usage = delta.usage or choice.usage
@@ -308,51 +266,90 @@ async def _pieces(
     generations: Sequence[ClientGeneration], head: dict[str, Any], shape: _Shape, n: int, with_usage: bool
 ) -> AsyncIterator[bytes]:
     """All choices interleaved as they come, then usage, then the end mark."""
-    queue: asyncio.Queue[dict[str, Any] | AppError | None] = asyncio.Queue(maxsize=64)
-    usages = [Usage() for _ in generations]
-    tasks = [asyncio.create_task(_feed(queue, i, g, shape, usages)) for i, g in enumerate(generations)]
     head = {**head, "object": shape.piece_kind}
-    open_choices = len(tasks)
+    usages = [Usage() for _ in generations]
+    sources = [_choice(index, generation, shape, usages) for index, generation in enumerate(generations)]
+    frames = _Frames({**head, **({"usage": None} if with_usage else {})}, generations)
     try:
         for index in range(len(generations)):
             first = shape.first(index)
             if first is not None:
                 yield frame({**head, "choices": [first]})
+        try:
+            # one choice alone needs nothing that puts several together: a task and a queue cost as much as all the rest of a token here
+            async for piece in sources[0] if len(sources) == 1 else _interleaved(sources):
+                yield frames.of(piece)
+        except AppError as error:
+            yield frame(body_of(error))
+            return
+        if with_usage:
+            yield frame({**head, "choices": [], "usage": _usage(usages, n)})
+        yield b"data: [DONE]\n\n"
+    finally:
+        await _close(generations)
+
+
+class _Frames:
+    """Events of a stream that differ in their choice alone: what stands around it is written once for each."""
+
+    def __init__(self, around: dict[str, Any], generations: Sequence[ClientGeneration]) -> None:
+        self._around = around
+        self._generations = generations
+        self._begins: dict[int, bytes] = {}
+
+    def of(self, piece: dict[str, Any]) -> bytes:
+        """The event with one piece of a choice."""
+        index = piece["index"]
+        begin = self._begins.get(index)
+        if begin is None:
+            told = {**self._around, **_fingerprint(_seed(self._generations[index]))}
+            begin = self._begins[index] = frame(told)[: -len(b"}\n\n")] + b',"choices":['
+        return begin + json_bytes(piece) + b"]}\n\n"
+
+
+async def _choice(index: int, generation: ClientGeneration, shape: _Shape, usages: list[Usage]) -> AsyncIterator[dict[str, Any]]:
+    """The pieces of one choice."""
+    offset = 0
+    thoughts: ThoughtStream | None = None
+    asked: list[TokenLogprob] = []  # tokens of the prompt
+    async for delta in generation:
+        asked += delta.prompt_logprobs
+        thinking, text = "", delta.text
+        if isinstance(shape, _ChatShape):
+            thoughts = thoughts or ThoughtStream(_opened(generation))
+            thinking, text = thoughts.feed(delta.text, last=delta.finish_reason is not None)
+        usages[index] = delta.usage or usages[index]
+        if thinking or text or delta.logprobs or delta.finish_reason:
+            if asked and (prompt := shape.prompt(index, asked)) is not None:
+                yield prompt
+            asked = []
+            yield shape.piece(index, thinking, text, delta, offset)
+        offset += len(delta.text)
+
+
+async def _interleaved(sources: Sequence[AsyncIterator[dict[str, Any]]]) -> AsyncIterator[dict[str, Any]]:
+    """The pieces of all as they come; the first failure ends all."""
+    queue: asyncio.Queue[dict[str, Any] | AppError | None] = asyncio.Queue(maxsize=64)
+
+    async def feed(source: AsyncIterator[dict[str, Any]]) -> None:
+        try:
+            async for piece in source:
+                await queue.put(piece)
+            await queue.put(None)
+        except AppError as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(feed(source)) for source in sources]
+    open_choices = len(tasks)
+    try:
         while open_choices:
             item = await queue.get()
             if item is None:
                 open_choices -= 1
             elif isinstance(item, AppError):
-                yield frame(body_of(item))
-                return
+                raise item
             else:
-                seed = _fingerprint(_seed(generations[item["index"]]))
-                yield frame({**head, **seed, "choices": [item], **({"usage": None} if with_usage else {})})
-        if with_usage:
-            yield frame({**head, "choices": [], "usage": _usage(usages, n)})
-        yield b"data: [DONE]\n\n"
+                yield item
     finally:
         for task in tasks:
             task.cancel()
-        await _close(generations)
-
-
-async def _feed(
-    queue: asyncio.Queue[dict[str, Any] | AppError | None], index: int, generation: ClientGeneration, shape: _Shape, usages: list[Usage]
-) -> None:
-    """Put the pieces of one choice into the queue; None ends it."""
-    offset = 0
-    thoughts: ThoughtStream | None = None
-    try:
-        async for delta in generation:
-            thinking, text = "", delta.text
-            if isinstance(shape, _ChatShape):
-                thoughts = thoughts or ThoughtStream(_opened(generation))
-                thinking, text = thoughts.feed(delta.text, last=delta.finish_reason is not None)
-            usages[index] = delta.usage or usages[index]
-            if thinking or text or delta.logprobs or delta.finish_reason:
-                await queue.put(shape.piece(index, thinking, text, delta, offset))
-            offset += len(delta.text)
-        await queue.put(None)
-    except AppError as error:
-        await queue.put(error)

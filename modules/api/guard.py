@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 Scope = MutableMapping[str, Any]
@@ -24,9 +25,14 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_LIMIT_BYTES = 8 << 20
-IMAGES_LIMIT_BYTES = 32 << 20  # of a body that may hold images
-WITH_IMAGES = re.compile(r"/v1/chat/completions|/ui/conversations/([^/]+/send|import)")
+IMAGES_LIMIT_BYTES = 32 << 20  # of a body that may hold images, or is a document
+WITH_IMAGES = re.compile(r"/v1/chat/completions|/ui/conversations/([^/]+/(send|files|insert|begin)|import)|/ui/(characters|profiles)/import")
 UPLOAD_LIMIT_BYTES = 64 << 20
+DATASET_PATH = "/ui/datasets/upload"
+DATASET_LIMIT_BYTES = 2 << 30  # of a data set's file
+CONVERSATIONS_PATH = "/ui/conversations/import-file"
+CONVERSATIONS_LIMIT_BYTES = 512 << 20  # of a file of conversations, mostly an archive
+UPLOAD_BYTES_PER_S = 32 << 10  # an upload on the slowest line that is waited for
 BODY_TIME_LIMIT_S = 30.0
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")
 # Gradio routes that fetch for a client, run components' server functions or show other people's runs: nothing here uses them.
@@ -114,7 +120,7 @@ class Guard:
         if refusal is not None:
             await _refuse(scope, send, refusal)
             return
-        body = _BoundedBody(receive, _limit(route_path(scope)), scope["type"] == "http")
+        body = _BoundedBody(receive, _limits(route_path(scope)), scope["type"] == "http")
         sent = _Headers(send, self._cors(asked), body)
         try:
             await self._app(scope, body.receive, sent.send)
@@ -136,7 +142,7 @@ class Guard:
         preflight = scope["type"] == "http" and scope["method"] == "OPTIONS"
         if asked.origin is not None and (unsafe or preflight) and not self._own(asked):
             return Refusal(403, f"Requests from {asked.origin[:100]} are refused; add it with --allowed-origin if it is yours.")
-        reads_data = route_path(scope).startswith(("/v1/", "/ui/", "/gradio_api/"))
+        reads_data = route_path(scope).startswith(("/v1/", "/ui/", "/gradio_api/", "/metrics"))
         if asked.origin is None and asked.fetch_site in ("cross-site", "same-site") and (unsafe or reads_data):
             return Refusal(403, "Requests from other web sites are refused.")
         return None
@@ -156,14 +162,29 @@ class Guard:
         return []
 
 
-def _limit(path: str) -> int:
+class _Limits(NamedTuple):
+    """What a body may be: so many bytes, within the time that every body has and what this pace adds for the bytes that came."""
+
+    size_bytes: int
+    bytes_per_s: float = math.inf
+
+    def time_s(self, seen_bytes: int) -> float:
+        """How long it may have taken so far."""
+        return BODY_TIME_LIMIT_S + seen_bytes / self.bytes_per_s
+
+
+def _limits(path: str) -> _Limits:
+    if path == DATASET_PATH:
+        return _Limits(DATASET_LIMIT_BYTES, UPLOAD_BYTES_PER_S)
+    if path == CONVERSATIONS_PATH:
+        return _Limits(CONVERSATIONS_LIMIT_BYTES, UPLOAD_BYTES_PER_S)
     if path.startswith("/gradio_api/upload"):
-        return UPLOAD_LIMIT_BYTES
-    return IMAGES_LIMIT_BYTES if WITH_IMAGES.fullmatch(path) else JSON_LIMIT_BYTES
+        return _Limits(UPLOAD_LIMIT_BYTES)
+    return _Limits(IMAGES_LIMIT_BYTES if WITH_IMAGES.fullmatch(path) else JSON_LIMIT_BYTES)
 
 
 def _too_long(scope: Scope, asked: _Asked) -> Refusal | None:
-    limit = _limit(route_path(scope))
+    limit = _limits(route_path(scope)).size_bytes
     if asked.length is not None and (not asked.length.isdigit() or int(asked.length) > limit):
         return Refusal(413, f"The request has {asked.length[:20]} bytes; at most {limit} are accepted.")
     return None
@@ -172,11 +193,11 @@ def _too_long(scope: Scope, asked: _Asked) -> Refusal | None:
 class _BoundedBody:
     """Counts the bytes and the seconds of a request body."""
 
-    def __init__(self, receive: Receive, limit: int, counts: bool) -> None:
-        self._receive, self._limit, self._counts = receive, limit, counts
+    def __init__(self, receive: Receive, limits: _Limits, counts: bool) -> None:
+        self._receive, self._limits = receive, limits
         self._seen = 0
         self._done = not counts
-        self._deadline_s = time.monotonic() + BODY_TIME_LIMIT_S
+        self._begun_s = time.monotonic()
         self.broken = ""
 
     async def receive(self) -> Event:
@@ -184,14 +205,15 @@ class _BoundedBody:
         if self._done:
             return await self._receive()
         try:
-            event = await asyncio.wait_for(self._receive(), max(0.1, self._deadline_s - time.monotonic()))
+            left_s = self._begun_s + self._limits.time_s(self._seen) - time.monotonic()
+            event = await asyncio.wait_for(self._receive(), max(0.1, left_s))
         except TimeoutError:
-            return self._break(f"The request body took longer than {BODY_TIME_LIMIT_S:.0f} s.")
+            return self._break(f"The request body took longer than {self._limits.time_s(self._seen):.0f} s.")
         if event["type"] == "http.request":
             self._seen += len(event.get("body", b""))
             self._done = not event.get("more_body", False)
-            if self._seen > self._limit:
-                return self._break(f"The request body is larger than {self._limit} bytes.")
+            if self._seen > self._limits.size_bytes:
+                return self._break(f"The request body is larger than {self._limits.size_bytes} bytes.")
         return event
 
     def _break(self, reason: str) -> Event:

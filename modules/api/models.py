@@ -24,6 +24,8 @@ def _entry(info: ModelInfo, cards: Mapping[str, EngineCard]) -> dict[str, Any]:
         "owned_by": info.host or "local",
         "loaded": card is not None,
         "vision": card.vision if card else None,  # whether messages may have images; not known before it is loaded
+        "can_write": info.can_write,
+        "can_embed": card.can_embed if card else None,
         "context_length": info.context_length,
         "architecture": info.architecture,
         "quantization": info.quantization,

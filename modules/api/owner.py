@@ -1,3 +1,13 @@
-"""Whose conversations, jobs and notes the page shows: one person's, until there are accounts."""
+"""Whose conversations and notebooks the page shows: one person's, or with `multi_user` those of the browser that asks. Jobs are always the server's."""
+
+from __future__ import annotations
+
+from modules.core.person import asking
 
 OWNER = "local"
+
+
+def owner() -> str:
+    """Who asks, as the store knows them."""
+    person = asking()
+    return person.id if person is not None else OWNER

@@ -7,7 +7,7 @@ Source: the public OpenAI API reference (chat completions, completions).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from modules.api.content import ChatMessage, check_count
+from modules.api.text_shapes import Schema, ShapeFields
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
 
@@ -46,7 +47,7 @@ class StreamOptions(BaseModel):
     include_usage: bool = False
 
 
-class _Request(SamplingFields):
+class _Request(SamplingFields, ShapeFields):
     """What chat and plain completions share."""
 
     model_config = ConfigDict(extra="ignore")
@@ -59,6 +60,7 @@ class _Request(SamplingFields):
     stop: str | list[str] | None = Field(None)
     user: str = Field("", max_length=512)
     preset: str = ""
+    json_schema: Schema | None = Field(None, description=GenerationParams.model_fields["json_schema"].description)
     adapters: AdapterChoices | None = Field(None, description="LoRA adapters of loras/ for this request alone; without it those in use on the model.")
 
     @model_validator(mode="before")
@@ -75,6 +77,17 @@ class _Request(SamplingFields):
             raise ValueError("at most 64 stop strings of 1 to 1000 characters")
         return value
 
+    @model_validator(mode="after")
+    def _whole_prompts(self) -> Self:
+        if self.stream and self.tells_prompt:
+            raise ValueError("prompt_logprobs are not told in streams; leave stream out, or ask for echo with logprobs")
+        return self
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether log-probabilities of the prompt are asked for as vLLM has it."""
+        return getattr(self, "prompt_logprobs", None) is not None
+
     def stop_strings(self) -> tuple[str, ...]:
         """The stop strings as a tuple."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
@@ -82,6 +95,7 @@ class _Request(SamplingFields):
     def given(self) -> dict[str, Any]:
         """The sampling fields the client sent, by our names."""
         values = {name: getattr(self, name) for name in SamplingFields.model_fields if getattr(self, name) is not None}
+        values |= self.shape()
         if self.stop_strings():
             values["stop"] = self.stop_strings()
         return values
@@ -94,7 +108,6 @@ class ChatRequest(_Request):
     max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     continue_final_message: bool = False
     prompt_template: str = ""
@@ -105,11 +118,9 @@ class ChatRequest(_Request):
     def _bounded_images(cls, value: list[ChatMessage]) -> list[ChatMessage]:
         return check_count(value)
 
-    @field_validator("response_format", "tools", "top_logprobs")
+    @field_validator("tools", "top_logprobs")
     @classmethod
     def _supported(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name == "response_format" and value and value.get("type") != "text":
-            raise ValueError("only {“type”: “text”} is supported yet; ask for JSON in the prompt")
         if info.field_name == "tools" and value:
             raise ValueError("tools are not supported yet; leave the field out")
         if info.field_name == "top_logprobs" and value is not None and not info.data.get("logprobs"):
@@ -121,22 +132,31 @@ class CompletionRequest(_Request):
     """Body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]] = ""
+    max_tokens: int | None = Field(None, ge=0, le=1_048_576)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
     suffix: str | None = None
     best_of: int | None = None
     parse_special: Literal[True, False] = True
+    add_bos: Literal[True, False] = True
 
-    @field_validator("suffix", "best_of", "echo")
+    @field_validator("suffix", "best_of")
     @classmethod
     def _supported(cls, value: Any, info: ValidationInfo) -> Any:
         if info.field_name == "suffix" and value:
             raise ValueError("not supported; put the text before the gap into prompt")
         if info.field_name == "best_of" and value is not None and value != info.data.get("n", value):
             raise ValueError("not supported; use n")
-        if info.field_name == "echo" and value and info.data.get("logprobs") is not None:
-            raise ValueError("not supported together with logprobs yet; ask for one of them")
         return value
+
+    def given(self) -> dict[str, Any]:
+        """The sampling fields; an echo with log-probabilities has those of the prompt, and without a token to write only the prompt is read."""
+        values = super().given()
+        if self.max_tokens == 0:
+            values["prompt_only"] = True
+        if self.echo and self.logprobs is not None:
+            values["prompt_logprobs"] = max(self.logprobs, values.get("prompt_logprobs", 0))
+        return values
 
     def prompts(self) -> list[str | tuple[int, ...]]:
         """The prompts one by one, as text or token ids."""

@@ -1,6 +1,6 @@
 """Serving with uvicorn, and its end: replies that are nearly done finish, the others stop with a sentence, the page's own streams are cut off.
 
-Knows the signals and the order of the end; knows no route and no service.
+An end that is asked for to start again is the same, but the port is kept. Knows the signals and the order of the end; knows no route and no service.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ import asyncio
 import logging
 import signal
 import socket
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from modules.core.server_run import ServerRun
 from modules.core.settings import Settings
 
 REPLY_GRACE_S = 2.0  # after a signal, until the services end and with them every reply
@@ -22,6 +24,30 @@ STREAM_GRACE_S = 6  # until everything is cut off, whatever the services do
 
 class _Server(uvicorn.Server):
     """Ends the services while streams are still open, so that clients are told."""
+
+    def __init__(self, config: uvicorn.Config, listener: socket.socket) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._kept: socket.socket | None = None
+        self._signalled = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """A signal ends it for good, also while it ends to start again."""
+        self._signalled = True
+        super().handle_exit(sig, frame)
+
+    def end_to_start_again(self) -> None:
+        """End as for a signal; who connects from now on waits for the next run."""
+        if self._kept is None:
+            self._kept = self._listener.dup()
+            self.should_exit = True
+
+    def kept(self) -> socket.socket | None:
+        """The listener for the next run, if there is to be one."""
+        if self._kept is not None and self._signalled:
+            self._kept.close()
+            return None
+        return self._kept
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """No new connections, then the end as said above."""
@@ -44,8 +70,8 @@ def _is_no_cut_off_stream(record: logging.LogRecord) -> bool:
     return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
 
 
-def serve(api: FastAPI, settings: Settings, listener: socket.socket) -> None:
-    """Serve until a signal; returns when everything has ended."""
+def serve(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun) -> socket.socket | None:
+    """Serve until a signal, or until it is to start again; returns when everything has ended, with the listener for the next run if there is one."""
     config = uvicorn.Config(
         api, log_level="info" if settings.verbose else "warning", timeout_graceful_shutdown=STREAM_GRACE_S, server_header=False, proxy_headers=False,
         root_path=settings.root_path,
@@ -53,4 +79,7 @@ def serve(api: FastAPI, settings: Settings, listener: socket.socket) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off_stream)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: None)  # uvicorn stops for them, then sends them again: they must not end the process badly
-    asyncio.run(_Server(config).serve(sockets=[listener]))
+    server = _Server(config, listener)
+    run.serve_with(server.end_to_start_again)
+    asyncio.run(server.serve(sockets=[listener]))
+    return server.kept()

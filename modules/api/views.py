@@ -1,348 +1,96 @@
 """The page's own routes: JSON for actions, server-sent events for what is being written.
 
 Message bodies leave as safe HTML blocks made by functions that server.py passes in (`ViewFunctions`), so this package needs nothing of the page's.
+Here are the rows of all of them, and the few that belong to nothing else.
 """
 
 from __future__ import annotations
 
-import asyncio
 import mimetypes
-from collections.abc import AsyncIterator, Mapping
-from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse, JSONResponse, Response
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel, Field
 
-from modules.api.content import ImageAddresses, image_of
-from modules.api.owner import OWNER
-from modules.api.sse import frame, stream
+from modules.api.people import people_router
+from modules.api.restart import restart_router
+from modules.api.view_adapter_files import adapter_files_router
 from modules.api.view_adapters import adapters_router
+from modules.api.view_attachments import attachments_router
+from modules.api.view_characters import character_routers
+from modules.api.view_chat_preferences import chat_preferences_router
+from modules.api.view_context import context_router
+from modules.api.view_conversation_bin import conversation_bin_router
+from modules.api.view_conversation_files import conversation_files_router
+from modules.api.view_conversation_samples import conversation_samples_router
+from modules.api.view_conversations import conversations_router
+from modules.api.view_datasets import datasets_router
+from modules.api.view_figures import figures_router
+from modules.api.view_fonts import fonts_router
 from modules.api.view_hub import hub_routers
 from modules.api.view_library import library_routers
-from modules.api.view_messages import PING_S, ConversationView, ViewFunctions
+from modules.api.view_message_tree import TEXT_LIMIT, message_tree_router
+from modules.api.view_messages import ViewFunctions
+from modules.api.view_notebook import notebook_router
+from modules.api.view_notebooks import notebooks_router
+from modules.api.view_palette import palette_router
+from modules.api.view_perplexity import perplexity_router
+from modules.api.view_presets import presets_router
+from modules.api.view_receipts import receipts_router
 from modules.api.view_remote import remote_router
+from modules.api.view_sending import leaving_router, sending_router
+from modules.api.view_templates import templates_router
+from modules.api.view_training import training_router
+from modules.api.view_tree import tree_router
+from modules.api.view_turns import turns_router
 from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
-from modules.core.model import AdapterChoices
 from modules.services.app import App
-
-NOTEBOOK = f"notebook/{OWNER}"  # as followers know it
-TEXT_LIMIT = 2_000_000
-
-
-class TitleBody(BaseModel):
-    """Changes to a conversation; what is absent stays."""
-
-    title: str | None = Field(None, min_length=1, max_length=200)
-    pinned: bool | None = None
-    settings: dict[str, Any] | None = None
-
-
-class SendBody(BaseModel):
-    """A message to send."""
-
-    text: str = Field(max_length=TEXT_LIMIT)
-    settings: dict[str, Any] | None = None
-    images: ImageAddresses = Field(default_factory=list)
-
-
-class MessageBody(BaseModel):
-    """An action on a message."""
-
-    message_id: str = Field(max_length=64)
-    text: str = Field("", max_length=TEXT_LIMIT)
-    resend: bool = False
 
 
 class TextBody(BaseModel):
-    """A text to count or to look ahead from."""
+    """A text to count."""
 
     text: str = Field(max_length=TEXT_LIMIT)
-    count: int = Field(10, ge=1, le=20)
-    adapters: AdapterChoices | None = None  # None: those in use on the model
-
-
-class NotebookSettings(BaseModel):
-    """How the notebook is written on."""
-
-    preset: str = Field("", max_length=100)
-    params: dict[str, Any] = Field(default_factory=dict)
-    adapters: AdapterChoices | None = None
-
-
-class NotebookBody(BaseModel):
-    """The notebook's text and how to go on from it."""
-
-    text: str = Field("", max_length=TEXT_LIMIT)
-    rev: int | None = None
-    settings: NotebookSettings = Field(default_factory=NotebookSettings)
-
-
-OK: Mapping[str, bool] = MappingProxyType({"ok": True})
 
 
 def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
     """All routes below /ui."""
     return (
-        _conversations(app, functions),
-        _conversation_files(app, functions),
-        _messages(app),
-        _message_tree(app),
-        _leaving(app),
-        _notebook(app),
+        conversation_files_router(app),
+        conversations_router(app, functions),
+        chat_preferences_router(app),
+        presets_router(app),
+        conversation_bin_router(app),
+        tree_router(app),
+        sending_router(app),
+        leaving_router(app),
+        receipts_router(app),
+        message_tree_router(app),
+        attachments_router(app),
+        context_router(app),
+        turns_router(app),
+        *character_routers(app),
+        notebook_router(app, functions),
+        notebooks_router(app),
         _small(app, functions),
         *hub_routers(app, functions),
         remote_router(app),
         *library_routers(app),
         adapters_router(app),
+        adapter_files_router(app),
+        datasets_router(app),
+        conversation_samples_router(app),
+        training_router(app),
+        templates_router(app),
+        perplexity_router(app),
+        figures_router(app),
+        palette_router(app),
+        fonts_router(functions.fonts),
+        restart_router(app, "/ui"),
+        people_router(app),
     )
-
-
-def _conversations(app: App, functions: ViewFunctions) -> APIRouter:
-    router = APIRouter(prefix="/ui/conversations")
-
-    @router.get("")
-    async def listing(search: str = "") -> dict[str, Any]:
-        """Conversations, newest first; found ones when searching."""
-        running = app.replies.running_ids()
-        rows = await app.conversations.list(OWNER, search[:200])
-        fields = ("id", "title", "updated_s", "pinned", "messages")
-        return {"conversations": [{**{name: getattr(row, name) for name in fields}, "running": row.id in running} for row in rows]}
-
-    @router.post("")
-    async def create() -> dict[str, Any]:
-        """A new conversation."""
-        return {"id": await app.conversations.create(OWNER)}
-
-    @router.get("/{conversation_id}")
-    async def read(conversation_id: str) -> dict[str, Any]:
-        """One conversation with its messages as blocks."""
-        return await ConversationView(app, functions, OWNER, conversation_id).snapshot()
-
-    @router.patch("/{conversation_id}")
-    async def change(conversation_id: str, body: TitleBody) -> dict[str, Any]:
-        """Rename, pin or set up."""
-        if body.title is not None:
-            await app.conversations.rename(OWNER, conversation_id, body.title)
-        if body.pinned is not None:
-            await app.conversations.pin(OWNER, conversation_id, body.pinned)
-        if body.settings is not None:
-            await app.conversations.update_settings(OWNER, conversation_id, body.settings)
-        return {**OK}
-
-    @router.delete("/{conversation_id}")
-    async def delete(conversation_id: str) -> dict[str, Any]:
-        """Delete; a reply being written is stopped first."""
-        await app.conversations.read(OWNER, conversation_id)
-        await app.replies.stop(conversation_id)
-        await app.conversations.delete(OWNER, conversation_id)
-        return {**OK}
-
-    return router
-
-
-def _conversation_files(app: App, functions: ViewFunctions) -> APIRouter:
-    router = APIRouter(prefix="/ui/conversations")
-
-    @router.post("/import")
-    async def import_(body: dict[str, Any]) -> dict[str, Any]:
-        """A conversation from an exported file."""
-        return {"id": await app.conversations.import_(OWNER, body)}
-
-    @router.get("/{conversation_id}/export")
-    async def export(conversation_id: str) -> JSONResponse:
-        """The whole tree as a file."""
-        content = await app.conversations.export(OWNER, conversation_id)
-        headers = {"content-disposition": f'attachment; filename="conversation-{conversation_id[:40]}.json"'}
-        return JSONResponse(content, headers=headers)
-
-    @router.get("/{conversation_id}/events", response_model=None)
-    async def events(conversation_id: str) -> Response:
-        """Follow a conversation."""
-        view = ConversationView(app, functions, OWNER, conversation_id)
-        await app.conversations.read(OWNER, conversation_id)  # an unknown id is an error, not a stream
-        return stream(view.events())
-
-    return router
-
-
-def _messages(app: App) -> APIRouter:
-    router = APIRouter(prefix="/ui")
-
-    @router.get("/messages/{message_id}/text")
-    async def text(message_id: str) -> dict[str, Any]:
-        """The text of a message as written."""
-        return {"text": await app.conversations.message_text(OWNER, message_id)}
-
-    @router.get("/messages/{message_id}/images/{place}", response_model=None)
-    async def image(message_id: str, place: int) -> Response:
-        """An image of a message; it never changes."""
-        kind, file = await app.conversations.image(OWNER, message_id, place)
-        return Response(file, media_type=f"image/{kind}", headers={"cache-control": "private, max-age=31536000, immutable"})
-
-    @router.post("/conversations/{conversation_id}/send")
-    async def send(conversation_id: str, body: SendBody) -> dict[str, Any]:
-        """Send a message and start the reply."""
-        if body.settings is not None:
-            await app.conversations.update_settings(OWNER, conversation_id, body.settings)
-        user_id, reply_id = await app.replies.send(OWNER, conversation_id, body.text, [image_of(address) for address in body.images])
-        return {"user_id": user_id, "reply_id": reply_id}
-
-    @router.post("/conversations/{conversation_id}/regenerate")
-    async def regenerate(conversation_id: str, body: MessageBody) -> dict[str, Any]:
-        """Another version of a reply."""
-        return {"reply_id": await app.replies.regenerate(OWNER, conversation_id, body.message_id)}
-
-    @router.post("/conversations/{conversation_id}/continue")
-    async def extend(conversation_id: str, body: MessageBody) -> dict[str, Any]:
-        """Let a reply grow."""
-        return {"reply_id": await app.replies.extend(OWNER, conversation_id, body.message_id)}
-
-    return router
-
-
-def _message_tree(app: App) -> APIRouter:
-    router = APIRouter(prefix="/ui")
-
-    @router.post("/conversations/{conversation_id}/edit")
-    async def edit(conversation_id: str, body: MessageBody) -> dict[str, Any]:
-        """A new version of a message, and with `resend` an answer to it."""
-        if body.resend:
-            message_id, reply_id = await app.replies.resend(OWNER, conversation_id, body.message_id, body.text)
-            return {"message_id": message_id, "reply_id": reply_id}
-        await app.conversations.message(OWNER, body.message_id, conversation_id)
-        message = await app.conversations.add_version(OWNER, body.message_id, body.text)
-        return {"message_id": message.id, "reply_id": None}
-
-    @router.post("/conversations/{conversation_id}/select")
-    async def select(conversation_id: str, body: MessageBody) -> dict[str, Any]:
-        """Show another version."""
-        await app.conversations.message(OWNER, body.message_id, conversation_id)
-        await app.conversations.select_version(OWNER, body.message_id)
-        return {**OK}
-
-    @router.post("/conversations/{conversation_id}/branch")
-    async def branch(conversation_id: str, body: MessageBody) -> dict[str, Any]:
-        """Copy the history up to a message."""
-        await app.conversations.message(OWNER, body.message_id, conversation_id)
-        return {"id": await app.conversations.branch(OWNER, body.message_id)}
-
-    @router.post("/conversations/{conversation_id}/delete")
-    async def delete(conversation_id: str, body: MessageBody) -> dict[str, Any]:
-        """Delete a message and what follows it."""
-        await app.conversations.message(OWNER, body.message_id, conversation_id)
-        await app.replies.stop_below(OWNER, conversation_id, body.message_id)
-        await app.conversations.delete_message(OWNER, body.message_id)
-        return {**OK}
-
-    @router.post("/conversations/{conversation_id}/stop")
-    async def stop(conversation_id: str) -> dict[str, Any]:
-        """Stop the reply being written."""
-        await app.conversations.read(OWNER, conversation_id)
-        await app.replies.stop(conversation_id)
-        return {**OK}
-
-    return router
-
-
-def _leaving(app: App) -> APIRouter:
-    """What a tab says when it is closed or loaded anew: nobody needs the text any more, unless somebody else looks or the page comes back."""
-    router = APIRouter(prefix="/ui")
-    asked = app.settings.stop_when_closed
-
-    @router.post("/conversations/{conversation_id}/left")
-    async def left_conversation(conversation_id: str) -> dict[str, Any]:
-        """A tab that showed a reply being written is gone."""
-        await app.conversations.read(OWNER, conversation_id)
-        if asked and await app.followers.left(conversation_id):
-            await app.replies.stop(conversation_id)
-        return {**OK}
-
-    @router.post("/notebook/left")
-    async def left_notebook() -> dict[str, Any]:
-        """A tab that showed the notebook being written on is gone."""
-        if asked and await app.followers.left(NOTEBOOK):
-            await app.notebook.stop(OWNER)
-        return {**OK}
-
-    return router
-
-
-def _notebook(app: App) -> APIRouter:
-    router = APIRouter(prefix="/ui/notebook")
-
-    @router.get("")
-    async def read() -> dict[str, Any]:
-        """The text and what can be done with it."""
-        return await app.notebook.read(OWNER)
-
-    @router.put("")
-    async def save(body: NotebookBody) -> dict[str, Any]:
-        """Save what was typed."""
-        return {"rev": await app.notebook.save(OWNER, body.text, body.rev)}
-
-    @router.post("/generate")
-    async def generate(body: NotebookBody) -> dict[str, Any]:
-        """Save, then write on at the end."""
-        return await app.notebook.generate(OWNER, body.text, body.settings.model_dump(exclude_unset=True))
-
-    @router.post("/regenerate")
-    async def regenerate(body: NotebookBody) -> dict[str, Any]:
-        """Take the last generation back and write another."""
-        return await app.notebook.regenerate(OWNER, body.settings.model_dump(exclude_unset=True))
-
-    @router.post("/stop")
-    async def stop() -> dict[str, Any]:
-        """Stop writing."""
-        return await app.notebook.stop(OWNER)
-
-    @router.post("/undo")
-    async def undo() -> dict[str, Any]:
-        """The text before the last generation or edit."""
-        return await app.notebook.undo(OWNER)
-
-    @router.post("/redo")
-    async def redo() -> dict[str, Any]:
-        """The text that undo took away."""
-        return await app.notebook.redo(OWNER)
-
-    @router.get("/events", response_model=None)
-    async def events() -> Response:
-        """Follow the notebook."""
-        return stream(_notebook_events(app))
-
-    @router.post("/next")
-    async def following(body: TextBody) -> dict[str, Any]:
-        """The likeliest next tokens."""
-        return {"tokens": await app.notebook.next_tokens(body.text, body.count, body.adapters)}
-
-    return router
-
-
-async def _notebook_events(app: App) -> AsyncIterator[bytes]:
-    events = app.notebook.events(OWNER)
-    step: asyncio.Future[tuple[str, dict[str, Any]]] | None = None
-    try:
-        with app.followers.follow(NOTEBOOK):
-            while True:
-                step = step or asyncio.ensure_future(anext(events))
-                await asyncio.wait({step}, timeout=PING_S)
-                if not step.done():
-                    yield frame({}, "ping")
-                    continue
-                try:
-                    name, data = step.result()
-                except StopAsyncIteration:
-                    return
-                step = None
-                yield frame(data, name)
-    finally:
-        if step is not None:
-            step.cancel()
-            await asyncio.gather(step, return_exceptions=True)
-        await events.aclose()
 
 
 def _small(app: App, functions: ViewFunctions) -> APIRouter:
@@ -376,6 +124,7 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
             "asleep": list(status.asleep),
             "loading": {"name": loading.name, "stage": loading.stage, "done": loading.done} if loading else None,
             "error": status.error,
+            "stop_when_closed": app.settings.stop_when_closed,
             "memory": {"total_bytes": status.memory_total_bytes, "available_bytes": status.memory_available_bytes},
         }
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import re
 import secrets
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import yaml
 
@@ -20,6 +21,33 @@ RESERVED_NAMES = frozenset({"con", "prn", "aux", "nul", *(f"com{i}" for i in ran
 YAML_LIMIT_BYTES = 256 * 1024
 YAML_DEPTH_LIMIT = 16
 YAML_NODE_LIMIT = 20_000
+
+Content = TypeVar("Content")
+
+
+class ReadFiles(Generic[Content]):
+    """What files say, read again only when their time of change or size is another one."""
+
+    def __init__(self, read: Callable[[Path], Content]) -> None:
+        self._read = read
+        self._known: dict[Path, tuple[tuple[int, int], Content]] = {}
+
+    def of(self, path: Path) -> Content:
+        """What a file says now.
+
+        Raises:
+            FileNotFoundError: it is not there.
+        """
+        status = path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        known = self._known.get(path)
+        if known is None or known[0] != stamp:
+            known = self._known[path] = (stamp, self._read(path))
+        return known[1]
+
+    def forget(self, path: Path) -> None:
+        """It was written or removed just now."""
+        self._known.pop(path, None)
 
 
 def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
@@ -51,13 +79,13 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def checked_name(name: str, what: str = "name") -> str:
-    """A name that can be a file name everywhere, or `InvalidRequest` with the rule."""
+def checked_name(name: str, what: str = "name", field: str = "") -> str:
+    """A name that can be a file name everywhere, or `InvalidRequest` with the rule; `field` is where it was typed, if that is called otherwise."""
     trimmed = name.strip()
     if not NAME_PATTERN.fullmatch(trimmed) or trimmed.endswith(".") or trimmed.split(".")[0].lower() in RESERVED_NAMES:
         raise InvalidRequest(
             f"“{name[:60]}” cannot be a {what}: use 1 to 100 letters, digits, spaces and . ( ) + - _, beginning with a letter or digit.",
-            field=what,
+            field=field or what,
         )
     return trimmed
 
@@ -105,6 +133,15 @@ def read_yaml(text: str, source: str) -> Any:
         return yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InvalidRequest(f"{source} is not valid YAML: {str(error).splitlines()[0] if str(error) else error!r}.") from error
+
+
+def read_choices(path: Path) -> dict[str, Any]:
+    """The mapping in a small YAML file of choices; one that is missing or broken counts as empty."""
+    try:
+        stored = read_yaml(path.read_text(encoding="utf-8"), path.name)
+    except (OSError, InvalidRequest, UnicodeDecodeError):
+        return {}
+    return stored if isinstance(stored, dict) else {}
 
 
 class _Dumper(yaml.SafeDumper):

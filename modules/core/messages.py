@@ -15,6 +15,7 @@ Role = Literal["system", "user", "assistant", "tool", "developer"]
 
 IMAGE_LIMIT = 16  # in one request, or one message
 IMAGE_LIMIT_BYTES = 16 << 20
+FILE_LIMIT = 20  # documents of one message
 
 THINKING_TAGS: tuple[tuple[str, str], ...] = (
     ("<think>", "</think>"),
@@ -47,10 +48,11 @@ class Message(BaseModel, frozen=True, extra="forbid"):
     tool_calls: tuple[dict[str, Any], ...] | None = None
     tool_call_id: str | None = None
     images: tuple[Image, ...] = ()  # by their places in the text
+    pinned: bool = False  # stays when older messages are left out
 
     def for_template(self) -> dict[str, Any]:
         """Plain dictionary without empty fields and without images, as templates expect."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={"images"})
+        return self.model_dump(mode="json", exclude_none=True, exclude={"images", "pinned"})
 
     def parts(self) -> list[str | Image]:
         """Text and images in their order, without empty text."""
@@ -80,7 +82,8 @@ def split_thinking(text: str, *, starts_open: str | None = None) -> Thought:
     """Split a reply that begins with a thinking block.
 
     Only a block at the very start counts: a tag in the middle of an answer is text about tags. `starts_open` is the opening tag that
-    the template already wrote at the end of the prompt, so the text begins inside the block.
+    the template already wrote at the end of the prompt, so the text begins inside the block. A closing tag on a line of its own that
+    nothing has opened ends a block too: some models leave the opening one out.
     """
     body = (starts_open or "") + text
     stripped = body.lstrip()
@@ -90,6 +93,10 @@ def split_thinking(text: str, *, starts_open: str | None = None) -> Thought:
             return Thought(inner.strip("\n"), answer.lstrip("\n"), not found)
         if stripped and opening.startswith(stripped):
             return Thought("", "", True)  # a tag that is still arriving is not shown as text
+    opening, closing = THINKING_TAGS[0]
+    before, found, after = text.partition(f"\n{closing}\n")
+    if found and opening not in before:
+        return Thought(before.strip("\n"), after.lstrip("\n"), False)
     return Thought("", text, False)
 
 

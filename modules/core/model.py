@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, Field
 
@@ -24,6 +24,7 @@ class Row:
     start: int
     token_ids: Sequence[int]
     outputs: int = 1  # logits are wanted after each of the last so many tokens
+    steady: bool = False  # computed alone, in a way that depends on nothing that was measured
 
 
 class LogitsRow(Protocol):
@@ -44,7 +45,10 @@ class LogitsRow(Protocol):
         ...
 
     def cut(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` largest logits (0: no limit) that are also >= `threshold`, in no order; ids and a copy of the logits."""
+        """The `k` largest logits (0: no limit) that are also >= `threshold`, ids ascending and a copy of the logits.
+
+        There may be a few more than k, if that is not 1; what is left out is never larger than what is there, nor equal to it with a lower id.
+        """
         ...
 
     def full(self) -> NDArray[np.float32]:
@@ -89,6 +93,8 @@ class Runner(Protocol):
     context_length: int  # longest sequence, tokens
     capacity_tokens: int  # room for all slots together, tokens
     max_batch_tokens: int  # most tokens of one forward pass
+    max_outputs: int  # most rows of logits of one forward pass
+    tile_rows: int  # with fewer tokens behind many others, each takes longer; 0 where nothing is known of that
     vocab_size: int
     keeps_parts: bool  # whether `truncate` can keep a part of a slot
 
@@ -115,8 +121,75 @@ class Runner(Protocol):
         """Let `target` start with the first `length` positions of `source`; False: not possible, `target` is empty."""
         ...
 
+    def state_bytes(self, slot: int) -> int:
+        """How large the state of a slot is; 0 if it cannot be saved."""
+        ...
+
+    def save_state(self, slot: int) -> Any:
+        """What a slot holds, as a copy in main memory that only this runner can take back."""
+        ...
+
+    def restore_state(self, slot: int, state: Any, length: int) -> int:
+        """Let an empty slot hold the first `length` positions of a state. There must be room for all of the state for a moment.
+
+        Returns the length really kept: `length`, or 0 where the state or a part of it cannot be taken back.
+        """
+        ...
+
+    def drop_state(self, state: Any) -> None:
+        """This state is not wanted any more: its memory may serve for the next one."""
+        ...
+
+    def ready_memory(self, size: int) -> bool:
+        """Have memory ready for a state of about this size, a piece of it with each call; whether there is more to do."""
+        ...
+
+    def pack_state(self, state: Any) -> tuple[Any, list[NDArray[np.uint8]]]:
+        """The form of a state, which is small, and its contents as flat arrays of bytes, which are not copied."""
+        ...
+
+    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> Any:
+        """The state of this form with these contents; both as `pack_state` told them."""
+        ...
+
     def close(self) -> None:
         """Give all memory back."""
+        ...
+
+
+Pooling = Literal["mean", "cls", "last"]  # how the states of a text's tokens become one vector
+
+
+class Embedder(Protocol):
+    """Turns texts into vectors, for one model. One thread calls `embed`, one call at a time."""
+
+    context_length: int  # longest text, tokens
+    batch_tokens: int  # of several texts in one call; a longer text is alone
+    batch_texts: int
+    in_slot: bool  # whether it works in slot 0 of the runner, which must be empty, with room for the text
+    pooling: Pooling  # by the model's own files
+    normalizes: bool  # whether its vectors are meant to have the length 1
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with the special tokens that this model wants around a text.
+
+        Raises:
+            InvalidRequest: text that this vocabulary cannot hold, or longer than the safe limit.
+        """
+        ...
+
+    def embed(
+        self, texts: Sequence[Sequence[int]], pooling: Pooling, chunk_done: Callable[[], None] | None = None
+    ) -> NDArray[np.float32]:
+        """Vectors [texts, size], as the model makes them. Where a text is read in chunks `chunk_done` hears of each; what that raises ends the call.
+
+        Raises:
+            OutOfMemory: no room.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what is its own."""
         ...
 
 
@@ -191,6 +264,22 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
 
     context_length: int = Field(0, ge=0, le=1_048_576, description="Longest conversation in tokens; 0 takes the model's own, up to 8192.")
     slots: int = Field(4, ge=1, le=64, description="How many replies can be written at the same time.")
+    spill_memory_gb: float = Field(
+        -1.0,
+        ge=-1,
+        le=1024,
+        description="Main memory for conversations whose slot was needed, in GB: they go on without being read again. "
+        "-1 takes a tenth of the machine's, at most 2; 0 keeps none.",
+        json_schema_extra={"group": "Memory and batches"},
+    )
+    spill_disk_gb: float = Field(
+        -1.0,
+        ge=-1,
+        le=4096,
+        description="Disk for conversations that this memory has no room for, in GB; gone when the model is unloaded. "
+        "-1 takes a tenth of what is free, at most 8; 0 keeps none.",
+        json_schema_extra={"group": "Memory and batches"},
+    )
     draft_model: str = Field(
         "",
         max_length=500,
@@ -204,7 +293,7 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
         json_schema_extra={"group": "Drafting"},
     )
     draft_tokens: int = Field(
-        5,
+        16,
         ge=1,
         le=16,
         description="Most tokens that are guessed at once; where it does not pay, fewer or none.",
@@ -234,6 +323,8 @@ class ModelInfo(BaseModel, frozen=True):
     licence: str = ""
     description: str = ""
     problem: str = ""  # a sentence when the files are broken; such a model is listed but cannot be loaded
+    sees: bool = False  # whether its files are those of a model that sees images; of a GGUF model its projector decides, when it is loaded
+    can_write: bool = True  # an embedding model makes vectors of texts and continues none
     source: str = ""  # the program in whose folder it lies; it is only read there. Empty: it lies in models/
     host: str = ""  # of the server that has it; empty: its files are here
     leaves: bool = False  # what is sent to that server leaves this machine
@@ -258,5 +349,7 @@ class LoadedModel:
     set_adapters: Callable[[Sequence[Adapter]], None] | None = None  # whole-model LoRA set; what slots hold was computed with the set before
     vision: ImageReader | None = None  # None: the model does not see images
     draft: DraftSource | None = None  # the engine owns it and closes it
+    spill_bytes: int = 0  # main memory that the engine may take for conversations without a slot
+    embedder: Embedder | None = None  # None: it makes no vectors. The runner's memory is its own, so it is closed with the runner
     memory_bytes: int = 0  # measured growth of this process while loading
     notes: tuple[str, ...] = field(default=())  # sentences for the person: "context cut to 256: all this model was trained for"

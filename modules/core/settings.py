@@ -35,11 +35,15 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     models_dir: Path = Field(PROJECT_ROOT / "models", description="Folder with models.")
     loras_dir: Path = Field(PROJECT_ROOT / "loras", description="Folder with LoRA adapters.")
     model_folders: tuple[Path, ...] = Field((), description="Further folder with models, only read: the hub's cache, LM Studio's, Ollama's, or any other; may be repeated.")
+    datasets_dir: Path = Field(PROJECT_ROOT / "datasets", description="Folder with data sets to train on.")
     presets_dir: Path = Field(PROJECT_ROOT / "presets", description="Folder with presets.")
     templates_dir: Path = Field(PROJECT_ROOT / "prompt_templates", description="Folder with prompt templates.")
+    characters_dir: Path = Field(PROJECT_ROOT / "characters", description="Folder with characters.")
+    prompt_template: str = Field("", description="Prompt template for models for which none is chosen on the Templates page; empty is the model's own.")
     state_dir: Path = Field(PROJECT_ROOT / ".state", description="Folder for conversations, logs and saved settings; private to you.")
     config: Path | None = Field(None, description="YAML file with these settings; default is settings.yaml in the state folder.")
     api_key: SecretStr | None = Field(None, description="Key that API clients must send; with --host it also opens the page. Better given as PADDOCK_API_KEY.")
+    multi_user: bool = Field(False, description="Several people share the page: each browser sees only its own conversations, kept in memory, and only who has the API key changes what belongs to all. The page itself then needs no key.")
     ui: bool = Field(True, description="Serve the page; --no-ui leaves only the API.")
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which this server is reached, for example behind a proxy.")
     allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call the API from a browser.")
@@ -57,7 +61,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     offline: bool = Field(False, description="Never ask the hub: no search and no download.")
     verbose: bool = Field(False, description="Log more; prompts and replies are never logged.")
 
-    @field_validator("models_dir", "loras_dir", "presets_dir", "templates_dir", "state_dir", "config")
+    @field_validator("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir", "config")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().resolve() if value is not None else None
@@ -155,6 +159,8 @@ def _from_file(path: Path, required: bool) -> dict[str, Any]:
 def validation_sentence(error: ValidationError) -> str:
     """The first problem of a pydantic error as a sentence: field, what is allowed, what was given."""
     first = error.errors()[0]
+    if first["type"] == "value_error" and not first["loc"]:  # about several fields together, and it names them
+        return f"{first['msg'].removeprefix('Value error, ')}."
     where = ".".join(str(part) for part in first["loc"]) or "value"
     if first["type"] == "extra_forbidden":
         return f"“{where}” is not known; check the spelling."

@@ -1,19 +1,21 @@
 """The tokens still in the running for one position, and everything a sampler may ask of them or do to them.
 
-Two forms with the same methods: `Whole` (in vocabulary.py), a row of logits of which nothing was copied or sorted yet, and `Kept`, the short sorted
-list that the first cut leaves. Order is always canonical: larger logit first, lower id first among equal ones. Logits are float64.
-Knows no parameters and no sampler.
+Three forms with the same methods: `Whole` (in vocabulary.py), a row of logits of which nothing was copied or sorted yet, and the short sorted list that
+the first cut leaves: `Kept` in arrays, or `Few` (in few.py) in plain lists. Order is always canonical: larger logit first, lower id first among equal ones.
+Logits are float64. Knows no parameters and no sampler.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from modules.engine.few import Ranked
 
     Ids = NDArray[np.int64]
     Values = NDArray[np.float64]
@@ -28,7 +30,7 @@ class NothingLeft(Exception):  # noqa: N818 - a state of the tokens, caught by t
 
 
 class Candidates(Protocol):
-    """What `Whole` and `Kept` have in common. Nothing is changed in place: methods return what is left."""
+    """What `Whole`, `Kept` and `Few` have in common. Nothing is changed in place: methods return what is left."""
 
     def max(self) -> float:
         """Largest logit."""
@@ -58,19 +60,19 @@ class Candidates(Protocol):
         """All logits times a positive factor."""
         ...
 
-    def top(self, k: int) -> Kept:
+    def top(self, k: int) -> Ranked:
         """The k largest logits."""
         ...
 
-    def above(self, threshold: float) -> Kept:
+    def above(self, threshold: float) -> Ranked:
         """The logits >= threshold, at least the largest one."""
         ...
 
-    def nucleus(self, mass: float) -> Kept:
+    def nucleus(self, mass: float) -> Ranked:
         """The fewest likeliest tokens that together have this probability."""
         ...
 
-    def typical(self, mass: float) -> Kept:
+    def typical(self, mass: float) -> Ranked:
         """The fewest tokens with this probability whose surprise is closest to the entropy."""
         ...
 
@@ -83,18 +85,82 @@ class Candidates(Protocol):
         ...
 
 
-class Kept:
-    """A sorted list of candidates: ids int64 [n] and logits float64 [n], n >= 1, all finite."""
+class Ranking:
+    """Sorted candidates, likeliest first, at least one and all finite: what lists and arrays of them do in the same words."""
 
     __slots__ = ("_cumulative", "_weights", "ids", "logits")
 
-    def __init__(self, ids: Ids, logits: Values, weights: Values | None = None, cumulative: Values | None = None) -> None:
+    def __init__(self, ids: Any, logits: Any, weights: Any = None, cumulative: Any = None) -> None:
         if not len(ids):
             raise NothingLeft
         self.ids = ids
         self.logits = logits
         self._weights = weights
         self._cumulative = cumulative
+
+    def prefix(self, n: int) -> Self:
+        """The first n, at least one."""
+        if n >= len(self.ids):
+            return self
+        n = max(n, 1)
+        weights, cumulative = self._weights, self._cumulative
+        return type(self)(
+            self.ids[:n],
+            self.logits[:n],
+            None if weights is None else weights[:n],
+            None if cumulative is None else cumulative[:n],
+        )
+
+    def max(self) -> float:
+        """The first logit."""
+        return float(self.logits[0])
+
+    def count(self) -> int:
+        """How many are kept."""
+        return len(self.ids)
+
+    def top(self, k: int) -> Self:
+        """The first k."""
+        return self.prefix(k)
+
+    def nucleus(self, mass: float) -> Self:
+        """The shortest prefix of this probability."""
+        return self.prefix(self.reaching(mass * self.cumulative()[-1]))
+
+    def without_first(self, n: int) -> Self:
+        """What follows the first n."""
+        return type(self)(self.ids[n:], self.logits[n:])
+
+    def draw(self, uniform: float) -> int:
+        """By inverse cumulative probability."""
+        return int(self.ids[self.place(uniform)])
+
+    def place(self, uniform: float) -> int:
+        """Where in `ids` the drawn token stands."""
+        return min(self.passing(uniform * self.cumulative()[-1]), len(self.ids) - 1)
+
+    def cumulative(self) -> Any:
+        """Running sum of weights: 1 for the likeliest token."""
+        raise NotImplementedError
+
+    def reaching(self, weight: float) -> int:
+        """How many of the first are needed to reach this sum of weights; one more than there are if all do not."""
+        raise NotImplementedError
+
+    def passing(self, weight: float) -> int:
+        """How many of the first stay at or below this sum of weights."""
+        raise NotImplementedError
+
+
+class Kept(Ranking):
+    """A sorted list of candidates: ids int64 [n] and logits float64 [n], n >= 1, all finite."""
+
+    __slots__ = ()
+
+    ids: Ids
+    logits: Values
+    _weights: Values | None
+    _cumulative: Values | None
 
     @classmethod
     def sort(cls, ids: Ids, logits: Values) -> Kept:
@@ -105,6 +171,10 @@ class Kept:
             n = int(np.count_nonzero(logits > -np.inf))
             ids, logits = ids[:n], logits[:n]
         return cls(ids, logits)
+
+    def kept(self) -> Kept:
+        """Itself; of a `Few` the same in arrays."""
+        return self
 
     def weights(self) -> Values:
         """Probabilities up to a common factor: 1 for the likeliest token."""
@@ -123,23 +193,6 @@ class Kept:
         shares: Values = self.weights() / self.cumulative()[-1]
         return shares
 
-    def prefix(self, n: int) -> Kept:
-        """The first n, at least one."""
-        if n >= len(self.ids):
-            return self
-        n = max(n, 1)
-        weights, cumulative = self._weights, self._cumulative
-        return Kept(
-            self.ids[:n],
-            self.logits[:n],
-            None if weights is None else weights[:n],
-            None if cumulative is None else cumulative[:n],
-        )
-
-    def max(self) -> float:
-        """The first logit."""
-        return float(self.logits[0])
-
     def log_total(self) -> float:
         """Of those kept."""
         return float(self.logits[0] + np.log(self.cumulative()[-1]))
@@ -151,10 +204,6 @@ class Kept:
     def deviation(self) -> float:
         """Of the logits kept."""
         return float(self.logits.std())
-
-    def count(self) -> int:
-        """How many are kept."""
-        return len(self.ids)
 
     def adjust(self, ids: Ids, change: Change) -> Kept:
         """Replace logits of those of `ids` that are kept, and sort anew."""
@@ -171,21 +220,17 @@ class Kept:
         """Times a positive factor; the order stays."""
         return Kept(self.ids, self.logits * factor)
 
-    def top(self, k: int) -> Kept:
-        """The first k."""
-        return self.prefix(k)
-
     def above(self, threshold: float) -> Kept:
         """A prefix: the logits are sorted."""
         return self.prefix(int(np.count_nonzero(self.logits >= threshold)))
 
-    def nucleus(self, mass: float) -> Kept:
-        """The shortest prefix of this probability."""
-        return self.prefix(self.reaching(mass * self.cumulative()[-1]))
-
     def reaching(self, weight: float) -> int:
         """How many of the first are needed to reach this sum of `weights`; one more than there are if all do not."""
         return int(self.cumulative().searchsorted(weight * (1 - SLACK))) + 1
+
+    def passing(self, weight: float) -> int:
+        """How many of the first stay at or below this sum of `weights`."""
+        return int(self.cumulative().searchsorted(weight, side="right"))
 
     def typical(self, mass: float) -> Kept:
         """Nearest to the entropy first, until the mass is reached."""
@@ -198,18 +243,6 @@ class Kept:
         chosen = np.sort(nearest[:needed])
         return Kept(self.ids[chosen], self.logits[chosen])
 
-    def without_first(self, n: int) -> Kept:
-        """What follows the first n."""
-        return Kept(self.ids[n:], self.logits[n:])
-
-    def draw(self, uniform: float) -> int:
-        """By inverse cumulative probability."""
-        return int(self.ids[self.place(uniform)])
-
-    def place(self, uniform: float) -> int:
-        """Where in `ids` the drawn token stands."""
-        cumulative = self.cumulative()
-        return min(int(cumulative.searchsorted(uniform * cumulative[-1], side="right")), len(self.ids) - 1)
 
 
 def find(ids: Ids, wanted: Ids) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:

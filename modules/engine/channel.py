@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable
 
 from modules.core.errors import AppError
-from modules.core.process import be_expendable
+from modules.core.process import be_expendable, name_thread
 from modules.engine.wire import (
     HEADER_BYTES,
     FrameError,
@@ -30,6 +30,7 @@ from modules.engine.wire import (
 log = logging.getLogger(__name__)
 
 PR_SET_PDEATHSIG = 1
+SWITCH_S = 0.0005  # how long a thread that computes in Python may keep the one with the model waiting; the default is ten times that
 OOM_SCORE = 800  # of 1000: when memory runs out, the system ends an engine rather than the server
 
 Outgoing = Message | Callable[[], Message | None]
@@ -68,6 +69,7 @@ class Channel:
         self._writer.join(timeout_s)
 
     def _write(self) -> None:
+        name_thread()
         while (message := self._outgoing.get()) is not None:
             made = message() if callable(message) else message
             if made is None:
@@ -102,6 +104,7 @@ def take_stdio() -> Channel:
 def guard_process() -> None:
     """End with the parent, leave no core dump, be the first to go when memory runs out, leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.setswitchinterval(SWITCH_S)
     be_expendable(OOM_SCORE)
     if sys.platform == "linux":
         parent = os.getppid()

@@ -17,11 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
-from pydantic import BaseModel
-
 from modules.core.errors import AppError, EngineCrashed, InvalidRequest, LoadFailed, NoModelLoaded
 from modules.core.generation import (
-    ChatPrompt,
     EngineCard,
     EngineCounters,
     GenerationRequest,
@@ -30,10 +27,12 @@ from modules.core.generation import (
     Usage,
 )
 from modules.core.model import Adapter, AdapterChoice
+from modules.core.params import GenerationParams
 from modules.core.process import how_it_ended
 from modules.engine import wire
 from modules.engine.child import Child
 from modules.engine.client_generation import ClientGeneration, Inbox
+from modules.engine.client_questions import Questions
 
 __all__ = ["ClientGeneration", "ClientSetup", "EngineClient"]
 
@@ -45,14 +44,6 @@ STEP_TIMEOUT_S = 120.0
 HEARTBEAT_TIMEOUT_S = 30.0
 QUEUE_LIMIT = 64
 DRAIN_S = 1.0  # for the last messages of a process that ended
-
-
-def _plain(model: BaseModel) -> dict[str, Any]:
-    """A request as plain values."""
-    try:
-        return model.model_dump(mode="json")
-    except ValueError as error:
-        raise InvalidRequest(f"The request cannot be sent to the model: {error}. Nest its values less deeply.") from error
 
 
 def _choices(adapters: Sequence[Adapter]) -> tuple[AdapterChoice, ...]:
@@ -72,9 +63,10 @@ class ClientSetup(TypedDict, total=False):
     step_timeout_s: float  # a step that takes longer is taken for a hang
     heartbeat_timeout_s: float  # so is silence of this length
     queue_limit: int
+    spill_folder: str  # for what main memory has no room for; empty: nothing is written
 
 
-class EngineClient:
+class EngineClient(Questions):
     """One loaded model in its child process. Made by `start`."""
 
     def __init__(self, child: Child, name: str, setup: ClientSetup) -> None:
@@ -83,6 +75,7 @@ class EngineClient:
         self._adapters: tuple[Adapter, ...] = ()  # for requests that name none
         self.on_exit = setup.get("on_exit")
         self.on_usage: Callable[[Usage, bool], None] | None = None  # called at the end of each generation, with whether it ran alone all the time
+        self.on_counters: Callable[[EngineCounters], None] | None = None  # called with what it has counted: once a second, when asked, and at its end
         self._on_progress = setup.get("on_progress")
         self._step_timeout_s = setup.get("step_timeout_s", STEP_TIMEOUT_S)
         self._heartbeat_timeout_s = setup.get("heartbeat_timeout_s", HEARTBEAT_TIMEOUT_S)
@@ -119,8 +112,9 @@ class EngineClient:
         client = cls(child, name, setup)
         limit_s = setup.get("load_timeout_s", LOAD_TIMEOUT_S)
         loading = client._ask(
-            "load", name=name, path=path, loader=loader, options=dict(options), queue_limit=setup.get("queue_limit", QUEUE_LIMIT)
-        )
+            "load", name=name, path=path, loader=loader, options=dict(options), queue_limit=setup.get("queue_limit", QUEUE_LIMIT),
+            spill_folder=setup.get("spill_folder", ""),
+        )  # fmt: skip
         try:
             card = await asyncio.wait_for(loading, limit_s)
         except TimeoutError:
@@ -175,7 +169,7 @@ class EngineClient:
             for other in self._inboxes.values():
                 other.alone = False
         try:
-            await self._ask("generate", number, request=_plain(request))
+            await self._ask("generate", number, request=wire.model_to_wire(request))
         except BaseException:
             self._forget(number)
             raise
@@ -184,27 +178,18 @@ class EngineClient:
         finalizer.atexit = False
         return generation
 
-    async def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text."""
-        return list(await self._ask("tokenize", text=text))
-
-    async def count(self, prompt: ChatPrompt) -> int:
-        """Tokens of a whole rendered conversation."""
-        return int(await self._ask("count", prompt=_plain(prompt)))
-
-    async def next_tokens(self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None) -> tuple[TokenLogprob, ...]:
-        """The k likeliest next tokens after a text, best first; None takes the model's own adapters, here and below."""
+    async def next_tokens(
+        self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None, params: GenerationParams | None = None
+    ) -> tuple[TokenLogprob, ...]:
+        """The k likeliest next tokens after a text, best first, with `params` as the samplers leave them; None takes the model's own adapters, here and below."""
         number = next(self._numbers)
+        told = {"adapters": self._told(adapters), "params": wire.model_to_wire(params) if params is not None else None}
         try:
-            found = await self._ask("next_tokens", number, prompt=_plain(prompt), k=max(1, k), adapters=self._told(adapters))
+            found = await self._ask("next_tokens", number, prompt=wire.model_to_wire(prompt), k=max(1, k), **told)
         except asyncio.CancelledError:
             self._send({"do": "cancel", "id": next(self._numbers), "job": number})
             raise
         return tuple(wire.wire_to_logprob(entry) for entry in found)
-
-    async def score(self, token_ids: Sequence[int]) -> list[float]:
-        """Log-probability of each token after the first, given those before it."""
-        return list(await self._ask("score", token_ids=list(token_ids), adapters=self._told(None)))
 
     async def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of all requests from now on that name none; replies that run or wait keep theirs.
@@ -218,11 +203,17 @@ class EngineClient:
         self.card = self.card.model_copy(update={"adapters": _choices(adapters)})
 
     def _told(self, adapters: Sequence[Adapter] | None) -> list[dict[str, Any]]:
-        return [_plain(adapter) for adapter in (self._adapters if adapters is None else adapters)]
+        return [wire.model_to_wire(adapter) for adapter in (self._adapters if adapters is None else adapters)]
 
     async def counters(self) -> EngineCounters:
         """What the engine is doing now."""
-        return wire.wire_to_counters(await self._ask("counters"))
+        return self._counted(await self._ask("counters"))
+
+    def _counted(self, value: Mapping[str, Any]) -> EngineCounters:
+        counters = wire.wire_to_counters(value)
+        if self.on_counters is not None:
+            self.on_counters(counters)
+        return counters
 
     async def close(self, grace_s: float = 5.0) -> None:
         """End the child: ask, wait, kill. Running generations end with a sentence."""
@@ -277,7 +268,7 @@ class EngineClient:
         inbox = self._inboxes.pop(number, None)
         self._used_s = time.monotonic()
         if inbox is not None and not inbox.ended:
-            inbox.ended = True
+            inbox.abandon()
             self._send({"do": "cancel", "id": next(self._numbers), "job": number})
 
     def _drop(self, number: int) -> None:
@@ -341,6 +332,8 @@ class EngineClient:
         self._heard_s = time.monotonic()
         if not self._loaded:
             return
+        if beat.get("counters"):
+            self._counted(beat["counters"])
         if beat["broken"]:
             self._kill(beat["broken"])
         elif beat["step_age_s"] > self._step_timeout_s:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from modules.core.errors import AppError
-from modules.core.generation import Delta, Started, Usage
+from modules.core.generation import Delta, FinishReason, Started, Usage
 from modules.core.model import AdapterChoice
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,18 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         stop_string=last.stop_string,
         usage=last.usage,
         pieces=sum(delta.pieces for delta in deltas),
+        prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a generation ended and what it cost."""
+
+    outcome: FinishReason
+    usage: Usage
+    first_token_s: float | None  # from the request to the first token, as this process saw it; None without a token
+    whole: bool  # whether all of `usage` is known
 
 
 class Inbox:
@@ -43,7 +56,12 @@ class Inbox:
         self.started: Started | None = None
         self.place: int | None = None
         self.usage: Usage | None = None
+        self.finish_reason: FinishReason | None = None
         self.on_place: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None
+        self.begun_s = time.monotonic()
+        self.first_s = 0.0  # when the first token was here
+        self.tokens = 0  # so far
         self.alone = True  # no other generation ran or waited meanwhile
         self.ended = False  # nothing more will come
         self.error: AppError | None = None
@@ -65,15 +83,41 @@ class Inbox:
         if len(self._deltas) >= KEPT_DELTAS:
             self._deltas = [joined(self._deltas)]
         self._deltas.append(delta)
+        self.tokens += delta.tokens
+        if self.tokens and not self.first_s:
+            self.first_s = time.monotonic()
         if delta.finish_reason is not None:
-            self.ended, self.usage = True, delta.usage
+            self.usage, self.finish_reason = delta.usage, delta.finish_reason
+            self._end()
         self.news.set()
 
     def fail(self, error: AppError) -> None:
         """It ended with an error, which the consumer gets after the text so far."""
         if not self.ended:
-            self.ended, self.error = True, error
+            self.error = error
+            self._end()
             self.news.set()
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more."""
+        if not self.ended:
+            self._end()
+
+    def ending(self) -> Ending:
+        """How it ended; what it cost is only partly known of one that did not come to its own end."""
+        outcome = self.finish_reason or ("error" if self.error is not None else "cancelled")
+        first_token_s = self.first_s - self.begun_s if self.first_s else None
+        if self.usage is not None:
+            return Ending(outcome, self.usage, first_token_s, whole=True)
+        started = self.started
+        usage = Usage(started.prompt_tokens if started else 0, started.reused_tokens if started else 0, self.tokens)
+        return Ending(outcome, usage, first_token_s, whole=False)
+
+    def _end(self) -> None:
+        self.ended = True
+        told, self.on_end = self.on_end, None
+        if told is not None:
+            told()
 
     def take(self) -> Delta | None:
         """Everything new, put together; None when there is nothing."""
@@ -130,6 +174,18 @@ class ClientGeneration:
     @on_place.setter
     def on_place(self, listener: Callable[[], None] | None) -> None:
         self._inbox.on_place = listener
+
+    def when_ended(self, tell: Callable[[Ending], None]) -> None:
+        """Call `tell` once with how it ended; at once, where it has."""
+        inbox = self._inbox
+
+        def end() -> None:
+            tell(inbox.ending())
+
+        if inbox.ended:
+            end()
+        else:
+            inbox.on_end = end
 
     def __aiter__(self) -> Self:
         return self

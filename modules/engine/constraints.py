@@ -1,17 +1,40 @@
-"""The seam for what a text may look like: a grammar, a JSON schema, a list of choices.
+"""What a text may look like: a grammar, a JSON schema, a regular expression or a list of choices, followed token by token.
 
-A constraint follows one completion, token by token. The sampler uses it so: it chooses a token as if there were no constraint and asks `allows`
-for that one alone, which is nearly always granted; only if it is refused, `mask` is asked for the whole vocabulary, the refused tokens become
-impossible and the sampler chooses once more. `accept` of the sampler advances the constraint. Knows no logits; no grammar is implemented here yet.
+The sampler uses a constraint so: it chooses a token as if there were none and asks `allows` for that one alone, which is nearly always granted; only if it
+is refused, `allowed` is asked for all tokens that may come, and the sampler chooses once more among those. `accept` of the sampler advances it.
+The work is llguidance's: it keeps a tree of all tokens and a parser that walks it. Knows a tokenizer; knows no logits.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import functools
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+
+from modules.core.errors import AppError, InvalidRequest
+from modules.engine.shapes import TITLES, shape_of, write_shape
+from modules.engine.thinking import AfterThinking, closing_tag
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Callable, Sequence, Set
+
     from numpy.typing import NDArray
+
+    from modules.core.model import Tokenizer
+    from modules.core.params import GenerationParams
+
+LONGEST_TAG = 16  # tokens of an opening tag and what may stand behind it
+KEPT = 64  # compiled shapes of one model
+NOT_TOLD = re.compile(r"\d+ \||[\^ ]+$|<non-verbose/>")
+WHERE = re.compile(r"^at \d+\(\d+\): |failed to compile JSON schema: |\(in regex\): ")
+REASON_LIMIT = 300  # characters of what the library says
+# Bounds of the library: what one token may cost (about 14 ms of lexer, 10 ms of parser), and memory of one shape (1 to 2 kB a state)
+STEP_LEXER_FUEL = 200_000
+STEP_MAX_ITEMS = 200_000
+MAX_LEXER_STATES = 50_000
 
 
 class Constraint(Protocol):
@@ -19,17 +42,184 @@ class Constraint(Protocol):
 
     @property
     def finished(self) -> bool:
-        """Whether the text is complete and nothing but an end token can follow."""
+        """Whether nothing but an end token can follow."""
         ...
 
     def allows(self, token_id: int) -> bool:
         """Whether this token may come next; end tokens are allowed where the text may end."""
         ...
 
-    def mask(self, token_ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """`allows` for many tokens at once: bool, the shape of `token_ids`."""
+    def allowed(self) -> NDArray[np.int64]:
+        """All tokens that `allows` grants, ascending; with none of them the text is finished, complete or not."""
         ...
 
     def advance(self, token_id: int) -> None:
         """Take note of the token that was chosen, one that is allowed."""
         ...
+
+
+class ShapedText:
+    """A constraint over llguidance's matcher."""
+
+    def __init__(self, matcher: Any, words: NDArray[np.bool_], end_ids: Set[int], name: str) -> None:
+        self._matcher = matcher
+        self._words = words  # which tokens can be part of a text
+        self._ends = np.array(sorted(token_id for token_id in end_ids if 0 <= token_id < len(words)), np.int64)
+        self._end_ids = end_ids
+        self._name = name
+        self._tokens = 0
+        self.finished = False
+
+    def allows(self, token_id: int) -> bool:
+        """One token: a few microseconds."""
+        if token_id in self._end_ids:
+            return bool(_ask(self._matcher.is_accepting))
+        return not self.finished and bool(self._words[token_id]) and _ask(self._matcher.validate_tokens, [token_id]) == 1
+
+    def allowed(self) -> NDArray[np.int64]:
+        """All tokens: walks the tree of tokens as far as the shape goes along.
+
+        Raises:
+            InvalidRequest: the shape has become too complex to follow.
+        """
+        ends = self._ends if _ask(self._matcher.is_accepting) else self._ends[:0]
+        if self.finished:
+            return ends
+        bits = np.frombuffer(_ask(self._matcher.compute_bitmask), np.uint8)
+        if self._matcher.is_error():
+            self._end_or_raise()
+            return ends
+        allowed = np.unpackbits(bits, bitorder="little")[: len(self._words)].view(np.bool_) & self._words
+        ids = allowed.nonzero()[0]
+        self.finished = not len(ids)
+        return np.union1d(ids, ends) if len(ends) else ids
+
+    def advance(self, token_id: int) -> None:
+        """Take note of a token of the text; an end token needs none.
+
+        Raises:
+            InvalidRequest: the shape has become too complex to follow.
+        """
+        self._tokens += 1
+        if token_id in self._end_ids:
+            self.finished = True
+        elif not _ask(self._matcher.consume_token, token_id):
+            self._end_or_raise()
+        elif self._matcher.is_stopped():
+            self.finished = True
+
+    def _end_or_raise(self) -> None:
+        """After an error of the matcher: no way on is an end, everything else is a failure."""
+        self.finished = True
+        if not _at_an_end(self._matcher):
+            raise InvalidRequest(
+                f"The {TITLES[self._name]} became too complex to follow after {self._tokens} tokens ({_reason(self._matcher)}). Make it simpler.",
+                field=self._name,
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Vocabulary:
+    """The tokens of a model as constraints see them."""
+
+    trie: Any  # llguidance's tree of them
+    words: NDArray[np.bool_]  # which can be part of a text
+    pieces: Sequence[bytes]
+
+
+class Constraints:
+    """Makes the constraints of one model, each shape compiled once. Several threads may use it."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._vocabulary = functools.lru_cache(maxsize=1)(self._read_vocabulary)
+        self._compiled = functools.lru_cache(maxsize=KEPT)(self._compile)
+
+    def constraint(self, params: GenerationParams, end_ids: Set[int], prompt_ids: Sequence[int] = ()) -> Constraint | None:
+        """What the parameters ask for; None where the text is free. After a prompt that opens thinking it holds for what follows the thinking.
+
+        Raises:
+            InvalidRequest: the shape is not right, too large, or no text fits it.
+        """
+        shape = shape_of(params)
+        if shape is None:
+            return None
+        matcher = self._compiled(*shape)
+        vocabulary = self._vocabulary()
+        text = ShapedText(_ask(matcher.deep_copy), vocabulary.words, end_ids, shape[0])
+        end = [vocabulary.pieces[token_id] for token_id in prompt_ids[-LONGEST_TAG:] if token_id < len(vocabulary.pieces)]
+        closing = closing_tag(b"".join(end))
+        return AfterThinking(text, vocabulary, closing) if closing else text
+
+    def _compile(self, name: str, value: str | tuple[str, ...]) -> Any:
+        """The shape as a matcher at its beginning."""
+        import llguidance
+
+        text = write_shape(name, value)
+        trie = self._vocabulary().trie
+        limits = llguidance.LLParserLimits(
+            step_lexer_fuel=STEP_LEXER_FUEL, step_max_items=STEP_MAX_ITEMS, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False
+        )
+        matcher = _ask(functools.partial(llguidance.LLMatcher, trie, text, log_level=0, limits=limits))
+        if not matcher.is_error():
+            _ask(matcher.compute_bitmask)  # whether anything can come first; changes nothing, and copies know it already
+            if matcher.is_error() and _at_an_end(matcher):
+                raise InvalidRequest(f"No text fits the {TITLES[name]}, or none that this model's vocabulary can write. Change it.", field=name)
+        if matcher.is_error():
+            raise InvalidRequest(f"The {TITLES[name]} cannot be used: {_reason(matcher)}. Change it, or say in the prompt what you need.", field=name)
+        return matcher
+
+    def _read_vocabulary(self) -> Vocabulary:
+        """All tokens, once a model."""
+        import llguidance
+
+        known = range(min(self._vocab_size, self._tokenizer.vocab_size))
+        special = [token_id for token_id in known if self._tokenizer.is_special(token_id) or token_id in self._tokenizer.end_ids]
+        pieces = [self._tokenizer.piece(token_id) for token_id in known]
+        pieces += [b""] * (self._vocab_size - len(pieces))
+        words = np.array([bool(piece) for piece in pieces])
+        words[special] = False
+        trie = llguidance.LLTokenizer(cast("llguidance.TokenizerWrapper", _Words(pieces, special)))
+        return Vocabulary(trie, words, pieces)
+
+
+class _Words:
+    """A vocabulary as llguidance wants it. It adds an end token of its own, so that those of the model stay ours to judge."""
+
+    is_tokenizer_wrapper = True
+    eos_token_id = None
+    bos_token_id = None
+
+    def __init__(self, tokens: list[bytes], special: list[int]) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special
+
+    def __call__(self, text: bytes) -> list[int]:
+        return []  # how a text is cut into tokens is the model's choice
+
+
+def _ask(call: Callable[..., Any], *values: Any) -> Any:
+    """What the library answers.
+
+    Raises:
+        AppError: it panicked, which is no Exception.
+    """
+    try:
+        return call(*values)
+    except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise AppError(f"What the text should look like could not be followed ({str(error)[:100]}). Ask for another shape.") from error
+
+
+def _at_an_end(matcher: Any) -> bool:
+    """Whether an error of the matcher says only that no token can come next."""
+    return str(matcher.get_error()).startswith("NoExtension")
+
+
+def _reason(matcher: Any) -> str:
+    """What the library says, on one line: without the places in our own notation of the shape, which nobody wrote."""
+    lines = (line.strip() for line in str(matcher.get_error()).splitlines())
+    text = " ".join(line for line in lines if line and not NOT_TOLD.match(line))
+    return WHERE.sub("", text)[:REASON_LIMIT].rstrip(" .") or "it gives no reason"

@@ -1,5 +1,6 @@
-"""Token ids to text, one token at a time: characters are never split, special tokens are hidden.
+"""Token ids to text, one token at a time: characters are never split, special tokens are hidden, but for those that fence in thinking.
 
+Replies in channels (those of gpt-oss) come out as other models write: what is thought between the tags of thinking, then the answer.
 Knows the byte pieces of a tokenizer and nothing of stop strings or of the model. The bytes are passed on as the model wrote them: a
 leading space that a SentencePiece model writes at the beginning of a reply is part of the reply.
 """
@@ -9,10 +10,17 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING
 
+from modules.core.messages import THINKING_TAGS
+
 if TYPE_CHECKING:
     from modules.core.model import Tokenizer
 
 Piece = tuple[bytes, str | None]  # the bytes, and the text when they are whole characters by themselves
+
+TAGS = frozenset(tag for pair in THINKING_TAGS for tag in pair if not tag.startswith("<|"))
+OPENING, CLOSING = THINKING_TAGS[0]
+CHANNEL, START, MESSAGE = "<|channel|>", "<|start|>", "<|message|>"
+THOUGHT_CHANNELS = ("analysis", "commentary")
 
 
 class PieceTable:
@@ -21,6 +29,7 @@ class PieceTable:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._pieces: dict[int, Piece] = {}
+        self._marks: dict[int, str] = {}  # of channels, by token
 
     def piece(self, token_id: int) -> Piece:
         """Bytes and text of a token inside a reply; special tokens add nothing."""
@@ -29,33 +38,89 @@ class PieceTable:
             piece = self._pieces[token_id] = self._read(token_id)
         return piece
 
-    def written(self, token_id: int) -> str:
-        """How a token is shown by itself, special tokens in their written form."""
-        return self._tokenizer.piece(token_id).decode("utf-8", "replace")
-
-    def _read(self, token_id: int) -> Piece:
-        if self._tokenizer.is_special(token_id):
-            return b"", ""
+    def bare(self, token_id: int) -> Piece:
+        """Bytes and text of a token inside a reply that hides nothing."""
         raw = self._tokenizer.piece(token_id)
         try:
             return raw, raw.decode("utf-8")
         except UnicodeDecodeError:
             return raw, None
 
+    def mark(self, token_id: int) -> str:
+        """The mark of a channel that a token is, if it is one that was looked up as a piece before."""
+        return self._marks.get(token_id, "")
+
+    def written(self, token_id: int) -> str:
+        """How a token is shown by itself, special tokens in their written form."""
+        return self._tokenizer.piece(token_id).decode("utf-8", "replace")
+
+    def part(self, token_id: int) -> bytes:
+        """The bytes of a token that are no whole characters by themselves; nothing where they are."""
+        raw, text = self.piece(token_id)
+        return raw if text is None else b""
+
+    def _read(self, token_id: int) -> Piece:
+        raw = self._tokenizer.piece(token_id)
+        if self._tokenizer.is_special(token_id):
+            written = raw.decode("utf-8", "replace")
+            if written in TAGS:
+                return raw, written
+            if written in (CHANNEL, START, MESSAGE):
+                self._marks[token_id] = written
+            return b"", ""
+        return self.bare(token_id)
+
+
+class Channels:
+    """The text of a reply in channels: headers are left out, all but the last channel is thinking."""
+
+    def __init__(self) -> None:
+        self._header: str | None = None  # while one is being written
+        self._thinking = False
+
+    def feed(self, text: str, mark: str) -> str:
+        """What one token adds."""
+        if mark == MESSAGE:
+            header, self._header = self._header or "", None
+            return self._enter(header.strip())
+        if mark:
+            self._header = ""
+            return ""
+        if self._header is not None:
+            self._header += text
+            return ""
+        return text
+
+    def _enter(self, header: str) -> str:
+        was, self._thinking = self._thinking, header.startswith(THOUGHT_CHANNELS)
+        if self._thinking:
+            return "\n\n" if was else f"{OPENING}\n"
+        return f"\n{CLOSING}\n\n" if was else ""
+
 
 class Detokenizer:
     """The text of one reply. Bytes that cannot be UTF-8 become U+FFFD as soon as that is certain, and not earlier."""
 
-    __slots__ = ("_decoder", "_open", "_table")
+    __slots__ = ("_channels", "_decoder", "_open", "_piece", "_table")
 
-    def __init__(self, table: PieceTable) -> None:
+    def __init__(self, table: PieceTable, *, hides_special: bool = True) -> None:
         self._table = table
+        self._piece = table.piece if hides_special else table.bare
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._open = False  # whether the decoder holds the beginning of a character
+        self._channels: Channels | None = None  # once there is one
 
     def feed(self, token_id: int) -> str:
         """The characters that are complete after this token."""
-        raw, text = self._table.piece(token_id)
+        text = self._characters(token_id)
+        if self._channels is None:
+            if text or self._table.mark(token_id) != CHANNEL:
+                return text
+            self._channels = Channels()
+        return self._channels.feed(text, self._table.mark(token_id))
+
+    def _characters(self, token_id: int) -> str:
+        raw, text = self._piece(token_id)
         if text is not None and not self._open:
             return text
         decoded = self._decoder.decode(raw)

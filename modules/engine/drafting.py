@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from modules.core.model import Row
 from modules.engine.logits import as_row
 from modules.engine.payoff import StepTimes
-from modules.engine.scheduler import common_prefix
+from modules.engine.prefixes import common_prefix
 from modules.engine.sequence import Sequence as Running
 
 if TYPE_CHECKING:

@@ -17,11 +17,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from modules.core.errors import AppError, Busy, NoModelLoaded, OutOfMemory
 from modules.core.generation import EngineCounters, Started
+from modules.core.process import name_thread
 from modules.engine.adapter_turns import AdapterTurns, Apply
+from modules.engine.deadlines import Deadlines
 from modules.engine.detokenizer import PieceTable
 from modules.engine.events import Event, Generation, Outbox, Sink
+from modules.engine.guidance import chosen_from
 from modules.engine.logits import as_row
 from modules.engine.preparation import Preparation
+from modules.engine.room import Room
 from modules.engine.scheduler import Scheduler, Share
 from modules.engine.sequence import Sequence as Running
 from modules.engine.speculation import Speculation
@@ -35,7 +39,6 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 FAILURES_UNTIL_BROKEN = 3  # failed steps in a row after which the process is better replaced
-ROOM_IS_LESS_S = 60.0  # so long after running out of memory no more is asked for than there was
 
 
 class Engine:
@@ -56,13 +59,13 @@ class Engine:
         self._name = name
         self._queue_limit = queue_limit
         self._scheduler = Scheduler(
-            runner,
-            n_slots=runner.n_slots,
-            capacity_tokens=runner.capacity_tokens,
-            max_batch_tokens=runner.max_batch_tokens,
-        )
+            runner, n_slots=runner.n_slots, capacity_tokens=runner.capacity_tokens,
+            max_batch_tokens=runner.max_batch_tokens, max_outputs=runner.max_outputs, tile_rows=runner.tile_rows,
+        )  # fmt: skip
+        self._room = Room(self._scheduler)
         self._turns = AdapterTurns(self._scheduler, set_adapters, name)
         self._speculation = Speculation(draft, self._scheduler, runner.vocab_size) if draft is not None else None
+        self._scheduler.crew.is_whole = draft is not None  # what drafts cost is measured over all that decode
         pieces = PieceTable(tokenizer)
         self._preparation = Preparation(runner, tokenizer, pieces, name)
         self._outbox = Outbox(sink)
@@ -72,10 +75,9 @@ class Engine:
         self._in_flight = 0
         self._closing = False
         self._sequences: dict[Generation, Running] = {}
+        self._deadlines = Deadlines()
         self._paused = False
-        self._failures = 0
-        self._ran_out_s = 0.0  # when the room was lowered; 0 while all of it is believed in
-        self._steps = self._prefill_tokens = self._reused_tokens = self._decode_tokens = self._cancelled = 0
+        self._failures = self._steps = self._prefill_tokens = self._reused_tokens = self._decode_tokens = self._cancelled = 0
         self.context_limit = self._preparation.context_limit
         self.broken = ""  # a sentence once the runner failed again and again: replace the process
         self.busy_since_s = 0.0  # monotonic start of the present step; 0 while idle. Others watch it for a hang
@@ -84,7 +86,7 @@ class Engine:
 
     # ---- called from any thread ------------------------------------------------------------------------------------
 
-    def submit(
+    def submit(  # noqa: PLR0913 - all that a request can say
         self,
         prompt_ids: Sequence[int],
         params: GenerationParams,
@@ -94,6 +96,7 @@ class Engine:
         key: Any = None,
         probe: int = 0,
         adapters: Sequence[Adapter] = (),
+        keep_on_disk: bool = True,
     ) -> Generation:
         """Queue a generation with exactly these adapters; its events carry the returned handle. `probe` asks only for that many likeliest next tokens.
 
@@ -104,19 +107,17 @@ class Engine:
             NoModelLoaded: the engine was closed.
         """
         sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe)
-        sequence.adapters = self._turns.check_possible(adapters)
-        generation = Generation(key, sequence.sampler.seed, sequence.prompt_length, probe=probe > 0, send=self._send_cancel)
-        sequence.generation = generation
+        sequence.adapters, sequence.keep_on_disk = self._turns.check_possible(adapters), keep_on_disk
+        sampler, cancel = sequence.sampler, self._cancel
+        sequence.generation = generation = Generation(
+            key, sampler.seed, sequence.prompt_length, probe=probe > 0, send=lambda one: self._commands.put(partial(cancel, one))
+        )
         with self._lock:
             self._check_open()
             waiting = self._in_flight - len(self._scheduler.slots)
             if waiting >= self._queue_limit:
-                raise Busy(
-                    f"{self._name} is busy: {waiting} requests are waiting and the queue holds {self._queue_limit}, so this one would be at "
-                    f"place {waiting + 1}. Try again in a moment.",
-                    place=waiting + 1,
-                    limit=self._queue_limit,
-                )
+                told = f"{self._name} is busy: {waiting} requests are waiting and the queue holds {self._queue_limit}, so this one would be at place"
+                raise Busy(f"{told} {waiting + 1}. Try again in a moment.", place=waiting + 1, limit=self._queue_limit)
             self._in_flight += 1
         self._commands.put(partial(self._accept, sequence))
         return generation
@@ -131,7 +132,7 @@ class Engine:
         Raises:
             AppError: one cannot be used, or this model takes none.
         """
-        self._between_steps(partial(self._turns.lend, adapters, lambda: None), lambda: None)
+        self.lend(lambda: None, 0, adapters)
 
     def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] = ()) -> list[float]:
         """Log-probability of each token after the first, given those before it, with these adapters.
@@ -143,27 +144,29 @@ class Engine:
         if len(ids) < 2:
             return []
         self._preparation.check_score(ids)
-        make_room = partial(self._scheduler.empty_for, 0, len(ids))
-        compute = partial(self._turns.lend, adapters, lambda: [float(value) for value in self._runner.score(ids, self._chunk_done)])
-        return self._between_steps(compute, make_room)
+        return self.lend(lambda: [float(value) for value in self._runner.score(ids, self.chunk_done)], len(ids), adapters)
+
+    def lend(self, function: Callable[[], Result], tokens: int, adapters: Sequence[Adapter] = ()) -> Result:
+        """Do something between two steps with these adapters; for any `tokens` slot 0 is empty, with room for so many."""
+        make_room = partial(self._scheduler.empty_for, 0, tokens) if tokens else lambda: None
+        return self._between_steps(partial(self._turns.lend, adapters, function), make_room)
 
     def counters(self) -> EngineCounters:
         """What the engine is doing now."""
-        scheduler = self._scheduler
         return EngineCounters(
-            slots=len(scheduler.slots),
-            running=len(scheduler.running),
-            waiting=len(scheduler.waiting),
+            **self._scheduler.figures(),
             steps=self._steps,
             prefill_tokens=self._prefill_tokens,
             reused_tokens=self._reused_tokens,
             decode_tokens=self._decode_tokens,
             cancelled=self._cancelled,
-            cached_tokens=scheduler.used_tokens,
-            capacity_tokens=scheduler.capacity_tokens,
-            drafted_tokens=self._speculation.drafted_tokens if self._speculation else 0,
-            accepted_tokens=self._speculation.accepted_tokens if self._speculation else 0,
+            **(self._speculation.figures() if self._speculation else {}),
         )
+
+    def spill_within(self, budget_bytes: int, disk_folder: str = "", disk_gb: float = 0.0) -> None:
+        """Let conversations that lose their slot take so much main memory, and then so much of the disk of a folder; -1 is what it has to spare."""
+        self._scheduler.spill.budget_bytes = budget_bytes
+        self._scheduler.spill.use_disk(disk_folder, disk_gb, self._commands.put)
 
     def pause(self, paused: bool = True) -> None:
         """Stop stepping after the present step, or go on; requests are still accepted."""
@@ -185,9 +188,6 @@ class Engine:
         if self._closing:
             raise NoModelLoaded(f"{self._name} was unloaded; load it again or choose another model.")
 
-    def _send_cancel(self, generation: Generation) -> None:
-        self._commands.put(partial(self._cancel, generation))
-
     def _between_steps(self, function: Callable[[], Result], make_room: Callable[[], None]) -> Result:
         future: Future[Result] = Future()
 
@@ -204,7 +204,7 @@ class Engine:
             self._commands.put(run)
         return future.result()
 
-    def _chunk_done(self) -> None:
+    def chunk_done(self) -> None:
         """A part of a long call is done: nothing hangs. Ends the call when the engine is closing."""
         self._check_open()
         self.busy_since_s = time.monotonic()
@@ -213,6 +213,7 @@ class Engine:
 
     def _accept(self, sequence: Running) -> None:
         self._sequences[sequence.generation] = sequence
+        self._deadlines.add(sequence)
         self._scheduler.submit(sequence)
         self._outbox.places_changed = True
         if sequence.generation.cancelled:
@@ -227,9 +228,11 @@ class Engine:
     # ---- the thread ------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        name_thread()
         while not self._closing:
             if self._paused or not self._sequences:
                 self.busy_since_s = 0.0
+                self._scheduler.spill.ready_memory(self._commands.empty)
                 command = self._commands.get()
                 self.busy_since_s = time.monotonic()
                 command()
@@ -249,6 +252,7 @@ class Engine:
         for sequence in list(self._sequences.values()):
             self._fail(sequence, error)
         self._outbox.deliver(())
+        self._scheduler.spill.close()
         self._runner.close()
         if self._speculation is not None:
             self._speculation.close()
@@ -257,14 +261,13 @@ class Engine:
     def _step(self) -> None:
         """Admit, plan, run the model once, choose the next tokens. Whatever fails becomes an answer, not an end of the process."""
         try:
-            if self._ran_out_s and time.monotonic() - self._ran_out_s >= ROOM_IS_LESS_S:
-                self._restore_room()
+            self._room.believe()
+            self._end_late()
             self._admit()
             shares = self._scheduler.plan()
-            if shares and len(shares[-1].row.token_ids) > 1:
-                self._outbox.urgent = True  # a step with prefill is long: what is there is delivered before it
-            self._outbox.deliver(self._scheduler.waiting)
+            self._outbox.before_step(self._scheduler.waiting, self._scheduler.expected_s(shares))
             if not shares:
+                self._scheduler.spill.rest()
                 return
             if self._speculation is not None:
                 self._speculation.extend(shares)
@@ -295,14 +298,12 @@ class Engine:
                 self._reused_tokens += sequence.reused
                 sequence.generation.place = 0
                 started = Started(sequence.prompt_length, sequence.reused, 0, sequence.generation.seed)
-                self._outbox.add(Event(sequence.generation, started))
+                self._outbox.add(Event(sequence.generation, started), urgent=False)  # with the first token, unless that takes long
 
     def _choose_all(self, shares: list[Share], logits: Logits) -> None:
         """Choose the next tokens of all sequences whose rows are complete."""
-        entries = iter(logits)
-        for share in shares:
-            own = [next(entries) for _ in range(share.row.outputs)]
-            if share.completes:
+        for share, own in chosen_from(shares, logits):
+            if share.completes or share.sequence.reports_prompt:
                 self._choose(share, own)
 
     def _choose(self, share: Share, entries: Logits) -> None:
@@ -310,6 +311,8 @@ class Engine:
         sequence, before = share.sequence, len(share.sequence.ids)
         try:
             self._write(share, entries)
+        except AppError as error:
+            self._fail(sequence, error)
         except Exception as error:
             log.exception("Choosing a token failed")
             self._fail(sequence, AppError(f"Choosing the next token failed ({_short(error)}); the text so far is kept."))
@@ -318,7 +321,8 @@ class Engine:
     def _write(self, share: Share, entries: Logits) -> None:
         """One token, and another one after each that is as drafted: the model has seen it, so its logits count."""
         sequence = share.sequence
-        for entry, draft in zip(entries, (*share.drafts, None), strict=True):
+        entries = self._writer.report_prompt(sequence, entries)
+        for entry, draft in zip(entries, (*share.drafts, None), strict=True) if share.completes else ():
             if sequence.generation.cancelled:
                 self._cancel(sequence.generation)  # its command may be on its way still, and then finds nothing
                 return
@@ -341,6 +345,15 @@ class Engine:
             self._writer.flush(sequence)
         self._outbox.add(Event(sequence.generation, delta=sequence.take_delta(end.reason, end.stop, sequence.usage(time.monotonic()))))
 
+    def _end_late(self) -> None:
+        """A deadline that passes ends a reply like its length; who had no slot by then is refused."""
+        for sequence in self._deadlines.passed(time.monotonic()):
+            if sequence.announced:
+                self._finish(sequence, End("length"))
+            else:
+                told = f"{self._name} is busy: this request was still waiting when its deadline passed. Try again in a moment, or allow it more seconds."
+                self._fail(sequence, Busy(told, field="deadline_s"))
+
     def _fail(self, sequence: Running, error: AppError) -> None:
         self._release(sequence)
         self._writer.flush(sequence)
@@ -351,27 +364,18 @@ class Engine:
         """Free the slot or the place in the queue."""
         self._scheduler.finish(sequence)
         self._sequences.pop(sequence.generation, None)
+        self._deadlines.forget(sequence)
         self._outbox.forget(sequence)
         self._outbox.places_changed = True
         with self._lock:
             self._in_flight -= 1
 
     def _relieve(self, error: OutOfMemory) -> None:
-        """Make room after the model ran out of memory, and remember for a while how much there was."""
-        scheduler = self._scheduler
-        log.warning("Out of memory with %d tokens cached: %s", scheduler.used_tokens, error.message)
-        scheduler.capacity_tokens = max(1, min(scheduler.capacity_tokens, scheduler.used_tokens))
-        self._ran_out_s = time.monotonic()
-        if not scheduler.evict_idle() and scheduler.preempt_youngest() is None and scheduler.running:
-            sequence = scheduler.running[0]
+        """Make room after the model ran out of memory; one that has all of it ends."""
+        sequence = self._room.ran_out(error)
+        if sequence is not None:
             held = len(sequence.ids)
-            self._restore_room()  # it had all of it, so this says nothing about the room of shorter ones
             self._fail(sequence, OutOfMemory(f"{self._name} ran out of memory at {held} tokens ({error.message}) Load it with a shorter context."))
-
-    def _restore_room(self) -> None:
-        """Believe again in all the room that the model promised."""
-        self._scheduler.capacity_tokens = self._runner.capacity_tokens
-        self._ran_out_s = 0.0
 
     def _fail_all(self, error: Exception) -> None:
         """A step failed: everything running ends with a sentence, the slots are emptied, those who wait get their turn."""

@@ -14,7 +14,8 @@ from modules.core.errors import AppError
 from modules.core.generation import Delta, Started
 from modules.engine.sequence import Sequence
 
-FLUSH_S = 0.004  # between deliveries: waking a reader costs as much as a layer of a tiny model
+FLUSH_S = 0.016  # between deliveries, as often as a screen shows: each wakes the page's process, which takes half a millisecond of a core
+SOON_S = 0.05  # what so short a step will bring is waited for
 PLACES_S = 0.1  # between reports of places in the queue
 
 
@@ -63,10 +64,10 @@ class Outbox:
         self.urgent = False
         self.places_changed = False
 
-    def add(self, event: Event) -> None:
-        """News that must not wait."""
+    def add(self, event: Event, urgent: bool = True) -> None:
+        """News that must not wait, or that may for so long as tokens do."""
         self._events.append(event)
-        self.urgent = True
+        self.urgent = self.urgent or urgent
 
     def changed(self, sequence: Sequence) -> None:
         """A sequence has new tokens."""
@@ -79,8 +80,7 @@ class Outbox:
     def deliver(self, waiting: Iterable[Sequence]) -> None:
         """Hand over what is due; `waiting` is the queue in order."""
         now_s = time.monotonic()
-        if self.places_changed and now_s - self._places_s >= PLACES_S:
-            self._report_places(waiting, now_s)
+        self._report_places(waiting, now_s)
         if not self.urgent and now_s - self._delivered_s < FLUSH_S:
             return
         for sequence in self._changed:
@@ -92,7 +92,16 @@ class Outbox:
             self._delivered_s = now_s
             self._sink(events)
 
+    def before_step(self, waiting: Iterable[Sequence], expected_s: float) -> None:
+        """Before the model runs: hand over what must not wait, or all there is where the prefill of the step will take long."""
+        self._report_places(waiting, time.monotonic())
+        self.urgent = self.urgent or expected_s > SOON_S
+        if self.urgent:
+            self.deliver(waiting)
+
     def _report_places(self, waiting: Iterable[Sequence], now_s: float) -> None:
+        if not self.places_changed or now_s - self._places_s < PLACES_S:
+            return
         self._places_s, self.places_changed = now_s, False
         for place, sequence in enumerate(waiting, 1):
             generation: Generation = sequence.generation

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LOWEST = np.float32(-1e30)  # what is below is impossible: -inf, or the smallest float that some models write to mean it
 HIGHEST = np.float32(1e30)  # instead of +inf, with room for dividing by a temperature
+SURPLUS = 2  # times as many as were asked for are handed over as they are
 FEWEST_BLOCKS = 512  # maxima to choose a bound from: enough for a tight one, few enough to be quick
 
 
@@ -56,7 +57,7 @@ class NumpyRow:
         return self._row[token_ids]
 
     def cut(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The `k` largest logits (0: no limit) that are >= `threshold` and possible; of equal ones the lowest ids."""
+        """The `k` largest logits (0: no limit) that are >= `threshold` and possible, by ascending ids, and a few of the next ones where that spares sorting."""
         if k == 1:
             return self._best(threshold)
         bound = max(LOWEST, _round_up(threshold))
@@ -66,8 +67,8 @@ class NumpyRow:
             self.max()
         ids = (self._row >= bound).nonzero()[0]
         logits = self._row[ids]
-        if 0 < k < len(ids):
-            order = (-logits).argsort(kind="stable")[:k]  # ids ascend, so equal logits stay in their order
+        if k > 0 and len(ids) > SURPLUS * k:
+            order = np.sort((-logits).argsort(kind="stable")[:k])  # ids ascend, so of equal logits the lowest ones are taken
             ids, logits = ids[order], logits[order]
         if self._max is None and len(logits):
             self._note_max(float(logits.max()))
@@ -112,6 +113,41 @@ class NumpyRow:
             self._row = np.nan_to_num(self._row, nan=-np.inf, posinf=float(HIGHEST), neginf=-np.inf)
             value = float(self._row.max())
         self._max = value
+
+
+class PartialRow:
+    """Some tokens of another row, by ascending ids; the others are impossible. Only those few are taken from it, wherever it lives."""
+
+    __slots__ = ("_ids", "_part", "size")
+
+    def __init__(self, row: LogitsRow, ids: NDArray[np.int64]) -> None:
+        self._ids = ids
+        self._part = NumpyRow(row.at(ids))
+        self.size = row.size
+
+    def max(self) -> float:
+        """Largest logit; -inf when every token is impossible."""
+        return self._part.max()
+
+    def logsumexp(self) -> float:
+        """Over the tokens that are left."""
+        return self._part.logsumexp()
+
+    def at(self, token_ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Logits of the given tokens, -inf for those that are not left."""
+        places = self._ids.searchsorted(token_ids).clip(max=len(self._ids) - 1)
+        return np.where(self._ids[places] == token_ids, self._part.full()[places], np.float32(-np.inf))
+
+    def cut(self, k: int, threshold: float) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """As of any row; of equal logits the lowest ids, since ids ascend."""
+        places, logits = self._part.cut(k, threshold)
+        return self._ids[places], logits
+
+    def full(self) -> NDArray[np.float32]:
+        """The whole row, written out."""
+        row = np.full(self.size, -np.inf, np.float32)
+        row[self._ids] = self._part.full()
+        return row
 
 
 def as_row(entry: Any) -> LogitsRow:

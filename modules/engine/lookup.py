@@ -13,8 +13,8 @@ from modules.engine.payoff import StepTimes
 from modules.engine.sequence import Sequence as Running
 
 MATCHED_TOKENS = 3  # so many must be the same; fewer are the same by chance too often
-
-Gram = tuple[int, int, int]
+SURE_TOKENS = 8  # a place where so many are the same is taken before a later one where fewer are
+GUESSED_FOR_EACH = 2  # tokens guessed for each that is the same: a short match is often chance, a long one a copy
 
 
 @dataclass(slots=True, eq=False)
@@ -22,12 +22,37 @@ class _Seen:
     """Where each run of tokens was followed by something, the latest place of each."""
 
     sequence: Running
-    follows: dict[Gram, int] = field(default_factory=dict)
+    short: dict[tuple[int, ...], int] = field(default_factory=dict)
+    long: dict[tuple[int, ...], int] = field(default_factory=dict)
     read: int = MATCHED_TOKENS  # places before this one are in it
+
+    def read_on(self) -> None:
+        """Take note of all places but the one behind the last token."""
+        ids = self.sequence.ids
+        for place in range(self.read, len(ids)):
+            self.short[tuple(ids[place - MATCHED_TOKENS : place])] = place
+            if place >= SURE_TOKENS:
+                self.long[tuple(ids[place - SURE_TOKENS : place])] = place
+        self.read = max(self.read, len(ids))
+
+    def place(self) -> int | None:
+        """Where the last tokens stood before."""
+        ids = self.sequence.ids
+        if len(ids) < MATCHED_TOKENS:
+            return None
+        found = self.long.get(tuple(ids[-SURE_TOKENS:])) if len(ids) >= SURE_TOKENS else None
+        return self.short.get(tuple(ids[-MATCHED_TOKENS:])) if found is None else found
+
+    def matched(self, place: int, limit: int) -> int:
+        """How many tokens before that place are those at the end, at most so many."""
+        ids, count = self.sequence.ids, 0
+        while count < limit and count < place and ids[place - 1 - count] == ids[-1 - count]:
+            count += 1
+        return count
 
 
 class LookupDrafter:
-    """Proposes what came after the latest place where the last tokens stood before."""
+    """Proposes what came after the latest place where the last tokens stood before, the further the more of them did."""
 
     def __init__(self) -> None:
         self.times = StepTimes()  # stays empty: a look takes no time
@@ -46,13 +71,12 @@ class LookupDrafter:
         seen = self._seen.get(sequence.slot)
         if seen is None or seen.sequence is not sequence:
             seen = self._seen[sequence.slot] = _Seen(sequence)
-        for place in range(seen.read, len(ids)):
-            seen.follows[ids[place - 3], ids[place - 2], ids[place - 1]] = place
-        seen.read = max(seen.read, len(ids))
-        start = seen.follows.get((ids[-3], ids[-2], ids[-1])) if len(ids) >= MATCHED_TOKENS else None
+        seen.read_on()
+        start = seen.place()
+        if start is None:
+            return []
         drafts: list[int] = []
-        while start is not None and len(drafts) < count:
-            place = start + len(drafts)
+        for place in range(start, start + min(count, GUESSED_FOR_EACH * seen.matched(start, count))):
             token_id = ids[place] if place < len(ids) else drafts[place - len(ids)]  # a text that repeats itself goes on doing so
             if token_id in sequence.end_ids or isinstance(token_id, ImageToken):  # no model writes an image
                 break

@@ -43,6 +43,11 @@ class StepTimes:
         """Whether that very size was measured often enough."""
         return len(self._seen.get(size, ())) >= ENOUGH
 
+    @property
+    def reach(self) -> int:
+        """The largest size that is worth a guess: twice what was ever measured."""
+        return 2 * self._sizes[-1] + TRIAL_TOKENS if self._sizes else 0
+
     def of(self, size: int) -> float:
         """Seconds of a step of that size; 0 while nothing is known."""
         if not self._sizes:
@@ -62,6 +67,7 @@ class StepTimes:
 class DraftRecord:
     """What drafting did for one sequence."""
 
+    allowed: bool = True  # whether anything may be drafted for this one
     drafted: int = 0  # tokens, over all rounds
     accepted: int = 0
     count: int = 0  # to draft in the next step
@@ -109,7 +115,7 @@ class Payoff:
             self._reckon(records)
         for record in records:
             record.quiet = 0 if record.count else record.quiet + 1
-            if record.quiet > (record.wait if self._could_pay else LONGEST_WAIT):
+            if record.allowed and record.quiet > (record.wait if self._could_pay else LONGEST_WAIT):
                 self._try_again(record)
 
     def _try_again(self, record: DraftRecord) -> None:
@@ -127,20 +133,23 @@ class Payoff:
         total = len(records)
         if not self.steps.known(total):  # what a step costs without drafts must be known first
             return
-        order = sorted(records, key=self._share, reverse=True)
+        order = sorted((record for record in records if record.allowed), key=self._share, reverse=True)
         plain = CLEARLY * total / self.steps.of(total)
         best, chosen = plain, (0, 0)
         self._could_pay = False
-        sums = [0.0] * total  # extra tokens of the first, the first two, … of the order
-        powers = [1.0] * total
+        sums = [0.0] * len(order)  # extra tokens of the first, the first two, … of the order
+        powers = [1.0] * len(order)
         for tokens in range(1, self._most + 1):
             running = 0.0
             for place, record in enumerate(order):
                 powers[place] *= self._share(record)
                 running += powers[place]
                 sums[place] += running
-            sequences = total
+            sequences = len(order)
             while sequences:
+                if total + sequences * tokens > self.steps.reach:
+                    sequences //= 2
+                    continue
                 seconds = self.steps.of(total + sequences * tokens) + tokens * self._drafting.of(sequences)
                 rate = (total + sums[sequences - 1]) / seconds
                 self._could_pay |= (total + sequences * tokens) / seconds > plain

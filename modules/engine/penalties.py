@@ -6,7 +6,7 @@ Knows token ids; knows no logits. The penalties themselves are in `sampling.py`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -147,6 +147,28 @@ class Repeats:
                 left, right = i, i + n
             lengths[i] = n
         return np.minimum(np.array(lengths[::-1], np.int64), unbroken)
+
+
+class Ngrams:
+    """Which tokens would write a sequence of `size` tokens a second time, in prompt and completion. Those that end a text never count: it must be able to end."""
+
+    def __init__(self, prompt_ids: Iterable[int], size: int, end_ids: Set[int]) -> None:
+        self._end_ids = end_ids
+        self._last: deque[int] = deque(maxlen=size - 1)
+        self._wanted = size - 1
+        self._followers: dict[tuple[int, ...], set[int]] = {}
+        for token_id in prompt_ids:
+            self.accept(token_id)
+
+    def accept(self, token_id: int) -> None:
+        """Take note of a new last token."""
+        if len(self._last) == self._wanted and token_id not in self._end_ids:
+            self._followers.setdefault(tuple(self._last), set()).add(token_id)
+        self._last.append(token_id)
+
+    def next_tokens(self) -> NDArray[np.int64]:
+        """What must not come next, ascending."""
+        return np.array(sorted(self._followers.get(tuple(self._last), ())), np.int64)
 
 
 def dry_amounts(lengths: NDArray[np.int64], allowed: int, multiplier: float, base: float) -> NDArray[np.float64]:

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 
 from modules.core.errors import ContextOverflow, InvalidRequest
 from modules.core.model import ImageToken
+from modules.engine.constraints import Constraints
 from modules.engine.detokenizer import Detokenizer, PieceTable
+from modules.engine.guidance import Guidance
+from modules.engine.payoff import DraftRecord
 from modules.engine.sampling import Sampler
 from modules.engine.sequence import Sequence
 from modules.engine.stopping import StopChecker
@@ -20,6 +23,8 @@ from modules.engine.stopping import StopChecker
 if TYPE_CHECKING:
     from modules.core.model import Runner, Tokenizer
     from modules.core.params import GenerationParams
+
+MOST_REPORTED = 1 << 19  # log-probabilities of one prompt: each is an object here and in the web process
 
 
 class Preparation:
@@ -31,6 +36,8 @@ class Preparation:
         self._tokenizer = tokenizer
         self._pieces = pieces
         self._name = name
+        self._constraints = Constraints(tokenizer, runner.vocab_size)
+        self._guidance = Guidance(runner, tokenizer, name)
         self._special_stop = functools.lru_cache(maxsize=256)(self._find_special_stop)
         self._breakers = functools.lru_cache(maxsize=16)(self._find_breakers)
 
@@ -41,18 +48,19 @@ class Preparation:
 
         Raises:
             ContextOverflow: the prompt leaves no room for a reply.
-            InvalidRequest: an empty prompt or an unknown token id.
+            InvalidRequest: an empty prompt or an unknown token id, or guidance that is not possible.
         """
-        ids = list(prompt_ids)
-        self._check_prompt(ids)
+        ids, now_s = list(prompt_ids), time.monotonic()
+        self._check_prompt(ids, params)
         words = [token_id for token_id in ids if token_id < self._vocab_size]  # positions of images repeat nothing and are no choice
         stops = tuple(dict.fromkeys((*params.stop, *stop)))
         stop_ids = {token_id: text for text in stops if (token_id := self._special_stop(text)) is not None}
         end_ids = self._tokenizer.end_ids
-        most = params.max_tokens or self.context_limit
-        return Sequence(
+        limit = params.context_limit(self.context_limit)
+        most = 0 if params.prompt_only else params.max_tokens or limit
+        sequence = Sequence(
             ids,
-            min(self.context_limit, len(ids) + most),
+            max(len(ids), min(limit, len(ids) + most)),
             client=client,
             sampler=Sampler(
                 params,
@@ -60,15 +68,22 @@ class Preparation:
                 end_ids=end_ids | stop_ids.keys(),
                 prompt_ids=words,
                 breaker_ids=self._breakers(params.dry_sequence_breakers) if params.dry_multiplier else frozenset(),
+                constraint=self._constraints.constraint(params, end_ids | stop_ids.keys(), ids),
             ),
-            detokenizer=Detokenizer(self._pieces),
+            detokenizer=Detokenizer(self._pieces, hides_special=not params.show_special_tokens),
             stops=StopChecker(stops),
+            deterministic=params.deterministic,
+            record=DraftRecord(allowed=params.drafts),
             logprobs=params.logprobs,
+            prompt_logprobs=params.prompt_logprobs,
             probe=probe,
             end_ids=end_ids,
             stop_ids=stop_ids,
-            queued_s=time.monotonic(),
+            deadline_s=now_s + params.deadline_s if params.deadline_s else 0.0,
+            queued_s=now_s,
         )
+        self._guidance.add(sequence, params, limit)
+        return sequence
 
     def check_score(self, ids: list[int]) -> None:
         """Whether a text can be scored as a whole.
@@ -85,18 +100,33 @@ class Preparation:
                 got=len(ids),
             )
 
-    def _check_prompt(self, ids: list[int]) -> None:
+    def _check_prompt(self, ids: list[int], params: GenerationParams) -> None:
         if not ids:
             raise InvalidRequest("The prompt is empty; write at least one word.", field="prompt")
-        if len(ids) >= self.context_limit:
+        limit = params.context_limit(self.context_limit)
+        if params.prompt_only and len(ids) <= self.context_limit:
+            pass  # no reply needs room
+        elif len(ids) >= limit:
+            holds, cure = ("context_tokens allows", "raise context_tokens") if limit < self.context_limit else (f"the context of {self._name} holds", "load the model with a longer context")
             raise ContextOverflow(
-                f"The prompt has {len(ids)} tokens; the context of {self._name} holds {self.context_limit}, and the reply needs at least "
-                "one of them. Shorten the prompt, or load the model with a longer context.",
-                limit=self.context_limit,
+                f"The prompt has {len(ids)} tokens; {holds} {limit}, and the reply needs at least one of them. Shorten the prompt, or {cure}.",
+                limit=limit,
                 got=len(ids),
                 field="prompt",
             )
         self._check_ids(ids)
+        if params.prompt_logprobs is not None:
+            self._check_report(ids, 1 + params.prompt_logprobs)
+
+    def _check_report(self, ids: list[int], entries: int) -> None:
+        if any(isinstance(token_id, ImageToken) for token_id in ids):
+            raise InvalidRequest("There are no log-probabilities of a prompt with images; leave prompt_logprobs out.", field="prompt_logprobs")
+        if len(ids) * entries > MOST_REPORTED:
+            raise InvalidRequest(
+                f"The prompt has {len(ids)} tokens, and with {entries} log-probabilities for each that is more than the limit of {MOST_REPORTED}; "
+                "ask for fewer alternatives, or for parts of the prompt.",
+                field="prompt_logprobs",
+            )
 
     def _check_ids(self, ids: list[int]) -> None:
         if isinstance(ids[-1], ImageToken):

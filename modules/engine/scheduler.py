@@ -1,64 +1,35 @@
 """Who runs in which slot, and what each step of the model works on.
 
-Pure bookkeeping: admission in turns, prefix reuse, eviction of idle caches, room for all, and the rows of the next step. Knows no tensors
-and no model: of a `Runner` it uses the two calls that move cached positions.
+Pure bookkeeping: admission in turns, room for all, and the rows of the next step. Knows no tensors and no model; what stands in the model's memory is the
+table's (`slots.py`), and how much prefill rides along in a step the pace's (`pace.py`).
 
-The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; while others decode,
-prefill is also bounded in time so that their streams keep flowing. A finished sequence leaves its tokens cached in its slot; a new one continues
-there, or copies the part it shares, also from a slot that is running. When room runs out, idle caches go first (least recently used), then the
-youngest running sequence goes back to the head of the queue with its tokens kept; it is prefilled again later and continues exactly. The
-oldest one is never preempted, so everything ends. A model has one set of adapters for all slots: sequences with different sets take turns in
-the order of the queue, and what was cached under one set is reused under that set alone.
+The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; where nothing is left to prefill and
+taking turns writes more in a second (`crew.py`), those decode that waited longest. While others decode, prefill is also bounded in time so that their
+streams keep flowing, unless all of them have only just begun. A finished sequence leaves its tokens cached in its slot; a new one continues
+there, or copies the part it shares, also from a slot that is running; if that one is still computing the part, the new one waits for it in its
+slot. When room runs out, idle caches go first (least recently used), then the youngest running sequence goes back to the head of the queue with
+its tokens kept; later it continues exactly. The oldest one is never preempted, so everything ends. What leaves the model's memory is saved in
+main memory or on disk, within budgets, and put back instead of being computed again; who needs what is on disk waits until it is read. A
+deterministic sequence waits until nothing runs, and then runs alone in an empty memory, in steps that depend on nothing else. A model has one set of
+adapters for all slots: sequences with different sets take turns in the order of the queue, and what was cached under one set is reused under that
+set alone. A guided sequence has two sides (`guidance.py`): both get a slot at once and lose it at once, and both decode in the same steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence as SequenceABC
-from dataclasses import dataclass, field
-from typing import Protocol
+import math
+from dataclasses import dataclass, replace
 
-from modules.core.model import Adapter, Row
-from modules.engine.sequence import Sequence
+from modules.core.model import Adapter, ImageToken, Row
+from modules.engine.crew import Crew
+from modules.engine.pace import MIN_CHUNK_TOKENS, Pace
+from modules.engine.sequence import Ahead, Sequence
+from modules.engine.slots import Slot, SlotMemory, SlotTable, Source
+from modules.engine.spill import Spill
 from modules.engine.waiting import WaitingQueue
 
-MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
-MIN_CHUNK_TOKENS = 16  # prefill never crawls, however slow the model
-FIRST_CHUNK_TOKENS = 64  # until the speed of prefill is known: on a slow machine a whole batch would look like a hang
-MIN_ALONE_TOKENS = 128  # a whole-batch prefill is efficient from about here
-MEASURED_FROM_TOKENS = 16  # shorter prefills say little about speed
-
-
-class SlotMemory(Protocol):
-    """The part of a `Runner` that moves cached positions."""
-
-    def truncate(self, slot: int, length: int) -> int:
-        """Forget positions >= length; the length really kept."""
-        ...
-
-    def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        """Let `target` start with the first positions of `source`; False leaves `target` empty."""
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Slot:
-    """One place for a sequence in the model's memory."""
-
-    index: int
-    cached: list[int] = field(default_factory=list)  # ids in memory while idle
-    sequence: Sequence | None = None
-    used_at: int = 0  # tick of the last use
-    adapters: tuple[Adapter, ...] = ()  # what is in memory was computed with them
-
-    @property
-    def length(self) -> int:
-        """Positions in memory."""
-        return len(self.cached) if self.sequence is None else self.sequence.computed
-
-    def shared_prefix(self, ids: list[int]) -> int:
-        """How many of `ids` stand at the beginning of this slot's memory."""
-        own = self.cached if self.sequence is None else self.sequence.ids
-        return common_prefix(own, ids, min(self.length, len(ids)))
+BEGUN_TOKENS = 4  # who has no more yet came with the others who begin: all are served sooner when their prompts are read together
+STEADY_CHUNK_TOKENS = 128  # of a prompt whose steps must not depend on measured times
 
 
 @dataclass(slots=True)
@@ -74,48 +45,64 @@ class Share:
     @property
     def decodes(self) -> bool:
         """Whether this continues a reply by one token, and nothing else."""
-        return self.completes and len(self.row.token_ids) == 1 and self.sequence.produced > 0 and not self.sequence.probe
-
-
-def common_prefix(first: SequenceABC[int], second: SequenceABC[int], limit: int) -> int:
-    """Length of the longest common prefix, at most `limit`; compares slices, so it costs a few microseconds per thousand tokens."""
-    if first[:limit] == second[:limit]:
-        return limit
-    low, high = 0, limit  # equal up to low, different somewhere before high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if first[low:middle] == second[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
+        sequence = self.sequence
+        is_plain = not (sequence.probe or sequence.deterministic or sequence.paired)
+        return self.completes and len(self.row.token_ids) == 1 and sequence.produced > 0 and is_plain
 
 
 class Scheduler:
     """Slots, queue and step plans of one engine. One thread uses it."""
 
     def __init__(
-        self,
-        memory: SlotMemory,
-        *,
-        n_slots: int,
-        capacity_tokens: int,
-        max_batch_tokens: int,
-        target_step_s: float = 0.25,
-        longest_step_s: float = 1.0,
-    ) -> None:
-        self._memory = memory
-        self.slots = [Slot(index) for index in range(min(n_slots, max_batch_tokens))]
-        self.running: list[Sequence] = []  # by admission
+        self, memory: SlotMemory, *, n_slots: int, capacity_tokens: int, max_batch_tokens: int, max_outputs: int, spill_bytes: int = 0,
+        tile_rows: int = 0,
+    ) -> None:  # fmt: skip
+        self.pace = Pace(tile_rows)
+        self.crew = Crew()
+        self.spill = Spill(memory, spill_bytes)
+        self.table = SlotTable(
+            memory, n_slots=min(n_slots, max_batch_tokens), capacity_tokens=capacity_tokens, spill=self.spill, pace=self.pace
+        )
+        self.slots = self.table.slots
+        self.running: list[Sequence] = []  # by admission; negative sides are not among them
         self.waiting = WaitingQueue()
-        self.adapters: tuple[Adapter, ...] = ()  # in use on the model; the engine changes them while nothing runs
-        self.capacity_tokens = capacity_tokens
         self.max_batch_tokens = max_batch_tokens
-        self.prefill_s_per_token = 0.0  # measured; 0 until known
-        self._target_step_s = target_step_s
-        self._longest_step_s = longest_step_s
-        self._tick = 0
-        self._arrivals = 0
+        self.max_outputs = max_outputs  # most rows of logits of a step
+        self._arrivals = self._steps = 0
+
+    @property
+    def adapters(self) -> tuple[Adapter, ...]:
+        """In use on the model; the engine changes them while nothing runs."""
+        return self.table.adapters
+
+    @adapters.setter
+    def adapters(self, adapters: tuple[Adapter, ...]) -> None:
+        self.table.adapters = adapters
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Room for all slots together; the engine lowers it when less proves to be there."""
+        return self.table.capacity_tokens
+
+    @capacity_tokens.setter
+    def capacity_tokens(self, tokens: int) -> None:
+        self.table.capacity_tokens = tokens
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens in the model's memory, running or idle."""
+        return self.table.used_tokens
+
+    def figures(self) -> dict[str, int]:
+        """What counters say of slots, queue and memory."""
+        return {
+            "slots": len(self.slots),
+            "running": len(self.running),
+            "waiting": len(self.waiting),
+            "cached_tokens": self.used_tokens,
+            "capacity_tokens": self.capacity_tokens,
+            **self.spill.figures(),
+        }
 
     # ---- coming and going ------------------------------------------------------------------------------------------
 
@@ -123,40 +110,47 @@ class Scheduler:
         """Put a new sequence into the queue."""
         sequence.number = self._arrivals
         self._arrivals += 1
+        if sequence.negative is not None:
+            sequence.negative.keep_on_disk = sequence.keep_on_disk
         self.waiting.put(sequence)
 
     def finish(self, sequence: Sequence) -> None:
         """Take a sequence out, wherever it is. Its slot is free at once and keeps its tokens as a cache."""
         if sequence.slot < 0:
             self.waiting.remove(sequence)
-            return
-        slot = self.slots[sequence.slot]
-        slot.cached = sequence.ids[: sequence.computed]
-        self._leave(sequence, slot)
+        else:
+            self._leave(sequence)
 
     def admit(self) -> list[Sequence]:
-        """Give free slots to those who wait, in turn, as long as there is room; returns who got one.
+        """Give free slots to those who wait, in turn, as long as there is room; returns whose computation can begin.
 
         Who is next with other adapters waits until nothing runs, and nobody overtakes meanwhile. When a turn begins, those with the same
         adapters who stand further behind come along: the others wait for one round of the slots at most.
         """
+        for half in [one for one in self.running if any(side.slot < 0 for side in one.sides)]:  # the first side failed to begin
+            self._preempt(half)
+        if not self.waiting and all(side.leader is None for side in self._sides):
+            return []
         begins = not self.running
-        admitted: list[Sequence] = []
+        ready = self._end_waits()
+        placed: list[Sequence] = []
         while (sequence := self.waiting.peek()) is not None and self._may_start(sequence):
             self.waiting.pop()
             self._place(sequence)
-            admitted.append(sequence)
-        for sequence in [other for other in self.waiting if other.adapters == self.adapters] if begins else ():
-            if not self._fits(sequence):
+            placed.append(sequence)
+        for sequence in [other for other in self.waiting if other.adapters == self.adapters and not other.deterministic] if begins else ():
+            if not self._may_start(sequence):
                 break
             self.waiting.take(sequence)
             self._place(sequence)
-            admitted.append(sequence)
-        return admitted
+            placed.append(sequence)
+        return ready + [sequence for sequence in placed if sequence.leader is None]
 
     def begins_turn(self) -> Sequence | None:
         """Who is next and needs other adapters on the model, once nothing runs with the present ones."""
-        sequence = None if self.running else self.waiting.peek()
+        if self.running or not self.waiting:
+            return None
+        sequence = self.waiting.peek()
         return sequence if sequence is not None and sequence.adapters != self.adapters else None
 
     def preempt_youngest(self) -> Sequence | None:
@@ -168,89 +162,84 @@ class Scheduler:
         return youngest
 
     def evict_idle(self) -> bool:
-        """Forget the idle cache that was used least recently; False when there is none."""
-        idle = [slot for slot in self.slots if slot.sequence is None and slot.cached]
-        if not idle:
-            return False
-        self._evict(min(idle, key=lambda slot: slot.used_at))
-        return True
+        """Empty the idle slot that was used least recently; False when there is none."""
+        return self.table.evict_idle()
 
     def empty_all(self) -> None:
-        """Empty every slot; running sequences go back to the queue and are prefilled again."""
+        """Empty every slot and forget what was saved, as the model may become another one; running sequences go back to the queue."""
         for sequence in list(self.running):
-            self._preempt(sequence)
-        for slot in self.slots:
-            self._evict(slot)
+            self._send_back(sequence)
+        self.forget_all()
+        self.spill.clear()
 
     def empty_for(self, slot_index: int, tokens: int) -> None:
         """Empty one slot and make room for that many tokens."""
-        holder = self.slots[slot_index].sequence
-        if holder is not None:
+        for holder in [one for one in self.running if self.slots[slot_index].sequence in one.sides]:
             self._preempt(holder)
-        self._evict(self.slots[slot_index])
-        while self.used_tokens + tokens > self.capacity_tokens and self.running:
-            if not self.evict_idle():
-                self._preempt(max(self.running, key=lambda sequence: sequence.number))
+        self.table.evict(self.slots[slot_index])
+        while not self.table.make_room(tokens) and self.running:
+            self._preempt(max(self.running, key=lambda sequence: sequence.number))
 
     def forget_all(self) -> None:
-        """Empty every slot after a failure; nothing may be running."""
-        for slot in self.slots:
-            slot.cached = []
-            self._memory.truncate(slot.index, 0)
-
-    @property
-    def used_tokens(self) -> int:
-        """Tokens in the model's memory, running or idle."""
-        return sum(slot.length for slot in self.slots)
+        """Empty every slot, after a failure too; nothing may be running."""
+        self.table.forget_all()
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
     def plan(self) -> list[Share]:
         """The rows of the next step: all decodes, then as much prefill as the batch, the room and the time allow."""
         shares = self._plan_step()
-        while not shares and self.preempt_youngest() is not None:
+        while not shares and self._active() is not None and self.preempt_youngest() is not None:
             shares = self._plan_step()
-        if not shares and self.running:  # alone, and the room shrank below its length: the model itself must say no
-            sequence = self.running[0]
-            ids = sequence.ids[sequence.computed : sequence.computed + MIN_CHUNK_TOKENS]
-            shares = [Share(sequence, Row(sequence.slot, sequence.computed, ids), len(ids) == sequence.pending)]
+        sequence = self._active()
+        if not shares and sequence is not None:  # alone, and the room shrank below its length: the model itself must say no
+            shares = [_prefill_share(sequence, min(sequence.unread, MIN_CHUNK_TOKENS, self.max_outputs))]
         return shares
 
     def _plan_step(self) -> list[Share]:
+        if self._alone is not None:
+            return [_steady_share(self._alone, min(self.max_batch_tokens, self.max_outputs))]
         decoding = self._decoding()
         while self.used_tokens + len(decoding) > self.capacity_tokens:
             if not self.evict_idle() and self.preempt_youngest() is None:
                 break
             decoding = self._decoding()
+        is_all = len(decoding) == len(self._sides)
+        takes_turns = is_all and not any(side.paired for side in decoding)  # a side alone would write nothing
+        if takes_turns and (size := self.crew.size(len(decoding))) < len(decoding):
+            decoding = sorted(decoding, key=lambda sequence: sequence.decoded_at)[:size]
+        self._steps += 1
+        for sequence in decoding:
+            sequence.decoded_at = self._steps
         shares = [Share(s, Row(s.slot, s.computed, s.ids[-1:]), True) for s in decoding]
-        if len(decoding) < len(self.running):
+        if not is_all:
             self._plan_prefill(shares)
         return shares
 
     def _plan_prefill(self, shares: list[Share]) -> None:
-        budget = self._prefill_budget(len(shares))
-        planned = len(shares)
-        for sequence in self.running:
-            pending = sequence.pending
-            if pending == 1:
-                continue
-            wanted = min(pending, budget)
-            while self.used_tokens + planned + wanted > self.capacity_tokens and self.evict_idle():
-                pass
+        flowing = sum(share.sequence.produced > BEGUN_TOKENS for share in shares)
+        sides = self._sides
+        reading = [side for side in sides if side.pending > 1 and side.leader is None]
+        budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flowing, reading[0].computed if reading else 0)
+        planned, reported = len(shares), 0
+        for sequence in reading:
+            wanted = self.pace.tiles.cut(sequence.unread, budget)
+            if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
+                wanted = min(wanted, max(1, self.max_outputs - len(sides) + 1 - reported))
+                reported += wanted
+            self.table.make_room(planned + wanted)
             count = min(wanted, self.capacity_tokens - self.used_tokens - planned)
             if count <= 0:
                 break
-            start = sequence.computed
-            shares.append(Share(sequence, Row(sequence.slot, start, sequence.ids[start : start + count]), count == pending))
+            shares.append(_prefill_share(sequence, count))
             planned += count
             budget -= count
 
     def spare(self, shares: list[Share], wanted: int) -> int:
         """How many more tokens the step has room for, at most `wanted`; idle caches give way to them."""
         planned = sum(len(share.row.token_ids) for share in shares)
-        wanted = min(wanted, self.max_batch_tokens - planned)
-        while self.used_tokens + planned + wanted > self.capacity_tokens and self.evict_idle():
-            pass
+        wanted = min(wanted, self.max_batch_tokens - planned, self.max_outputs - sum(share.row.outputs for share in shares))
+        self.table.make_room(planned + wanted)
         return max(0, min(wanted, self.capacity_tokens - self.used_tokens - planned))
 
     def trim(self, share: Share) -> bool:
@@ -258,7 +247,7 @@ class Scheduler:
         slot, kept = self.slots[share.row.slot], share.sequence.computed
         if share.accepted == len(share.drafts):
             return True
-        left = self._memory.truncate(slot.index, kept)
+        left = self.table.cut_back(slot, kept)
         if slot.sequence is share.sequence:
             share.sequence.computed = min(kept, left)
         else:  # it has ended
@@ -273,103 +262,122 @@ class Scheduler:
             share.sequence.computed += count
             if share.sequence.produced == 0 or count > 1:
                 prefill += count
-        if prefill >= MEASURED_FROM_TOKENS:
-            measured = seconds / (prefill + len(shares))
-            known = self.prefill_s_per_token
-            self.prefill_s_per_token = 0.7 * known + 0.3 * measured if known else measured
+        depths = [share.row.start for share in shares if len(share.row.token_ids) > 1 and not share.drafts]
+        self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None)
+        if not prefill and not any(share.drafts for share in shares):
+            self.crew.note(len(shares), seconds)
         return prefill
 
-    def _decoding(self) -> list[Sequence]:
-        return [sequence for sequence in self.running if len(sequence.ids) - sequence.computed == 1]
+    def expected_s(self, shares: list[Share]) -> float:
+        """How long the prefill of a step will take, as far as is known; endless before anything is."""
+        prefill = sum(len(share.row.token_ids) for share in shares if len(share.row.token_ids) > 1)
+        return prefill * (self.pace.prefill_s_per_token or math.inf) if prefill else 0.0
 
-    def _prefill_budget(self, decoding: int) -> int:
-        """Tokens of prefill in the next step."""
-        room = self.max_batch_tokens - decoding
-        known = self.prefill_s_per_token
-        if not known:
-            return min(room, FIRST_CHUNK_TOKENS)
-        if decoding:
-            return min(room, max(MIN_CHUNK_TOKENS, int(self._target_step_s / known)))
-        return min(room, max(MIN_ALONE_TOKENS, int(self._longest_step_s / known)))
+    @property
+    def _sides(self) -> list[Sequence]:
+        return [side for sequence in self.running for side in sequence.sides]
+
+    def _decoding(self) -> list[Sequence]:
+        return [side for sequence in self.running if all(one.pending == 1 for one in sequence.sides) for side in sequence.sides]
 
     # ---- slots -----------------------------------------------------------------------------------------------------
 
     def _may_start(self, sequence: Sequence) -> bool:
+        if self._alone is not None or (sequence.deterministic and self.running):
+            return False
         return sequence.adapters == self.adapters and self._fits(sequence)
 
+    @property
+    def _alone(self) -> Sequence | None:
+        """The one that runs by itself, if it is its turn."""
+        return self.running[0] if self.running and self.running[0].deterministic else None
+
     def _fits(self, sequence: Sequence) -> bool:
-        """Whether there is a free slot, and room for its tokens beside those that are running."""
-        if len(self.running) == len(self.slots):
+        """Whether there are free slots for its sides, and room for its tokens beside those that are running."""
+        sides = [*self._sides, *sequence.sides]
+        if len(sides) > len(self.slots):
             return False
         if not self.running:
             return True
         reserve = min(64, self.capacity_tokens // 16)
-        return sum(len(other.ids) for other in self.running) + len(sequence.ids) + reserve <= self.capacity_tokens
+        return sum(len(side.ids) for side in sides) + reserve <= self.capacity_tokens
 
     def _place(self, sequence: Sequence) -> None:
-        """Choose a slot, reuse what can be reused, and start running there."""
-        most = len(sequence.ids) - 1  # the last token is always computed: its logits are wanted
-        best, shared = self._best_prefix(sequence.ids[:most])
-        free = [slot for slot in self.slots if slot.sequence is None]
-        target = min(free, key=lambda slot: (bool(slot.cached), slot.used_at))
-        if best is not None and best.sequence is None and 2 * shared >= len(best.cached):
-            target = best  # the same conversation goes on
-        reusable = target is best
-        if not reusable:
-            self._evict(target)
-        cached = len(target.cached)
-        target.cached, target.sequence, target.used_at = [], sequence, self._next_tick()
-        target.adapters = self.adapters
-        sequence.slot, sequence.computed = target.index, 0
-        self.running.append(sequence)  # before the memory is touched: if that fails, nobody is lost
-        kept = 0
-        if reusable:
-            kept = min(shared, self._memory.truncate(target.index, shared)) if shared < cached else shared
-        elif best is not None and shared >= MIN_COPY_TOKENS and self._room_for(shared, best):
-            best.used_at = self._tick
-            kept = shared if self._memory.copy_prefix(best.index, target.index, shared) else 0
-        sequence.computed = kept
+        """Choose a slot for each side, take over what can be, and start running there."""
+        for side in sequence.sides:
+            source = Source() if side.deterministic else self.table.source_for(side)
+            self.table.leader_for(side, source.shared, self._sides)
+            source = self.table.look_on_disk(side, source)
+            if side.leader is not None:
+                source = Source()
+            self.table.occupy(side, source)
+            if side is sequence:
+                self.running.append(sequence)  # before the memory is touched: if that fails, nobody is lost
+            self.table.begin(side, source)
+            if side.leader is None:
+                self._widen(side)
+                self._note_reuse(side)
+
+    def _end_waits(self) -> list[Sequence]:
+        """Let those begin whose leader has what they share, or is gone; returns them."""
+        ready = []
+        for side in [one for one in self._sides if one.leader is not None and not _leads(one.leader, one.common)]:
+            self.table.take_over(side)
+            self.table.leader_for(side, side.computed, self._sides)  # the next one on the same way
+            if side.leader is None:
+                self._widen(side)
+                self._note_reuse(side)
+                ready.append(side)
+        return [side for side in ready if not side.is_negative]
+
+    def _active(self) -> Sequence | None:
+        """The first side that has something to read and does not wait for another one's prefill."""
+        return next((side for side in self._sides if side.leader is None and side.unread), None)
+
+    def _widen(self, sequence: Sequence) -> None:
+        """Have some of what is known read once more, where few tokens are read sooner in that way."""
+        start, known = len(sequence.ids) - self.pace.tiles.rows, sequence.computed
+        if sequence.deterministic or sequence.paired or not self.pace.tiles.pays(sequence.pending, known):
+            return
+        if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole
+            sequence.computed = self.table.cut_back(self.slots[sequence.slot], start)
+
+    def _note_reuse(self, sequence: Sequence) -> None:
         if not sequence.admitted:
-            sequence.admitted, sequence.reused = True, kept
-
-    def _best_prefix(self, ids: list[int]) -> tuple[Slot | None, int]:
-        """The slot that shares the longest prefix with `ids` under the same adapters, idle ones preferred, and its length."""
-        best: Slot | None = None
-        best_key = (0, False, 0)
-        for slot in self.slots:
-            shared = slot.shared_prefix(ids) if slot.adapters == self.adapters else 0
-            key = (shared, slot.sequence is None, slot.used_at)
-            if shared and key > best_key:
-                best, best_key = slot, key
-        return best, best_key[0]
-
-    def _room_for(self, tokens: int, spared: Slot) -> bool:
-        """Evict idle caches other than `spared` until that many tokens fit."""
-        while self.used_tokens + tokens > self.capacity_tokens:
-            idle = [slot for slot in self.slots if slot.sequence is None and slot.cached and slot is not spared]
-            if not idle:
-                return False
-            self._evict(min(idle, key=lambda slot: slot.used_at))
-        return True
+            sequence.admitted, sequence.reused = True, sequence.computed
 
     def _preempt(self, sequence: Sequence) -> None:
-        slot = self.slots[sequence.slot]
-        self._leave(sequence, slot)
-        self._memory.truncate(slot.index, 0)
-        sequence.computed = 0
+        """Back to the queue; what was computed is saved if it can be."""
+        for slot in self._send_back(sequence):
+            self.table.evict(slot)
+
+    def _send_back(self, sequence: Sequence) -> list[Slot]:
+        slots = self._leave(sequence)
+        for side in sequence.sides:
+            side.computed, side.leader = 0, None
         self.waiting.put_back(sequence)
+        return slots
 
-    def _leave(self, sequence: Sequence, slot: Slot) -> None:
+    def _leave(self, sequence: Sequence) -> list[Slot]:
         self.running.remove(sequence)
-        slot.sequence = None
-        slot.used_at = self._next_tick()
-        sequence.slot = -1
+        return [self.table.leave(side) for side in sequence.sides if side.slot >= 0]
 
-    def _evict(self, slot: Slot) -> None:
-        if slot.sequence is None and slot.cached:
-            self._memory.truncate(slot.index, 0)
-            slot.cached = []
 
-    def _next_tick(self) -> int:
-        self._tick += 1
-        return self._tick
+def _leads(leader: Ahead, common: int) -> bool:
+    """Whether it is still on its way to so many tokens."""
+    return leader.slot >= 0 and leader.computed < common
+
+
+def _steady_share(sequence: Sequence, most: int) -> Share:
+    """The next tokens of one that is computed alone, always cut in the same way: what it wrote before it lost its slot comes one by one again."""
+    left = sequence.prompt_length - sequence.computed
+    share = _prefill_share(sequence, min(left, STEADY_CHUNK_TOKENS, most) if left > 0 else 1)
+    share.row = replace(share.row, steady=True)
+    return share
+
+
+def _prefill_share(sequence: Sequence, count: int) -> Share:
+    """The next tokens of a sequence that lacks several; where its prompt is reported, with an output after each."""
+    start = sequence.computed
+    ids = sequence.ids[start : start + count]
+    return Share(sequence, Row(sequence.slot, start, ids, count if sequence.reports_prompt else 1), count == sequence.pending)

@@ -33,6 +33,10 @@ class Speculation:
         self.drafted_tokens = 0
         self.accepted_tokens = 0
 
+    def figures(self) -> dict[str, int]:
+        """What counters say of drafts."""
+        return {"drafted_tokens": self.drafted_tokens, "accepted_tokens": self.accepted_tokens}
+
     def extend(self, shares: list[Share]) -> None:
         """Put drafts behind the last token of sequences that are decoding, where that pays and there is room."""
         if self._off:

@@ -6,19 +6,22 @@ own cuts; knows no parameters and no sampler.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modules.engine.candidates import Kept, NothingLeft, find
-from modules.engine.logits import LOWEST
+from modules.engine.few import MOST, Few, ranked
+from modules.engine.logits import LOWEST, NumpyRow
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modules.core.model import LogitsRow
     from modules.engine.candidates import Change, Ids, Values
+    from modules.engine.few import Ranked
 
 FIRST_TAKES = (64, 1024)  # how many of the largest logits to try before looking at the distribution of all
 BINS = 1024  # of a histogram over a whole row
@@ -97,6 +100,19 @@ class Whole:
             self._array = array
         return self._array
 
+    def reached(self, threshold: float) -> int:
+        """How many logits are as large; one pass over all logits."""
+        return int(np.count_nonzero(self.array() >= max(threshold, float(LOWEST))))
+
+    def reshaped(self, change: Callable[[Values], Values], lowest: float, span: float) -> Whole:
+        """Every logit changed, in single precision; those below `lowest`, or then more than `span` behind the largest, become impossible."""
+        array = self.array()
+        is_left = array >= max(lowest, float(LOWEST))
+        changed = np.full(len(array), -np.inf, np.float32)
+        changed[is_left] = change(array[is_left].astype(np.float64))
+        changed[changed < changed.max() - span] = -np.inf
+        return Whole(NumpyRow(changed))
+
     def adjust(self, ids: Ids, change: Change) -> Whole:
         """Give these ids logits of their own."""
         if not len(ids):
@@ -122,11 +138,14 @@ class Whole:
         values = None if self._values is None else self._values * factor
         return Whole(self._row, self._factor * factor, self._changed, values)
 
-    def top(self, k: int) -> Kept:
+    def top(self, k: int) -> Ranked:
         """The row's own largest and the changed ones that reach them."""
         if self._changed is None or self._values is None:
-            ids, raw = self._row.cut(k, -np.inf)
-            return Kept.sort(ids, raw.astype(np.float64) * self._factor).prefix(k)
+            return ranked(*self._row.cut(k, -np.inf), self._factor).prefix(k)
+        if len(self._changed) + k <= MOST:
+            few = self._few_top(k, self._changed.tolist(), self._values.tolist())
+            if few is not None:
+                return few
         size = self._row.size
         want = min(k + SPARE, size)
         while True:
@@ -141,17 +160,33 @@ class Whole:
                 return Kept.sort(*self._merged(ids, logits, unchanged, self._values >= floor)).prefix(k)
             want = min(4 * want, size)
 
-    def above(self, threshold: float) -> Kept:
+    def _few_top(self, k: int, changed: list[int], values: list[float]) -> Few | None:
+        """The same where few were changed: so many more are taken from the row that k unchanged ones are surely among them. None if too many are equal."""
+        want = k + len(changed)
+        found, raw = self._row.cut(want, -np.inf)
+        if len(found) > 2 * MOST:
+            return None
+        own, factor = dict(zip(changed, values, strict=True)), self._factor
+        logits = {token_id: logit * factor for token_id, logit in zip(found.tolist(), raw.tolist(), strict=True) if token_id not in own}
+        is_all = want >= self._row.size or len(found) < want  # nothing possible was left out
+        floor = -math.inf if is_all else min(logits.values(), default=-math.inf)
+        risen = {token_id: value for token_id, value in own.items() if value > -math.inf and value >= floor}
+        if risen:
+            logits = dict(sorted((logits | risen).items()))
+        return Few.sort(list(logits), list(logits.values())).prefix(k)
+
+    def above(self, threshold: float) -> Ranked:
         """Found by one comparison of the row."""
         below = threshold / self._factor
         below -= 1e-6 * abs(below) + 1e-30 if below > -np.inf else 0.0  # a superset: rounding must lose nothing
         ids, raw = self._row.cut(0, below)
+        if self._changed is None or self._values is None:
+            return ranked(ids, raw, self._factor).above(threshold) if len(ids) else self.top(1)
         logits = raw.astype(np.float64) * self._factor
-        if self._changed is not None and self._values is not None:
-            ids, logits = self._merged(ids, logits, ~find(self._changed, ids)[0], self._values >= threshold)
+        ids, logits = self._merged(ids, logits, ~find(self._changed, ids)[0], self._values >= threshold)
         return Kept.sort(ids, logits).above(threshold) if len(ids) else self.top(1)
 
-    def nucleus(self, mass: float) -> Kept:
+    def nucleus(self, mass: float) -> Ranked:
         """From a few of the largest where that suffices, else up to a bound from a histogram."""
         for kept, scale in self._takes():
             needed = kept.reaching(mass * scale)
@@ -183,7 +218,7 @@ class Whole:
     def draw(self, uniform: float) -> int:
         """From a few of the largest where that suffices, else within one bin of a histogram."""
         for kept, scale in self._takes():
-            place = int(kept.cumulative().searchsorted(uniform * scale, side="right"))
+            place = kept.passing(uniform * scale)
             if place < len(kept.ids):
                 return int(kept.ids[place])
         largest, weights = self._weights()
@@ -194,9 +229,9 @@ class Whole:
         ids = ((bins == place) & (weights > 0)).nonzero()[0]
         kept = Kept.sort(ids, self.at(ids))  # only the logits of one bin need sorting
         inside = (weight - (cumulative[place - 1] if place else 0.0)) / np.exp(kept.max() - largest)
-        return int(kept.ids[min(int(kept.cumulative().searchsorted(inside, side="right")), len(ids) - 1)])
+        return int(kept.ids[min(kept.passing(inside), len(ids) - 1)])
 
-    def _takes(self) -> Iterator[tuple[Kept, float]]:
+    def _takes(self) -> Iterator[tuple[Ranked, float]]:
         """A few of the largest logits, then more, each with the sum of `weights` of the whole vocabulary on their scale."""
         for k in FIRST_TAKES:
             if k < self._row.size:

@@ -11,7 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from modules.core.errors import AppError, error_from
+from pydantic import BaseModel
+
+from modules.core.errors import AppError, InvalidRequest, error_from
 from modules.core.generation import Delta, EngineCounters, Started, TokenLogprob, Usage
 
 MAX_FRAME_BYTES = 64 << 20
@@ -66,6 +68,18 @@ def from_body(body: bytes) -> Message:
 # ---- values --------------------------------------------------------------------------------------------------------
 
 
+def model_to_wire(model: BaseModel) -> Message:
+    """A request, or a part of one, as plain values.
+
+    Raises:
+        InvalidRequest: its values are nested too deeply.
+    """
+    try:
+        return model.model_dump(mode="json")
+    except ValueError as error:
+        raise InvalidRequest(f"The request cannot be sent to the model: {error}. Nest its values less deeply.") from error
+
+
 def error_to_wire(error: AppError) -> Message:
     """An error as plain values."""
     return {"kind": error.kind, "message": error.message, "details": error.details}
@@ -77,22 +91,20 @@ def wire_to_error(value: Mapping[str, Any]) -> AppError:
 
 
 def logprob_to_wire(entry: TokenLogprob) -> list[Any]:
-    """Id, text, log-probability and alternatives."""
-    return [entry.token_id, entry.text, entry.logprob, [logprob_to_wire(other) for other in entry.top]]
+    """Id, text, log-probability and alternatives; the bytes only where the text does not say them."""
+    value = [entry.token_id, entry.text, entry.logprob, [logprob_to_wire(other) for other in entry.top]]
+    return [*value, entry.part.hex()] if entry.part else value
 
 
 def wire_to_logprob(value: list[Any]) -> TokenLogprob:
     """The entry that was sent."""
-    token_id, text, logprob, top = value
-    return TokenLogprob(token_id, text, logprob, tuple(wire_to_logprob(other) for other in top))
+    token_id, text, logprob, top, *part = value
+    return TokenLogprob(token_id, text, logprob, tuple(wire_to_logprob(other) for other in top), bytes.fromhex(part[0]) if part else b"")
 
 
 def usage_to_wire(usage: Usage) -> list[Any]:
     """The fields in their order."""
-    return [
-        usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens, usage.queue_s, usage.prefill_s, usage.decode_s,
-        usage.drafted_tokens, usage.accepted_tokens,
-    ]  # fmt: skip
+    return [getattr(usage, name) for name in Usage.__slots__]
 
 
 def delta_to_wire(delta: Delta) -> Message:
@@ -100,6 +112,8 @@ def delta_to_wire(delta: Delta) -> Message:
     message: Message = {"text": delta.text, "ids": delta.token_ids}
     if delta.logprobs:
         message["logprobs"] = [logprob_to_wire(entry) for entry in delta.logprobs]
+    if delta.prompt_logprobs:
+        message["prompt"] = [logprob_to_wire(entry) for entry in delta.prompt_logprobs]
     if delta.finish_reason is not None:
         message["finish"] = delta.finish_reason
         message["stop"] = delta.stop_string
@@ -116,6 +130,7 @@ def wire_to_delta(value: Mapping[str, Any]) -> Delta:
         finish_reason=value.get("finish"),
         stop_string=value.get("stop"),
         usage=Usage(*value["usage"]) if "usage" in value else None,
+        prompt_logprobs=tuple(wire_to_logprob(entry) for entry in value.get("prompt", ())),
     )
 
 
@@ -126,7 +141,7 @@ def started_to_wire(started: Started) -> Message:
 
 def wire_to_started(value: Mapping[str, Any]) -> Started:
     """The start that was sent."""
-    return Started(**value)
+    return Started(**{**value, "dropped": tuple(value.get("dropped", ()))})
 
 
 def counters_to_wire(counters: EngineCounters) -> Message:

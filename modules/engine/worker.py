@@ -6,24 +6,28 @@ template. The receiving thread never computes; prompts are made on one thread, t
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from modules.core.errors import AppError, InvalidRequest, LoadFailed, NoModelLoaded
-from modules.core.generation import ChatPrompt, EngineCard, GenerationRequest
+from modules.core.generation import ChatPrompt, EmbeddingRequest, EngineCard, GenerationRequest
 from modules.core.model import Adapter, LoadedModel
 from modules.core.params import GenerationParams
+from modules.core.process import name_thread
 from modules.engine import wire
 from modules.engine.channel import Channel
+from modules.engine.embedding import check_writes, embedding_ids, told_vectors
 from modules.engine.engine import Engine
 from modules.engine.events import Event, Generation
+from modules.engine.guidance import ignored
 from modules.engine.wire import Message
 
 log = logging.getLogger(__name__)
@@ -31,6 +35,8 @@ log = logging.getLogger(__name__)
 BEAT_S = 1.0
 CLOSE_S = 4.0  # for the present step to end
 PROGRESS_S = 0.05  # between progress messages of one stage
+
+TOLD_AT_START = ("dropped_messages", "starts_thinking", "dropped", "prompt_hash", "template_origin", "template_hash")  # of a prepared prompt
 
 Progress = Callable[[str, float | None], None]
 
@@ -43,6 +49,10 @@ class Prepared:
     stop: tuple[str, ...] = ()
     dropped_messages: int = 0
     starts_thinking: str = ""
+    dropped: tuple[int, ...] = ()  # their places in the conversation
+    prompt_hash: str = ""
+    template_origin: str = ""
+    template_hash: str = ""
 
 
 class PromptMaker(Protocol):
@@ -58,6 +68,10 @@ class PromptMaker(Protocol):
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text as it stands."""
+        ...
+
+    def examine(self, question: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a question about prompts, in plain values."""
         ...
 
     def close(self) -> None:
@@ -83,6 +97,9 @@ class Ready:
     loader: str
     prompts: PromptMaker
     template_doubts: tuple[str, ...] | None = None
+    template_variables: tuple[str, ...] | None = None
+    engine: str = ""
+    disk_gb: float = 0.0  # for conversations that main memory has no room for; -1 is what there is to spare
 
 
 Load = Callable[[LoadCommand, Progress], Ready]
@@ -115,15 +132,18 @@ class Worker:
         self._load_model = load
         self._running: _Running | None = None
         self._jobs: dict[int, _Job] = {}
-        self._prompts = ThreadPoolExecutor(1, thread_name_prefix="prompts")
-        self._between = ThreadPoolExecutor(1, thread_name_prefix="between steps")  # waits for the engine
+        self._prompts = ThreadPoolExecutor(1, "prompts", name_thread)
+        self._between = ThreadPoolExecutor(1, "between steps", name_thread)  # waits for the engine
         self._commands: dict[str, tuple[ThreadPoolExecutor | None, Callable[[Message], Any]]] = {
             "load": (self._between, self._load),
             "generate": (self._prompts, self._generate),
             "next_tokens": (self._prompts, self._next_tokens),
             "tokenize": (self._prompts, self._tokenize),
+            "detokenize": (self._prompts, self._detokenize),
             "count": (self._prompts, self._count),
+            "examine": (self._prompts, self._examine),
             "score": (self._between, self._score),
+            "embed": (self._prompts, self._embed),
             "try_adapters": (self._between, self._try_adapters),
             "counters": (None, self._counters),
             "cancel": (None, self._cancel),
@@ -139,6 +159,7 @@ class Worker:
         if self._running is not None:
             self._running.engine.close(CLOSE_S)
             self._running.ready.prompts.close()
+            self._channel.send({"beat": self._pulse()})  # the last word about what was counted
         self._channel.close()
 
     def _dispatch(self, message: Message) -> None:
@@ -178,7 +199,9 @@ class Worker:
         command = LoadCommand(message["name"], message["path"], message["loader"], message["options"])
         begun_s = time.monotonic()
         try:
-            ready = self._load_model(command, self._progress_sender())
+            with ThreadPoolExecutor(1, thread_name_prefix="loading") as loading:
+                # OpenMP keeps a thread's helpers as long as that thread, and lets all of them sleep at every barrier once they outnumber the cores
+                ready = loading.submit(self._load_model, command, self._progress_sender()).result()
         except AppError:
             raise
         except MemoryError as error:
@@ -197,6 +220,7 @@ class Worker:
             set_adapters=ready.model.set_adapters,
             draft=ready.model.draft,
         )
+        engine.spill_within(ready.model.spill_bytes, message.get("spill_folder", ""), ready.disk_gb)
         self._running = _Running(engine, ready, name)
         card = EngineCard(
             name=name,
@@ -208,8 +232,13 @@ class Worker:
             load_s=time.monotonic() - begun_s,
             template_origin=ready.model.template.origin if ready.model.template else "",
             template_doubts=ready.template_doubts,
+            template_variables=ready.template_variables,
+            engine=ready.engine,
             adds_bos=tokenizer.adds_bos,
             vision=ready.model.vision is not None,
+            can_write=ready.model.info.can_write,
+            can_embed=ready.model.embedder is not None,
+            ignores=ignored(engine.counters().slots),
             notes=ready.model.notes,
             pid=os.getpid(),
         )
@@ -237,17 +266,18 @@ class Worker:
         """Answered when the probe ends."""
         running, job = self._model(), self._jobs[message["id"]]
         request = GenerationRequest.model_validate(
-            {"prompt": message["prompt"], "params": GenerationParams(max_tokens=1), "adapters": message["adapters"]}
+            {"prompt": message["prompt"], "params": message["params"] or GenerationParams(max_tokens=1), "adapters": message["adapters"]}
         )
         self._submit(running, job, request, probe=message["k"])
 
     def _submit(self, running: _Running, job: _Job, request: GenerationRequest, probe: int) -> None:
+        check_writes(running.ready.model, running.name)
         if job.cancelled:
             raise InvalidRequest("The request was cancelled.")
         job.prepared = running.ready.prompts.prepare(request)
         job.generation = running.engine.submit(
             job.prepared.token_ids, request.params, stop=job.prepared.stop, client=request.client, key=job, probe=probe,
-            adapters=request.adapters or (),
+            adapters=request.adapters or (), keep_on_disk=request.keep_on_disk,
         )  # fmt: skip
         if job.cancelled:
             job.generation.cancel()
@@ -255,11 +285,28 @@ class Worker:
     def _tokenize(self, message: Message) -> list[int]:
         return self._model().ready.prompts.tokenize(message["text"])
 
+    def _detokenize(self, message: Message) -> str:
+        tokenizer, ids = self._model().ready.model.tokenizer, message["token_ids"]
+        wrong = [token_id for token_id in ids if not 0 <= token_id < tokenizer.vocab_size]
+        if wrong:
+            raise InvalidRequest(f"Token id {wrong[0]} is not in the vocabulary, which has the ids 0 to {tokenizer.vocab_size - 1}.")
+        return b"".join(tokenizer.piece(token_id) for token_id in ids).decode("utf-8", "replace")
+
     def _count(self, message: Message) -> int:
         return self._model().ready.prompts.count(ChatPrompt.model_validate(message["prompt"]))
 
+    def _examine(self, message: Message) -> Message:
+        return self._model().ready.prompts.examine(str(message["question"]), message["values"])
+
     def _score(self, message: Message) -> list[float]:
+        check_writes(self._model().ready.model, self._model().name)
         return self._model().engine.score(message["token_ids"], _adapters(message))
+
+    def _embed(self, message: Message) -> None:
+        """Texts become ids on the thread for prompts; the vectors are made, and told, between steps."""
+        running, request = self._model(), EmbeddingRequest.model_validate(message["request"])
+        texts = embedding_ids(running.ready.model, running.name, request, message["first"])
+        self._between.submit(self._answer, message, lambda _: told_vectors(running.engine, running.ready.model, texts, request))
 
     def _try_adapters(self, message: Message) -> Message:
         self._model().engine.try_adapters(_adapters(message))
@@ -305,15 +352,22 @@ class Worker:
             self._channel.send({"re": job.id, "value": [wire.logprob_to_wire(entry) for entry in event.delta.logprobs]})
 
     def _beat(self) -> None:
-        """Tell once a second that this process lives, and since when the present step runs."""
+        """Tell once a second that this process lives."""
+        name_thread()
         while True:
-            beat: Message = {"step_age_s": 0.0, "broken": ""}
-            if self._running is not None:
-                since_s = self._running.engine.busy_since_s
-                beat["step_age_s"] = time.monotonic() - since_s if since_s else 0.0
-                beat["broken"] = self._running.engine.broken
-            self._channel.send({"beat": beat})
+            self._channel.send({"beat": self._pulse()})
             time.sleep(BEAT_S)
+
+    def _pulse(self) -> Message:
+        """Since when the present step runs, whether steps fail again and again, and what was counted."""
+        running = self._running
+        if running is None:
+            return {"step_age_s": 0.0, "broken": ""}
+        since_s = running.engine.busy_since_s
+        pulse: Message = {"step_age_s": time.monotonic() - since_s if since_s else 0.0, "broken": running.engine.broken}
+        with contextlib.suppress(RuntimeError):  # something came or went while it was counted; a second later it is told
+            pulse["counters"] = wire.counters_to_wire(running.engine.counters())
+        return pulse
 
 
 def _adapters(message: Message) -> list[Adapter]:
@@ -328,9 +382,8 @@ def _told_event(job: _Job, event: Event) -> tuple[str, Any]:
         return "error", wire.error_to_wire(event.error)
     if event.started is not None:
         prepared = job.prepared or Prepared(())
-        started = dataclasses.replace(
-            event.started, dropped_messages=prepared.dropped_messages, starts_thinking=prepared.starts_thinking
-        )
+        told = {name: getattr(prepared, name) for name in TOLD_AT_START}
+        started = dataclasses.replace(event.started, **told)
         return "started", wire.started_to_wire(started)
     return "place", event.place
 

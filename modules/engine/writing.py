@@ -5,15 +5,17 @@ Knows a sequence's sampler, stop strings and log-probabilities; knows no schedul
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from modules.core.generation import FinishReason, TokenLogprob
+from modules.engine.logits import as_row
 from modules.engine.sampling import Sampler
 
 if TYPE_CHECKING:
-    from modules.core.model import LogitsRow
+    from modules.core.model import Logits, LogitsRow
     from modules.engine.detokenizer import PieceTable
     from modules.engine.events import Outbox
     from modules.engine.sequence import Sequence
@@ -39,26 +41,49 @@ class Writer:
 
     def next_token(self, sequence: Sequence, row: LogitsRow) -> End | None:
         """Choose the next token and take it into the text; the end, if it ends there."""
+        now_s = time.monotonic()
         if not sequence.first_token_s:
-            sequence.first_token_s = time.monotonic()
+            sequence.first_token_s = now_s
             self._outbox.urgent = True
+        elif now_s - sequence.last_token_s > sequence.longest_gap_s:
+            sequence.longest_gap_s = now_s - sequence.last_token_s
+        sequence.last_token_s = now_s
+        if len(sequence.ids) >= sequence.max_length:
+            return End("length")  # only the prompt was asked about
         if sequence.probe:
-            sequence.new_logprobs.extend(self._logprob(row, 0, sequence.probe).top)
+            sequence.new_logprobs.extend(self._likeliest(sequence, row))
             return End("stop")
         token_id = sequence.sampler.sample(row)
-        if token_id in sequence.end_ids or token_id in sequence.stop_ids:
+        if token_id in sequence.end_ids or token_id in sequence.stop_ids or sequence.sampler.finished:  # finished: whatever end tokens the model has
             return End("stop", sequence.stop_ids.get(token_id))
         if sequence.logprobs is not None:
             sequence.new_logprobs.append(self._logprob(row, token_id, sequence.logprobs))
         sequence.sampler.accept(token_id)
-        sequence.ids.append(token_id)
+        sequence.append(token_id)
         sequence.new_ids.append(token_id)
         self._outbox.changed(sequence)
         text = sequence.detokenizer.feed(token_id)  # type: ignore[union-attr]
         stop = self._show(sequence, text) if text else None
         if stop is not None:
             return End("stop", stop, cut=True)
-        return End("length") if len(sequence.ids) >= sequence.max_length else None
+        return End("stop") if sequence.sampler.finished else End("length") if len(sequence.ids) >= sequence.max_length else None
+
+    def report_prompt(self, sequence: Sequence, entries: Logits) -> Logits:
+        """Report the tokens of the prompt that the entries of a row which was just computed are about; what is left chooses the next token."""
+        if not sequence.reports_prompt:
+            return entries
+        if not sequence.reported:
+            first = sequence.ids[0]
+            sequence.new_prompt_logprobs.append(self._entry(first, 0.0))
+            sequence.reported = 1
+        first_place = sequence.computed - len(entries) + 1  # of the token that the first entry is about
+        wanted = range(max(sequence.reported, first_place), min(sequence.computed + 1, sequence.prompt_length))
+        for place in wanted:
+            row = as_row(entries[place - first_place])
+            sequence.new_prompt_logprobs.append(self._logprob(row, sequence.ids[place], sequence.prompt_logprobs or 0))
+        sequence.reported = max(sequence.reported, wanted.stop)
+        self._outbox.changed(sequence)
+        return entries[-1:]
 
     def flush(self, sequence: Sequence) -> None:
         """The text that was held back, unless its own end completes a stop string."""
@@ -73,8 +98,15 @@ class Writer:
             sequence.new_text.append(shown)
         return stop
 
+    def _likeliest(self, sequence: Sequence, row: LogitsRow) -> list[TokenLogprob]:
+        """The next tokens that the samplers leave, best first: with neutral parameters those of the model itself."""
+        ids, shares = sequence.sampler.distribution(row)
+        best = zip(ids[: sequence.probe].tolist(), shares[: sequence.probe].tolist(), strict=True)
+        return [self._entry(token_id, math.log(share) if share > 0 else LOWEST_LOGPROB) for token_id, share in best]
+
     def _logprob(self, row: LogitsRow, token_id: int, top: int) -> TokenLogprob:
         own, best = Sampler.logprobs(row, token_id, top)
-        written = self._pieces.written
-        alternatives = tuple(TokenLogprob(other, written(other), max(value, LOWEST_LOGPROB)) for other, value in best)
-        return TokenLogprob(token_id, written(token_id), max(own, LOWEST_LOGPROB), alternatives)
+        return self._entry(token_id, own, tuple(self._entry(other, value) for other, value in best))
+
+    def _entry(self, token_id: int, value: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        return TokenLogprob(token_id, self._pieces.written(token_id), max(value, LOWEST_LOGPROB), top, self._pieces.part(token_id))

@@ -12,10 +12,10 @@ from types import MappingProxyType
 from typing import Literal
 
 from modules.core.errors import InvalidRequest, NotFound
-from modules.hub.names import RepoRef, checked_path, quantization_in, shown
+from modules.hub.names import RepoRef, RepoType, checked_path, quantization_in, shown
 from modules.hub.repository import RemoteFile, total_bytes
 
-Kind = Literal["gguf", "folder", "adapter", "file"]
+Kind = Literal["gguf", "folder", "adapter", "file", "dataset"]
 
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.(?P<suffix>gguf|safetensors)", re.IGNORECASE)
 INDEX = ".safetensors.index.json"
@@ -37,6 +37,11 @@ REFUSED: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".xz", ".bz2", ".7z", ".rar", ".zst"), ARCHIVE),
     }
 )
+
+
+def repo_type_of(kind: Kind) -> RepoType:
+    """The kind of repository that holds such a thing."""
+    return "dataset" if kind == "dataset" else "model"
 
 
 @dataclass(frozen=True)

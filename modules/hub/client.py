@@ -18,7 +18,16 @@ from urllib.parse import quote
 import httpx2
 
 from modules.core.errors import HubError, InvalidRequest
-from modules.hub.names import COMMIT, OFFICIAL_ENDPOINT, RepoRef, checked_path, checked_repo, checked_revision
+from modules.hub.names import (
+    COMMIT,
+    OFFICIAL_ENDPOINT,
+    RepoRef,
+    RepoType,
+    checked_path,
+    checked_repo,
+    checked_revision,
+    repo_place,
+)
 from modules.hub.refusals import Subject, refusal, unreachable
 from modules.hub.repository import LICENCE_TAG, Account, RemoteFile, Repository, SearchFilters, SearchRow
 from modules.hub.transport import Access, Limits, Transport, origin, read_trust
@@ -71,15 +80,15 @@ class HubClient:
             items, _ = await self._json(transport, f"{self.access.endpoint}/api/models", Subject(), params)
         return tuple(row for item in _listed(items, self.access)[:limit] if (row := _row(item)) is not None and filters.holds(row))
 
-    async def repository(self, repo: str, revision: str = "main") -> Repository:
+    async def repository(self, repo: str, revision: str = "main", repo_type: RepoType = "model") -> Repository:
         """A repository at the commit a revision stands for now, with all its files.
 
         Raises:
             InvalidRequest: an impossible name.
             HubError: gated, not there, or the hub failed.
         """
-        subject = Subject(checked_repo(repo), checked_revision(revision))
-        url = f"{self.access.endpoint}/api/models/{repo}"
+        subject = Subject(checked_repo(repo, repo_type), checked_revision(revision), repo_type=repo_type)
+        url = f"{self.access.endpoint}/api/{repo_type}s/{repo}"
         async with self._asking(subject) as transport:
             item, _ = await self._json(transport, f"{url}/revision/{quote(revision, safe='')}", subject)
             facts = _repository(item, subject, self.access)
@@ -176,7 +185,7 @@ class HubClient:
             if not link:
                 return
             next_page, params = self._own(httpx2.URL(url).join(link)), []
-        raise HubError(f"{subject.repo} has more files than {self.limits.pages} pages of a list; choose another model.", reason="size")
+        raise HubError(f"{subject.repo} has more files than {self.limits.pages} pages of a list; choose another {subject.noun}.", reason="size")
 
     def _own(self, link: httpx2.URL) -> str:
         """The next page of a list, at the hub that was asked: a mirror may name the official one, and nobody else is asked."""
@@ -188,9 +197,9 @@ class HubClient:
         raise malformed(self.access)
 
 
-def file_url(endpoint: str, repo: str, revision: str, path: str) -> str:
+def file_url(endpoint: str, repo: str, revision: str, path: str, repo_type: RepoType = "model") -> str:
     """Where the hub gives the bytes of a file; large ones are redirected to its CDN."""
-    return f"{endpoint}/{repo}/resolve/{quote(revision, safe='')}/{quote(path)}"
+    return f"{endpoint}/{repo_place(repo, repo_type)}/resolve/{quote(revision, safe='')}/{quote(path)}"
 
 
 def range_start(headers: httpx2.Headers) -> int:

@@ -1,4 +1,4 @@
-"""The work of the job kind "download": all chosen files of one commit, verified, then one rename into models/ or loras/.
+"""The work of the job kind "download": all chosen files of one commit, verified, then one rename into models/, loras/ or datasets/.
 
 Everything is fetched below `.partial` of the target's own disk; the target is absent until all of it is there. The same function resumes:
 what is fetched stays, and the commit of the first start is kept in the job's folder. The token comes through the context, never through
@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 from modules.core.errors import HubError, InvalidRequest, JobConflict
 from modules.core.files import path_below, sync_folder, write_atomic
 from modules.core.job import JobContext
-from modules.hub.choices import INDEX, REFUSED, Kind, missing_parts, split_path, suffix_of
+from modules.hub.choices import INDEX, REFUSED, Kind, missing_parts, repo_type_of, split_path, suffix_of
 from modules.hub.client import HubClient
 from modules.hub.fetcher import Fetcher, FetchPolicy, check_space, disk_error, kept_bytes
 from modules.hub.inventory import (
@@ -56,12 +56,13 @@ class DownloadArgs(BaseModel, frozen=True, extra="forbid"):
     repo: str = Field(description="Repository as owner/name.")
     revision: str = Field("main", description="Branch, tag or commit.")
     files: tuple[str, ...] = Field(min_length=1, max_length=FILES_LIMIT, description="Paths in the repository: all files of one choice.")
-    kind: Kind = Field("gguf", description="gguf, folder (safetensors), adapter, or file.")
-    name: str = Field("", max_length=100, description="Folder below models/ or loras/; empty takes owner__name.")
+    kind: Kind = Field("gguf", description="gguf, folder (safetensors), adapter, file, or dataset (of a repository of data).")
+    name: str = Field("", max_length=100, description="Folder below models/, loras/ or datasets/; empty takes owner__name.")
     endpoint: str = Field(OFFICIAL_ENDPOINT, description="Address of the hub or of a mirror.")
     token_to_mirror: bool = Field(False, description="Send the token to a mirror too.")
     models_dir: Path = Field(description="Folder with models.")
     loras_dir: Path = Field(description="Folder with LoRA adapters.")
+    datasets_dir: Path = Field(Path("datasets"), description="Folder with data sets.")
 
 
 def run(args: DownloadArgs, context: JobContext) -> Mapping[str, Any]:
@@ -85,7 +86,7 @@ def target_of(args: DownloadArgs) -> Path:
     Raises:
         InvalidRequest: names, kinds or files that do not go together.
     """
-    checked_repo(args.repo)
+    checked_repo(args.repo, repo_type_of(args.kind))
     checked_revision(args.revision)
     for path in args.files:
         checked_path(path)
@@ -98,7 +99,7 @@ def target_of(args: DownloadArgs) -> Path:
     missing = missing_parts(args.files)
     if missing and args.kind != "file":
         raise InvalidRequest(f"{len(missing)} parts are not among the chosen files, first {missing[0]}; a model in parts needs all of them.", field="files")
-    root = args.loras_dir if args.kind == "adapter" else args.models_dir
+    root = {"adapter": args.loras_dir, "dataset": args.datasets_dir}.get(args.kind, args.models_dir)
     folder = path_below(root, args.name or folder_name(args.repo))
     return folder / split_path(args.files[0])[1] if _is_single(args) else folder
 
@@ -111,7 +112,7 @@ def free_name(args: DownloadArgs, suffix: str = "") -> str:
 
 
 def _is_single(args: DownloadArgs) -> bool:
-    return len(args.files) == 1 and (args.kind == "file" or suffix_of(args.files[0]) == ".gguf")
+    return len(args.files) == 1 and (args.kind in ("file", "dataset") or suffix_of(args.files[0]) == ".gguf")
 
 
 def _placed(paths: Sequence[str]) -> dict[str, str]:
@@ -187,7 +188,7 @@ class _Download:
             return None
 
     async def _make_plan(self) -> Provenance:
-        now = await HubClient(self._access, self._policy.limits).repository(self._args.repo, self._args.revision)
+        now = await HubClient(self._access, self._policy.limits).repository(self._args.repo, self._args.revision, repo_type_of(self._args.kind))
         plan = _plan(self._args, now, self._access.endpoint)
         write_atomic(self._context.directory / PLAN_FILE, plan.model_dump_json())
         self._context.log(f"{plan.repo} at {plan.commit}: {len(plan.files)} files, {plan.total_bytes} bytes")
@@ -200,7 +201,7 @@ class _Download:
         self._total = plan.total_bytes
         check_space(staging, self._total - sum(self._have.values()), self._policy.reserve_bytes)
         async with Transport(self._access, self._policy.limits) as transport:
-            fetcher = Fetcher(transport, plan.repo, plan.commit, self._policy)
+            fetcher = Fetcher(transport, plan.repo, plan.commit, self._policy, plan.repo_type)
             lists = [file for file in plan.files if file.placed.endswith(INDEX)]
             await self._fetch_all(fetcher, lists, staging)
             for file in lists:

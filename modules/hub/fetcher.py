@@ -26,6 +26,7 @@ from modules.core.errors import HubError
 from modules.core.files import sync_folder, write_atomic
 from modules.hub.client import CONTENT_RANGE, file_url
 from modules.hub.lock import FileLock
+from modules.hub.names import RepoType
 from modules.hub.refusals import Subject, refusal, retry_after_s, unreachable
 from modules.hub.repository import RemoteFile
 from modules.hub.transport import Limits, Transport
@@ -157,9 +158,10 @@ class Part:
 class Fetcher:
     """Fetches files of one repository at one commit over an open transport."""
 
-    def __init__(self, transport: Transport, repo: str, commit: str, policy: FetchPolicy | None = None) -> None:
+    def __init__(self, transport: Transport, repo: str, commit: str, policy: FetchPolicy | None = None, repo_type: RepoType = "model") -> None:
         self._transport = transport
         self._repo = repo
+        self._repo_type = repo_type
         self._commit = commit
         self._policy = policy or FetchPolicy()
 
@@ -249,7 +251,7 @@ class Fetcher:
             InterruptedFetchError: the connection failed, or the hub wants to be asked later.
         """
         access = self._transport.access
-        url = file_url(access.endpoint, self._repo, self._commit, file.path)
+        url = file_url(access.endpoint, self._repo, self._commit, file.path, self._repo_type)
         try:
             async with self._transport.open(url, start=part.have) as response:
                 self._check(response, file, part)
@@ -292,7 +294,7 @@ class Fetcher:
         error = (
             _storage_refusal(status, file, access.host)
             if is_storage
-            else refusal(status, response.headers, Subject(self._repo, self._commit, file.path), access)
+            else refusal(status, response.headers, Subject(self._repo, self._commit, file.path, self._repo_type), access)
         )
         if status in TEMPORARY or status >= 500 or (is_storage and status in SIGNATURE_REFUSALS):
             return InterruptedFetchError(error, retry_after_s(response.headers, self._policy.longest_asked_wait_s))

@@ -17,8 +17,9 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 
 from modules.core.files import write_atomic
-from modules.hub.choices import OWN_RECORD, Kind, split_path, suffix_of
+from modules.hub.choices import OWN_RECORD, Kind, repo_type_of, split_path, suffix_of
 from modules.hub.lock import FileLock
+from modules.hub.names import RepoType
 from modules.hub.repository import Repository
 
 PARTIAL_FOLDER = ".partial"  # below models/ and loras/: what is not whole yet
@@ -49,6 +50,11 @@ class Provenance(BaseModel, frozen=True):
     gated: bool = False
     fetched: str = ""  # ISO 8601
     files: tuple[StoredFile, ...] = ()
+
+    @property
+    def repo_type(self) -> RepoType:
+        """The kind of repository it came from."""
+        return repo_type_of(self.kind)
 
     @property
     def total_bytes(self) -> int:
@@ -108,7 +114,7 @@ def add_to_record(folder: Path, provenance: Provenance, lock_path: Path | None =
 
 
 def installed(root: Path) -> tuple[Installed, ...]:
-    """All downloads below models/ or loras/ whose files are there, by folder."""
+    """All downloads below models/, loras/ or datasets/ whose files are there, by folder."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")) if root.is_dir() else []
     found = (Installed(folder, provenance) for folder in folders for provenance in read_record(folder).downloads)
     return tuple(item for item in found if not _absent(item))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+TRIES = 100
 
 
 class FileLock:
@@ -18,13 +21,21 @@ class FileLock:
 
     def acquire(self) -> bool:
         """Take the lock if nobody has it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = self._opened()
         if _lock(descriptor) and self._is_current(descriptor):
             self._descriptor = descriptor
             return True
         os.close(descriptor)
         return False
+
+    def _opened(self) -> int:
+        for _ in range(TRIES):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:  # its folder was empty, and the last who worked there removed it just now
+                continue
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
 
     def _is_current(self, descriptor: int) -> bool:
         """Whether the locked file is still the one at the path: its last holder may have removed it meanwhile."""

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from modules.core.errors import InvalidRequest
 from modules.core.files import RESERVED_NAMES, checked_name
+
+RepoType = Literal["model", "dataset"]  # the hub keeps data sets in repositories of their own, below datasets/
 
 OFFICIAL_ENDPOINT = "https://huggingface.co"
 OFFICIAL_HOSTS = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
@@ -47,7 +50,17 @@ def shown(text: str) -> str:
     return "".join(letter if letter.isprintable() else "�" for letter in text[:80]) + ("…" if len(text) > 80 else "")
 
 
-def checked_repo(repo: str) -> str:
+def repo_noun(repo_type: RepoType) -> str:
+    """What a repository holds, for sentences."""
+    return "data set" if repo_type == "dataset" else "model"
+
+
+def repo_place(repo: str, repo_type: RepoType) -> str:
+    """The page of a repository below the address of a hub; its files lie below that."""
+    return f"datasets/{repo}" if repo_type == "dataset" else repo
+
+
+def checked_repo(repo: str, repo_type: RepoType = "model") -> str:
     """The id of a repository: owner/name.
 
     Raises:
@@ -55,9 +68,8 @@ def checked_repo(repo: str) -> str:
     """
     parts = repo.split("/")
     if len(parts) != 2 or not all(REPO_PART.fullmatch(part) for part in parts) or "--" in repo or ".." in repo:
-        raise InvalidRequest(
-            f"“{shown(repo)}” is no model of the hub: give owner/name, like Qwen/Qwen3-0.6B, or a link to its page.", field="repo"
-        )
+        example = "Salesforce/wikitext" if repo_type == "dataset" else "Qwen/Qwen3-0.6B"
+        raise InvalidRequest(f"“{shown(repo)}” is no {repo_noun(repo_type)} of the hub: give owner/name, like {example}, or a link to its page.", field="repo")
     return repo
 
 
@@ -129,6 +141,23 @@ def parse_reference(text: str, endpoint: str = OFFICIAL_ENDPOINT) -> RepoRef:
         ref = _tagged(ref, unquote(tag))
     opened = parse_qs(query).get("show_file_info", [""])[0]
     return RepoRef(ref.repo, ref.revision, checked_path(opened), ref.quantization) if opened else ref
+
+
+def parse_dataset_reference(text: str, endpoint: str = OFFICIAL_ENDPOINT) -> RepoRef:
+    """Understand a data set as a person pasted it: owner/name, owner/name/path of a file, a link to its page or to a file of it.
+
+    Raises:
+        InvalidRequest: with the forms that are understood.
+    """
+    wanted = text.strip().strip("<>\"'`").strip()
+    if not wanted or len(wanted) > TEXT_LIMIT:
+        raise InvalidRequest("Paste a data set's name like owner/name, with the path of a file in it, or a link to that file on the hub.", field="repo")
+    path, _, is_link = _path_of(wanted, endpoint)
+    segments = [unquote(part) for part in path.split("/") if part]
+    if is_link and segments[:1] != ["datasets"]:
+        raise InvalidRequest("This is no link to a data set of the hub; open the data set's page, or a file of it, and copy that link.", field="repo")
+    segments = segments[segments[:1] == ["datasets"] :]
+    return _inside(checked_repo("/".join(segments[:2]), "dataset"), segments[2:], is_link)
 
 
 def _path_of(text: str, endpoint: str) -> tuple[str, str, bool]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import httpx2
 
 from modules.core.errors import HubError
+from modules.hub.names import RepoType, repo_noun, repo_place
 from modules.hub.transport import Access
 
 CODE_HEADERS = ("X-Error-Code", "X-Error-Message")
@@ -26,6 +27,16 @@ class Subject:
     repo: str = ""
     revision: str = ""
     path: str = ""
+    repo_type: RepoType = "model"
+
+    @property
+    def noun(self) -> str:
+        """What the repository holds."""
+        return repo_noun(self.repo_type)
+
+    def page(self, access: Access) -> str:
+        """Address of the repository's page."""
+        return f"{access.endpoint}/{repo_place(self.repo, self.repo_type)}"
 
 
 def retry_after_s(headers: Mapping[str, str], limit_s: float) -> float | None:
@@ -53,7 +64,7 @@ def refusal(status: int, headers: Mapping[str, str], subject: Subject, access: A
         text = f"{access.host} has a fault of its own (status {status}); try again in a few minutes."
     else:
         text = f"{access.host} answered with status {status}, which is not expected here; check the address of the hub and try again."
-    link = {"url": f"{access.endpoint}/{subject.repo}"} if reason == "gated" else {}
+    link = {"url": subject.page(access)} if reason == "gated" else {}
     return HubError(text, reason=reason, status=status, **link)
 
 
@@ -104,7 +115,7 @@ def _held_back(access: Access) -> str:
 
 
 def _gated(subject: Subject, access: Access) -> str:
-    page = f"{access.endpoint}/{subject.repo}"
+    page = subject.page(access)
     if access.sends_token:
         return f"{subject.repo} is gated and the account of your token has no access yet; accept its licence at {page} or wait for the owner's approval."
     return f"{subject.repo} is gated: accept its licence at {page}, then set a hub token of that account ({TOKEN_PAGE})." + _held_back(access)
@@ -118,14 +129,14 @@ def _unauthorized(subject: Subject, access: Access) -> str:
 
 
 def _not_found(subject: Subject, access: Access) -> str:
-    what = f"There is no model {subject.repo} on {access.host}" if subject.repo else f"{access.host} does not know what was asked for (status 404)"
+    what = f"There is no {subject.noun} {subject.repo} on {access.host}" if subject.repo else f"{access.host} does not know what was asked for (status 404)"
     if access.sends_token:
         return f"{what}, or your token may not see it; check the spelling and the rights of the token."
     return f"{what} that everybody may see; check the spelling, or set a token if it is private." + _held_back(access)
 
 
 def _no_revision(subject: Subject, access: Access) -> str:
-    return f"{subject.repo} has no branch or commit “{subject.revision}”; use main, or choose one at {access.endpoint}/{subject.repo}/tree/main."
+    return f"{subject.repo} has no branch or commit “{subject.revision}”; use main, or choose one at {subject.page(access)}/tree/main."
 
 
 def _no_entry(subject: Subject, access: Access) -> str:
@@ -133,7 +144,7 @@ def _no_entry(subject: Subject, access: Access) -> str:
 
 
 def _disabled(subject: Subject, access: Access) -> str:
-    return f"{access.host} has disabled {subject.repo}; choose another model."
+    return f"{access.host} has disabled {subject.repo}; choose another {subject.noun}."
 
 
 def _forbidden(subject: Subject, access: Access) -> str:

@@ -115,10 +115,10 @@ class JobQueue:
         return self.snapshot(spec.owner, record.id)
 
     def cancel(self, owner: str, job_id: str) -> JobSnapshot:
-        """End a job for good, now or within the grace.
+        """End a job for good, now or within the grace; also one that was interrupted, so that nobody resumes it.
 
         Raises:
-            JobConflict: it neither runs nor waits.
+            JobConflict: it has ended already.
             NotFound: there is none, or it is another's; so for every verb.
         """
         return self._stop(owner, job_id, "cancel")
@@ -144,6 +144,9 @@ class JobQueue:
             if not told:
                 raise _not_stored(record.directory, None)
             self._waiting.remove(job_id)
+        elif record.status == "interrupted" and reason == "cancel":
+            if not record.append("cancelled"):
+                raise _not_stored(record.directory, None)
         else:
             raise JobConflict(f"This job cannot be stopped: {_STANDS[record.status]}.")
         return self.snapshot(owner, job_id)
@@ -215,6 +218,10 @@ class JobQueue:
     def snapshot(self, owner: str, job_id: str) -> JobSnapshot:
         """One job."""
         return self._shown(self._record(owner, job_id), with_log=True)
+
+    def directory(self, owner: str, job_id: str) -> Path:
+        """The folder of one job."""
+        return self._record(owner, job_id).directory
 
     def _shown(self, record: JobRecord, *, with_log: bool) -> JobSnapshot:
         return record.snapshot(place=self._place(record), starting=record.id in self._running, with_log=with_log)

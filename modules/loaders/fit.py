@@ -12,6 +12,7 @@ from typing import Literal
 from modules.loaders.machine import size_text
 from modules.loaders.shape import Shape
 
+GROWN = 1.4  # where a cache has grown: the smaller ones before it leave holes that are not given back; measured
 STEP_TOKENS = 256  # contexts are told and cut in steps of this
 MOST_TOKENS = 1 << 26
 NUMBER_BYTES = 4  # states, buffers and logits are float32
@@ -28,10 +29,13 @@ class Usage:
     batch_tokens: int
     outputs: int  # rows of logits kept of one step
     sequences: int
-    scores: bool = False  # attention scores of a whole step are written out
+    scores: int = 0  # how often the attention scores of a whole step are written out
+    scores_of_one: bool = False  # of one sequence at a time; else of everything that is cached
     trims_windows: bool = False  # layers that see a window keep no more than it
     scan_copies: int = 0  # how often the states of every token of a step are written out in a layer that scans
     word_bytes: int = 0  # of each entry of the vocabulary, in tables
+    first_tokens: int = 0  # room for a sequence at first, which then doubles; 0: there is room for what is asked
+    most_tokens: int = 0  # of a sequence, where that room ends to grow
     copied_bytes: int = 0  # weights that are rewritten for this processor: their file is then in memory too, until the system wants the room
 
 
@@ -44,9 +48,16 @@ class Needs:
     per_token: float
     windows: tuple[tuple[float, int], ...] = ()  # bytes per token, up to so many tokens
     spare: int = 0  # in memory as long as nobody else wants the room
+    doubling: tuple[int, int, int] | None = None  # sequences, room of each at first and at most, where it doubles as they grow
 
     def cache(self, tokens: int) -> float:
         """What so many tokens take, beside everything else."""
+        if self.doubling is not None and tokens:
+            sequences, first, most = self.doubling
+            room = first
+            while room * sequences < tokens and (not most or room < most):
+                room *= 2
+            tokens = int(max(tokens, sequences * (min(room, most) if most else room)) * (GROWN if room > first else 1))
         return self.per_token * tokens + sum(size * min(tokens, limit) for size, limit in self.windows)
 
     def total(self, tokens: int) -> int:
@@ -68,7 +79,7 @@ class Needs:
     def scaled(self, ratio: float) -> Needs:
         """Corrected by what was measured: everything so many times as large."""
         windows = tuple((size * ratio, limit) for size, limit in self.windows)
-        return Needs(int(self.weights * ratio), int(self.fixed * ratio), self.per_token * ratio, windows, int(self.spare * ratio))
+        return Needs(int(self.weights * ratio), int(self.fixed * ratio), self.per_token * ratio, windows, int(self.spare * ratio), self.doubling)
 
 
 def together(first: Needs, second: Needs) -> Needs:
@@ -84,7 +95,7 @@ def together(first: Needs, second: Needs) -> Needs:
 
 def needs(shape: Shape, usage: Usage) -> Needs:
     """The formula; checked against measured peaks (docs/fit.md)."""
-    per_token = usage.batch_tokens * shape.heads * float(NUMBER_BYTES) if usage.scores else 0.0
+    per_token = usage.scores * usage.batch_tokens * shape.heads * float(NUMBER_BYTES) / (usage.sequences if usage.scores_of_one else 1)
     windows = []
     for group in shape.cache:
         size = group.layers * group.numbers * usage.number_bytes
@@ -94,7 +105,8 @@ def needs(shape: Shape, usage: Usage) -> Needs:
             per_token += size
     work = usage.outputs * shape.vocabulary + usage.batch_tokens * (6 * shape.width + 3 * shape.inner + usage.scan_copies * shape.scan_numbers)
     fixed = usage.library_bytes + usage.word_bytes * shape.vocabulary + NUMBER_BYTES * (work + shape.state_numbers * usage.sequences)
-    return Needs(usage.weights_bytes, fixed, per_token, tuple(windows), usage.copied_bytes)
+    doubling = (usage.sequences, usage.first_tokens, usage.most_tokens) if usage.first_tokens else None
+    return Needs(usage.weights_bytes, fixed, per_token, tuple(windows), usage.copied_bytes, doubling)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,10 @@ from reading files outside the folder, from unpickling, and from building absurd
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +27,9 @@ SIZE_LIMIT_BYTES = 1 << 50
 SHARD_LIMIT = 2000
 TENSOR_LIMIT = 200_000
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+TOWERS = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|multimodal|mm_|embed_vision|embed_audio|connector)\w*\.")  # what only images and sounds need
+LAYER = re.compile(r"\.layers\.(\d{1,4})\.")
+HEAD_SIZE = 64
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "U16": 2, "U32": 4, "U64": 8, "BOOL": 1,
     "F8_E4M3": 1, "F8_E5M2": 1,
@@ -54,11 +59,13 @@ class FolderHeader:
     size_bytes: int  # of the weights
     parameters: int
     dtype: str  # the type most parameters have: F16, BF16, F32 …
+    tower_parameters: int = 0  # of those, what only looks at images or listens
+    sizes: Mapping[str, int] = dataclasses.field(default_factory=dict)  # of the text part by its weights: image-text models leave out what their library assumes
 
     def field(self, *names: str, default: Any = None) -> Any:
-        """The first of the names that config.json has, also inside its text part."""
+        """The first of the names that config.json has, also inside its text part; else what the weights tell."""
         inner = self.config.get("text_config")
-        for source in (self.config, inner if isinstance(inner, dict) else {}):
+        for source in (self.config, inner if isinstance(inner, dict) else {}, self.sizes):
             for name in names:
                 if source.get(name) is not None:
                     return source[name]
@@ -229,15 +236,58 @@ def read_folder_header(folder: Path) -> FolderHeader:
         raise UnsupportedFormat(
             f"Folder {folder.name} holds a model and a LoRA adapter, and the adapter would be mixed in unasked; move it to loras/."
         )
-    parameters = size = 0
-    counts: dict[str, int] = {}
+    tensors: dict[str, tuple[str, tuple[int, ...]]] = {}
+    size = 0
     for path in weight_files(folder):
         size += path.stat().st_size
-        for dtype, shape in read_weight_header(path).values():
-            elements = math.prod(shape)
-            parameters += elements
-            counts[dtype] = counts.get(dtype, 0) + elements
-    return FolderHeader(folder, config, size, parameters, max(counts, key=lambda key: counts[key], default=""))
+        tensors |= read_weight_header(path)
+    dtype, parameters, tower = _counted(tensors)
+    return FolderHeader(folder, config, size, parameters, dtype, tower, _sizes(config, tensors))
+
+
+def _counted(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> tuple[str, int, int]:
+    """The type that most parameters have, how many there are, and how many of them are of towers."""
+    counts: dict[str, int] = {}
+    tower = 0
+    for name, (dtype, shape) in tensors.items():
+        elements = math.prod(shape)
+        counts[dtype] = counts.get(dtype, 0) + elements
+        tower += elements if TOWERS.search(name) else 0
+    return max(counts, key=lambda key: counts[key], default=""), sum(counts.values()), tower
+
+
+def _sizes(config: dict[str, Any], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Mapping[str, int]:
+    """What the weights tell of the text part of a model that has several parts, by the names of config.json."""
+    inner = config.get("text_config")
+    if not isinstance(inner, dict):
+        return MappingProxyType({})
+    found: dict[str, int] = {}
+    rows: dict[str, int] = {}
+    for name, (_, shape) in tensors.items():
+        if TOWERS.search(name) or len(shape) != 2:
+            continue
+        layer, end = LAYER.search(name), name.removesuffix(".weight").rpartition(".")[2]
+        if layer is not None:
+            found["num_hidden_layers"] = max(found.get("num_hidden_layers", 0), int(layer[1]) + 1)
+        if end == "embed_tokens":
+            found |= {"vocab_size": shape[0], "hidden_size": shape[1]}
+        rows[end] = shape[0]
+    if "gate_proj" in rows:
+        found["intermediate_size"] = rows["gate_proj"]
+    if "q_proj" in rows and "k_proj" in rows:
+        size = _head_size(config | inner, rows)
+        found |= {"head_dim": size, "num_attention_heads": max(1, rows["q_proj"] // size), "num_key_value_heads": max(1, rows["k_proj"] // size)}
+    return MappingProxyType(found)
+
+
+def _head_size(stated: Mapping[str, Any], rows: Mapping[str, int]) -> int:
+    """Numbers of a head, by what is stated of it; where nothing is, any, since only their product counts."""
+    for heads, part in (("num_attention_heads", "q_proj"), ("num_key_value_heads", "k_proj")):
+        count = stated.get(heads)
+        if isinstance(count, int) and count > 0:
+            return max(1, rows[part] // count)
+    size = stated.get("head_dim")
+    return size if isinstance(size, int) and size > 0 else math.gcd(HEAD_SIZE, rows["k_proj"])
 
 
 def parse_folder_header(name: str, config: Mapping[str, Any], weights: bytes, size_bytes: int = 0, files: int = 1) -> FolderHeader | int:
@@ -258,13 +308,11 @@ def parse_folder_header(name: str, config: Mapping[str, Any], weights: bytes, si
         table = _checked_table(json.loads(weights[8 : 8 + length]), name, SIZE_LIMIT_BYTES, SIZE_LIMIT_BYTES)
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise UnsupportedFormat(f"The weights of {name} are damaged: their header is not in order; choose another model.") from None
-    counts: dict[str, int] = {}
-    for dtype, shape in table.values():
-        counts[dtype] = counts.get(dtype, 0) + math.prod(shape)
-    stored = sum(DTYPE_BYTES.get(dtype, 1) * count for dtype, count in counts.items())
+    dtype, total, tower = _counted(table)
+    stored = sum(DTYPE_BYTES.get(kind, 1) * math.prod(shape) for kind, shape in table.values())
     size_bytes = size_bytes or stored * files
-    parameters = sum(counts.values()) * size_bytes // max(1, stored)
-    return FolderHeader(Path(name), config, size_bytes, parameters, max(counts, key=lambda key: counts[key], default=""))
+    parameters = total * size_bytes // max(1, stored)
+    return FolderHeader(Path(name), config, size_bytes, parameters, dtype, tower, _sizes(dict(config), table))
 
 
 def folder_problem(folder: Path) -> str:

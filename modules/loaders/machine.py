@@ -21,6 +21,7 @@ CGROUP_V2 = Path("/sys/fs/cgroup")
 CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 NO_LIMIT_BYTES = 1 << 60
 RESERVE_BYTES = 128 << 20  # left for everything else on the machine
+MOST_SPILL_BYTES = 2_000_000_000  # unless more is asked for
 GRAPHICS_LIBRARIES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {"llama.cpp": ("llama_cpp", "lib/*ggml-cuda*"), "transformers": ("torch", "lib/*torch_cuda*")}
 )
@@ -112,6 +113,13 @@ def graphics_bytes(loader: str) -> int:
         return sum(int(line) for line in answer.split()) << 20
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0
+
+
+def spill_bytes(asked_gb: float) -> int:
+    """How much main memory conversations without a slot may take: what was asked for, or a tenth of the machine's, but no large part of what is free."""
+    if asked_gb >= 0:
+        return int(asked_gb * 1e9)
+    return min(psutil.virtual_memory().total // 10, MOST_SPILL_BYTES, available_bytes() // 4)
 
 
 def check_memory(needed_bytes: int, what: str, cure: str) -> None:

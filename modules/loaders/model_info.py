@@ -7,7 +7,7 @@ model is listed with a sentence about what is wrong. Knows nothing of loading.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,16 @@ from modules.loaders.folder_header import (
     read_json,
     read_weight_header,
 )
-from modules.loaders.gguf_header import GgufHeader, read_gguf_header
+from modules.loaders.gguf_header import read_gguf_header
 from modules.loaders.model_paths import PART, adapter_paths, model_paths
 from modules.loaders.other_folders import Found, OtherFolder
+from modules.loaders.pooling import embeds_only, is_encoder
 
 README_BYTES = 8192
 LICENCE_LINE = re.compile(r"^licen[sc]e:[ \t]*['\"]?(\w[^'\"#\r\n]{0,99})", re.MULTILINE)
+IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")  # without one of them nothing says how images are prepared
+# Kinds of image-text models that are loaded for text alone: texts have a class of their own, see themselves whole, or a package is missing
+TEXT_HERE = frozenset({"dots3_note", "emu3", "llama4", "mistral_large4", "mllama", "paligemma", "qwen3_5", "qwen3_5_moe", "qwen4_exp"})
 OTHER_KINDS = frozenset({"mmproj", "imatrix", "adapter"})
 
 
@@ -102,16 +106,13 @@ def _gguf_info(path: Path, name: str) -> ModelInfo:
         template="GGUF metadata" if header.text("tokenizer.chat_template") else "",
         licence=header.text("general.license")[:200],
         description=(header.text("general.description") or header.text("general.name"))[:500],
-        problem=_gguf_problem(path, header, parameters),
+        problem=_gguf_problem(path, parameters),
+        can_write=not embeds_only(header),
     )
 
 
-def _gguf_problem(path: Path, header: GgufHeader, parameters: int) -> str:
-    if not parameters:
-        return f"{path.name} holds no weights, only a vocabulary; download the model itself."
-    if "bert" in header.architecture or header.metadata.get(f"{header.architecture}.attention.causal") is False:
-        return f"{path.name} is an embedding model ({header.architecture}); Paddock runs models that continue text."
-    return ""
+def _gguf_problem(path: Path, parameters: int) -> str:
+    return "" if parameters else f"{path.name} holds no weights, only a vocabulary; download the model itself."
 
 
 def _folder_info(path: Path, name: str) -> ModelInfo:
@@ -134,7 +135,14 @@ def _folder_info(path: Path, name: str) -> ModelInfo:
         vocab_size=header.number("vocab_size"),
         template=template.origin if template else "",
         licence=_readme_licence(path),
+        can_write=not is_encoder(header.config),
+        sees=_sees(path, header.config),
     )
+
+
+def _sees(path: Path, config: Mapping[str, Any]) -> bool:
+    named = any(isinstance(config.get(name), int) for name in ("image_token_id", "image_token_index"))
+    return named and config.get("model_type") not in TEXT_HERE and any((path / file).is_file() for file in IMAGE_FILES)
 
 
 def _readme_licence(folder: Path) -> str:

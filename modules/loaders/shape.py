@@ -18,6 +18,11 @@ WINDOW_PERIODS: Mapping[str, int] = MappingProxyType({"gemma2": 2, "gemma3": 6, 
 WITHOUT_ATTENTION = ("mamba", "rwkv", "arwkv", "rwkv6qwen2")
 LEAST_SHARE = 0.01
 TABLE, OUTPUT = "token_embd.weight", "output.weight"
+# Kinds of models whose attention transformers computes step by step
+WITHOUT_FUSED_ATTENTION = frozenset({
+    "bloom", "codegen", "deepseek_v4", "gemma2", "gpt_neo", "gpt_neox_japanese", "gpt_oss", "gptj", "mimo_v2_flash", "mpt", "openai-gpt", "rwkv",
+    "vaultgemma", "xglm",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,8 @@ class Shape:
     scan_numbers: int = 0  # the state that a layer of the mamba kind makes of each token
     reads: tuple[tuple[str, float], ...] = (("F32", 1.0),)  # type of number → the share of the weights that a token reads: chosen experts, no tables
     merges: bool = False  # a vocabulary with merges, which takes more room
+    tower_parameters: int = 0  # of the parameters, what only looks at images or listens; a token does not read it
+    writes_scores: bool = False  # its attention has no fused form: the scores of a step are written out
 
     @property
     def read_share(self) -> float:
@@ -177,6 +184,8 @@ def folder_shape(header: FolderHeader) -> Shape:
         state_numbers=_folder_state(header, layers, width),
         scan_numbers=_scan(header, width)[0] if {"mamba", "recurrent"} & set(_layer_types(header, layers)) else 0,
         reads=(("F32", _folder_share(header, layers, width)),),
+        tower_parameters=header.tower_parameters,
+        writes_scores=str(header.config.get("model_type", "")) in WITHOUT_FUSED_ATTENTION,
     )
 
 
@@ -226,7 +235,7 @@ def _folder_share(header: FolderHeader, layers: int, width: int) -> float:
     if not header.parameters:
         return 1.0
     experts, used = header.number("num_local_experts", "num_experts", "n_routed_experts"), header.number("num_experts_per_tok")
-    idle = 0.0
+    idle = float(header.tower_parameters)
     if experts and used:
         inner = header.number("moe_intermediate_size", "intermediate_size")
         idle += layers * experts * 3 * width * inner * (1 - min(used, experts) / experts)

@@ -26,4 +26,4 @@ class LoaderSpec:
     accepts: Callable[[Path], bool]  # by names, and the first bytes of a file whose name says nothing; nothing is parsed
     load: Callable[[Path, LoadOptions, Progress], LoadedModel]
     adapter_check: Callable[[Path], Callable[[Path], None]] | None = None  # by headers: model → adapter → refusal; None takes no adapters
-    capabilities: frozenset[str] = frozenset()  # "batch", "lora", "gpu", "quantize_on_load", "kv_quantize"
+    capabilities: frozenset[str] = frozenset()  # "batch", "lora", "gpu", "quantize_on_load", "kv_quantize", "embed"

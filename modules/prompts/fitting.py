@@ -1,6 +1,6 @@
 """Makes a conversation fit into the room there is, and says what was left out. Never cuts a message.
 
-Knows neither templates nor tokenizers: a callable turns messages into token ids.
+Knows neither templates nor tokenizers: who searches counts the tokens of what is proposed.
 """
 
 from __future__ import annotations
@@ -11,20 +11,32 @@ from typing import TYPE_CHECKING
 from modules.core.errors import ContextOverflow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from modules.core.generation import OverflowPolicy
     from modules.core.messages import Message
 
 SYSTEM_ROLES = ("system", "developer")
+LARGEST_RESERVE_TOKENS = 512  # kept free for a reply of unknown length
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Token ids of the conversation without its `dropped` oldest messages."""
+    """Token ids of the conversation without the `dropped` messages that were left out."""
 
     token_ids: list[int]
     dropped: int = 0
+
+
+def room_tokens(context_length: int, max_tokens: int | None, policy: OverflowPolicy = "drop_oldest") -> int:
+    """Tokens a prompt may have: what the reply will need is kept free, as far as that is sensible.
+
+    Where nothing may be left out, nothing is refused that would fit.
+    """
+    if policy == "refuse":
+        return context_length - 1
+    reserve = min(LARGEST_RESERVE_TOKENS, context_length // 4)
+    return context_length - max(1, min(max_tokens or reserve, reserve))
 
 
 def fit_chat(
@@ -34,51 +46,70 @@ def fit_chat(
     limit_tokens: int,
     policy: OverflowPolicy = "drop_oldest",
 ) -> Fitted:
-    """Token ids of at most `limit_tokens`, leaving out the oldest turns if the policy allows it.
-
-    System messages and everything from the last user message on stay. A user message and the replies to it go together, so that a
-    user message comes first. The number of renderings grows with the logarithm of the number of turns.
+    """Token ids of at most `limit_tokens`, leaving out the oldest turns if the policy allows it: see `search_fit`.
 
     `count` renders and tokenizes; it may raise `ContextOverflow` for a text too long to be tokenized.
 
     Raises:
         ContextOverflow: too long, and nothing more may be left out.
     """
+    counted: dict[int, list[int]] = {}  # by the number of messages: of as many there is one choice
+    search = search_fit(messages, limit_tokens=limit_tokens, policy=policy)
+    proposed = next(search)
+    while True:
+        try:
+            ids = counted[len(proposed)] = count(proposed)
+            size: int | None = len(ids)
+        except ContextOverflow:
+            size = None
+        try:
+            proposed = search.send(size)
+        except StopIteration as end:
+            kept: tuple[Message, ...] = end.value
+            return Fitted(counted[len(kept)], len(messages) - len(kept))
+
+
+def search_fit(
+    messages: Sequence[Message], *, limit_tokens: int, policy: OverflowPolicy = "drop_oldest"
+) -> Generator[tuple[Message, ...], int | None, tuple[Message, ...]]:
+    """Proposes shorter and shorter conversations, is sent the tokens of each (None: too many to be counted), and returns the longest that fits.
+
+    System messages and everything from the last user message on stay. A user message and the replies to it go together, so that a
+    user message comes first; where one of them is pinned, they stay. The number of proposals grows with the logarithm of the number of
+    turns.
+
+    Raises:
+        ContextOverflow: too long, and nothing more may be left out.
+    """
     whole = tuple(messages)
-    result = _measured(whole, count, limit_tokens)
-    if isinstance(result, list):
-        return Fitted(result)
+    size = yield whole
+    if size is not None and size <= limit_tokens:
+        return whole
     if policy == "refuse":
         cure = "Start a new chat, allow the oldest messages to be left out, or load the model with a longer context."
-        raise _overflow("The conversation", cure, limit_tokens, result)
+        raise _overflow("The conversation", cure, limit_tokens, size)
     starts = _starts(whole)
-    best: Fitted | None = None
+    best: tuple[Message, ...] | None = None
     low, high = 0, len(starts) - 1
     probe = high  # the shortest first: if that does not fit, nothing will
     while low <= high:
         kept = _since(whole, starts[probe])
-        result = _measured(kept, count, limit_tokens)
-        if isinstance(result, list):
-            best = Fitted(result, len(whole) - len(kept))
+        size = yield kept
+        if size is not None and size <= limit_tokens:
+            best = kept
             high = probe - 1
         elif best is None:
             break
         else:
             low = probe + 1
         probe = (low + high) // 2
-    if best is None:
-        cure = "Shorten it, ask for a shorter reply, or load the model with a longer context."
-        raise _overflow("The last message, with the system text before it,", cure, limit_tokens, result)
-    return best
-
-
-def _measured(messages: tuple[Message, ...], count: Callable[[tuple[Message, ...]], list[int]], limit_tokens: int) -> list[int] | int:
-    """Token ids if they fit; otherwise how many there are, 0 when the text is too long to be counted."""
-    try:
-        ids = count(messages)
-    except ContextOverflow:
-        return 0
-    return ids if len(ids) <= limit_tokens else len(ids)
+    if best is not None:
+        return best
+    if any(message.pinned for message in whole):
+        cure = "Unpin some, shorten it, ask for a shorter reply, or load the model with a longer context."
+        raise _overflow("The last message, with the system text and the pinned messages before it,", cure, limit_tokens, size)
+    cure = "Shorten it, ask for a shorter reply, or load the model with a longer context."
+    raise _overflow("The last message, with the system text before it,", cure, limit_tokens, size)
 
 
 def _starts(messages: tuple[Message, ...]) -> list[int]:
@@ -88,11 +119,24 @@ def _starts(messages: tuple[Message, ...]) -> list[int]:
 
 
 def _since(messages: tuple[Message, ...], start: int) -> tuple[Message, ...]:
-    """The conversation from `start` on, with the system messages from before it."""
-    return (*(message for message in messages[:start] if message.role in SYSTEM_ROLES), *messages[start:])
+    """The conversation from `start` on, with the system messages and the turns with a pinned message from before it."""
+    kept: list[Message] = []
+    turn: list[Message] = []
+    for message in messages[:start]:
+        if message.role == "user":
+            kept += _kept_of(turn)
+            turn = []
+        turn.append(message)
+    return (*kept, *_kept_of(turn), *messages[start:])
 
 
-def _overflow(what: str, cure: str, limit_tokens: int, got_tokens: list[int] | int) -> ContextOverflow:
-    got = len(got_tokens) if isinstance(got_tokens, list) else got_tokens
+def _kept_of(turn: list[Message]) -> list[Message]:
+    if any(message.pinned and message.role not in SYSTEM_ROLES for message in turn):
+        return turn
+    return [message for message in turn if message.role in SYSTEM_ROLES]
+
+
+def _overflow(what: str, cure: str, limit_tokens: int, got_tokens: int | None) -> ContextOverflow:
+    got = got_tokens or 0
     needs = f"needs {got:,} tokens" if got else "has more text than can be rendered"
     return ContextOverflow(f"{what} {needs}, and there is room for {limit_tokens:,}. {cure}", limit=limit_tokens, got=got, field="messages")

@@ -1,16 +1,17 @@
 """Where templates are found: prompt templates as files of the library, and the template a model brings with it.
 
-A prompt template is `NAME.yaml` (template, description, stop, source) or `NAME.jinja` (the bare template). Reads files, renders nothing.
+A prompt template is `NAME.yaml` (template, description, stop, source) or `NAME.jinja` (the bare template). What is saved lies in the folder
+`own/` beside the shipped ones and stands before one of the same name, so a shipped one is never changed. Reads files, renders nothing.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from modules.core.errors import InvalidRequest, NotFound
-from modules.core.files import checked_name, dump_yaml, path_below, read_yaml, write_atomic
+from modules.core.files import ReadFiles, checked_name, dump_yaml, path_below, read_yaml, write_atomic
 from modules.core.model import TemplateSource
 
 if TYPE_CHECKING:
@@ -22,6 +23,9 @@ MAX_CONFIG_BYTES = 32 * 1024 * 1024  # tokenizer_config.json lists every added t
 MAX_STOP_STRINGS = 16
 SUFFIXES = (".yaml", ".jinja")
 DEFAULT_NAME = "default"
+OWN_FOLDER = "own"
+
+Kind = Literal["shipped", "own", "changed"]  # changed: an own one stands before a shipped one of that name
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,23 @@ class TemplateSummary:
     name: str
     description: str = ""
     problem: str = ""
+    kind: Kind = "shipped"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A prompt template with all that its file says; `stamp` is another one after each change of the file."""
+
+    name: str
+    source: TemplateSource
+    description: str
+    kind: Kind
+    stamp: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    stamp: tuple[int, int]
+    stamp: str
     source: TemplateSource
     description: str
 
@@ -45,18 +61,28 @@ class TemplateLibrary:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._read: dict[Path, _Entry] = {}
+        self._read = ReadFiles(_read_prompt_template)
 
     def list(self) -> tuple[TemplateSummary, ...]:
         """All prompt templates by name, broken ones with their problem."""
-        names = {path.stem for suffix in SUFFIXES for path in self.folder.glob(f"*{suffix}") if not path.name.startswith(".")}
+        names = {
+            path.stem
+            for folder in (self.folder, self.folder / OWN_FOLDER)
+            for suffix in SUFFIXES
+            for path in folder.glob(f"*{suffix}")
+            if not path.name.startswith(".")
+        }
         return tuple(self._summary(name) for name in sorted(names, key=str.casefold))
 
     def _summary(self, name: str) -> TemplateSummary:
         try:
-            return TemplateSummary(name, self._entry(name).description)
+            kind = self._kind(self._paths(name))
         except (InvalidRequest, NotFound) as error:
             return TemplateSummary(name, problem=error.message)
+        try:
+            return TemplateSummary(name, self._entry(name).description, kind=kind)
+        except (InvalidRequest, NotFound) as error:
+            return TemplateSummary(name, problem=error.message, kind=kind)
 
     def read(self, name: str) -> TemplateSource:
         """The template of that name, without special tokens: `bos.for_model` adds those of a model.
@@ -67,57 +93,86 @@ class TemplateLibrary:
         """
         return self._entry(name).source
 
+    def find(self, name: str) -> PromptTemplate:
+        """The template of that name with all that its file says; `Raises` as `read`."""
+        paths, entry = self._paths(name), self._entry(name)
+        return PromptTemplate(paths[0].stem, entry.source, entry.description, self._kind(paths), entry.stamp)
+
     def save(self, name: str, text: str, *, description: str = "", stop: Sequence[str] = ()) -> TemplateSource:
-        """Write a prompt template, replacing one of that name. Whether it compiles is for a renderer to say.
+        """Write an own prompt template, replacing an own one of that name. Whether it compiles is for a renderer to say.
 
         Raises:
             InvalidRequest: the name or the text is not valid.
         """
-        path = path_below(self.folder, name, ".yaml", "template")
+        path = path_below(self.folder / OWN_FOLDER, name, ".yaml", "template")
         values = {"description": description.strip(), "template": text, "stop": list(stop)}
         _checked(values, f"prompt template “{path.stem}”")
         content = dump_yaml({key: value for key, value in values.items() if value})
         read_yaml(content, f"The prompt template “{path.stem}”")  # also refuses what could not be read back
         write_atomic(path, content)
-        path_below(self.folder, name, ".jinja", "template").unlink(missing_ok=True)
         return self.read(path.stem)
 
-    def delete(self, name: str) -> None:
-        """Remove a prompt template.
+    def own_file(self, name: str) -> str:
+        """The file of an own prompt template as it stands.
 
         Raises:
             NotFound: there is none.
         """
-        for path in self._paths(name):
+        return _text_of(self._own_paths(name)[0], MAX_TEMPLATE_BYTES)
+
+    def delete(self, name: str) -> None:
+        """Remove an own prompt template; a shipped one of that name counts again.
+
+        Raises:
+            NotFound: there is none, or only a shipped one.
+        """
+        for path in self._own_paths(name):
             path.unlink(missing_ok=True)
-            self._read.pop(path, None)
+            self._read.forget(path)
+
+    def _own_paths(self, name: str) -> tuple[Path, ...]:
+        found = tuple(path for path in self._paths(name) if path.parent.name == OWN_FOLDER)
+        if not found:
+            raise NotFound(f"“{checked_name(name, 'template')}” comes with Paddock and stays. Only templates of your own can be deleted.")
+        return found
 
     def _paths(self, name: str) -> tuple[Path, ...]:
         """The existing files of a name, the one that counts first."""
-        found = tuple(path for suffix in SUFFIXES if (path := path_below(self.folder, name, suffix, "template")).is_file())
+        folders = (self.folder / OWN_FOLDER, self.folder)
+        every = (path_below(folder, name, suffix, "template") for folder in folders for suffix in SUFFIXES)
+        found = tuple(path for path in every if path.is_file())
         if not found:
             raise NotFound(f"There is no prompt template “{checked_name(name, 'template')}”. Choose one from the list.", field="prompt_template")
         return found
 
+    @staticmethod
+    def _kind(paths: Sequence[Path]) -> Kind:
+        if paths[0].parent.name != OWN_FOLDER:
+            return "shipped"
+        return "own" if paths[-1].parent.name == OWN_FOLDER else "changed"
+
     def _entry(self, name: str) -> _Entry:
-        path = self._paths(name)[0]
-        status = path.stat()
-        stamp = (status.st_mtime_ns, status.st_size)
-        known = self._read.get(path)
-        if known is None or known.stamp != stamp:
-            source, description = _read_prompt_template(path)
-            known = self._read[path] = _Entry(stamp, source, description)
-        return known
+        return self._read.of(self._paths(name)[0])
 
 
-def _read_prompt_template(path: Path) -> tuple[TemplateSource, str]:
-    origin = f"prompt template “{path.stem}”"
-    text = _text_of(path, MAX_TEMPLATE_BYTES)
-    if path.suffix == ".jinja":
+def _read_prompt_template(path: Path) -> _Entry:
+    status = path.stat()  # before reading: a change meanwhile makes another stamp
+    return _Entry(f"{status.st_mtime_ns}-{status.st_size}", *read_template(_text_of(path, MAX_TEMPLATE_BYTES), path.name))
+
+
+def read_template(text: str, file_name: str) -> tuple[TemplateSource, str]:
+    """Template and description of a file with that text; the ending of its name says how it is written.
+
+    Raises:
+        InvalidRequest: it is no prompt template.
+    """
+    stem, _, suffix = file_name.rpartition(".")
+    origin = f"prompt template “{stem or file_name}”"
+    if suffix in ("jinja", "jinja2", "txt"):
         return _checked({"template": text}, origin), ""
-    values = read_yaml(text, path.name)
+    values = read_yaml(text, file_name)
     if not isinstance(values, dict):
-        raise InvalidRequest(f"{path.name} must hold the keys template, description and stop.", field="template")
+        raise InvalidRequest(f"{file_name} must hold the keys template, description and stop.", field="template")
     if "template" not in values and "instruction_template" in values:  # the key that other web interfaces use
         values["template"] = values["instruction_template"]
     return _checked(values, origin), str(values.get("description") or "")

@@ -35,6 +35,8 @@ TEMPLATE_FAULTS = (
 
 # Stands at the end of a message to be continued. The space at its end tells whether the template trims.
 CUT_MARK = "PaddockCutsThePromptHere "
+PROBE = "PaddockLooksForThis"
+PART_WORDS = re.compile(r"""\.type\b|['"]type['"]""")  # no template reads parts of a content without these
 LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -93,6 +95,19 @@ class Template:
         except TEMPLATE_FAULTS as error:
             raise self._broken(error) from error
 
+    @cached_property
+    def _reads_parts_only(self) -> bool:
+        """Whether the template knows contents as lists of parts only, as many models that see images have it: a plain text would be lost without a word."""
+
+        def writes(content: Any) -> bool:
+            context = {**self._context((), {}), "messages": [{"role": "user", "content": content}], "add_generation_prompt": False}
+            try:
+                return PROBE in self._compiled.run(context, self.max_chars)[0]
+            except (*TEMPLATE_FAULTS, TooLong):
+                return False
+
+        return PART_WORDS.search(self.source.text) is not None and not writes(PROBE) and writes([_part(PROBE)])
+
     def reads_tools(self) -> bool:
         """Whether the template does anything with tools."""
         return self._compiled.reads("tools")
@@ -105,11 +120,13 @@ class Template:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         variables: Mapping[str, Any] | None = None,
+        find_spans: bool = True,
     ) -> Rendered:
         """The prompt of a conversation.
 
         `continue_final_message` leaves the last message open at its end, and then no header of a new turn is written. `spans` are
-        given for `{% generation %}` blocks, and otherwise for complete conversations (neither flag set) by rendering prefixes.
+        given for `{% generation %}` blocks, and otherwise for complete conversations (neither flag set) by rendering prefixes, if `find_spans`
+        says so: that takes two more renderings for each turn.
 
         Raises:
             InvalidRequest: the template is broken or refuses the conversation.
@@ -121,7 +138,7 @@ class Template:
         if continue_final_message:
             return self._continued(tuple(messages), call)
         variant, text, spans = self._first_accepted(messages, call)
-        if not spans and not call.add_generation_prompt:
+        if find_spans and not spans and not call.add_generation_prompt:
             spans = self._prefix_spans(variant.messages, call, text)
         return Rendered(text, spans, self._sentences(variant))
 
@@ -135,6 +152,8 @@ class Template:
         return {**special, **plain["variables"], "tools": plain["tools"] or None, "documents": plain["variables"].get("documents")}
 
     def _run(self, messages: Sequence[TemplateMessage], call: _Call) -> tuple[str, tuple[tuple[int, int], ...]]:
+        if self._reads_parts_only:
+            messages = [{**message, "content": [_part(message["content"])]} for message in messages]
         context = {**call.context, "messages": list(messages), "add_generation_prompt": call.add_generation_prompt}
         compiled = self._compiled
         try:
@@ -220,6 +239,7 @@ class Template:
         return InvalidRequest(
             f"The chat template ({self.source.origin}) is not valid{line}: {_short(error)}. Correct it or choose another template.",
             field="template",
+            **_line_of(error),
         )
 
     def _refused(self, error: Exception) -> InvalidRequest:
@@ -228,11 +248,28 @@ class Template:
                 f"The chat template ({self.source.origin}) refuses this conversation: {_short(error)}. "
                 "Change the messages or choose another template.",
                 field="messages",
+                **_line_of(error),
             )
         return InvalidRequest(
             f"The chat template ({self.source.origin}) failed: {type(error).__name__}: {_short(error)}. Choose another template.",
             field="template",
+            **_line_of(error),
         )
+
+
+def _part(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _line_of(error: Exception) -> dict[str, int]:
+    """The line of the template in which an error came up, as a detail; nothing where no line is known. Jinja writes its lines into the traceback."""
+    line = error.lineno if isinstance(error, TemplateSyntaxError) else 0
+    step = error.__traceback__
+    while step is not None and not isinstance(error, TemplateSyntaxError):
+        if step.tb_frame.f_code.co_filename == "<template>":
+            line = step.tb_lineno
+        step = step.tb_next
+    return {"line": line} if line else {}
 
 
 def _short(error: Exception) -> str:

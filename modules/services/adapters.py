@@ -165,7 +165,7 @@ class AdapterService:
                 self._check(against)(Path(adapter.path))
         except AppError as error:
             return AdapterRow(adapter, parts, error.message)
-        return AdapterRow(adapter, parts, note=_origin_note(adapter.base_model, model) if model is not None else "")
+        return AdapterRow(adapter, parts, note=origin_note(adapter.base_model, model) if model is not None else "")
 
     def _check(self, against: tuple[str, str, str]) -> Check:
         check = self._checks.get(against)
@@ -183,7 +183,7 @@ def _takes_adapters(loader: str) -> bool:
     return any(spec.name == loader and spec.adapter_check is not None for spec in LOADERS)
 
 
-def _origin_note(base_model: str, model: ModelInfo) -> str:
+def origin_note(base_model: str, model: ModelInfo) -> str:
     """A doubt when an adapter names another base model; names are written in many ways, so that alone refuses nothing."""
     base = QUANTIZED.sub("", base_model.rstrip("/").split("/")[-1])
     if not base or _plain(base) in _plain(model.name) or _plain(base) in _plain(model.description):

@@ -6,11 +6,25 @@ import asyncio
 import os
 from dataclasses import dataclass
 
+from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
+from modules.services.adapter_files import AdapterFileService
 from modules.services.adapters import AdapterService, choices_written
+from modules.services.attachments import AttachmentService
+from modules.services.beginnings import Beginnings
+from modules.services.characters import Casting, CharacterService
+from modules.services.chat_preferences import ChatPreferenceService
+from modules.services.context import ContextService
+from modules.services.conversation_bin import ConversationBin
+from modules.services.conversation_exports import ConversationExports
+from modules.services.conversation_imports import ConversationImports
+from modules.services.conversation_samples import ConversationSamples
 from modules.services.conversations import ConversationService
+from modules.services.dataset_fetching import DatasetFetching
+from modules.services.datasets import DatasetService
+from modules.services.embeddings import EmbeddingService
 from modules.services.file_manager import FileManager
 from modules.services.fit import FitService
 from modules.services.followers import Followers
@@ -20,16 +34,29 @@ from modules.services.jobs import JobService
 from modules.services.lessons import EngineLessons
 from modules.services.library import LibraryService
 from modules.services.library_facts import FactStore
+from modules.services.meters import Meters
 from modules.services.model_folders import ModelFolders
+from modules.services.model_hashes import ModelHashes
 from modules.services.models import ModelService
 from modules.services.notebook import NotebookService
+from modules.services.perplexity import PerplexityService
+from modules.services.preset_choices import PresetChoices
 from modules.services.presets import PresetService
+from modules.services.receipts import ReceiptService
 from modules.services.remote import RemoteService
 from modules.services.remote_servers import RemoteServers
 from modules.services.replies import ReplyService
+from modules.services.reply_request import ReplyRequests
+from modules.services.seen import SeenService
 from modules.services.stock import AdapterStock, ModelStock
 from modules.services.storage import Storage
+from modules.services.summaries import SummaryService
+from modules.services.template_bin import TemplateBin
+from modules.services.template_doctor import TemplateDoctor
 from modules.services.templates import TemplateService
+from modules.services.titles import TitleService
+from modules.services.training import TrainingService
+from modules.services.turns import TurnService
 
 
 @dataclass(frozen=True)
@@ -37,15 +64,30 @@ class App:
     """All services. Front ends take it as their one argument."""
 
     settings: Settings
+    run: ServerRun
     models: ModelService
     remote: RemoteService
     adapters: AdapterService
+    adapter_files: AdapterFileService
     generation: GenerationService
+    embeddings: EmbeddingService
+    meters: Meters
     conversations: ConversationService
+    chat_preferences: ChatPreferenceService
+    beginnings: Beginnings
+    attachments: AttachmentService
+    context: ContextService
+    summaries: SummaryService
+    conversation_bin: ConversationBin
     replies: ReplyService
+    seen: SeenService
+    casting: Casting
+    turns: TurnService
     notebook: NotebookService
     presets: PresetService
+    preset_choices: PresetChoices
     templates: TemplateService
+    template_doctor: TemplateDoctor
     jobs: JobService
     hub: HubService
     fit: FitService
@@ -53,7 +95,14 @@ class App:
     adapter_library: LibraryService
     model_folders: ModelFolders
     lessons: EngineLessons
+    conversation_imports: ConversationImports
+    conversation_exports: ConversationExports
+    datasets: DatasetService
+    dataset_fetching: DatasetFetching
+    conversation_samples: ConversationSamples
     file_manager: FileManager
+    training: TrainingService
+    perplexity: PerplexityService
     storage: Storage
     followers: Followers
 
@@ -61,10 +110,13 @@ class App:
         """Begin what runs in the background."""
         await self.library.start()
         await self.adapter_library.start()
+        await self.adapter_files.start()
+        self.meters.start()
         self.fit.start()
         self.lessons.start()
         self.models.start(self._use_adapters if self.settings.adapters else None)
         await self.storage.open()
+        self.conversation_bin.start()
         await self.jobs.start()
 
     async def _use_adapters(self, model: str) -> None:
@@ -76,46 +128,96 @@ class App:
         await asyncio.gather(self.jobs.close(), self._close_models())
 
     async def _close_models(self) -> None:
+        await self.training.close()
         await self.replies.close()
         await self.notebook.close()
+        await self.template_doctor.close()
         await self.models.close()
         await self.remote.close()
         await self.fit.close()
         await self.lessons.close()
+        await self.conversation_bin.close()
         await self.storage.close()
 
 
-def build_app(settings: Settings) -> App:
-    """Make the services of one server."""
-    for folder in (settings.models_dir, settings.loras_dir, settings.presets_dir, settings.templates_dir):
+def _make_folders(settings: Settings) -> None:
+    for folder in (settings.models_dir, settings.loras_dir, settings.datasets_dir, settings.presets_dir, settings.templates_dir, settings.characters_dir):
         folder.mkdir(parents=True, exist_ok=True)
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if os.name != "nt" and settings.state_dir != PROJECT_ROOT:
         settings.state_dir.chmod(0o700)
-    model_folders = ModelFolders(settings)
-    servers = RemoteServers(settings.state_dir)
+
+
+def _storage(settings: Settings) -> Storage:
+    """What several people write is kept in memory only."""
+    return Storage(None if settings.multi_user else settings.state_dir)
+
+
+def _casting(settings: Settings) -> Casting:
+    return Casting(CharacterService(settings.characters_dir), CharacterService(settings.state_dir / "profiles", "profile"))
+
+
+def _replies(
+    settings: Settings,
+    models: ModelService,
+    generation: GenerationService,
+    conversations: ConversationService,
+    storage: Storage,
+    requests: ReplyRequests,
+    preferences: ChatPreferenceService,
+) -> ReplyService:
+    """With receipts whose hashes of models are made while no reply is written."""
+    hashes = ModelHashes(settings.state_dir / "model-hashes.json", lambda: bool(replies.running_ids()))
+    receipts = ReceiptService(models, hashes, storage)
+    titles = TitleService(conversations, requests, generation, models, preferences)
+    replies = ReplyService(generation=generation, conversations=conversations, requests=requests, receipts=receipts, titles=titles)
+    return replies
+
+
+def build_app(settings: Settings, run: ServerRun | None = None) -> App:
+    """Make the services of one server; one without its `run` cannot start itself again."""
+    _make_folders(settings)
+    model_folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
     models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers)
-    storage = Storage(settings.state_dir)
-    conversations = ConversationService(storage)
-    presets = PresetService(settings.presets_dir)
-    templates = TemplateService(TemplateLibrary(settings.templates_dir))
+    storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir)
+    conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
-    lessons = EngineLessons(models, facts, adapter_facts)
+    lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
     adapters = AdapterService(models, settings.loras_dir.name, lessons.adapter_used)
-    generation = GenerationService(models, templates, adapters)
+    generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
+    requests = ReplyRequests(conversations, presets, templates, casting)
+    context, choices = ContextService(models, generation, requests), PresetChoices(settings.state_dir, models, presets)
+    replies = _replies(settings, models, generation, conversations, storage, requests, preferences)
     jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    hub = HubService(settings, jobs)
+    hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,
+        run=run or ServerRun(),
         models=models,
         remote=RemoteService(servers, models),
         adapters=adapters,
+        adapter_files=AdapterFileService(settings, models, adapters, conversations, jobs),
         generation=generation,
+        embeddings=EmbeddingService(models, adapters),
+        meters=meters,
         conversations=conversations,
-        replies=ReplyService(models=models, generation=generation, conversations=conversations, presets=presets, templates=templates),
+        chat_preferences=preferences,
+        beginnings=Beginnings(storage, casting, choices, templates, preferences),
+        attachments=AttachmentService(settings.state_dir, storage),
+        context=context,
+        summaries=SummaryService(conversations, generation, context),
+        conversation_bin=ConversationBin(storage, conversations.tell),
+        replies=replies,
+        seen=SeenService(conversations, requests, generation),
+        casting=casting,
+        turns=TurnService(storage, conversations, replies, generation, requests, casting),
         notebook=NotebookService(generation=generation, presets=presets, storage=storage),
         presets=presets,
+        preset_choices=choices,
         templates=templates,
+        template_doctor=TemplateDoctor(models, generation, templates, conversations, casting),
+        conversation_imports=ConversationImports(storage, settings.state_dir),
+        conversation_exports=ConversationExports(storage),
         jobs=jobs,
         hub=hub,
         fit=FitService(settings, hub, models),
@@ -123,7 +225,12 @@ def build_app(settings: Settings) -> App:
         adapter_library=LibraryService(AdapterStock(settings, models), adapter_facts, jobs, hub),
         model_folders=model_folders,
         lessons=lessons,
+        datasets=datasets,
+        dataset_fetching=DatasetFetching(settings.datasets_dir, hub, jobs),
+        conversation_samples=ConversationSamples(storage, datasets),
         file_manager=FileManager(),
+        training=TrainingService(settings, models, templates, datasets, jobs),
+        perplexity=PerplexityService(settings, models, adapters, datasets, jobs),
         storage=storage,
         followers=Followers(),
     )

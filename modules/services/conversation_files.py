@@ -1,7 +1,8 @@
-"""Conversations as JSON: written whole, read back from our own form and from two simple ones.
+"""Conversations as JSON: written whole, read back from our own form.
 
-Read are: our own (`format` is `paddock-conversation`, a tree); a list of `messages` with role and content, as the OpenAI API has it;
-and `internal`, the list of [user text, reply] pairs that text-generation-webui exports. Knows no store: ids are made new there.
+Our own (`format` is `paddock-conversation`) is a tree; a plain list of `messages` with role and content is one as well, and histories with
+`internal` are told in it first. The readers of other programs' files (foreign_*.py) tell them in our form too, so all is checked here.
+Knows no store: ids are made new there.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError
@@ -17,20 +19,41 @@ from modules.core.errors import InvalidRequest
 from modules.core.messages import IMAGE_LIMIT, IMAGE_LIMIT_BYTES, Image, ImageKind
 from modules.core.settings import validation_sentence
 from modules.services.conversation_settings import settings_from
-from modules.store.records import MessageRecord, NewConversation, NewImage, NewMessage, StoredConversation
+from modules.services.foreign_textgen import from_textgen, is_textgen
+from modules.store.records import (
+    MessageRecord,
+    NewConversation,
+    NewFile,
+    NewImage,
+    NewMessage,
+    Rating,
+    StoredConversation,
+)
 
 FORMAT = "paddock-conversation"
 VERSION = 1
 MESSAGE_LIMIT = 50_000
 TITLE_LIMIT = 200
 TITLE_CUT = 40
-GREETING_MARK = "<|BEGIN-VISIBLE-CHAT|>"  # stands for the user text before a greeting in `internal`
+FILES_LIMIT = 64  # of one message
+TAGS_LIMIT = 100
+FIELDS = (
+    "id", "parent_id", "role", "content", "created_s", "model", "status", "error", "receipt", "rating", "edited_from", "pinned", "speaker",
+)  # fmt: skip
 Seconds = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
 
 
 class _FileImage(BaseModel, frozen=True, extra="ignore"):
     kind: ImageKind
     data: str = Field(max_length=IMAGE_LIMIT_BYTES // 3 * 4 + 4)
+
+
+class _FileText(BaseModel, frozen=True, extra="ignore"):
+    name: str = Field(max_length=300)
+    kind: str = Field("text", max_length=40)
+    text: str = Field(max_length=20_000_000)
+    note: str = Field("", max_length=2000)
+    size_bytes: int = Field(0, ge=0, le=1 << 40)
 
 
 class _FileMessage(BaseModel, frozen=True, extra="ignore"):
@@ -43,14 +66,22 @@ class _FileMessage(BaseModel, frozen=True, extra="ignore"):
     status: Literal["complete", "streaming", "stopped", "failed"] = "complete"
     error: str = Field("", max_length=5000)
     receipt: dict[str, Any] | None = None
+    rating: Rating = 0
+    edited_from: str | None = Field(None, max_length=100)
     images: tuple[_FileImage, ...] = Field((), max_length=IMAGE_LIMIT)
+    pinned: bool = False
+    speaker: str = Field("", max_length=200)
+    files: tuple[_FileText, ...] = Field((), max_length=FILES_LIMIT)
 
 
 class _File(BaseModel, frozen=True, extra="ignore"):
     format: Literal["paddock-conversation"] | None = None
     version: int = Field(VERSION, ge=1, le=VERSION)
     title: str = Field("", max_length=2000)
+    created_s: Seconds | None = None
+    updated_s: Seconds | None = None
     pinned: bool = False
+    tags: tuple[Annotated[str, Field(max_length=100)], ...] = Field((), max_length=TAGS_LIMIT)
     settings: dict[str, Any] = Field(default_factory=dict)
     head_id: str | None = None
     messages: tuple[_FileMessage, ...] = Field(max_length=MESSAGE_LIMIT)
@@ -65,9 +96,8 @@ def title_from(text: str) -> str:
     return cut.rstrip(" ,.;:–—-") + "…"
 
 
-def exported(conversation: StoredConversation, files: Mapping[str, bytes]) -> dict[str, Any]:
-    """A conversation with all its messages as plain values; `files` are those of its images, by hash."""
-    fields = ("id", "parent_id", "role", "content", "created_s", "model", "status", "error", "receipt")
+def exported(conversation: StoredConversation, images: Mapping[str, bytes], texts: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """A conversation with all its messages as plain values; `images` are the files of its images and `texts` those of its attachments, by hash."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -75,15 +105,24 @@ def exported(conversation: StoredConversation, files: Mapping[str, bytes]) -> di
         "created_s": conversation.created_s,
         "updated_s": conversation.updated_s,
         "pinned": conversation.pinned,
+        "tags": list(conversation.tags),
         "settings": conversation.settings,
         "head_id": conversation.head_id,
-        "messages": [{name: getattr(message, name) for name in fields} | _images(message, files) for message in conversation.messages],
+        "messages": [
+            {name: getattr(message, name) for name in FIELDS} | _images(message, images) | _texts(message, texts) for message in conversation.messages
+        ],
     }
 
 
 def _images(message: MessageRecord, files: Mapping[str, bytes]) -> dict[str, Any]:
     images = [{"kind": image.kind, "data": base64.b64encode(files[image.hash]).decode()} for image in message.images]
     return {"images": images} if images else {}
+
+
+def _texts(message: MessageRecord, texts: Mapping[str, str]) -> dict[str, Any]:
+    fields = ("name", "kind", "note", "size_bytes")
+    files = [{name: getattr(file, name) for name in fields} | {"text": texts[file.hash]} for file in message.files if file.hash in texts]
+    return {"files": files} if files else {}
 
 
 def new_images(images: Sequence[Image | _FileImage]) -> tuple[NewImage, ...]:
@@ -104,8 +143,8 @@ def imported(values: Mapping[str, Any]) -> NewConversation:
     Raises:
         InvalidRequest: it is none of the known forms, or a value is outside its limits; the sentence says which.
     """
-    if "internal" in values and "messages" not in values:
-        values = {**values, "messages": _from_pairs(values["internal"]), "settings": {}}
+    if is_textgen(values):
+        values = from_textgen(values)
     try:
         file = _File.model_validate(dict(values))
     except ValidationError as error:
@@ -115,7 +154,17 @@ def imported(values: Mapping[str, Any]) -> NewConversation:
     messages = _new_messages(file.messages, places)
     first_words = next((message.content for message in messages if message.role == "user"), "")
     title = " ".join(file.title.split())[:TITLE_LIMIT] or title_from(first_words) or "Imported conversation"
-    return NewConversation(title, settings, messages, head=_head(file, places, messages), pinned=file.pinned)
+    return NewConversation(
+        title, settings, messages, head=_head(file, places, messages), pinned=file.pinned, tags=file.tags,
+        created_s=file.created_s, updated_s=_updated_s(file),
+    )  # fmt: skip
+
+
+def _updated_s(file: _File) -> float | None:
+    """When it was last changed: as the file says, or else when its newest message came."""
+    if file.updated_s is not None:
+        return file.updated_s
+    return max((message.created_s for message in file.messages if message.created_s is not None), default=file.created_s)
 
 
 def _places(messages: Sequence[_FileMessage]) -> dict[str, int]:
@@ -142,10 +191,18 @@ def _new_messages(messages: Sequence[_FileMessage], places: Mapping[str, int]) -
         created_s = now_s if message.created_s is None else message.created_s
         found.append(
             NewMessage(
-                message.role, message.content, parent, created_s, message.model, status, message.error, message.receipt, new_images(message.images)
+                message.role, message.content, parent, created_s, message.model, status, message.error, message.receipt, new_images(message.images),
+                message.rating, _original(message, places, place), message.pinned, message.speaker,
+                tuple(NewFile(file.name, file.kind, file.text, file.note, file.size_bytes) for file in message.files),
             )
         )
     return tuple(found)
+
+
+def _original(message: _FileMessage, places: Mapping[str, int], place: int) -> int | str | None:
+    """The version that a message was edited from: its place if it comes before in the file, else the id it had."""
+    found = places.get(message.edited_from or "", place)
+    return found if found < place else message.edited_from
 
 
 def _head(file: _File, places: Mapping[str, int], messages: Sequence[NewMessage]) -> int | None:
@@ -162,14 +219,3 @@ def _head(file: _File, places: Mapping[str, int], messages: Sequence[NewMessage]
     parents = {message.parent for message in messages}
     return max(place for place in below if place not in parents)
 
-
-def _from_pairs(pairs: Any) -> list[dict[str, str]]:
-    """Messages of [user text, reply] pairs; empty halves are left out."""
-    if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise InvalidRequest("This file is not a conversation that Paddock can read: “internal” is not a list of pairs of texts.", field="file")
-    found = []
-    for pair in pairs:
-        for role, text in zip(("user", "assistant"), pair, strict=True):
-            if text and text != GREETING_MARK:
-                found.append({"role": role, "content": text})
-    return found

@@ -1,4 +1,4 @@
-"""News about conversations for whoever shows them: something changed, read it again. Lives in the event loop; knows no store."""
+"""News about conversations for whoever shows them: what changed, to be read again. Lives in the event loop; knows no store."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ WAITING_LIMIT = 100
 
 @dataclass(frozen=True, slots=True)
 class ConversationChange:
-    """What changed; `title` is the new one when that is what changed."""
+    """What changed; `title` is the new one when that is what changed.
+
+    `message_ids` are the messages that were added, changed or deleted; None where that can be any. Which path is shown may have changed too.
+    """
 
     conversation_id: str
     kind: ChangeKind
     title: str = ""
+    message_ids: tuple[str, ...] | None = ()
 
 
 class Subscription:
@@ -29,9 +33,10 @@ class Subscription:
         self._waiting: asyncio.Queue[ConversationChange] = asyncio.Queue(WAITING_LIMIT)
 
     def publish(self, change: ConversationChange) -> None:
-        """Hand a change over; a reader who is far behind loses the oldest, since each one means the same: read again."""
+        """Hand a change over; for a reader who is far behind all of them become one: anything may have changed."""
         if self._waiting.full():
-            self._waiting.get_nowait()
+            self.pending()
+            change = ConversationChange(change.conversation_id, "tree", message_ids=None)
         self._waiting.put_nowait(change)
 
     async def get(self) -> ConversationChange:
@@ -78,7 +83,7 @@ class ConversationNews:
         self._followers.setdefault(conversation_id, set()).add(subscription)
         return subscription
 
-    def publish(self, conversation_id: str, kind: ChangeKind, title: str = "") -> None:
+    def publish(self, conversation_id: str, kind: ChangeKind, title: str = "", message_ids: tuple[str, ...] | None = ()) -> None:
         """Tell all followers of a conversation."""
         for subscription in tuple(self._followers.get(conversation_id, ())):
-            subscription.publish(ConversationChange(conversation_id, kind, title))
+            subscription.publish(ConversationChange(conversation_id, kind, title, message_ids))

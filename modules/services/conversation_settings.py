@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from modules.core.dialogue import COMMAND, COMMAND_LIMIT
 from modules.core.errors import InvalidRequest
+from modules.core.generation import OverflowPolicy
 from modules.core.model import AdapterChoices
 from modules.core.settings import validation_sentence
 from modules.services.presets import DEFAULT_PRESET, params_from
 
 VARIABLES_LIMIT_BYTES = 64 * 1024
+SUMMARY_LIMIT = 20_000
+Mode = Literal["instruct", "chat-instruct"]  # turns in the chat template, or all of them in one instruction
 
 
 class ConversationSettings(BaseModel, frozen=True, extra="forbid"):
@@ -25,6 +29,13 @@ class ConversationSettings(BaseModel, frozen=True, extra="forbid"):
     template: str = Field("", max_length=100)  # empty: the model's own chat template
     template_variables: dict[str, Any] = Field(default_factory=dict)
     adapters: AdapterChoices | None = None  # None: those in use on the model
+    overflow: OverflowPolicy = "drop_oldest"  # when the conversation is longer than the context
+    summary: str = Field("", max_length=SUMMARY_LIMIT)  # stands in prompts for the messages up to the one named next
+    summary_until: str = Field("", max_length=64)
+    character: str = Field("", max_length=100)  # empty: none
+    profile: str = Field("", max_length=100)  # who the person is in it; empty: nobody in particular
+    mode: Mode = "instruct"
+    command: str = Field(COMMAND, max_length=COMMAND_LIMIT)  # of the mode chat-instruct
 
     @field_validator("template_variables")
     @classmethod

@@ -15,8 +15,9 @@ from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.messages import Image, Message
 from modules.services.conversation_files import TITLE_LIMIT, exported, imported, new_images, title_from
 from modules.services.conversation_news import ConversationChange, ConversationNews, Subscription
-from modules.services.conversation_prompt import prompt_messages
+from modules.services.conversation_paths import ConversationPaths
 from modules.services.conversation_settings import ConversationSettings, settings_from, stored_settings
+from modules.services.prompt_material import PromptMaterial, material_of, unsent_material
 from modules.services.storage import Storage, Stores
 from modules.store.records import (
     ConversationSummary,
@@ -24,7 +25,8 @@ from modules.store.records import (
     MessageStatus,
     NewConversation,
     NewMessage,
-    StoredConversation,
+    Outline,
+    Rating,
 )
 
 __all__ = [
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 SETTINGS_TRIES = 5
-IMAGES_IN_PROMPT_BYTES = 32 << 20
+TAG_LIMIT, TAG_LENGTH_LIMIT = 20, 40
 BRANCH_MARK = " (branch)"
 ROLES = ("system", "user", "assistant")
 
@@ -62,22 +64,49 @@ class ConversationService:
     """All verbs on conversations. The owner is part of every call; what is another's does not exist."""
 
     def __init__(self, storage: Storage) -> None:
-        self._run = storage.run
+        self._storage = storage
         self._news = ConversationNews()
+        self.paths = ConversationPaths(storage)
 
     def subscribe(self, conversation_id: str) -> Subscription:
         """Follow a conversation: its tree, title, settings or end; close the subscription when done."""
         return self._news.subscribe(conversation_id)
 
-    def tell(self, conversation_id: str) -> None:
-        """Have the followers of a conversation read it again: a finished message begins to grow."""
-        self._news.publish(conversation_id, "tree")
+    def tell(self, conversation_id: str, *message_ids: str) -> None:
+        """Have the followers of a conversation read these messages again, or all of it: a finished message begins to grow, others are back from the bin."""
+        self._news.publish(conversation_id, "tree", message_ids=message_ids or None)
 
     # ---- conversations ---------------------------------------------------------------------------------------------
 
-    async def list(self, owner: str, search: str = "") -> tuple[ConversationSummary, ...]:
-        """Pinned first, then newest first; with `search` those that have every word in title or messages."""
-        return await self._run(lambda stores: stores.conversations.list(owner, search))
+    async def list(
+        self, owner: str, search: str = "", *, tag: str = "", character: str = "", before: str = "", limit: int = 0
+    ) -> tuple[ConversationSummary, ...]:
+        """Pinned first, then newest first; with `search` those that have every word in title or messages.
+
+        Args:
+            owner: whose.
+            search: what they must have.
+            tag: a tag that they must have.
+            character: the character that they must have.
+            before: the key of one of them: only what comes after it.
+            limit: at most so many; 0 means all.
+
+        Raises:
+            InvalidRequest: `before` is no such key.
+        """
+        return await self._storage.run(lambda stores: stores.conversations.list(owner, search, tag=tag, character=character, before=before, limit=limit))
+
+    async def summary(self, owner: str, conversation_id: str) -> ConversationSummary:
+        """The line of one conversation in the list."""
+        return await self._storage.of(conversation_id).run(lambda stores: stores.conversations.summary(owner, conversation_id))
+
+    async def tags(self, owner: str) -> dict[str, int]:
+        """The tags in use and how many conversations have each, the most used first."""
+        return await self._storage.run(lambda stores: stores.conversations.tags(owner))
+
+    async def characters(self, owner: str) -> dict[str, int]:
+        """The characters in use and how many conversations have each, the most used first."""
+        return await self._storage.run(lambda stores: stores.conversations.characters(owner))
 
     async def create(self, owner: str, settings: Mapping[str, Any] | None = None) -> str:
         """The id of an empty conversation; the newest one when it is still untouched.
@@ -86,7 +115,7 @@ class ConversationService:
             InvalidRequest: a setting outside its limits.
         """
         values = settings_from(settings or {}).model_dump(mode="json")
-        return await self._run(lambda stores: stores.conversations.create(owner, values))
+        return await self._storage.run(lambda stores: stores.conversations.create(owner, values))
 
     async def read(self, owner: str, conversation_id: str) -> ConversationRecord:
         """A conversation with the path shown.
@@ -94,7 +123,7 @@ class ConversationService:
         Raises:
             NotFound: there is none, or it is another owner's; so for every verb.
         """
-        found = await self._run(lambda stores: stores.messages.read(owner, conversation_id))
+        found = await self._storage.of(conversation_id).run(lambda stores: stores.messages.read(owner, conversation_id))
         return ConversationRecord(
             id=found.id,
             title=found.title,
@@ -106,8 +135,8 @@ class ConversationService:
             updated_s=found.updated_s,
         )
 
-    async def rename(self, owner: str, conversation_id: str, title: str, rev: int | None = None) -> None:
-        """Give a title that stays; any text that is not empty.
+    async def rename(self, owner: str, conversation_id: str, title: str, rev: int | None = None, *, instead_of: str = "") -> None:
+        """Give a title that stays, any text that is not empty; `instead_of`: one that takes the place of this one, unless a person gave it.
 
         Raises:
             InvalidRequest: empty or too long.
@@ -116,12 +145,21 @@ class ConversationService:
         cleaned = " ".join(title.split())
         if not 0 < len(cleaned) <= TITLE_LIMIT:
             raise InvalidRequest(f"A title needs 1 to {TITLE_LIMIT} characters; this one has {len(cleaned)}.", field="title")
-        await self._run(lambda stores: stores.conversations.rename(owner, conversation_id, cleaned, rev))
-        self._news.publish(conversation_id, "title", cleaned)
+        if await self._storage.of(conversation_id).run(lambda stores: stores.conversations.rename(owner, conversation_id, cleaned, rev, instead_of=instead_of)):
+            self._news.publish(conversation_id, "title", cleaned)
 
     async def pin(self, owner: str, conversation_id: str, pinned: bool) -> None:
         """Keep on top of the list, or no longer."""
-        await self._run(lambda stores: stores.conversations.pin(owner, conversation_id, pinned))
+        await self._storage.of(conversation_id).run(lambda stores: stores.conversations.pin(owner, conversation_id, pinned))
+
+    async def tag(self, owner: str, conversation_id: str, tags: Sequence[str]) -> None:
+        """Replace the tags.
+
+        Raises:
+            InvalidRequest: too many, or one is too long.
+        """
+        cleaned = checked_tags(tags)
+        await self._storage.of(conversation_id).run(lambda stores: stores.conversations.tag(owner, conversation_id, cleaned))
 
     async def update_settings(self, owner: str, conversation_id: str, values: Mapping[str, Any], rev: int | None = None) -> ConversationSettings:
         """Replace the named settings, leave the others; the settings as they are then.
@@ -129,19 +167,20 @@ class ConversationService:
         Raises:
             InvalidRequest: an unknown name or a value outside its limits.
         """
-        settings, changed = await self._run(lambda stores: _update_settings(stores, owner, conversation_id, values, rev))
+        settings, changed = await self._storage.of(conversation_id).run(lambda stores: _update_settings(stores, owner, conversation_id, values, rev))
         if changed:
             self._news.publish(conversation_id, "settings")
         return settings
 
-    async def delete(self, owner: str, conversation_id: str) -> None:
-        """Delete a conversation with all its messages."""
-        await self._run(lambda stores: stores.conversations.delete(owner, conversation_id))
+    async def delete(self, owner: str, conversation_id: str) -> str:
+        """Put a conversation into the bin with all its messages; the id it has there."""
+        bin_id = await self._storage.of(conversation_id).run(lambda stores: stores.conversations.delete(owner, conversation_id))
         self._news.publish(conversation_id, "deleted")
+        return bin_id
 
     async def export(self, owner: str, conversation_id: str) -> dict[str, Any]:
         """The whole tree as plain values, for a JSON file."""
-        return await self._run(lambda stores: _exported(stores, owner, conversation_id))
+        return await self._storage.of(conversation_id).run(lambda stores: _exported(stores, owner, conversation_id))
 
     async def import_(self, owner: str, values: Mapping[str, Any]) -> str:
         """Store the content of an exported file as a new conversation; its id.
@@ -150,7 +189,7 @@ class ConversationService:
             InvalidRequest: not a conversation; the sentence says why.
         """
         new = imported(values)
-        return await self._run(lambda stores: stores.messages.insert_tree(owner, new))
+        return await self._storage.run(lambda stores: stores.messages.insert_tree(owner, new))
 
     # ---- messages --------------------------------------------------------------------------------------------------
 
@@ -160,10 +199,14 @@ class ConversationService:
         Raises:
             NotFound: there is none, or it is not of the conversation that was named.
         """
-        found = await self._run(lambda stores: stores.messages.message(owner, message_id))
+        found = await self._storage.of(message_id).run(lambda stores: stores.messages.message(owner, message_id))
         if conversation_id and found.conversation_id != conversation_id:
             raise NotFound("This message belongs to another conversation; reload the page.")
         return found
+
+    async def outline(self, owner: str, conversation_id: str) -> Outline:
+        """The map of a conversation: all messages with their beginnings."""
+        return await self._storage.of(conversation_id).run(lambda stores: stores.messages.outline(owner, conversation_id))
 
     async def message_text(self, owner: str, message_id: str) -> str:
         """The text of a message as it was written."""
@@ -171,22 +214,31 @@ class ConversationService:
 
     async def messages_for_prompt(self, owner: str, message_id: str) -> tuple[Message, ...]:
         """What a model gets to see to answer (or continue) a message: system prompt, then the path to it."""
-        found, path, files = await self._run(lambda stores: _path_with_files(stores, owner, message_id))
-        total_bytes = sum(len(files[image.hash]) for record in path for image in record.images)
-        if total_bytes > IMAGES_IN_PROMPT_BYTES:
-            raise InvalidRequest(
-                f"The images of this conversation have {total_bytes >> 20} MiB; {IMAGES_IN_PROMPT_BYTES >> 20} MiB can be looked at for one reply. "
-                "Go on in a new conversation.",
-                field="images",
-            )
-        return prompt_messages(path, stored_settings(found.settings).system_prompt, files)
+        return tuple(part.message for part in (await self.prompt_material(owner, message_id)).parts)
+
+    async def prompt_material(self, owner: str, message_id: str) -> PromptMaterial:
+        """The same with what it was made of.
+
+        Raises:
+            InvalidRequest: more of images than can be looked at for one reply.
+        """
+        return await self._storage.of(message_id).run(lambda stores: material_of(stores, owner, message_id))
+
+    async def unsent_material(self, owner: str, conversation_id: str, text: str) -> PromptMaterial:
+        """What a model would get to see if a text were sent now, with the documents that wait."""
+        return await self._storage.of(conversation_id).run(lambda stores: unsent_material(stores, owner, conversation_id, text))
+
+    async def pin_message(self, owner: str, message_id: str, pinned: bool) -> None:
+        """Keep a message in the prompt when older ones are left out, or no longer."""
+        conversation_id = await self._storage.of(message_id).run(lambda stores: stores.messages.pin(owner, message_id, pinned))
+        self.tell(conversation_id, message_id)
 
     async def image(self, owner: str, message_id: str, place: int) -> tuple[str, bytes]:
         """Kind and file of an image of a message."""
-        found, file = await self._run(lambda stores: stores.messages.image(owner, message_id, place))
+        found, file = await self._storage.of(message_id).run(lambda stores: stores.messages.image(owner, message_id, place))
         return found.kind, file
 
-    async def append(
+    async def append(  # noqa: PLR0913 - all that a new message can have
         self,
         owner: str,
         conversation_id: str,
@@ -196,20 +248,24 @@ class ConversationService:
         *,
         status: MessageStatus = "complete",
         images: Sequence[Image] = (),
+        files: Sequence[str] = (),
     ) -> MessageRecord:
         """Add a message below another one (None: a first message) and show it; the first user message gives the title.
 
+        `files` are the ids of attachments that wait in the conversation (attachments.py); they are the message's from now on.
+
         Raises:
             InvalidRequest: no such role, or an image that is not in base64.
+            NotFound: an attachment waits no longer.
         """
         if role not in ROLES:
             raise InvalidRequest(f"“{role[:40]}” is no role of a message; use {', '.join(ROLES)}.", field="role")
-        new = NewMessage(role, content, None, time.time(), status=status, images=new_images(images))
+        new = NewMessage(role, content, None, time.time(), status=status, images=new_images(images), files=tuple(files))
         auto_title = title_from(content) if role == "user" else ""
-        message, title = await self._run(
+        message, title = await self._storage.of(conversation_id).run(
             lambda stores: stores.messages.append(owner, conversation_id, parent_id, new, auto_title=auto_title)
         )
-        self._news.publish(conversation_id, "tree")
+        self.tell(conversation_id, message.id)
         if title:
             self._news.publish(conversation_id, "title", title)
         return message
@@ -224,10 +280,10 @@ class ConversationService:
         model: str = "",
         rev: int | None = None,
     ) -> MessageRecord:
-        """Add another version of a message, in its role, and show it; what followed stays with the old one."""
+        """Add what a person made of a message as another version, and show it; what followed stays with the old one."""
         new = NewMessage("", content, None, time.time(), model=model, status=status)
-        message = await self._run(lambda stores: stores.messages.add_version(owner, message_id, new, rev))
-        self._news.publish(message.conversation_id, "tree")
+        message = await self._storage.of(message_id).run(lambda stores: stores.messages.add_version(owner, message_id, new, rev))
+        self.tell(message.conversation_id, message.id)
         return message
 
     async def save_reply(
@@ -243,21 +299,46 @@ class ConversationService:
     ) -> None:
         """Save a message that is being written; on disk when this returns. No news is sent and the revision stays."""
         values = {"content": content, "status": status, "model": model, "receipt": dict(receipt) if receipt else None, "error": error}
-        await self._run(lambda stores: stores.messages.save(owner, message_id, values))
+        await self._storage.of(message_id).run(lambda stores: stores.messages.save(owner, message_id, values))
 
     async def select_version(self, owner: str, message_id: str, rev: int | None = None) -> None:
         """Show a version, and of what follows it the newest."""
-        conversation_id, _ = await self._run(lambda stores: stores.messages.select(owner, message_id, rev))
+        conversation_id, _ = await self._storage.of(message_id).run(lambda stores: stores.messages.select(owner, message_id, rev))
         self._news.publish(conversation_id, "tree")
 
-    async def delete_message(self, owner: str, message_id: str, rev: int | None = None) -> None:
-        """Delete a message and all that follow it; shown is then its nearest version, or what came before."""
-        conversation_id = await self._run(lambda stores: stores.messages.delete(owner, message_id, rev))
-        self._news.publish(conversation_id, "tree")
+    async def rate(self, owner: str, message_id: str, rating: Rating) -> None:
+        """Find a reply good (1) or bad (-1), or take that back (0). The conversation keeps its place in the list.
+
+        Raises:
+            InvalidRequest: it is no reply.
+        """
+        conversation_id = await self._storage.of(message_id).run(lambda stores: stores.messages.rate(owner, message_id, rating))
+        self.tell(conversation_id, message_id)
+
+    async def delete_message(self, owner: str, message_id: str, rev: int | None = None) -> str:
+        """Put a message and all that follow it into the bin; shown is then its nearest version, or what came before. The id in the bin."""
+        conversation_id, bin_id = await self._storage.of(message_id).run(lambda stores: stores.messages.delete(owner, message_id, rev))
+        self.tell(conversation_id, message_id)
+        return bin_id
 
     async def branch(self, owner: str, message_id: str) -> str:
         """Copy the history up to a message into a new conversation; its id."""
-        return await self._run(lambda stores: _branch(stores, owner, message_id))
+        return await self._storage.of(message_id).run(lambda stores: _branch(stores, owner, message_id))
+
+
+def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Tags as they are kept: without # and doubled spaces, each once.
+
+    Raises:
+        InvalidRequest: too many, or one is too long.
+    """
+    cleaned = {tag.casefold(): tag for words in tags if (tag := " ".join(words.split()).lstrip("#").strip())}
+    if len(cleaned) > TAG_LIMIT:
+        raise InvalidRequest(f"A conversation can have {TAG_LIMIT} tags; these are {len(cleaned)}.", field="tags")
+    for tag in cleaned.values():
+        if len(tag) > TAG_LENGTH_LIMIT:
+            raise InvalidRequest(f"A tag can have {TAG_LENGTH_LIMIT} characters; “{tag[:TAG_LENGTH_LIMIT]}…” has {len(tag)}.", field="tags")
+    return tuple(cleaned.values())
 
 
 def _update_settings(
@@ -280,14 +361,10 @@ def _update_settings(
     raise Conflict("This conversation was changed in another window meanwhile; look at it again and repeat.")
 
 
-def _path_with_files(stores: Stores, owner: str, message_id: str) -> tuple[StoredConversation, tuple[MessageRecord, ...], dict[str, bytes]]:
-    found, path = stores.messages.path(owner, message_id)
-    return found, path, stores.messages.image_files(owner, found.id, path)
-
-
 def _exported(stores: Stores, owner: str, conversation_id: str) -> dict[str, Any]:
     found = stores.messages.read_all(owner, conversation_id)
-    return exported(found, stores.messages.image_files(owner, conversation_id, found.messages))
+    texts = stores.files.texts(owner, conversation_id, (file for message in found.messages for file in message.files))
+    return exported(found, stores.messages.image_files(owner, conversation_id, found.messages), texts)
 
 
 def _branch(stores: Stores, owner: str, message_id: str) -> str:
@@ -306,6 +383,11 @@ def _branch(stores: Stores, owner: str, message_id: str) -> str:
                 error=record.error,
                 receipt=record.receipt,
                 images=record.images,
+                rating=record.rating,
+                edited_from=record.edited_from,
+                pinned=record.pinned,
+                speaker=record.speaker,
+                files=record.files,
             )
         )
     title = found.title.removesuffix(BRANCH_MARK)[: TITLE_LIMIT - len(BRANCH_MARK)] + BRANCH_MARK

@@ -166,6 +166,7 @@ class EngineStarter:
             load_timeout_s=self._settings.load_timeout_s,
             step_timeout_s=self._settings.step_timeout_s,
             queue_limit=self._settings.queue_limit,
+            spill_folder=str(self._settings.state_dir / "spill"),
         )
         if choice.adapters:
             try:

@@ -63,7 +63,7 @@ class Expected:
             seconds = measured.pace(count).seconds(self.shape, self.shape.stored_bytes, 0)
             return seconds, seconds
 
-        return fastest_threads(step_times, cores)[0]
+        return fastest_threads(step_times, cores).decode
 
     def tokens_per_s(self, tokens: int = REPLY_CONTEXT_TOKENS) -> float:
         """Of one reply after so many tokens; 0 while this machine has not been measured."""

@@ -37,6 +37,7 @@ class _Seen:
     card: EngineCard
     speeds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=SPEEDS_KEPT))  # tokens/s of a reply, tokens before its middle
     most_tokens: int = 0  # that were kept in its slots
+    spilled: bool = False  # whether conversations without a slot were kept in main memory
     used: bool = False
     looking: bool = False
 
@@ -95,7 +96,9 @@ class FitLearner:
             engine = self._models.loaded(seen.card.name)
             if engine is None:
                 return
-            seen.most_tokens = max(seen.most_tokens, (await engine.counters()).cached_tokens)
+            counters = await engine.counters()
+            seen.most_tokens = max(seen.most_tokens, counters.cached_tokens)
+            seen.spilled |= counters.spilled_bytes + counters.disk_bytes > 0
             info = await self._models.find(seen.card.name)
             await asyncio.to_thread(self._store, seen, Path(info.path))
         except (AppError, ValueError):  # the model, or the way it was loaded, changed meanwhile
@@ -103,8 +106,8 @@ class FitLearner:
 
     def _store(self, seen: _Seen, path: Path) -> None:
         card, real = seen.card, peak_bytes(seen.card.pid)
-        if graphics_bytes(card.loader) or not real:
-            return  # a part lies where it is not measured
+        if graphics_bytes(card.loader) or not real or seen.spilled:
+            return  # a part lies where it is not measured, or saved conversations are measured too
         options = {**self._models.remembered(card.name).options, "slots": card.slots}
         if card.vision or options.get("draft_model") or options.get("draft_lookup"):
             return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone

@@ -5,13 +5,17 @@ Chooses the engine and hands the request on; what happens inside is the engine's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
 
-from modules.core.errors import NoModelLoaded
+from modules.core.errors import AppError, NoModelLoaded, NotFound
 from modules.core.generation import ChatPrompt, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
 from modules.core.model import AdapterChoice
+from modules.core.params import GenerationParams
 from modules.engine.client_generation import ClientGeneration
 from modules.services.adapters import AdapterService
+from modules.services.meters import Meters
 from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
 from modules.services.templates import TemplateService
@@ -24,51 +28,107 @@ FALLBACK_TEMPLATE = "Plain"
 class GenerationService:
     """Submits requests to the engine of a model, loading it when needed."""
 
-    def __init__(self, models: ModelService, templates: TemplateService, adapters: AdapterService) -> None:
+    def __init__(self, models: ModelService, templates: TemplateService, adapters: AdapterService, meters: Meters, *, on_disk: bool = True) -> None:
+        """`on_disk`: what is computed for requests may be written there, where they allow it and main memory has no room."""
+        self._on_disk = on_disk
         self._models = models
+        self._meters = meters
         self._adapters = adapters
         self._templates = templates
+        self._background: WeakSet[ClientGeneration] = WeakSet()  # nobody waits for these
+        self._asked = 0
 
     async def submit(
-        self, request: GenerationRequest, model: str = "", adapters: Sequence[AdapterChoice] | None = None
+        self, request: GenerationRequest, model: str = "", adapters: Sequence[AdapterChoice] | None = None, *, background: bool = False
     ) -> ClientGeneration:
         """Start a generation with exactly these adapters; iterate the result for deltas, `cancel()` or close it to stop.
 
-        None takes the adapters in use on the model; an empty sequence takes none.
+        None takes the adapters in use on the model; an empty sequence takes none. One in the background is stopped by the next one that is not.
 
         Raises:
             NoModelLoaded: nothing to answer with.
             InvalidRequest: an adapter does not fit the model.
             Busy: the queue is full.
         """
+        if not background:
+            self._asked += 1
+            for other in tuple(self._background):
+                await other.cancel()
+        asked = self._asked
+        try:
+            generation = await self._submit(request, model, adapters)
+        except AppError as error:
+            self._meters.refused[error.kind] += 1
+            raise
+        if background:
+            self._background.add(generation)
+            if asked != self._asked:  # somebody came meanwhile
+                await generation.cancel()
+        self._meters.begun(generation)
+        return generation
+
+    async def _submit(self, request: GenerationRequest, model: str, adapters: Sequence[AdapterChoice] | None) -> ClientGeneration:
         engine = await self._models.get(model)
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
-        return await engine.submit(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))
+        more = {"adapters": await self._adapters.resolve(engine.card, adapters), "keep_on_disk": request.keep_on_disk and self._on_disk}
+        return await engine.submit(request.model_copy(update=more))
 
     async def _with_template(self, prompt: ChatPrompt, engine: ModelEngine) -> ChatPrompt:
-        """A model without a chat template of its own gets the plainest prompt template, so that a base model can be talked to."""
-        if prompt.template is not None or engine.card.template_origin:
+        """The template chosen for the model; one without a chat template of its own gets the plainest, so that a base model can be talked to."""
+        chosen = self._models.template_of(engine.name)
+        if prompt.template is not None or (engine.card.template_origin and not chosen):
             return prompt
-        return prompt.model_copy(update={"template": await self._templates.source(FALLBACK_TEMPLATE)})
+        try:
+            return prompt.model_copy(update={"template": await self._templates.source(chosen or FALLBACK_TEMPLATE)})
+        except NotFound as error:
+            if not chosen:
+                raise
+            raise NotFound(
+                f"The prompt template “{chosen}”, chosen for {engine.name}, is no longer there. Choose another one on the Templates page.",
+                field="prompt_template",
+            ) from error
 
     async def count(self, prompt: ChatPrompt, model: str = "") -> tuple[int, int]:
         """Tokens of a rendered chat and the context length."""
         engine = await self._models.get(model)
         return await engine.count(await self._with_template(prompt, engine)), engine.card.context_length
 
+    async def examine(self, question: str, values: Mapping[str, Any], model: str = "") -> dict[str, Any]:
+        """What a prompt looks like, how a text is split, what the template is: a question of prompt_questions.py.
+
+        Raises:
+            InvalidRequest: it cannot be answered.
+            NotOffered: the model is on another server.
+        """
+        engine = await self._models.get(model)
+        return await engine.examine(question, values)
+
+    async def render(self, prompt: ChatPrompt, params: GenerationParams, model: str = "") -> dict[str, Any]:
+        """A chat prompt as the model would see it: the answer to the question `render`, with the `context_length`."""
+        engine = await self._models.get(model)
+        whole = await self._with_template(prompt, engine)
+        seen = await engine.examine("render", {"prompt": whole.model_dump(mode="json"), "params": params.model_dump(mode="json", include={"max_tokens", "context_tokens"})})
+        return {**seen, "context_length": params.context_limit(engine.card.context_length)}
+
     async def tokenize(self, text: str, model: str = "") -> list[int]:
         """Token ids of a text."""
         engine = await self._models.get(model)
         return await engine.tokenize(text)
 
-    async def next_tokens(
-        self, text: str, count: int, model: str = "", adapters: Sequence[AdapterChoice] | None = None
-    ) -> tuple[TokenLogprob, ...]:
-        """The likeliest next tokens after a text; adapters as in `submit`."""
+    async def detokenize(self, token_ids: Sequence[int], model: str = "") -> str:
+        """The text of token ids, special tokens as they are written."""
         engine = await self._models.get(model)
-        return await engine.next_tokens(TextPrompt(text=text), count, await self._adapters.resolve(engine.card, adapters))
+        return await engine.detokenize(token_ids)
+
+    async def next_tokens(
+        self, prompt: TextPrompt, count: int, model: str = "", adapters: Sequence[AdapterChoice] | None = None, params: GenerationParams | None = None
+    ) -> tuple[TokenLogprob, ...]:
+        """The likeliest next tokens after a text, with `params` as their samplers leave them; adapters as in `submit`."""
+        engine = await self._models.get(model)
+        chosen = await self._adapters.resolve(engine.card, adapters)
+        return await engine.next_tokens(prompt, count, chosen, params)
 
     async def counters(self, model: str = "") -> EngineCounters:
         """What the engine of a loaded model is doing; a look loads and wakes nothing.

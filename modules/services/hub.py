@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from modules.hub.choices import Choice, Choices
     from modules.hub.client import HubClient, Sort
     from modules.hub.inventory import Provenance, Update
+    from modules.hub.names import RepoRef
     from modules.hub.repository import Account, Repository, SearchRow
     from modules.hub.transport import Access
 
@@ -172,6 +173,18 @@ class HubService:
         index = found.choices.index(picked) if picked is not None else -1
         return OpenedRepository(repository, found, index, CARD_HEAD.sub("", card.replace("\r\n", "\n")), installed)
 
+    async def open_dataset(self, text: str) -> tuple[RepoRef, Repository]:
+        """The data set that a person pasted: what of it is meant, and all its files.
+
+        Raises:
+            InvalidRequest: not a name or link of a data set.
+            HubError: with the cure.
+        """
+        from modules.hub.names import parse_dataset_reference
+
+        ref = parse_dataset_reference(text, self._settings.hub_endpoint)
+        return ref, await self._client().repository(ref.repo, ref.revision, "dataset")
+
     async def read_range(self, repo: str, revision: str, path: str, start: int, length: int) -> bytes:
         """Bytes of a file of a repository: a header; fewer come back where the file ends.
 
@@ -235,7 +248,7 @@ class HubService:
         if settings.offline:
             raise HubError("Offline mode is on, so nothing is downloaded; start Paddock without --offline.", reason="offline")
         ours = {
-            "models_dir": settings.models_dir, "loras_dir": settings.loras_dir, "endpoint": settings.hub_endpoint,
+            "models_dir": settings.models_dir, "loras_dir": settings.loras_dir, "datasets_dir": settings.datasets_dir, "endpoint": settings.hub_endpoint,
             "token_to_mirror": settings.token_to_mirror,
         }  # fmt: skip
         try:
@@ -243,6 +256,6 @@ class HubService:
         except ValidationError as error:
             raise InvalidRequest(f"Download: {validation_sentence(error)}", field="files") from error
         if target_of(args).exists():  # another version of it: both are kept
-            args = args.model_copy(update={"name": free_name(args, args.revision[:12])})
+            args = args.model_copy(update={"name": free_name(args, args.revision[:12].replace("/", "-"))})
         assert self._jobs is not None, "without jobs the hub can only be looked at"
         return await self._jobs.submit(owner, "download", args.model_dump(mode="json"))

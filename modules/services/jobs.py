@@ -29,6 +29,15 @@ from modules.hub.verify import VerifyArgs
 from modules.hub.verify import run as run_verify
 from modules.jobs.queue import JobQueue, QueueLimits, SecretOf
 from modules.jobs.record import JobSpec
+from modules.lab.perplexity import PerplexityArgs
+from modules.lab.perplexity import run as run_perplexity
+from modules.training.preflight import examine
+from modules.training.spec import ExamineArgs, TrainArgs
+from modules.training.train import run as run_train
+from modules.weights.adapter_gguf import ConvertAdapterArgs
+from modules.weights.adapter_gguf import run as run_convert
+from modules.weights.adapter_merge import MergeAdapterArgs
+from modules.weights.adapter_merge import run as run_merge
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +45,12 @@ T = TypeVar("T")
 
 JOB_KINDS: tuple[JobKind, ...] = (
     JobKind("download", "Download", DownloadArgs, run_download, "network", subject="repo", secrets=(TOKEN_SECRET,)),
+    JobKind("convert_adapter", "Convert", ConvertAdapterArgs, run_convert, "compute", subject="name"),
+    JobKind("merge_adapter", "Merge", MergeAdapterArgs, run_merge, "compute", subject="target"),
     JobKind("verify", "Verify", VerifyArgs, run_verify, "compute", subject="name"),
+    JobKind("examine", "Check", ExamineArgs, examine, "compute", subject="title"),
+    JobKind("train", "Train", TrainArgs, run_train, "compute", subject="name"),
+    JobKind("perplexity", "Measure", PerplexityArgs, run_perplexity, "compute", subject="model"),
 )
 WORKER_COMMAND = (sys.executable, "-m", "modules.services.job_worker")
 LOOK_INTERVAL_S = 0.2
@@ -157,10 +171,10 @@ class JobService:
         return await self._run(lambda: self._queue.snapshot(owner, job_id))
 
     async def cancel(self, owner: str, job_id: str) -> JobSnapshot:
-        """End a job: at once while it waits, within a grace while it runs (`stopping` until then).
+        """End a job: at once while it waits or is interrupted, within a grace while it runs (`stopping` until then).
 
         Raises:
-            JobConflict: it neither waits nor runs.
+            JobConflict: it has ended already.
         """
         return await self._tell(lambda: self._queue.cancel(owner, job_id))
 
@@ -193,6 +207,10 @@ class JobService:
         deleting = asyncio.create_task(asyncio.to_thread(shutil.rmtree, removed, ignore_errors=True))
         self._deleting.add(deleting)
         deleting.add_done_callback(self._deleting.discard)
+
+    async def directory(self, owner: str, job_id: str) -> Path:
+        """The folder of a job, where its work function keeps what it has to show."""
+        return await self._run(lambda: self._queue.directory(owner, job_id))
 
     async def watch(self, owner: str, job_id: str) -> AsyncIterator[JobSnapshot]:
         """The job as it stands, then as it changes. Ends when it is done, has failed or was cancelled, is removed, or the server stops.

@@ -6,18 +6,23 @@ one is run by the engine. Ends with its parent. `modules/services/machine_speed.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import queue
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from modules.core.params import GenerationParams
 from modules.engine import wire
-from modules.engine.channel import guard_process
+from modules.engine.channel import Channel, guard_process
 from modules.loaders.llama_cpp.memory import estimate as llama_cpp_needs
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.threads import thread_counts
@@ -28,20 +33,26 @@ from modules.loaders.transformers.memory import estimate as transformers_needs
 from modules.loaders.transformers.options import TransformersOptions
 
 if TYPE_CHECKING:
+    from modules.core.generation import Delta
     from modules.core.model import LoadedModel, Runner
     from modules.engine.events import Event
     from modules.loaders.shape import Shape
 
-TYPES = ("F16", "Q8_0", "Q4_0", "Q4_K", "Q6_K")
+# type → layers and width of a model far beyond the caches; those of F16 that people have are wide ones
+LARGE = MappingProxyType({"F16": (1, 2048), "Q8_0": (8, 1024), "Q4_0": (12, 1024), "Q4_K": (12, 1024), "Q6_K": (8, 1024)})
+TYPES = tuple(LARGE)
 WORDS, MANY_WORDS = 1024, 131_072
 FEW_LAYERS, MORE_LAYERS = 2, 12
-SIZES = ((2, 256), (4, 512), (4, 1024))  # layers and width of the models that weights are timed with: in the caches, at their edge, beyond
+SIZES = ((2, 256), (4, 512), (4, 1024))  # layers and width of the models that weights are timed with: in the caches, at their edge, beyond; GGUF: `LARGE`
 HEAD_WIDTH = 64
 HEAD_WIDTHS, HEADS_LAYERS, HEADS_WIDTH = (8, 16, 32, 64, 128), 4, 256  # of the models that attention is timed with
+FEWEST_HEADS = 4  # of a folder's models: two share their keys, as in most models, which costs PyTorch steps of its own
 CONTEXT_TOKENS = 512
-PROMPT_TOKENS, LONG_TOKENS, REPLY_TOKENS = 16, 432, 64
-REPLIES = 4  # of one model, at most
-BUDGET_S = 0.15  # for them
+PROMPT_TOKENS, LONG_TOKENS, REPLY_TOKENS = 16, 432, 32
+OVERHEAD = ("few", "more")  # models that differ in their layers alone
+ROUNDS = 3
+REPLIES = 4  # of one model, at most, in a round
+BUDGET_S = 0.08  # for them
 COPIED_SHARE = 0.5
 LEAST_STEP_S = 1e-7
 REPLY_LIMIT_S = 120.0
@@ -70,19 +81,20 @@ def _write_gguf(folder: Path) -> None:
         made(f"heads-{head_width}", HEADS_LAYERS, HEADS_WIDTH, heads=HEADS_WIDTH // head_width)
     made("words", FEW_LAYERS, 64, MANY_WORDS)
     for kind in TYPES:
-        for place, (layers, width) in enumerate(SIZES):
+        for place, (layers, width) in enumerate((*SIZES[:-1], LARGE[kind])):
             made(f"{kind}-{place}", layers, width, kind=kind)
 
 
 def _write_folders(folder: Path) -> None:
     from modules.loaders.transformers.random_model import RandomFolder, write_random_folder
 
-    def made(name: str, layers: int, width: int) -> None:
-        heads = max(1, width // HEAD_WIDTH)
-        write_random_folder(folder / name, RandomFolder(layers, width, 4 * width, heads, max(1, heads // 2), WORDS, CONTEXT_TOKENS))
+    def made(name: str, layers: int, width: int, words: int = WORDS) -> None:
+        heads = max(FEWEST_HEADS, width // HEAD_WIDTH)
+        write_random_folder(folder / name, RandomFolder(layers, width, 4 * width, heads, max(1, heads // 2), words, CONTEXT_TOKENS))
 
     made("few", FEW_LAYERS, 64)
     made("more", MORE_LAYERS, 64)
+    made("words", FEW_LAYERS, 64, MANY_WORDS)
     for place, (layers, width) in enumerate(SIZES):
         made(f"F32-{place}", layers, width)
 
@@ -90,7 +102,7 @@ def _write_folders(folder: Path) -> None:
 # ---- the two loaders ---------------------------------------------------------------------------------------------------------------
 
 
-def measure_llama_cpp(folder: Path, cores: int) -> Measured:
+def measure_llama_cpp(folder: Path, cores: int, listener: Listener, rounds: int) -> Measured:
     """Of the llama.cpp loader."""
     from modules.loaders.gguf_header import read_gguf_header
     from modules.loaders.llama_cpp.loader import load
@@ -100,33 +112,24 @@ def measure_llama_cpp(folder: Path, cores: int) -> Measured:
         return gguf_shape((header,), header.size_bytes)
 
     def opened(name: str, threads: int) -> Bench:
-        return Bench(load(folder / f"{name}.gguf", LlamaCppOptions(slots=1, threads=threads, threads_batch=threads), _no_progress), threads)
+        return Bench(load(folder / f"{name}.gguf", LlamaCppOptions(slots=1, threads=threads, threads_batch=threads), _no_progress), threads, listener)
 
     needed = llama_cpp_needs(shape("few"), LlamaCppOptions(slots=1), process_bytes=0).total(CONTEXT_TOKENS)
-    few_s, process_bytes = _engine_s(opened("few", 1), needed)
-    many_s, _ = _engine_s(opened("words", 1), 0)
-    word_s = max(0.0, many_s - few_s) / (MANY_WORDS - WORDS)
+    token_s, word_s, process_bytes = _engine(opened, needed)
+    names = [f"{kind}-{place}" for kind in TYPES for place in range(len(SIZES))]
     copied: list[str] = []
     paces: list[Pace] = []
     for threads in thread_counts(cores):
-        pace = _overhead(opened, shape, threads)
-        rates: dict[str, tuple[Rate, ...]] = {}
-        for kind in TYPES:
-            found = []
-            for place in range(len(SIZES)):
-                known, before = shape(f"{kind}-{place}"), private_bytes()
-                with opened(f"{kind}-{place}", threads) as bench:
-                    if place == len(SIZES) - 1 and private_bytes() - before > COPIED_SHARE * known.stored_bytes:
-                        copied.append(kind)
-                    found.append(_rate(known, known.stored_bytes, bench.step_s(), pace))
-            rates[kind] = tuple(found)
+        taken = _steps(opened, (*names, *OVERHEAD, *(f"heads-{width}" for width in HEAD_WIDTHS)), threads, rounds, copied)
+        pace = _overhead(taken, shape, threads)
+        rates = {kind: tuple(_rate(shape(name), shape(name).stored_bytes, taken[name], pace) for name in names if name.startswith(f"{kind}-")) for kind in TYPES}
         paces.append(pace.model_copy(update={"rates": _at_least(rates, paces)}))
-    kinds = tuple(sorted(set(copied)))
-    return Measured(process_bytes=process_bytes, copied=kinds, token_s=max(0.0, few_s - WORDS * word_s), word_s=word_s, paces=tuple(paces))
+    kinds = tuple(sorted({name.partition("-")[0] for name in copied} & set(TYPES)))
+    return Measured(process_bytes=process_bytes, copied=kinds, token_s=token_s, word_s=word_s, paces=tuple(paces))
 
 
-def measure_transformers(folder: Path, cores: int) -> Measured:
-    """Of the transformers loader; the size of a vocabulary costs the same as with the other, and little beside the rest."""
+def measure_transformers(folder: Path, cores: int, listener: Listener, rounds: int) -> Measured:
+    """Of the transformers loader."""
     from modules.loaders.folder_header import read_folder_header
     from modules.loaders.transformers.loader import load
 
@@ -134,19 +137,18 @@ def measure_transformers(folder: Path, cores: int) -> Measured:
         return folder_shape(read_folder_header(folder / name))
 
     def opened(name: str, threads: int) -> Bench:
-        return Bench(load(folder / name, TransformersOptions(slots=1, threads=threads), _no_progress), threads)
+        return Bench(load(folder / name, TransformersOptions(slots=1, threads=threads), _no_progress), threads, listener)
 
     needed = transformers_needs(shape("few"), TransformersOptions(slots=1), "float32", process_bytes=0).total(CONTEXT_TOKENS)
-    token_s, process_bytes = _engine_s(opened("few", 1), needed)
+    token_s, word_s, process_bytes = _engine(opened, needed)
+    names = [f"F32-{place}" for place in range(len(SIZES))]
     paces: list[Pace] = []
     for threads in sorted({1, cores}):
-        pace, found = _overhead(opened, shape, threads, widths=()), []  # PyTorch computes all heads at once: what a token more costs is not to be seen
-        for place in range(len(SIZES)):
-            known = shape(f"F32-{place}")
-            with opened(f"F32-{place}", threads) as bench:
-                found.append(_rate(known, 4 * known.parameters, bench.step_s(), pace))
-        paces.append(pace.model_copy(update={"rates": _at_least({"F32": tuple(found)}, paces)}))
-    return Measured(process_bytes=process_bytes, token_s=token_s, word_s=0.0, paces=tuple(paces))
+        taken = _steps(opened, (*names, *OVERHEAD), threads, rounds)
+        pace = _overhead(taken, shape, threads, widths=())  # PyTorch computes all heads at once: what a token more costs is not to be seen
+        rates = {"F32": tuple(_rate(shape(name), 4 * shape(name).parameters, taken[name], pace) for name in names)}
+        paces.append(pace.model_copy(update={"rates": _at_least(rates, paces)}))
+    return Measured(process_bytes=process_bytes, token_s=token_s, word_s=word_s, paces=tuple(paces))
 
 
 # ---- times -------------------------------------------------------------------------------------------------------------------------
@@ -176,14 +178,59 @@ class ClockedRunner:
         return logits
 
 
-class Bench:
-    """A loaded model with an engine, that writes replies to be timed. With one thread its own time counts, else that of the steps disturbed least."""
+class Listener:
+    """A process that reads replies as the server's does, fed by a thread as an engine's is."""
 
-    def __init__(self, model: LoadedModel, threads: int) -> None:
+    def __init__(self) -> None:
+        command = (sys.executable, "-m", "modules.services.machine_probe", "", "listen")
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        assert self._process.stdin is not None
+        self._channel = Channel(os.open(os.devnull, os.O_RDONLY), os.dup(self._process.stdin.fileno()))
+
+    def tell(self, delta: Delta) -> None:
+        """Hand a piece of a reply over, soon."""
+        self._channel.send(lambda: {"events": [[1, "delta", wire.delta_to_wire(delta)]]})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+        self._process.kill()
+        self._process.communicate()
+
+
+async def listen() -> None:
+    """Read frames on standard input until it ends."""
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    arrived: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def follow() -> None:
+        while True:
+            wire.wire_to_delta(await arrived.get())
+
+    following = asyncio.create_task(follow())  # who follows a reply is not who reads
+    with contextlib.suppress(asyncio.IncompleteReadError):
+        while True:
+            length = wire.body_length(await reader.readexactly(wire.HEADER_BYTES))
+            for _number, _kind, value in wire.from_body(await reader.readexactly(length))["events"]:
+                arrived.put_nowait(value)
+    following.cancel()
+
+
+class Bench:
+    """A loaded model with an engine, that writes replies to be timed: with one thread its own time counts, with several that of the clock.
+
+    Several threads wait for each other, so whoever reads the reply slows them down where they need every core. Somebody reads these too.
+    """
+
+    def __init__(self, model: LoadedModel, threads: int, listener: Listener) -> None:
         from modules.engine.engine import Engine
 
+        self._listener = listener
         self._runner = ClockedRunner(model.runner, time.thread_time if threads == 1 else time.perf_counter)
-        self._threads = threads
+        self.stored_bytes = model.info.size_bytes
         self._ended: queue.Queue[Event] = queue.Queue()
         self._marks: list[tuple[float, int]] = []  # the engine's own time, and steps so far
         self._engine = Engine(self._runner, model.tokenizer, self._sink, name="a made-up model")
@@ -197,7 +244,7 @@ class Bench:
     def _sink(self, events: Iterable[Event]) -> None:
         for event in events:
             if event.delta is not None:
-                wire.to_frame({"events": [wire.delta_to_wire(event.delta)]})
+                self._listener.tell(event.delta)
                 self._marks.append((time.thread_time(), len(self._runner.taken)))
             if event.error is not None or (event.delta is not None and event.delta.finish_reason is not None):
                 self._ended.put(event)
@@ -218,7 +265,7 @@ class Bench:
             if time.perf_counter() > end:
                 break
         taken = sorted(self._runner.taken)
-        return taken[len(taken) // (4 if self._threads == 1 else 10)]
+        return taken[len(taken) // 2]
 
     def engine_s(self) -> float:
         """Seconds of the engine for each token beside the step, of the reply disturbed least."""
@@ -231,26 +278,46 @@ class Bench:
         return max(0.0, sorted(found)[len(found) // 4])
 
 
-def _engine_s(opened: Bench, needed_bytes: int) -> tuple[float, int]:
-    """Seconds of a token beside the step, and the memory that the process holds beside what the formula says of the model."""
-    with opened as bench:
-        return bench.engine_s(), max(1, resident_bytes() - needed_bytes)
+def _engine(opened: Callable[[str, int], Bench], needed_bytes: int) -> tuple[float, float, int]:
+    """Seconds of a token beside the step, of each entry of the vocabulary, and the memory that the process holds beside what the formula says of “few”."""
+    with opened("few", 1) as bench:
+        few_s, process_bytes = bench.engine_s(), max(1, resident_bytes() - needed_bytes)
+    with opened("words", 1) as bench:
+        word_s = max(0.0, bench.engine_s() - few_s) / (MANY_WORDS - WORDS)
+    return max(0.0, few_s - WORDS * word_s), word_s, process_bytes
 
 
-def _overhead(opened: Callable[[str, int], Bench], shape: Callable[[str], Shape], threads: int, widths: Sequence[int] = HEAD_WIDTHS) -> Pace:
+def _steps(opened: Callable[[str, int], Bench], names: Sequence[str], threads: int, rounds: int, copied: list[str] | None = None) -> dict[str, float]:
+    """Seconds of a step of each model, and for those with heads also after many tokens (“NAME long”): the median of the rounds.
+
+    A round takes all models in turn, so that what disturbs the machine for a while does not fall on one of them alone. The names of models whose
+    weights are rewritten go to `copied`.
+    """
+    taken: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name in names:
+            before = private_bytes()
+            with opened(name, threads) as bench:
+                if copied is not None and name.endswith(f"-{len(SIZES) - 1}") and private_bytes() - before > COPIED_SHARE * bench.stored_bytes:
+                    copied.append(name)
+                found = {name: bench.step_s()}
+                if name.startswith("heads-"):
+                    found[f"{name} long"] = bench.step_s(LONG_TOKENS)
+            for key, seconds in found.items():
+                taken.setdefault(key, []).append(seconds)
+    return {key: statistics.median(rounds) for key, rounds in taken.items()}
+
+
+def _overhead(taken: Mapping[str, float], shape: Callable[[str], Shape], threads: int, widths: Sequence[int] = HEAD_WIDTHS) -> Pace:
     """What a step costs whatever the model, for each layer, and for each head of some widths and token before; with rates to come."""
-    times = []
-    for name in ("few", "more"):
-        with opened(name, threads) as bench:
-            times.append(bench.step_s())
-    layer_s = max(0.0, times[1] - times[0]) / (MORE_LAYERS - FEW_LAYERS)
+    few_s, more_s = (taken[name] for name in OVERHEAD)
+    layer_s = max(0.0, more_s - few_s) / (MORE_LAYERS - FEW_LAYERS)
     heads = []
     for width in widths:
-        known = shape(f"heads-{width}")
-        with opened(f"heads-{width}", threads) as bench:
-            longer_s = max(0.0, -bench.step_s() + bench.step_s(LONG_TOKENS))
+        known, name = shape(f"heads-{width}"), f"heads-{width}"
+        longer_s = max(0.0, taken[f"{name} long"] - taken[name])
         heads.append(HeadTime(width=width, seconds=longer_s / (known.layers * known.heads * (LONG_TOKENS - PROMPT_TOKENS))))
-    return Pace(threads=threads, step_s=max(0.0, times[0] - FEW_LAYERS * layer_s), layer_s=layer_s, heads=tuple(heads), rates={})
+    return Pace(threads=threads, step_s=max(0.0, few_s - FEW_LAYERS * layer_s), layer_s=layer_s, heads=tuple(heads), rates={})
 
 
 def _rate(shape: Shape, weights_bytes: int, seconds: float, pace: Pace) -> Rate:
@@ -267,18 +334,22 @@ def _at_least(rates: dict[str, tuple[Rate, ...]], paces: list[Pace]) -> dict[str
     return {kind: tuple(max(pair, key=lambda rate: rate.bytes_per_s) for pair in zip(found, fewer[kind], strict=True)) for kind, found in rates.items()}
 
 
-def main(loader: str, task: str = "", place: str = "") -> None:
-    """Write the models in another process, measure, print."""
+def main(loader: str, task: str = "", place: str = "", *, rounds: int = ROUNDS, cores: int = 0) -> None:
+    """Write the models in another process, measure, print: in so many rounds, with up to so many threads (0: as many as the machine has cores)."""
     guard_process()
     if task == "write":
         write_models(Path(place), loader)
         return
+    if task == "listen":
+        asyncio.run(listen())
+        return
     import modules.services.worker  # noqa: F401 - what an engine's process holds too
 
-    measure: Callable[[Path, int], Any] = measure_llama_cpp if loader == "llama.cpp" else measure_transformers
+    measure: Callable[[Path, int, Listener, int], Measured] = measure_llama_cpp if loader == "llama.cpp" else measure_transformers
     with tempfile.TemporaryDirectory(prefix="paddock-probe-") as folder:
         subprocess.run([sys.executable, "-m", "modules.services.machine_probe", loader, "write", folder], check=True)
-        sys.stdout.write(measure(Path(folder), usable_cores()).model_dump_json())
+        with Listener() as listener:
+            sys.stdout.write(measure(Path(folder), cores or usable_cores(), listener, rounds).model_dump_json())
 
 
 if __name__ == "__main__":

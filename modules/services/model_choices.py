@@ -12,12 +12,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from modules.core.errors import InvalidRequest
-from modules.core.files import dump_yaml, read_yaml, write_atomic
+from modules.core.files import dump_yaml, read_choices, write_atomic
 from modules.core.model import Adapter, LoadOptions
 from modules.core.settings import validation_sentence
 from modules.loaders.spec import LoaderSpec
 
 log = logging.getLogger(__name__)
+
+OF_THE_MODEL = ("pinned", "template", "preset")  # what stays when it is loaded another way
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,7 @@ class ModelChoices:
         self._path = path
 
     def _stored(self) -> dict[str, Any]:
-        try:
-            stored = read_yaml(self._path.read_text(encoding="utf-8"), self._path.name)
-        except (OSError, InvalidRequest, UnicodeDecodeError):
-            return {}
-        return stored if isinstance(stored, dict) else {}
+        return read_choices(self._path)
 
     def last(self) -> str:
         """The model loaded last, or nothing."""
@@ -73,7 +71,9 @@ class ModelChoices:
         """Store a choice; one that cannot be stored is only logged, since the model is loaded all the same."""
         models = self._models()
         row = {"loader": choice.loader, "options": dict(choice.options), "used_s": round(time.time(), 3)}
-        self._write(choice.name, {**models, choice.name: row | ({"pinned": True} if _pinned(models.get(choice.name)) else {})})
+        before = models.get(choice.name)
+        kept = {key: before[key] for key in OF_THE_MODEL if key in before} if isinstance(before, dict) else {}
+        self._write(choice.name, {**models, choice.name: row | kept})
 
     def pinned(self) -> frozenset[str]:
         """The models that are pinned."""
@@ -81,10 +81,38 @@ class ModelChoices:
 
     def pin(self, name: str, pinned: bool) -> None:
         """Pin a model or take the pin off."""
+        self._choose(name, "pinned", pinned or None)
+
+    def template_of(self, name: str) -> str:
+        """The prompt template chosen for a model; empty is its own chat template."""
+        row = self._models().get(name)
+        template = row.get("template") if isinstance(row, dict) else None
+        return template if isinstance(template, str) else ""
+
+    def choose_template(self, name: str, template: str) -> None:
+        """Choose a prompt template for a model; empty takes its own again."""
+        self._choose(name, "template", template or None)
+
+    def preset_of(self, name: str) -> str | None:
+        """The preset last chosen with a model, empty is neutral; None if there was no choice."""
+        row = self._models().get(name)
+        preset = row.get("preset") if isinstance(row, dict) else None
+        return preset if isinstance(preset, str) else None
+
+    def choose_preset(self, name: str, preset: str) -> None:
+        """Remember the preset chosen with a model."""
+        self._choose(name, "preset", preset)
+
+    def _choose(self, name: str, key: str, value: Any) -> None:
+        """Store something that belongs to a model; None forgets it."""
         models = self._models()
         row = models.get(name)
-        kept = {key: value for key, value in row.items() if key != "pinned"} if isinstance(row, dict) else {}
-        self._write(self.last(), {**models, name: kept | ({"pinned": True} if pinned else {})})
+        kept = {other: kept for other, kept in row.items() if other != key} if isinstance(row, dict) else {}
+        self._write(self.last(), {**models, name: kept if value is None else kept | {key: value}})
+
+    def with_template(self, template: str) -> tuple[str, ...]:
+        """The models for which that prompt template is chosen."""
+        return tuple(name for name, row in self._models().items() if isinstance(row, dict) and row.get("template") == template)
 
     def move(self, names: Mapping[str, str]) -> None:
         """Models have other names now: old → new. They are known by them where they draft for another model, too."""

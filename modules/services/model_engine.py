@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from modules.core.generation import (
     ChatPrompt,
+    EmbeddingRequest,
+    Embeddings,
     EngineCard,
     EngineCounters,
     GenerationRequest,
@@ -14,6 +16,7 @@ from modules.core.generation import (
     TokenLogprob,
 )
 from modules.core.model import Adapter
+from modules.core.params import GenerationParams
 from modules.engine.client_generation import ClientGeneration
 
 
@@ -23,6 +26,7 @@ class ModelEngine(Protocol):
     name: str
     card: EngineCard
     on_exit: Callable[[str], None] | None  # called with a sentence when it ended by itself
+    on_counters: Callable[[EngineCounters], None] | None  # called now and then with what it has counted, and at its end
 
     @property
     def alive(self) -> bool:
@@ -54,6 +58,24 @@ class ModelEngine(Protocol):
         """
         ...
 
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens as they are written.
+
+        Raises:
+            InvalidRequest: an id outside the vocabulary.
+            NotOffered: this engine does not tell.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Vectors of texts, in their order.
+
+        Raises:
+            NotOffered: this engine makes none.
+            InvalidRequest: a text, an id or the dimensions cannot be used.
+        """
+        ...
+
     async def count(self, prompt: ChatPrompt) -> int:
         """Tokens of a whole rendered conversation.
 
@@ -62,10 +84,19 @@ class ModelEngine(Protocol):
         """
         ...
 
+    async def examine(self, question: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a prompt looks like (`render`), how a text is split (`pieces`), what the chat template is (`template`): see prompt_questions.py.
+
+        Raises:
+            InvalidRequest: it cannot be answered.
+            NotOffered: this engine does not tell.
+        """
+        ...
+
     async def next_tokens(
-        self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None
+        self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None, params: GenerationParams | None = None
     ) -> tuple[TokenLogprob, ...]:
-        """The k likeliest next tokens after a text, best first.
+        """The k likeliest next tokens after a text, best first: as the model has them, or as the samplers of `params` leave them.
 
         Raises:
             NotOffered: this engine does not tell.

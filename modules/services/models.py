@@ -153,6 +153,31 @@ class ModelService:
         self._choices.pin((await self.find(name)).name, pinned)
         self._changed()
 
+    def template_of(self, name: str) -> str:
+        """The prompt template chosen for a model, or by the settings for all; empty is its own chat template."""
+        return self._choices.template_of(name) or self._settings.prompt_template
+
+    def with_template(self, template: str) -> tuple[str, ...]:
+        """The models for which a prompt template is chosen."""
+        return self._choices.with_template(template)
+
+    async def choose_template(self, name: str, template: str) -> None:
+        """Choose a prompt template for a model; empty takes its own again.
+
+        Raises:
+            NotFound: no such model.
+        """
+        self._choices.choose_template((await self.find(name)).name, template)
+        self._changed()
+
+    def preset_of(self, name: str) -> str | None:
+        """The preset last chosen with a model, empty is neutral; None if there was no choice."""
+        return self._choices.preset_of(name)
+
+    def choose_preset(self, name: str, preset: str) -> None:
+        """Remember the preset chosen with a model."""
+        self._choices.choose_preset(name, preset)
+
     # ---- load and unload -------------------------------------------------------------------------------------------
 
     def start(self, furnish: Callable[[str], Awaitable[None]] | None = None) -> None:
@@ -224,6 +249,7 @@ class ModelService:
             finally:
                 self._set_loading(None)
             self._choices.remember(choice)
+            self._loaded.use(name)  # being told of it begins now: it must not fall asleep between here and the first request
             return client
 
     def _set_loading(self, loading: Loading | None) -> None:
@@ -251,6 +277,16 @@ class ModelService:
             elif not forgotten:
                 raise NotFound(f"“{name}” is not loaded.")
             self._changed()
+
+    async def make_room(self) -> tuple[str, ...]:
+        """Every model in this machine's memory falls asleep, also one under a reply: other work needs the room. Their names; using one wakes it."""
+        async with self._lock:
+            names = [entry.choice.name for entry in self._loaded.all() if entry.takes_room and entry.client.alive]
+            for name in names:
+                entry = self._loaded.sleep(name)
+                self._changed()
+                await self._starter.end(entry)
+            return tuple(names)
 
     async def _unload_idle(self, limit_s: float) -> None:
         """Models that nobody used for so long give their memory back. Never one under a reply."""
@@ -312,7 +348,7 @@ class ModelService:
         choice = self._loaded.to_revive(name)
         if choice is not None:
             return await self._shielded(choice, anyhow=True)
-        if not self._settings.load_on_demand:
+        if self._settings.multi_user or not self._settings.load_on_demand:
             raise NoModelLoaded(f"“{name}” is not loaded and loading on demand is off; load it on the Models page.")
         info = await self.find(name)
         return await self._shielded(self.remembered(info.name), anyhow=True)

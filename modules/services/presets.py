@@ -14,9 +14,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from modules.core.errors import AppError, Conflict, InvalidRequest, NotFound
-from modules.core.files import checked_name, dump_yaml, path_below, read_yaml, write_atomic
+from modules.core.files import ReadFiles, checked_name, dump_yaml, path_below, read_yaml, write_atomic
 from modules.core.params import GenerationParams
 from modules.core.settings import validation_sentence
+from modules.core.text_shape import SHAPE_FIELDS
+from modules.engine.samplers import acting
+from modules.services.foreign_presets import read_foreign
+from modules.services.grammars import GrammarService
 
 SUFFIX = ".yaml"
 DEFAULT_PRESET = "Balanced"  # what a new conversation begins with; it ships with Paddock
@@ -34,7 +38,6 @@ class PresetSummary:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    stamp: tuple[int, int]  # time of change in ns, size in bytes
     params: GenerationParams
     description: str
 
@@ -52,12 +55,18 @@ def params_from(values: Mapping[str, Any]) -> GenerationParams:
         raise InvalidRequest(validation_sentence(error), field=str(where[0]) if where else "params") from error
 
 
+def samplers_acting(params: GenerationParams) -> tuple[str, ...]:
+    """The names of the samplers that take part with these parameters, in their order."""
+    return tuple(spec.name for spec in acting(params))
+
+
 class PresetService:
-    """The folder of presets."""
+    """The folder of presets, and the one of grammars in it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._read: dict[Path, _Entry] = {}
+        self.grammars = GrammarService(folder)
+        self._read = ReadFiles(lambda path: _Entry(*_read_preset(path)))
 
     def list(self) -> tuple[PresetSummary, ...]:
         """All presets by name, broken ones with their problem."""
@@ -85,6 +94,8 @@ class PresetService:
             InvalidRequest: an override or the preset file is not valid.
         """
         base = self.read(preset).changed() if preset else {}
+        if any(overrides.get(name) for name in SHAPE_FIELDS):  # another shape takes the place of the preset's
+            base = {name: value for name, value in base.items() if name not in SHAPE_FIELDS}
         return params_from({**base, **overrides})
 
     def save(self, name: str, params: GenerationParams, *, overwrite: bool = False, description: str | None = None) -> str:
@@ -104,8 +115,30 @@ class PresetService:
             write_atomic(path, content)
         except OSError as error:
             raise AppError(f"The preset “{path.stem}” could not be saved ({error.strerror}); the old one is intact.") from error
-        self._read.pop(path, None)
+        self._read.forget(path)
         return path.stem
+
+    def import_file(self, file_name: str, text: str) -> tuple[str, tuple[str, ...]]:
+        """Keep a preset file of ours or of TextGen under its name, or the next free one; that name, and what has no place here.
+
+        Raises:
+            InvalidRequest: it is no preset, its name cannot be one, or a value is outside its limits.
+        """
+        stem, dot, suffix = file_name.rpartition(".")
+        if not dot or suffix.lower() not in ("yaml", "yml"):
+            raise InvalidRequest(f"“{file_name[-60:]}” is no preset: choose a file that ends in .yaml.", field="file")
+        values = read_yaml(text, file_name)
+        if isinstance(values, dict) and "description" in values:
+            params, description = _preset_of(values, file_name)
+            left_out: tuple[str, ...] = ()
+        else:
+            (params, left_out), description = read_foreign(text, file_name), ""
+        name = stem = checked_name(stem, "preset")
+        for number in range(2, 1000):
+            if not path_below(self._folder, name, SUFFIX, "preset").exists():
+                break
+            name = f"{stem[:90]} ({number})"
+        return self.save(name, params, description=description), left_out
 
     def delete(self, name: str) -> None:
         """Remove a preset.
@@ -115,7 +148,7 @@ class PresetService:
         """
         path = self._path(name)
         path.unlink(missing_ok=True)
-        self._read.pop(path, None)
+        self._read.forget(path)
 
     def _path(self, name: str) -> Path:
         path = path_below(self._folder, name, SUFFIX, "preset")
@@ -126,14 +159,9 @@ class PresetService:
     def _entry(self, name: str) -> _Entry:
         path = self._path(name)
         try:
-            status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            known = self._read.get(path)
-            if known is None or known.stamp != stamp:
-                known = self._read[path] = _Entry(stamp, *_read_preset(path))
+            return self._read.of(path)
         except FileNotFoundError as error:
             raise NotFound(f"The preset “{path.stem}” has just been deleted. Choose another one.") from error
-        return known
 
     def _summary(self, name: str) -> PresetSummary:
         try:
@@ -154,16 +182,19 @@ def _read_preset(path: Path) -> tuple[GenerationParams, str]:
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"{path.name} is not UTF-8 text; save it again as such.", field="preset") from error
     values = read_yaml(text, path.name)
-    if values is None:  # an empty file is neutral
-        values = {}
+    return _preset_of({} if values is None else values, path.name)  # an empty file is neutral
+
+
+def _preset_of(values: Any, file_name: str) -> tuple[GenerationParams, str]:
+    """Parameters and description of a file's values."""
     if not isinstance(values, dict):
-        raise InvalidRequest(f"{path.name} must hold one “name: value” a line.", field="preset")
+        raise InvalidRequest(f"{file_name} must hold one “name: value” a line.", field="preset")
     given = {str(key): value for key, value in values.items()}
     description = given.pop("description", "")
     try:
         return params_from(given), _checked_description(str(description or ""))
     except InvalidRequest as error:
-        raise InvalidRequest(f"{path.name}: {error.message}", **error.details) from error
+        raise InvalidRequest(f"{file_name}: {error.message}", **error.details) from error
 
 
 def _checked_description(text: str) -> str:

@@ -15,10 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from modules.core.dialogue import one_instruction
 from modules.core.errors import AppError, InvalidRequest, NoModelLoaded, NotOffered
 from modules.core.generation import (
     ChatPrompt,
     Delta,
+    EmbeddingRequest,
+    Embeddings,
     EngineCard,
     EngineCounters,
     GenerationRequest,
@@ -28,6 +31,7 @@ from modules.core.generation import (
     Usage,
 )
 from modules.core.model import Adapter
+from modules.core.params import GenerationParams
 from modules.engine.client_generation import ClientGeneration, Inbox
 from modules.loaders.remote.options import Kind
 from modules.loaders.remote.pieces import read_logprobs
@@ -51,6 +55,7 @@ class RemoteEngine:
         self.name = card.name
         self.card = card
         self.on_exit: Callable[[str], None] | None = None
+        self.on_counters: Callable[[EngineCounters], None] | None = None
         self._pool = pool
         self._model = model
         self._loop = asyncio.get_running_loop()
@@ -86,7 +91,7 @@ class RemoteEngine:
             raise self._unloaded()
         self._check(request)
         seed = request.params.seed if request.params.seed is not None else secrets.randbelow(SEED_LIMIT)
-        ask = Ask(request, self._model, seed % SEED_LIMIT, self.card.context_length)
+        ask = Ask(told_messages(request), self._model, seed % SEED_LIMIT, self.card.context_length)
         number, inbox, taken = next(self._numbers), Inbox(), asyncio.Event()
         task = asyncio.create_task(self._write(inbox, ask, taken))
         self._running[number] = inbox, task
@@ -114,6 +119,8 @@ class RemoteEngine:
                 "template in the settings, or a model of this machine.",
                 field="template",
             )
+        if request.params.prompt_only or request.params.prompt_logprobs is not None:
+            raise self._not_offered("is not asked about the tokens of prompts; leave out echo with logprobs, prompt_logprobs and a max_tokens of 0")
 
     async def _write(self, inbox: Inbox, ask: Ask, taken: asyncio.Event) -> None:
         """The life of one request."""
@@ -151,6 +158,8 @@ class RemoteEngine:
             log.error("A request to %s failed", self.name, exc_info=task.exception())
             inbox.fail(AppError("Something in Paddock itself went wrong; the text so far is kept. Try again."))
         inbox.fail(self._unloaded())  # nothing, where it has ended
+        if self.on_counters is not None:
+            self.on_counters(self._counters())
 
     def _spend(self, usage: Usage) -> None:
         spent = self._spent
@@ -163,7 +172,8 @@ class RemoteEngine:
     async def _cancel(self, number: int, forget: bool) -> None:
         inbox, task = self._running.get(number, (None, None))
         if inbox is not None and task is not None:
-            inbox.ended = inbox.ended or forget
+            if forget:
+                inbox.abandon()
             task.cancel()
 
     def _drop(self, number: int) -> None:
@@ -198,6 +208,22 @@ class RemoteEngine:
             raise self._not_offered("does not tell how a text is split into tokens")
         return tokens
 
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Not asked there.
+
+        Raises:
+            NotOffered: always.
+        """
+        raise self._not_offered("is not asked what text token ids stand for; send the text itself")
+
+    async def embed(self, request: EmbeddingRequest) -> Embeddings:
+        """Not asked there.
+
+        Raises:
+            NotOffered: always.
+        """
+        raise self._not_offered("is not asked for vectors; ask it directly, or load an embedding model on this machine")
+
     async def count(self, prompt: ChatPrompt) -> int:
         """Not known here: the template is applied by the server.
 
@@ -206,14 +232,26 @@ class RemoteEngine:
         """
         raise self._not_offered("does not tell how many tokens a conversation has before it is sent")
 
+    async def examine(self, question: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Not known here: messages go to the server, which makes the prompt.
+
+        Raises:
+            NotOffered: always.
+        """
+        raise self._not_offered("makes the prompt itself and does not show it")
+
     async def next_tokens(
-        self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None
+        self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None, params: GenerationParams | None = None
     ) -> tuple[TokenLogprob, ...]:
         """The k likeliest next tokens after a text, best first.
 
         Raises:
-            NotOffered: the server reports no log-probabilities.
+            NotOffered: the server reports no log-probabilities, or those after its samplers are asked for.
         """
+        if params is not None:
+            raise self._not_offered("does not tell the probabilities that its samplers leave")
+        if not prompt.add_bos:
+            raise self._not_offered("decides itself whether a text begins with the token for that")
 
         def body(kind: Kind, model: str) -> Mapping[str, Any]:
             return {
@@ -248,6 +286,9 @@ class RemoteEngine:
 
     async def counters(self) -> EngineCounters:
         """What was asked of it from here; the server's own work is not known."""
+        return self._counters()
+
+    def _counters(self) -> EngineCounters:
         waiting = sum(inbox.started is None for inbox, _ in self._running.values())
         return EngineCounters(
             slots=0,
@@ -277,3 +318,13 @@ class RemoteEngine:
         return NoModelLoaded(
             f"{self.name} was unloaded; the text so far is kept. Load it again or choose another model."
         )
+
+
+def told_messages(request: GenerationRequest) -> GenerationRequest:
+    """The request with its messages told as one instruction, where they are to be; a server begins the reply itself."""
+    prompt = request.prompt
+    if not isinstance(prompt, ChatPrompt) or prompt.dialogue is None:
+        return request
+    messages = one_instruction(prompt.messages, prompt.dialogue, continues=prompt.continue_final_message)
+    told = messages if prompt.continue_final_message else messages[:1]
+    return request.model_copy(update={"prompt": prompt.model_copy(update={"messages": told, "dialogue": None})})

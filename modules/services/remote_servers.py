@@ -204,6 +204,7 @@ class RemoteServers:
             host=_hosts(pool.server),
             leaves=_leaves(pool.server),
             notes=_notes(pool),
+            ignores=_ignores(pool),
         )
         return RemoteEngine(pool, model, card)
 
@@ -275,3 +276,12 @@ def _notes(pool: Pool) -> tuple[str, ...]:
                 f"{spec_of(kind).title} is not sent: {', '.join(name.replace('_', ' ') for name in names)}."
             )
     return tuple(notes)
+
+
+def _ignores(pool: Pool) -> dict[str, str]:
+    """The parameters that one of the servers is not sent, each with a sentence."""
+    titles: dict[str, list[str]] = {}
+    for kind in pool.kinds():
+        for name in left_out(kind):
+            titles.setdefault(name, []).append(spec_of(kind).title)
+    return {name: f"{' and '.join(kinds)} {'do' if len(kinds) > 1 else 'does'} not take this." for name, kinds in titles.items()}

@@ -1,70 +1,35 @@
-"""Replies being written: server-side generations bound to a message of a conversation.
+"""Replies being written: server-side generations bound to messages of a conversation.
 
 A reply lives here, not in a browser: tabs only follow it, so a reload, a second tab or a phone re-attaches. The text is saved when it starts,
-at most once a second while it grows, and at its end. Knows no HTML.
+soon after each piece that comes, and at its end. Several replies to one message can be written at the same time, as versions of each other.
+Knows no HTML.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import contextmanager, suppress
 
 from modules.core.errors import AppError, Conflict, InvalidRequest
-from modules.core.generation import ChatPrompt, Delta, GenerationRequest
-from modules.core.messages import Image, split_thinking
-from modules.core.model import AdapterChoice
-from modules.services.conversations import ConversationService, MessageStatus
-from modules.services.generation import ClientGeneration, GenerationService
-from modules.services.models import ModelService
-from modules.services.presets import PresetService
-from modules.services.templates import TemplateService
+from modules.core.generation import GenerationRequest
+from modules.core.messages import Image
+from modules.services.conversations import ConversationService
+from modules.services.generation import GenerationService
+from modules.services.receipts import ReceiptService, asked
+from modules.services.replay import Original, original_of
+from modules.services.reply import Reply, grow
+from modules.services.reply_request import ReplyRequests
+from modules.services.titles import TitleService
+
+__all__ = ["VERSIONS_LIMIT", "Reply", "ReplyService"]
 
 log = logging.getLogger(__name__)
 
-SAVE_INTERVAL_S = 1.0
-
-
-@dataclass
-class Reply:
-    """One reply being written. Followers wait on `changed` and read the fields."""
-
-    id: str
-    conversation_id: str
-    owner: str
-    text: str = ""  # everything the message holds, also what was there before "continue"
-    status: MessageStatus = "streaming"
-    error: str = ""
-    model: str = ""
-    thinking_s: float | None = None
-    receipt: dict[str, Any] = field(default_factory=dict)
-    version: int = 0
-    waiter: asyncio.Event = field(default_factory=asyncio.Event)
-    task: asyncio.Task[None] | None = None
-    generation: ClientGeneration | None = None
-    stop_asked: bool = False
-    first_token_s: float = 0.0
-
-    def touch(self) -> None:
-        """Wake every follower."""
-        self.version += 1
-        waiter, self.waiter = self.waiter, asyncio.Event()
-        waiter.set()
-
-    def speed(self) -> float:
-        """Tokens per second so far, the first token left out."""
-        tokens = int(self.receipt.get("completion_tokens", 0))
-        elapsed_s = time.monotonic() - self.first_token_s if self.first_token_s else 0.0
-        return round((tokens - 1) / elapsed_s, 1) if elapsed_s > 0 and tokens > 1 else 0.0
-
-    @property
-    def running(self) -> bool:
-        """Whether more may come."""
-        return self.status == "streaming"
+VERSIONS_LIMIT = 6  # written at the same time
+STOP_S = 5.0
+LOOK_S = 2.0  # for what wrote it: no reply ends later because of its receipt
 
 
 class ReplyService:
@@ -73,57 +38,69 @@ class ReplyService:
     def __init__(
         self,
         *,
-        models: ModelService,
         generation: GenerationService,
         conversations: ConversationService,
-        presets: PresetService,
-        templates: TemplateService,
+        requests: ReplyRequests,
+        receipts: ReceiptService,
+        titles: TitleService,
     ) -> None:
-        self._models = models
         self._generation = generation
         self._conversations = conversations
-        self._presets = presets
-        self._templates = templates
-        self._running: dict[str, Reply] = {}
+        self._requests = requests
+        self._receipts = receipts
+        self.titles = titles
+        self._running: dict[str, list[Reply]] = {}
         self._starting: set[str] = set()  # conversations in which one is about to be
+        self._together: dict[str, tuple[str, ...]] = {}  # conversation → versions written together, until one is picked
 
     def running(self, conversation_id: str) -> Reply | None:
-        """The reply being written in a conversation, if any."""
-        return self._running.get(conversation_id)
+        """The reply being written in a conversation, if any; the first of several."""
+        return next(iter(self._running.get(conversation_id, ())), None)
+
+    def all_running(self, conversation_id: str) -> tuple[Reply, ...]:
+        """All replies being written in a conversation."""
+        return tuple(self._running.get(conversation_id, ()))
 
     def running_ids(self) -> frozenset[str]:
         """Conversations in which a reply is being written."""
         return frozenset(self._running)
 
+    def together(self, conversation_id: str) -> tuple[str, ...]:
+        """The versions that were asked for together and of which none was picked yet."""
+        return self._together.get(conversation_id, ())
+
     # ---- start -----------------------------------------------------------------------------------------------------
 
-    async def send(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> tuple[str, str]:
-        """Add what the person wrote and attached, and start the reply; ids of both messages.
+    async def send(
+        self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = (), *, files: Sequence[str] = (), versions: int = 1
+    ) -> tuple[str, str]:
+        """Add what the person wrote and attached (`files`: ids of documents that wait), and start the reply; ids of both messages.
 
         Raises:
             InvalidRequest: nothing written.
             Conflict: a reply is still being written.
         """
-        if not text.strip() and not images:
+        if not text.strip() and not images and not files:
             raise InvalidRequest("There is nothing to send; write a message first.", field="text")
+        _check_count(versions)
         with self._only_one(conversation_id):
-            record = await self._conversations.read(owner, conversation_id)
-            parent = record.messages[-1].id if record.messages else None
-            message = await self._conversations.append(owner, conversation_id, parent, "user", text, images=images)
-            return message.id, await self._answer(owner, conversation_id, message.id)
+            parent = await self._conversations.paths.head(owner, conversation_id)
+            message = await self._conversations.append(owner, conversation_id, parent, "user", text, images=images, files=files)
+            return message.id, await self._answer(owner, conversation_id, message.id, versions=versions)
 
-    async def regenerate(self, owner: str, conversation_id: str, message_id: str) -> str:
-        """Write another version of a reply; id of the new message."""
+    async def regenerate(self, owner: str, conversation_id: str, message_id: str, *, versions: int = 1) -> str:
+        """Write another version of a reply, or several; id of the (first) new message."""
+        _check_count(versions)
         with self._only_one(conversation_id):
-            return await self._again(owner, conversation_id, message_id)
+            return await self._again(owner, conversation_id, message_id, versions)
 
-    async def _again(self, owner: str, conversation_id: str, message_id: str) -> str:
+    async def _again(self, owner: str, conversation_id: str, message_id: str, versions: int = 1) -> str:
         message = await self._conversations.message(owner, message_id, conversation_id)
         if message.role != "assistant":
-            return await self._answer(owner, conversation_id, message_id)
+            return await self._answer(owner, conversation_id, message_id, versions=versions)
         if message.parent_id is None:
             raise InvalidRequest("This message answers nothing, so there is nothing to write again.")
-        return await self._answer(owner, conversation_id, message.parent_id)
+        return await self._answer(owner, conversation_id, message.parent_id, versions=versions)
 
     async def resend(self, owner: str, conversation_id: str, message_id: str, text: str) -> tuple[str, str]:
         """Write a new version of a user message and answer it."""
@@ -140,19 +117,63 @@ class ReplyService:
                 raise InvalidRequest("Only a reply can be continued; choose one.")
             if not message.content.strip():
                 return await self._again(owner, conversation_id, message_id)
-            reply = Reply(message.id, conversation_id, owner, text=message.content, model=message.model)
-            self._begin(reply, message.id, continues=True)
-            self._conversations.tell(conversation_id)
-            return reply.id
+            self._together.pop(conversation_id, None)
+            self._begin([Reply.continuing(message, owner)], message.id, continues=True)
+            self._conversations.tell(conversation_id, message.id)
+            return message.id
 
-    async def _answer(self, owner: str, conversation_id: str, parent_id: str) -> str:
-        message = await self._conversations.append(owner, conversation_id, parent_id, "assistant", "", status="streaming")
-        self._begin(Reply(message.id, conversation_id, owner), parent_id, continues=False)
-        return message.id
+    async def replay(self, owner: str, conversation_id: str, message_id: str) -> str:
+        """Write a reply again from its receipt, as another version whose receipt says whether it became the same; id of that message.
+
+        Raises:
+            InvalidRequest: its receipt says too little.
+            Conflict: a reply is still being written.
+        """
+        with self._only_one(conversation_id):
+            original = original_of(message := await self._conversations.message(owner, message_id, conversation_id))
+            return await self._answer(owner, conversation_id, message.parent_id or "", original=original)
+
+    async def start_reply(self, owner: str, conversation_id: str, parent_id: str, begin_with: str = "") -> str:
+        """Write a reply to a message, going on from the words it is to begin with; id of the new message.
+
+        Raises:
+            NotFound: no such message in the conversation.
+            Conflict: a reply is still being written.
+        """
+        with self._only_one(conversation_id):
+            await self._conversations.message(owner, parent_id, conversation_id)
+            return await self._answer(owner, conversation_id, parent_id, begin_with)
+
+    async def _answer(
+        self, owner: str, conversation_id: str, parent_id: str, begin_with: str = "", versions: int = 1, original: Original | None = None
+    ) -> str:
+        """Add the messages that are to hold the replies, and begin; of several the first is shown until one is picked."""
+        replies: list[Reply] = []
+        try:
+            for place in range(versions):
+                message = await self._conversations.append(owner, conversation_id, parent_id, "assistant", begin_with, status="streaming")
+                replies.append(Reply(message.id, conversation_id, owner, parent_id=parent_id, place=place, text=begin_with, original=original))
+            self._together.pop(conversation_id, None)
+            if versions > 1:
+                await self._conversations.select_version(owner, replies[0].id)
+                self._together[conversation_id] = tuple(reply.id for reply in replies)
+        except (AppError, asyncio.CancelledError):
+            await asyncio.shield(self._give_up(replies))
+            raise
+        self._begin(replies, replies[0].id if begin_with else parent_id, continues=bool(begin_with))
+        return replies[0].id
+
+    async def _give_up(self, replies: Sequence[Reply]) -> None:
+        """End replies that were stored and cannot begin, since another one of them could not be stored: nobody would ever write them."""
+        for reply in replies:
+            reply.fail("Not all versions that were asked for could be stored, so none was begun. Regenerate.")
+            with suppress(AppError):  # the disk may be full; the cause is told to who asked
+                await self._save(reply)
+            self._conversations.tell(reply.conversation_id, reply.id)
 
     @contextmanager
     def _only_one(self, conversation_id: str) -> Iterator[None]:
-        """Refuse a second reply, also while the first is only about to start."""
+        """Refuse a second time of asking, also while the first is only about to start."""
         if conversation_id in self._running or conversation_id in self._starting:
             raise Conflict("A reply is still being written in this conversation; stop it or wait for it.")
         self._starting.add(conversation_id)
@@ -161,9 +182,11 @@ class ReplyService:
         finally:
             self._starting.discard(conversation_id)
 
-    def _begin(self, reply: Reply, prompt_end_id: str, *, continues: bool) -> None:
-        self._running[reply.conversation_id] = reply
-        reply.task = asyncio.create_task(self._write(reply, prompt_end_id, continues))
+    def _begin(self, replies: list[Reply], prompt_end_id: str, *, continues: bool) -> None:
+        self.titles.stop(replies[0].conversation_id)
+        self._running[replies[0].conversation_id] = list(replies)
+        for reply in replies:
+            reply.task = asyncio.create_task(self._write(reply, prompt_end_id, continues))
 
     # ---- write -----------------------------------------------------------------------------------------------------
 
@@ -172,7 +195,10 @@ class ReplyService:
         try:
             await self._generate(reply, prompt_end_id, continues)
         except AppError as error:
-            reply.status, reply.error = ("stopped", "") if reply.stop_asked else ("failed", error.message)
+            if reply.stop_asked:
+                reply.status = "stopped"
+            else:
+                reply.fail(error.message)
         except asyncio.CancelledError:
             reply.status = "stopped"
             if not reply.stop_asked:
@@ -183,100 +209,50 @@ class ReplyService:
 
     async def _end(self, reply: Reply) -> None:
         if reply.status == "streaming":
-            reply.status = "failed"
-            reply.error = reply.error or "The reply ended unexpectedly; the text so far was kept. Send again or regenerate."
+            reply.fail(reply.error or "The reply ended unexpectedly; the text so far was kept. Send again or regenerate.")
+        if reply.status == "complete":
+            reply.error = ""  # it was done before it was stopped
         try:
             await self._save(reply)
         except AppError as error:
             reply.error = f"{reply.error} {error.message}".strip()
         finally:
-            self._running.pop(reply.conversation_id, None)
+            self._forget(reply)
             reply.touch()
+        self._receipts.complete(reply.owner, reply.id, reply.model, reply.receipt)
+        if reply.status == "complete" and reply.conversation_id not in self._running:
+            self.titles.after(reply)
+
+    def _forget(self, reply: Reply) -> None:
+        left = [other for other in self._running.get(reply.conversation_id, ()) if other is not reply]
+        if left:
+            self._running[reply.conversation_id] = left
+        else:
+            self._running.pop(reply.conversation_id, None)
 
     async def _generate(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
-        request, adapters = await self._request(reply, prompt_end_id, continues)
+        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues)
+        request, adapters = _of_its_own(made.request, reply.place), made.adapters
+        if reply.original is not None:
+            request, adapters = reply.original.asked(request), reply.original.adapters
         generation = await self._generation.submit(request, adapters=adapters)
         reply.generation, reply.model = generation, generation.model
+        reply.receipt.update(asked(request))
         if generation.adapters:
             reply.receipt["adapters"] = [choice.model_dump() for choice in generation.adapters]
         if reply.stop_asked:
             await generation.cancel()
-        saved_s = time.monotonic()
-        thinking_since: float | None = None
         on_place: Callable[[], None] = reply.touch
         generation.on_place = on_place
+        looking = asyncio.create_task(self._receipts.made_by(generation.model))
         try:
-            async for delta in generation:
-                thinking_since = self._take(reply, delta, thinking_since, continues)
-                if time.monotonic() - saved_s >= SAVE_INTERVAL_S:
-                    await self._save(reply)
-                    saved_s = time.monotonic()
+            await grow(reply, generation, self._save)
         finally:
-            await generation.aclose()
-
-    def _take(self, reply: Reply, delta: Delta, thinking_since: float | None, continues: bool) -> float | None:
-        """Put one delta into the reply and wake the followers; returns since when the model has been thinking."""
-        generation = reply.generation
-        if not reply.text and not continues and generation and generation.started and generation.started.starts_thinking:
-            reply.text = generation.started.starts_thinking
-        reply.text += delta.text
-        thought = split_thinking(reply.text)
-        if thought.open and thinking_since is None:
-            thinking_since = time.monotonic()
-        elif not thought.open and thinking_since is not None and reply.thinking_s is None:
-            reply.thinking_s = time.monotonic() - thinking_since
-        reply.first_token_s = reply.first_token_s or time.monotonic()
-        self._receive_usage(reply, delta)
-        reply.touch()
-        return thinking_since
-
-    def _receive_usage(self, reply: Reply, delta: Delta) -> None:
-        generation = reply.generation
-        if generation and generation.started and "seed" not in reply.receipt:
-            started = generation.started
-            reply.receipt.update(
-                prompt_tokens=started.prompt_tokens,
-                reused_tokens=started.reused_tokens,
-                dropped_messages=started.dropped_messages,
-                seed=started.seed,
-            )
-        reply.receipt["completion_tokens"] = reply.receipt.get("completion_tokens", 0) + delta.tokens
-        if reply.thinking_s is not None:
-            reply.receipt["thinking_s"] = round(reply.thinking_s, 1)
-        if delta.finish_reason is None:
-            return
-        reply.receipt["finish_reason"] = delta.finish_reason
-        if delta.usage is not None:
-            reply.receipt.update(
-                prompt_tokens=delta.usage.prompt_tokens,  # known at the start, but for models of other servers
-                reused_tokens=delta.usage.reused_tokens,
-                completion_tokens=delta.usage.completion_tokens,
-                tokens_per_s=round(delta.usage.tokens_per_s, 1),
-                prefill_s=round(delta.usage.prefill_s, 3),
-                queue_s=round(delta.usage.queue_s, 3),
-            )
-            if delta.usage.drafted_tokens:
-                reply.receipt.update(drafted_tokens=delta.usage.drafted_tokens, accepted_tokens=delta.usage.accepted_tokens)
-        reply.status = "stopped" if delta.finish_reason == "cancelled" else "complete"
-
-    async def _request(self, reply: Reply, prompt_end_id: str, continues: bool) -> tuple[GenerationRequest, Sequence[AdapterChoice] | None]:
-        """The request, and the adapters of the conversation."""
-        record = await self._conversations.read(reply.owner, reply.conversation_id)
-        messages = await self._conversations.messages_for_prompt(reply.owner, prompt_end_id)
-        settings = record.settings
-        params = self._presets.merge(settings.preset, settings.params)
-        template = await self._templates.source(settings.template) if settings.template else None
-        request = GenerationRequest(
-            prompt=ChatPrompt(
-                messages=messages,
-                template=template,
-                template_variables=settings.template_variables,
-                continue_final_message=continues,
-            ),
-            params=params,
-            client=f"{reply.owner}/{reply.conversation_id}",
-        )
-        return request, settings.adapters
+            await asyncio.wait({looking}, timeout=LOOK_S)
+            if looking.cancel() or looking.cancelled() or looking.exception() is not None:
+                log.info("What wrote a reply of %s is not in its receipt", reply.model)
+            else:
+                reply.receipt["made_by"] = looking.result()
 
     async def _save(self, reply: Reply) -> None:
         await self._conversations.save_reply(
@@ -289,14 +265,15 @@ class ReplyService:
             error=reply.error,
         )
 
-    # ---- stop and follow -------------------------------------------------------------------------------------------
+    # ---- stop and pick ---------------------------------------------------------------------------------------------
 
-    async def stop(self, conversation_id: str) -> None:
-        """Stop the reply of a conversation; its text so far is kept. Stopping nothing is no error."""
-        reply = self._running.get(conversation_id)
-        if reply is None:
-            return
-        reply.stop_asked = True
+    async def stop(self, conversation_id: str, why: str = "") -> None:
+        """Stop the replies of a conversation; their texts so far are kept, with a sentence for who did not ask for it. Stopping nothing is no error."""
+        for reply in self.all_running(conversation_id):
+            await self._stop(reply, why)
+
+    async def _stop(self, reply: Reply, why: str = "") -> None:
+        reply.stop_asked, reply.error = True, why
         if reply.generation is not None:
             await reply.generation.cancel()
         elif reply.task is not None:  # still waiting for a model to load
@@ -305,22 +282,54 @@ class ReplyService:
             reply.task.cancel()
 
     async def stop_below(self, owner: str, conversation_id: str, message_id: str) -> None:
-        """Stop the reply of a conversation if it is the message or follows it, and wait until it is saved."""
-        reply = self._running.get(conversation_id)
-        if reply is None:
+        """Stop the replies of a conversation that are the message or follow it, and wait until they are saved."""
+        replies = self.all_running(conversation_id)
+        if not replies:
             return
         record = await self._conversations.read(owner, conversation_id)
         path = [message.id for message in record.messages]
-        if message_id in path and reply.id in path[path.index(message_id) :]:
-            await self.stop(conversation_id)
-            if reply.task is not None:
-                await asyncio.wait({reply.task}, timeout=5)
+        above = path.index(message_id) if message_id in path else len(path)
+        below = set(path[above:])
+        stopped = [reply for reply in replies if reply.id == message_id or reply.id in below or reply.parent_id in below]
+        for reply in stopped:
+            await self._stop(reply)
+        tasks = {reply.task for reply in stopped if reply.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=STOP_S)
+
+    async def pick(self, owner: str, conversation_id: str, message_id: str) -> None:
+        """Go on with one of the versions written together; those still being written are stopped and stay as versions.
+
+        Raises:
+            NotFound: no such message in the conversation.
+        """
+        await self._conversations.message(owner, message_id, conversation_id)
+        for reply in self.all_running(conversation_id):
+            if reply.id != message_id:
+                await self._stop(reply)
+        self._together.pop(conversation_id, None)
+        await self._conversations.select_version(owner, message_id)
 
     async def close(self) -> None:
         """Stop all replies and wait until they are saved."""
-        replies = tuple(self._running.values())
+        replies = tuple(reply for running in self._running.values() for reply in running)
         for reply in replies:
-            await self.stop(reply.conversation_id)
+            await self._stop(reply)
         tasks = [reply.task for reply in replies if reply.task is not None]
         if tasks:
             await asyncio.wait(tasks, timeout=3)
+        await self.titles.close()
+        await self._receipts.close()
+
+
+def _check_count(versions: int) -> None:
+    if not 1 <= versions <= VERSIONS_LIMIT:
+        raise InvalidRequest(f"1 to {VERSIONS_LIMIT} versions can be written at the same time, not {versions}.", field="versions")
+
+
+def _of_its_own(request: GenerationRequest, place: int) -> GenerationRequest:
+    """The request of one of several versions: a given seed counts up, so that they differ and can be repeated."""
+    seed = request.params.seed
+    if not place or seed is None:
+        return request
+    return request.model_copy(update={"params": request.params.model_copy(update={"seed": (seed + place) % 2**64})})

@@ -9,14 +9,19 @@ import base64
 import logging
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from modules.core.dialogue import one_instruction
 from modules.core.errors import ContextOverflow, InvalidRequest
 from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
 from modules.core.model import LoadedModel, TemplateSource
+from modules.core.params import GenerationParams
 from modules.core.settings import validation_sentence
 from modules.engine.channel import guard_process, take_stdio
 from modules.engine.worker import LoadCommand, Prepared, Progress, Ready, serve
@@ -24,20 +29,40 @@ from modules.loaders.registry import find_loader
 from modules.prompts.bos import for_model, needs_bos, single_bos
 from modules.prompts.doctor import doubts
 from modules.prompts.ending import Ending
-from modules.prompts.fitting import fit_chat
+from modules.prompts.fitting import fit_chat, room_tokens
 from modules.prompts.image_marks import ImageMarks
 from modules.prompts.renderer import TemplateRenderer
 from modules.prompts.template import open_thinking_tag
+from modules.services.prompt_questions import (
+    Part,
+    Shown,
+    answer,
+    left_out,
+    places_of,
+    prompt_hash,
+    skeleton_of,
+    text_hash,
+)
+from modules.services.template_look import LookRequest, fitting, look
 
 if TYPE_CHECKING:
     from modules.core.messages import Image, Message
+    from modules.core.model import Tokenizer
 
 log = logging.getLogger(__name__)
 
 CHARACTERS_PER_TOKEN = 16  # no tokenizer makes fewer tokens of a text that is worth tokenizing
 LEAST_CHARACTERS = 4096
-LARGEST_RESERVE_TOKENS = 512  # kept free for a reply of unknown length
 KEPT_ENDINGS = 32
+
+
+@dataclass
+class _Written:
+    """A conversation as text and as token ids."""
+
+    text: str
+    token_ids: list[int] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
 
 
 class ModelPrompts:
@@ -60,13 +85,11 @@ class ModelPrompts:
             ContextOverflow: too long, and nothing may be left out.
             InvalidRequest: a broken template, or a text this model cannot read.
         """
-        prompt = request.prompt
-        if isinstance(prompt, TokenPrompt):
-            return Prepared(prompt.token_ids)
-        room = self._room(request.params.max_tokens)
-        if isinstance(prompt, TextPrompt):
-            return Prepared(self._text_ids(prompt, room))
-        return self._chat(prompt, self._context_length - 1 if prompt.overflow == "refuse" else room)  # nothing is refused that would fit
+        prompt, limit = request.prompt, request.params.context_limit(self._context_length)
+        if isinstance(prompt, ChatPrompt):
+            return self._chat(prompt, room_tokens(limit, request.params.max_tokens, prompt.overflow))
+        ids = prompt.token_ids if isinstance(prompt, TokenPrompt) else self._text_ids(prompt, room_tokens(limit, request.params.max_tokens))
+        return Prepared(ids, prompt_hash=prompt_hash(ids))
 
     def close(self) -> None:
         """End the process that renders templates, and wait for it: nobody else could once this one is gone."""
@@ -74,58 +97,123 @@ class ModelPrompts:
 
     def count(self, prompt: ChatPrompt) -> int:
         """How many tokens a whole conversation has, also where it is longer than the context."""
-        source = self._template(prompt.template)
-        return len(self._chat_ids(prompt, source, prompt.messages)[0])
+        return len(self._write(prompt, self._template(prompt.template), prompt.messages).token_ids)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text, without a BOS; special tokens written out are read as such."""
         return self._encode(text, add_special=False, parse_special=True)
 
+    # ---- questions: see prompt_questions.py ------------------------------------------------------------------------
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the model."""
+        return self._tokenizer
+
+    def examine(self, question: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to a question about prompts.
+
+        Raises:
+            InvalidRequest: there is no such question, or it cannot be answered.
+        """
+        return answer(self, question, values)
+
+    def show(self, prompt: ChatPrompt, params: GenerationParams, marks: Callable[[int], str]) -> Shown:
+        """A prompt as it would be made, and once more with marks in place of the contents."""
+        source = self._template(prompt.template)
+        room = room_tokens(params.context_limit(self._context_length), params.max_tokens, prompt.overflow)
+        written, kept = self._fit(prompt, source, room)
+        names = tuple(marks(place) for place in range(len(kept)))
+        return Shown(
+            messages=kept,
+            places=places_of(prompt.messages, kept),
+            parts=written.parts,
+            skeleton=skeleton_of(lambda marked: self._written_chat(prompt, source, marked), kept, names),
+            marks=names,
+            dropped=left_out(prompt.messages, kept),
+            limit_tokens=room,
+            template=source,
+        )
+
+    def described(self, chosen: TemplateSource | None) -> tuple[TemplateSource, Ending]:
+        """The template in force, and how replies end under it."""
+        source = self._template(chosen)
+        return source, self._ending(source)
+
+    def look(self, request: LookRequest) -> dict[str, Any]:
+        """A template under the doctor's eyes."""
+        return look(self._renderer, request, self._template(request.template), self._tokenizer, self._model.template)
+
+    def fitting(self, sources: Sequence[TemplateSource]) -> list[dict[str, Any]]:
+        """Which of these prompt templates fit the model."""
+        return fitting(self._renderer, [self._template(source) for source in sources], self._tokenizer, self._model.template)
+
     # ---- chat ------------------------------------------------------------------------------------------------------
 
     def _chat(self, prompt: ChatPrompt, room: int) -> Prepared:
         source = self._template(prompt.template)
-        texts: dict[int, str] = {}  # by the number of messages: only the oldest are ever left out
+        written, kept = self._fit(prompt, source, room)
+        if self._model.vision is not None:
+            self._model.vision.look(written.token_ids)
+        dropped = left_out(prompt.messages, kept)
+        return Prepared(
+            written.token_ids,
+            stop=self._ending(source).stop,
+            dropped_messages=len(dropped),
+            starts_thinking="" if prompt.continue_final_message or prompt.dialogue else open_thinking_tag(written.text),
+            dropped=dropped,
+            prompt_hash=prompt_hash(written.token_ids),
+            template_origin=source.origin,
+            template_hash=text_hash(source.text),
+        )
+
+    def _fit(self, prompt: ChatPrompt, source: TemplateSource, room: int) -> tuple[_Written, tuple[Message, ...]]:
+        """The conversation as it fits, and the messages that are in it."""
+        tried: list[tuple[_Written, tuple[Message, ...]]] = []
 
         def count(messages: tuple[Message, ...]) -> list[int]:
-            ids, texts[len(messages)] = self._chat_ids(prompt, source, messages)
-            return ids
+            written = self._write(prompt, source, messages)
+            tried.append((written, messages))
+            return written.token_ids
 
         fitted = fit_chat(prompt.messages, count=count, limit_tokens=room, policy=prompt.overflow)
-        if self._model.vision is not None:
-            self._model.vision.look(fitted.token_ids)
-        text = texts[len(prompt.messages) - fitted.dropped]
-        return Prepared(
-            fitted.token_ids,
-            stop=self._ending(source).stop,
-            dropped_messages=fitted.dropped,
-            starts_thinking="" if prompt.continue_final_message else open_thinking_tag(text),
-        )
+        return next(pair for pair in tried if pair[0].token_ids is fitted.token_ids)
 
-    def _chat_ids(self, prompt: ChatPrompt, source: TemplateSource, messages: tuple[Message, ...]) -> tuple[list[int], str]:
+    def _write(self, prompt: ChatPrompt, source: TemplateSource, messages: tuple[Message, ...]) -> _Written:
         marks = ImageMarks(messages)
+        text = self._written_chat(prompt, source, marks.messages)
+        of_images = [place for place, message in enumerate(messages) for _ in message.images]
+        written, images = _Written(text), 0
+        for piece in marks.split(text):
+            if isinstance(piece, str):
+                part = Part(piece, self._encode(piece, add_special=False, parse_special=True))
+            else:
+                part, images = Part("", self._image_ids(piece), of_images[images]), images + 1
+            written.parts.append(part)
+            written.token_ids += part.token_ids
+        return written
+
+    def _written_chat(self, prompt: ChatPrompt, source: TemplateSource, messages: tuple[Message, ...]) -> str:
+        continues = prompt.continue_final_message
+        if prompt.dialogue is not None:
+            messages, continues = one_instruction(messages, prompt.dialogue, continues=continues), True
         rendered = self._renderer.render(
             source,
-            marks.messages,
+            messages,
             tools=prompt.tools,
-            add_generation_prompt=not prompt.continue_final_message,
-            continue_final_message=prompt.continue_final_message,
+            add_generation_prompt=not continues,
+            continue_final_message=continues,
             variables=prompt.template_variables,
         )
-        text = single_bos(rendered.text, source.bos_token)
-        ids: list[int] = []
-        for piece in marks.split(text):
-            ids += self._encode(piece, add_special=False, parse_special=True) if isinstance(piece, str) else self._image_ids(piece)
-        return ids, text
+        return single_bos(rendered.text, source.bos_token)
 
     def _image_ids(self, image: Image) -> list[int]:
         vision = self._model.vision
         if vision is None:
-            raise InvalidRequest(
-                f"{self._model.info.name} does not see images. Choose a model that does, or put the projector made for this one (a file "
-                "mmproj-….gguf) beside it and load it again with llama.cpp.",
-                field="messages",
-            )
+            name, cure = self._model.info.name, "Choose a model that does"
+            if self._model.info.format == "gguf":
+                cure += ", or put the projector made for this one (a file mmproj-….gguf) beside it and load it again with llama.cpp"
+            raise InvalidRequest(f"{name} does not see images. {cure}.", field="messages")
         try:
             file = base64.b64decode(image.data, validate=True)
         except ValueError as error:
@@ -164,7 +252,7 @@ class ModelPrompts:
         cut = prompt.overflow == "drop_oldest"
         if cut:
             text = text[-self._character_limit :]
-        ids = self._encode(text, add_special=needs_bos(text, self._bos_token), parse_special=prompt.parse_special)
+        ids = self._encode(text, add_special=prompt.add_bos and needs_bos(text, self._bos_token), parse_special=prompt.parse_special)
         if cut and len(ids) > room:
             bos = ids[:1] if ids[0] == self._tokenizer.bos_id else []
             ids = bos + ids[len(ids) - room + len(bos) :]
@@ -181,11 +269,6 @@ class ModelPrompts:
             )
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character pair is no text
         return self._tokenizer.encode(whole, add_special=add_special, parse_special=parse_special)
-
-    def _room(self, max_tokens: int) -> int:
-        """Tokens a prompt may have: what the reply will need is kept free, as far as that is sensible."""
-        reserve = min(LARGEST_RESERVE_TOKENS, self._context_length // 4)
-        return self._context_length - max(1, min(max_tokens or reserve, reserve))
 
     def _written(self, token_id: int | None) -> str:
         return "" if token_id is None else self._tokenizer.piece(token_id).decode("utf-8", "replace")
@@ -208,10 +291,20 @@ def load(command: LoadCommand, progress: Progress) -> Ready:
         model.info = model.info.model_copy(update={"name": command.name})
     renderer = TemplateRenderer()
     found: tuple[str, ...] | None = None
+    variables: tuple[str, ...] | None = None
     if model.template is not None:
         progress("Examining the chat template", None)
         found = doubts(renderer, model.template, model.tokenizer)
-    return Ready(model, spec.name, ModelPrompts(model, renderer), found)
+        variables = _variables(renderer, model.template)
+    engine = ", ".join(f"{distribution} {metadata.version(distribution)}" for distribution in spec.requires)
+    return Ready(model, spec.name, ModelPrompts(model, renderer), found, variables, engine, options.spill_disk_gb)
+
+
+def _variables(renderer: TemplateRenderer, template: TemplateSource) -> tuple[str, ...] | None:
+    try:
+        return renderer.options(template)
+    except InvalidRequest:  # a broken template: said by its doubts, and when it is used
+        return None
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 FILE_NAME = "paddock.sqlite3"
 BUSY_TIMEOUT_S = 10
+BUSY_RETRY_S = 0.01
 PRAGMAS = (
     f"PRAGMA busy_timeout = {BUSY_TIMEOUT_S * 1000}",
     "PRAGMA journal_mode = WAL",
@@ -30,6 +31,7 @@ PRAGMAS = (
     "PRAGMA foreign_keys = ON",
 )
 WRITES = "paddock_writes"
+IN_MEMORY = "paddock_in_memory"  # set on the connections of what is written nowhere
 BROKEN_CODES = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
 
 
@@ -107,11 +109,25 @@ class Database:
         connect_args = {"timeout": BUSY_TIMEOUT_S, "check_same_thread": False}
         engine = create_engine(url, connect_args=connect_args, hide_parameters=True)  # no prompt or reply in a traceback
         event.listen(engine, "connect", _on_connect)
-        event.listen(engine, "begin", _on_begin)
+        event.listen(engine, "begin", on_begin)
         return engine
 
     def _prepare(self, engine: Engine) -> None:
-        """Check the file and bring it to the newest layout."""
+        """Check the file and bring it to the newest layout, waiting for others who open it.
+
+        While a fresh file becomes a WAL file, SQLite refuses others at once instead of waiting for the time-out (its busy handler is not
+        called where that could be a deadlock: sqlite.org/c3ref/busy_handler.html).
+        """
+        until_s = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                return self._checked_and_new(engine)
+            except DBAPIError as error:
+                if not _is_busy(error) or time.monotonic() > until_s:
+                    raise
+            time.sleep(BUSY_RETRY_S)
+
+    def _checked_and_new(self, engine: Engine) -> None:
         with engine.execution_options(**{WRITES: True}).begin() as connection:
             problem = str(connection.exec_driver_sql("PRAGMA quick_check(1)").scalar_one())
             if problem != "ok":
@@ -145,7 +161,7 @@ class Database:
         """What SQLite said, as a sentence with the cure."""
         code = _code(error)
         log.error("SQLite refused: %s %s", code, error.orig)
-        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+        if _is_busy(error):
             return Busy(f"The conversations are being used by another program for longer than {BUSY_TIMEOUT_S} s; try again when it has ended.")
         if code.startswith(("SQLITE_FULL", "SQLITE_IOERR")):
             return AppError("This could not be saved: the disk is full or cannot be written. What was saved before is intact; free some space and try again.")
@@ -170,15 +186,20 @@ def _is_broken(error: DBAPIError) -> bool:
     return _code(error).startswith(BROKEN_CODES)
 
 
+def _is_busy(error: DBAPIError) -> bool:
+    return _code(error).startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
 def _on_connect(connection: Any, _: Any) -> None:
-    connection.isolation_level = None  # transactions are begun by `_on_begin`, not by the driver's guess
+    connection.isolation_level = None  # transactions are begun by `on_begin`, not by the driver's guess
     cursor = connection.cursor()
     for pragma in PRAGMAS:
         cursor.execute(pragma)
     cursor.close()
 
 
-def _on_begin(connection: Connection) -> None:
+def on_begin(connection: Connection) -> None:
+    """Begin a transaction as its user means it."""
     # A write transaction takes its lock at once: one that begins by reading could not wait for another writer.
     writes = connection.get_execution_options().get(WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

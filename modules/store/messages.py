@@ -7,27 +7,41 @@ transaction, and each call names the owner.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from modules.core.errors import InvalidRequest, NotFound
-from modules.store.conversations import change, conversation_of, insert_conversation, new_id, owned
+from modules.store.conversations import (
+    batches,
+    change,
+    conversation_of,
+    insert_conversation,
+    into_bin,
+    new_id,
+    owned,
+)
 from modules.store.database import Database
-from modules.store.images import ID_BATCH, file_of, images_of, put_images
+from modules.store.files import files_of, put_files
+from modules.store.images import file_of, images_of, put_images
+from modules.store.message_rows import owned_message, record_of, record_with, records_of, tree_of
 from modules.store.records import (
     MessageRecord,
-    MessageStatus,
     NewConversation,
     NewMessage,
+    Outline,
+    OutlineRow,
+    Rating,
     StoredConversation,
     StoredImage,
 )
 from modules.store.schema import conversations, messages
 from modules.store.tree import MessageTree
 
+BIN_TITLE_CUT = 120
+BEGINNING = 400  # characters of a text on the map
 INTERRUPTED = "The server stopped while this was being written; the text so far was kept."
 
 
@@ -51,18 +65,30 @@ class MessageStore:
         """A conversation with the path shown."""
         with self._database.read() as connection:
             row = owned(connection, owner, conversation_id)
-            tree = _tree(connection, conversation_id)
+            tree = tree_of(connection, conversation_id)
             head_id = row.head_id if row.head_id in tree else tree.newest_leaf()
-            return replace(conversation_of(row), messages=_records(connection, tree, tree.path(head_id)))
+            return replace(conversation_of(row), messages=_path(connection, tree, head_id))
 
     def read_all(self, owner: str, conversation_id: str) -> StoredConversation:
         """A conversation with all its messages, oldest first."""
-        query = select(messages).where(messages.c.conversation_id == conversation_id).order_by(messages.c.position)
+        query = select(messages).where(messages.c.conversation_id == conversation_id, messages.c.bin_id.is_(None)).order_by(messages.c.position)
         with self._database.read() as connection:
             found = conversation_of(owned(connection, owner, conversation_id))
             rows = connection.execute(query).all()
-            images = images_of(connection, [row.id for row in rows])
-            return replace(found, messages=tuple(_record(row, (), images.get(row.id, ())) for row in rows))
+            ids = [row.id for row in rows]
+            images, files = images_of(connection, ids), files_of(connection, ids)
+            return replace(found, messages=tuple(record_with(row, (), images.get(row.id, ()), files.get(row.id, ())) for row in rows))
+
+    def outline(self, owner: str, conversation_id: str) -> Outline:
+        """All messages of a conversation with the beginnings of their texts."""
+        beginning = func.substr(messages.c.content, 1, BEGINNING)
+        query = select(messages.c.id, messages.c.parent_id, messages.c.role, beginning.label("beginning"), messages.c.rating)
+        with self._database.read() as connection:
+            row = owned(connection, owner, conversation_id)
+            alive = query.where(messages.c.conversation_id == conversation_id, messages.c.bin_id.is_(None)).order_by(messages.c.position)
+            rows = tuple(OutlineRow(*found) for found in connection.execute(alive))
+            tree = MessageTree((found.id, found.parent_id) for found in rows)
+            return Outline(rows, tuple(tree.path(row.head_id if row.head_id in tree else tree.newest_leaf())))
 
     def message(self, owner: str, message_id: str) -> MessageRecord:
         """One message.
@@ -71,15 +97,15 @@ class MessageStore:
             NotFound: there is none, or it is another owner's.
         """
         with self._database.read() as connection:
-            return _with_versions(connection, _owned_message(connection, owner, message_id))
+            return record_of(connection, owned_message(connection, owner, message_id))
 
     def path(self, owner: str, message_id: str) -> tuple[StoredConversation, tuple[MessageRecord, ...]]:
         """The conversation of a message, and the messages from the first one to it."""
         with self._database.read() as connection:
-            row = _owned_message(connection, owner, message_id)
-            tree = _tree(connection, row.conversation_id)
+            row = owned_message(connection, owner, message_id)
+            tree = tree_of(connection, row.conversation_id)
             found = conversation_of(owned(connection, owner, row.conversation_id))
-            return found, _records(connection, tree, tree.path(message_id))
+            return found, _path(connection, tree, message_id)
 
     def image(self, owner: str, message_id: str, place: int) -> tuple[StoredImage, bytes]:
         """An image of a message with its file.
@@ -88,7 +114,7 @@ class MessageStore:
             NotFound: there is none, or it is another owner's.
         """
         with self._database.read() as connection:
-            _owned_message(connection, owner, message_id)
+            owned_message(connection, owner, message_id)
             found = images_of(connection, [message_id]).get(message_id, ())
             if not 0 <= place < len(found):
                 raise NotFound("There is no such image; its message may have been deleted. Reload the conversation.")
@@ -124,24 +150,26 @@ class MessageStore:
         with self._database.write() as connection:
             row = owned(connection, owner, conversation_id, rev)
             if parent_id is not None:
-                parent = _owned_message(connection, owner, parent_id)
+                parent = owned_message(connection, owner, parent_id)
                 if parent.conversation_id != conversation_id:
                     raise NotFound("The message to follow belongs to another conversation; reload the page.")
             title = auto_title if row.title_is_auto and not _has_role(connection, conversation_id, new.role) else ""
             message_id = _insert(connection, conversation_id, parent_id, new)
             values = {"title": title} if title else {}
             change(connection, conversation_id, head_id=message_id, updated_s=time.time(), **values)
-            return _with_versions(connection, _owned_message(connection, owner, message_id)), title
+            return record_of(connection, owned_message(connection, owner, message_id)), title
 
     def add_version(self, owner: str, message_id: str, new: NewMessage, rev: int | None = None) -> MessageRecord:
-        """Add a message beside another one, in its role and with its images, and show it."""
+        """Add what a person made of a message beside it, in its role and with its images, and show it."""
         with self._database.write() as connection:
-            row = _owned_message(connection, owner, message_id)
+            row = owned_message(connection, owner, message_id)
             owned(connection, owner, row.conversation_id, rev)
             images = images_of(connection, [message_id]).get(message_id, ())
-            added_id = _insert(connection, row.conversation_id, row.parent_id, replace(new, role=row.role, images=images))
+            files = files_of(connection, [message_id]).get(message_id, ())
+            kept = replace(new, role=row.role, speaker=row.speaker, pinned=row.pinned, images=images, files=files, edited_from=message_id)
+            added_id = _insert(connection, row.conversation_id, row.parent_id, kept)
             change(connection, row.conversation_id, head_id=added_id, updated_s=time.time())
-            return _with_versions(connection, _owned_message(connection, owner, added_id))
+            return record_of(connection, owned_message(connection, owner, added_id))
 
     def save(self, owner: str, message_id: str, values: dict[str, Any]) -> str:
         """Set columns of a message that is being written; the id of its conversation.
@@ -150,32 +178,53 @@ class MessageStore:
         """
         now_s = time.time()
         with self._database.write() as connection:
-            row = _owned_message(connection, owner, message_id)
+            row = owned_message(connection, owner, message_id)
             connection.execute(update(messages).where(messages.c.id == message_id).values(updated_s=now_s, **values))
             if values.get("status", row.status) != "streaming":
                 connection.execute(update(conversations).where(conversations.c.id == row.conversation_id).values(updated_s=now_s))
             return str(row.conversation_id)
 
+    def rate(self, owner: str, message_id: str, rating: Rating) -> str:
+        """Find a reply good or bad, or neither; the id of its conversation, whose revision and place in the list stay.
+
+        Raises:
+            InvalidRequest: it is no reply.
+        """
+        with self._database.write() as connection:
+            row = owned_message(connection, owner, message_id)
+            if row.role != "assistant":
+                raise InvalidRequest("Only a reply can be rated; choose one.", field="message_id")
+            connection.execute(update(messages).where(messages.c.id == message_id).values(rating=rating))
+            return str(row.conversation_id)
+
+    def pin(self, owner: str, message_id: str, pinned: bool) -> str:
+        """Keep a message in the prompt when others are left out, or no longer; the id of its conversation."""
+        with self._database.write() as connection:
+            row = owned_message(connection, owner, message_id)
+            connection.execute(update(messages).where(messages.c.id == message_id).values(pinned=pinned))
+            return str(row.conversation_id)
+
     def select(self, owner: str, message_id: str, rev: int | None = None) -> tuple[str, str]:
         """Show the path through a message to the newest one below it; ids of the conversation and of the new head."""
         with self._database.write() as connection:
-            row = _owned_message(connection, owner, message_id)
+            row = owned_message(connection, owner, message_id)
             owned(connection, owner, row.conversation_id, rev)
-            head_id = _tree(connection, row.conversation_id).newest_leaf(message_id) or message_id
+            head_id = tree_of(connection, row.conversation_id).newest_leaf(message_id) or message_id
             change(connection, row.conversation_id, head_id=head_id)
             return str(row.conversation_id), head_id
 
-    def delete(self, owner: str, message_id: str, rev: int | None = None) -> str:
-        """Delete a message and all that follow it in every branch; the id of the conversation."""
+    def delete(self, owner: str, message_id: str, rev: int | None = None) -> tuple[str, str]:
+        """Put a message and all that follow it in every branch into the bin; ids of the conversation and of the row in the bin."""
         with self._database.write() as connection:
-            row = _owned_message(connection, owner, message_id)
+            row = owned_message(connection, owner, message_id)
             conversation = owned(connection, owner, row.conversation_id, rev)
-            tree = _tree(connection, row.conversation_id)
+            tree = tree_of(connection, row.conversation_id)
             head_id = tree.head_without(message_id, conversation.head_id)
-            for batch in _batches(tree.below(message_id)):
-                connection.execute(delete(messages).where(messages.c.id.in_(batch)))
+            bin_id = into_bin(connection, conversation, "message", " ".join(row.content[:BIN_TITLE_CUT].split()))
+            for batch in batches(tree.below(message_id)):
+                connection.execute(update(messages).where(messages.c.id.in_(batch)).values(bin_id=bin_id))
             change(connection, row.conversation_id, head_id=head_id)
-            return str(row.conversation_id)
+            return str(row.conversation_id), bin_id
 
     def insert_tree(self, owner: str, new: NewConversation) -> str:
         """Store a whole conversation under new ids; its id.
@@ -190,10 +239,12 @@ class MessageStore:
                 if message.parent is not None and not 0 <= message.parent < place:
                     raise InvalidRequest(f"Message {place + 1} follows one that does not come before it.", field="messages")
                 parent_id = None if message.parent is None else rows[message.parent]["id"]
-                rows.append(_row(conversation_id, parent_id, message))
+                original = message.edited_from
+                rows.append(_row(conversation_id, parent_id, replace(message, edited_from=rows[original]["id"] if isinstance(original, int) else original)))
             if rows:
                 connection.execute(insert(messages), rows)
                 put_images(connection, ((row["id"], message.images) for row, message in zip(rows, new.messages, strict=True)))
+                put_files(connection, conversation_id, ((row["id"], message.files) for row, message in zip(rows, new.messages, strict=True)))
                 head_id = rows[-1 if new.head is None else new.head]["id"]
                 connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(head_id=head_id))
             return conversation_id
@@ -202,19 +253,14 @@ class MessageStore:
 # ---- rows ----------------------------------------------------------------------------------------------------------
 
 
-def _owned_message(connection: Connection, owner: str, message_id: str) -> Row[Any]:
-    row = connection.execute(
-        select(messages)
-        .join(conversations, conversations.c.id == messages.c.conversation_id)
-        .where(messages.c.id == message_id, conversations.c.owner == owner)
-    ).one_or_none()
-    if row is None:
-        raise NotFound("There is no such message; it may have been deleted. Reload the conversation.")
-    return row
+def _path(connection: Connection, tree: MessageTree, message_id: str | None) -> tuple[MessageRecord, ...]:
+    """The messages from the first one to this."""
+    path = tree.path(message_id)
+    return records_of(connection, path, {found: tree.versions(found) for found in path})
 
 
 def _has_role(connection: Connection, conversation_id: str, role: str) -> bool:
-    query = select(messages.c.id).where(messages.c.conversation_id == conversation_id, messages.c.role == role).limit(1)
+    query = select(messages.c.id).where(messages.c.conversation_id == conversation_id, messages.c.role == role, messages.c.bin_id.is_(None)).limit(1)
     return connection.execute(query).first() is not None
 
 
@@ -222,13 +268,14 @@ def _insert(connection: Connection, conversation_id: str, parent_id: str | None,
     row = _row(conversation_id, parent_id, new)
     connection.execute(insert(messages), [row])
     put_images(connection, [(row["id"], new.images)])
+    put_files(connection, conversation_id, [(row["id"], new.files)])
     return str(row["id"])
 
 
 def _row(conversation_id: str, parent_id: str | None, new: NewMessage) -> dict[str, Any]:
     """A message under a new id, column by column."""
     return {
-        "id": new_id(),
+        "id": new_id(conversation_id),
         "conversation_id": conversation_id,
         "parent_id": parent_id,
         "role": new.role,
@@ -239,49 +286,8 @@ def _row(conversation_id: str, parent_id: str | None, new: NewMessage) -> dict[s
         "status": new.status,
         "error": new.error,
         "receipt": new.receipt,
+        "rating": new.rating,
+        "edited_from": new.edited_from,
+        "pinned": new.pinned,
+        "speaker": new.speaker,
     }
-
-
-def _tree(connection: Connection, conversation_id: str) -> MessageTree:
-    query = select(messages.c.id, messages.c.parent_id).where(messages.c.conversation_id == conversation_id)
-    return MessageTree((row.id, row.parent_id) for row in connection.execute(query.order_by(messages.c.position)))
-
-
-def _records(connection: Connection, tree: MessageTree, path: Sequence[str]) -> tuple[MessageRecord, ...]:
-    """The messages of a path, in its order."""
-    found: dict[str, MessageRecord] = {}
-    images = images_of(connection, path)
-    for batch in _batches(path):
-        for row in connection.execute(select(messages).where(messages.c.id.in_(batch))):
-            found[row.id] = _record(row, tree.versions(row.id), images.get(row.id, ()))
-    return tuple(found[message_id] for message_id in path)
-
-
-def _with_versions(connection: Connection, row: Row[Any]) -> MessageRecord:
-    same_parent = messages.c.parent_id.is_(None) if row.parent_id is None else messages.c.parent_id == row.parent_id
-    query = select(messages.c.id).where(messages.c.conversation_id == row.conversation_id, same_parent).order_by(messages.c.position)
-    return _record(row, tuple(connection.execute(query).scalars()), images_of(connection, [row.id]).get(row.id, ()))
-
-
-def _record(row: Row[Any], version_ids: tuple[str, ...], images: tuple[StoredImage, ...]) -> MessageRecord:
-    status: MessageStatus = row.status
-    return MessageRecord(
-        id=row.id,
-        conversation_id=row.conversation_id,
-        parent_id=row.parent_id,
-        role=row.role,
-        content=row.content,
-        created_s=row.created_s,
-        updated_s=row.updated_s,
-        model=row.model,
-        status=status,
-        error=row.error,
-        receipt=row.receipt,
-        version_ids=version_ids,
-        images=images,
-    )
-
-
-def _batches(ids: Sequence[str]) -> Iterable[list[str]]:
-    for start in range(0, len(ids), ID_BATCH):
-        yield list(ids[start : start + ID_BATCH])

@@ -8,6 +8,8 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from modules.core.errors import AppError
+from modules.store.file_steps import FILE_STEPS
+from modules.store.notebook_steps import NOTEBOOK_STEPS
 
 _FIRST = (
     """CREATE TABLE conversations (
@@ -92,7 +94,45 @@ _IMAGES = (
     END""",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IMAGES)
+_RATINGS = (
+    "ALTER TABLE messages ADD COLUMN rating INTEGER NOT NULL DEFAULT 0 CHECK (rating IN (-1, 0, 1))",
+    "ALTER TABLE messages ADD COLUMN edited_from TEXT",
+    # Edits of before were not marked, but only they are whole and have neither a model nor a receipt. Which version was edited
+    # is not known; people edit what they see, and that mostly was the newest one.
+    """UPDATE messages SET edited_from = (
+        SELECT earlier.id FROM messages AS earlier
+        WHERE earlier.conversation_id = messages.conversation_id AND earlier.parent_id IS messages.parent_id
+            AND earlier.position < messages.position
+        ORDER BY earlier.position DESC LIMIT 1)
+        WHERE role = 'assistant' AND status = 'complete' AND model = '' AND receipt IS NULL""",
+)
+
+_KEEPING = (
+    # What was deleted: a row for each thing a person deleted at once. The conversation is named even when only messages of it went.
+    """CREATE TABLE bin (
+        id TEXT NOT NULL PRIMARY KEY,
+        owner TEXT NOT NULL,
+        conversation_id TEXT NOT NULL REFERENCES conversations (id) ON DELETE CASCADE,
+        what TEXT NOT NULL CHECK (what IN ('conversation', 'message')),
+        title TEXT NOT NULL,
+        deleted_s FLOAT NOT NULL,
+        head_id TEXT)""",
+    "CREATE INDEX bin_of_owner ON bin (owner, deleted_s)",
+    "CREATE INDEX bin_of_conversation ON bin (conversation_id)",
+    "ALTER TABLE conversations ADD COLUMN tags JSON NOT NULL DEFAULT '[]'",
+    "ALTER TABLE conversations ADD COLUMN bin_id TEXT",
+    "ALTER TABLE messages ADD COLUMN bin_id TEXT REFERENCES bin (id) ON DELETE CASCADE",
+    "ALTER TABLE messages ADD COLUMN pinned BOOLEAN NOT NULL DEFAULT 0",
+    "ALTER TABLE messages ADD COLUMN speaker TEXT NOT NULL DEFAULT ''",
+    "CREATE INDEX messages_of_bin ON messages (bin_id) WHERE bin_id IS NOT NULL",
+    # All that makes a tree, in an index: in a row it would stand behind the text.
+    "DROP INDEX messages_of_conversation",
+    "CREATE INDEX messages_of_conversation ON messages (conversation_id, position, bin_id, parent_id, id)",
+    "DROP INDEX conversations_of_owner",
+    "CREATE INDEX conversations_of_owner ON conversations (owner, pinned, updated_s) WHERE bin_id IS NULL",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IMAGES, _RATINGS, _KEEPING, FILE_STEPS, NOTEBOOK_STEPS)
 
 
 def migrate(connection: Connection) -> None:

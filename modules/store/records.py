@@ -8,6 +8,14 @@ from typing import Any, Literal
 from modules.core.messages import ImageKind
 
 MessageStatus = Literal["complete", "streaming", "stopped", "failed"]
+Rating = Literal[-1, 0, 1]  # bad, not rated, good
+NEW_TITLE = "New conversation"
+PRIVATE_MARK = "p"  # first letter of the ids of private conversations and of all that belongs to them
+
+
+def is_private(some_id: str) -> bool:
+    """Whether an id is one of a private conversation, or of a message, file or entry of the bin that belongs to one."""
+    return some_id.startswith(PRIVATE_MARK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +35,39 @@ class NewImage:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file attached to a message, or waiting to be sent; what was read from it is fetched when it is needed."""
+
+    id: str
+    hash: str  # SHA-256 of what was read from it
+    name: str
+    kind: str  # what it was read as: text, CSV, HTML, DOCX, PDF, pasted text
+    note: str  # what a person should know of the reading: pages, rows
+    characters: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewFile:
+    """A file to be stored: what was read from it, and its name and size."""
+
+    name: str
+    kind: str
+    text: str
+    note: str = ""
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """Where a search found something: the words found and what stands around them."""
+
+    before: str
+    found: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True)
 class ConversationSummary:
     """One line of the list of conversations; `messages` counts all versions."""
 
@@ -35,6 +76,22 @@ class ConversationSummary:
     created_s: float  # seconds since 1970
     updated_s: float
     pinned: bool
+    messages: int
+    tags: tuple[str, ...] = ()
+    key: str = ""  # of its place in the list: what comes after it is asked for with this
+    snippet: Snippet | None = None  # of a search that found something in its messages
+
+
+@dataclass(frozen=True, slots=True)
+class DeletedRecord:
+    """One thing in the bin: a conversation, or a message with all that follow it."""
+
+    id: str
+    conversation_id: str
+    what: Literal["conversation", "message"]
+    title: str  # of the conversation, or the first words of the message
+    conversation_title: str
+    deleted_s: float  # seconds since 1970
     messages: int
 
 
@@ -55,6 +112,11 @@ class MessageRecord:
     receipt: dict[str, Any] | None = None
     version_ids: tuple[str, ...] = ()
     images: tuple[StoredImage, ...] = ()  # before its text
+    rating: Rating = 0
+    edited_from: str | None = None  # the version that a person edited into this one, if one did; it may be gone
+    pinned: bool = False  # stays in the prompt when others are left out
+    speaker: str = ""  # the name shown instead of the role's
+    files: tuple[StoredFile, ...] = ()  # before its text
 
     @property
     def version_index(self) -> int:
@@ -65,6 +127,25 @@ class MessageRecord:
     def version_count(self) -> int:
         """How many versions there are, at least 1."""
         return max(1, len(self.version_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class OutlineRow:
+    """One message on the map of a conversation."""
+
+    id: str
+    parent_id: str | None
+    role: str
+    beginning: str  # of its text
+    rating: Rating
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """The map of a conversation: all messages, oldest first, and the ids of those shown."""
+
+    rows: tuple[OutlineRow, ...]
+    shown: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +162,7 @@ class StoredConversation:
     rev: int
     head_id: str | None = None
     messages: tuple[MessageRecord, ...] = ()
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +178,11 @@ class NewMessage:
     error: str = ""
     receipt: dict[str, Any] | None = None
     images: tuple[NewImage | StoredImage, ...] = ()
+    rating: Rating = 0
+    edited_from: int | str | None = None  # index of an earlier one of them, or the id of one that is stored elsewhere
+    pinned: bool = False
+    speaker: str = ""
+    files: tuple[NewFile | StoredFile | str, ...] = ()  # new, copied, or the id of one that waits in the conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +195,6 @@ class NewConversation:
     head: int | None = None
     title_is_auto: bool = False
     pinned: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class NotebookRecord:
-    """The text of an owner's notebook."""
-
-    text: str
-    rev: int
-    can_undo: bool
-    can_redo: bool
+    tags: tuple[str, ...] = ()
+    created_s: float | None = None  # None: now; so for the other time
+    updated_s: float | None = None

@@ -62,6 +62,9 @@ conversations = Table(
     Column("settings", JSON, nullable=False),
     Column("head_id", Text),
     Column("rev", Integer, nullable=False),
+    Column("tags", JSON, nullable=False, server_default="[]"),
+    # The row of `bin` it was deleted with. No reference: `bin` refers to conversations already.
+    Column("bin_id", Text),
     Index("conversations_of_owner", "owner", "pinned", "updated_s"),
     sqlite_autoincrement=True,
 )
@@ -82,9 +85,31 @@ messages = Table(
     Column("status", Text, nullable=False),
     Column("error", StoredText, nullable=False),
     Column("receipt", JSON(none_as_null=True)),
-    Index("messages_of_conversation", "conversation_id", "position"),
+    Column("rating", Integer, nullable=False, server_default="0"),  # 1 good, -1 bad, 0 not rated
+    # The version that a person edited into this one. No reference: it stays an edit when that version is gone, or in a copy.
+    Column("edited_from", Text),
+    Column("bin_id", Text, ForeignKey("bin.id", ondelete="CASCADE")),
+    Column("pinned", Boolean, nullable=False, server_default="0"),  # stays in the prompt when others are left out
+    Column("speaker", StoredText, nullable=False, server_default=""),  # the name shown instead of the role's; empty: the role's
+    Index("messages_of_conversation", "conversation_id", "position", "bin_id", "parent_id", "id"),
     Index("messages_of_parent", "parent_id"),
+    Index("messages_of_bin", "bin_id"),
     sqlite_autoincrement=True,
+)
+
+# What a person deleted at once: a conversation, or a message with all that follow it. What is in it is read nowhere else.
+deleted = Table(
+    "bin",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
+    Column("conversation_id", Text, ForeignKey("conversations.id", ondelete="CASCADE"), nullable=False),
+    Column("what", Text, nullable=False),  # conversation | message
+    Column("title", StoredText, nullable=False),
+    Column("deleted_s", Float, nullable=False),
+    Column("head_id", Text),  # what the conversation showed last before messages of it were deleted
+    Index("bin_of_owner", "owner", "deleted_s"),
+    Index("bin_of_conversation", "conversation_id"),
 )
 
 images = Table(
@@ -102,25 +127,6 @@ message_images = Table(
     Column("place", Integer, primary_key=True),
     Column("hash", Text, ForeignKey("images.hash"), nullable=False),
     Index("message_images_of_image", "hash"),
-)
-
-notebooks = Table(
-    "notebooks",
-    metadata,
-    Column("owner", Text, primary_key=True),
-    Column("text", StoredText, nullable=False),
-    Column("rev", Integer, nullable=False),
-)
-
-notebook_snapshots = Table(
-    "notebook_snapshots",
-    metadata,
-    Column("position", Integer, primary_key=True),
-    Column("owner", Text, ForeignKey("notebooks.owner", ondelete="CASCADE"), nullable=False),
-    Column("stack", Text, nullable=False),  # undo | redo
-    Column("text", StoredText, nullable=False),
-    Index("snapshots_of_owner", "owner", "stack", "position"),
-    sqlite_autoincrement=True,
 )
 
 # Full-text indexes over messages.content and conversations.title, kept by triggers; rowid is the position of the row.

@@ -1,4 +1,4 @@
-"""The shape of a conversation: messages by their parents. Pure; knows ids and their order, no texts and no SQL."""
+"""The shape of a conversation: messages by their parents, and one path of it. Pure; knows ids and their order, no texts and no SQL."""
 
 from __future__ import annotations
 
@@ -67,3 +67,20 @@ class MessageTree:
         if len(versions) > 1:
             return self.newest_leaf(versions[place - 1] if place else versions[1])
         return self._parents[message_id]
+
+
+class KnownPath:
+    """The ids of a path as somebody knows it, first message first, and the place of each."""
+
+    def __init__(self, ids: Iterable[str] = ()) -> None:
+        self.ids = list(ids)
+        self.places = {message_id: place for place, message_id in enumerate(self.ids)}
+
+    def go_on(self, kept: int, added: Iterable[str]) -> None:
+        """Keep the first messages, and put others behind them."""
+        for message_id in self.ids[kept:]:
+            del self.places[message_id]
+        del self.ids[kept:]
+        for message_id in added:
+            self.places[message_id] = len(self.ids)
+            self.ids.append(message_id)

@@ -13,7 +13,7 @@ import gradio as gr
 
 from modules.ui.render import BlockCache, Renderer, StreamingRenderer
 from modules.ui.settings_drawer import SettingsDrawer
-from modules.ui.tabs import chat, models, notebook
+from modules.ui.tabs import chat, models, notebook, templates, training
 from modules.ui.theme import build_theme
 from modules.ui.views.conversation_list import ConversationList
 
@@ -21,14 +21,30 @@ if TYPE_CHECKING:
     from modules.services.app import App
 
 ASSETS = Path(__file__).parent / "assets"
+FONTS = Path(__file__).parent / "fonts"
 TABS: tuple[tuple[str, str, Callable[[App], None]], ...] = (
     ("chat", "Chat", chat.build),
     ("notebook", "Notebook", notebook.build),
     ("models", "Models", models.build),
+    ("training", "Training", training.build),
+    ("templates", "Templates", templates.build),
 )
 # Gradio scopes and inlines `css_paths`; a link keeps our rules as written. Until it has come nothing half-styled is shown.
 HEAD = """
 <link rel="stylesheet" href="ui/assets/app.css">
+<link rel="stylesheet" href="ui/assets/training.css">
+<link rel="stylesheet" href="ui/assets/characters.css">
+<link rel="stylesheet" href="ui/assets/keys.css">
+<link rel="stylesheet" href="ui/assets/notebook.css">
+<link rel="stylesheet" href="ui/assets/formulas.css">
+<link rel="stylesheet" href="ui/assets/templates.css">
+<link rel="stylesheet" href="ui/assets/settings.css">
+<link rel="stylesheet" href="ui/assets/conversations.css">
+<link rel="stylesheet" href="ui/assets/chat_menu.css">
+<link rel="stylesheet" href="ui/assets/chat_looks.css">
+<link rel="stylesheet" href="ui/assets/attachments.css">
+<link rel="stylesheet" href="ui/assets/receipts.css">
+<link rel="stylesheet" href="ui/assets/people.css">
 <link rel="icon" href="ui/assets/icon.svg" type="image/svg+xml">
 <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
 <meta name="color-scheme" content="light dark">
@@ -74,6 +90,7 @@ class ViewRendering:
         self._renderer = Renderer()
         self._cache = BlockCache(self._renderer)
         self.assets = ASSETS
+        self.fonts = FONTS
 
     def blocks(self, text: str) -> tuple[str, ...]:
         """Safe HTML blocks of a finished text."""

@@ -1,4 +1,4 @@
-"""A quicker `import gradio`: without the editor stubs that it writes for every component class at every start.
+"""A quicker `import gradio`: without the editor stubs that it writes for every component class at every start, and without Arrow for its pandas.
 
 Call `speed_up_gradio_import` before the first import of gradio. If a later release has no such step, nothing happens.
 """
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MODULE = "gradio.component_meta"
 STEP = "create_or_modify_pyi"
+TABLES, ARROW = "pandas", "pyarrow"  # gradio needs the first, which takes the second where it is: 35 MB and a moment, for nothing here
 
 
 class _WithoutStubs(Loader):
@@ -35,12 +36,19 @@ class _WithoutStubs(Loader):
 
 class _Finder(MetaPathFinder):
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if fullname == ARROW and _is_coming(TABLES):
+            raise ModuleNotFoundError(f"{ARROW} is not for {TABLES} in this process", name=ARROW)
         if fullname != MODULE:
             return None
         spec = PathFinder.find_spec(fullname, path)
         if spec is not None and spec.loader is not None:
             spec.loader = _WithoutStubs(spec.loader)
         return spec
+
+
+def _is_coming(name: str) -> bool:
+    """Whether a module is being imported at this moment."""
+    return bool(getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False))
 
 
 def speed_up_gradio_import() -> None:

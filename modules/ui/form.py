@@ -6,6 +6,7 @@ model itself, so a new field needs nothing here. Knows no service and no page.
 
 from __future__ import annotations
 
+import json
 import types
 import typing
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
     from gradio.components import Component
     from pydantic.fields import FieldInfo
 
-Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs", "suggestion"]
+Kind = Literal["switch", "slider", "number", "choice", "choices", "text", "optional", "lines", "numbers", "pairs", "suggestion", "order"]
 SLIDER_SPAN = 10_000  # wider ranges without a `slider_max` get a number box
 ESCAPES = (("\\", "\\\\"), ("\n", "\\n"), ("\t", "\\t"), ("\r", "\\r"))
-ACRONYMS = MappingProxyType({"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA", "numa": "NUMA"})  # fmt: skip
+ACRONYMS = MappingProxyType({"gpu": "GPU", "kv": "KV", "kqv": "KQV", "cpu": "CPU", "xtc": "XTC", "dry": "DRY", "eos": "EOS", "bos": "BOS", "rope": "RoPE", "lora": "LoRA", "numa": "NUMA", "rslora": "rsLoRA", "dora": "DoRA", "pissa": "PiSSA", "json": "JSON"})  # fmt: skip
 HOW_TO_WRITE = MappingProxyType({
     "lines": " One on each line; \\n is a newline.",
     "numbers": " Separate with commas.",
@@ -49,12 +50,13 @@ class FormField:
     step: float = 1.0
     whole: bool = False  # whole numbers only
     choices: tuple[Any, ...] = ()
+    rows: int = 1  # of a text box, at least
 
     def component(self, value: Any) -> Component:
         """The component, made in the layout that is open now."""
         import gradio as gr
 
-        words: dict[str, Any] = {"label": self.label, "info": self.info + HOW_TO_WRITE.get(self.kind, ""), "interactive": True}
+        words: dict[str, Any] = {"label": self.label, "info": self.info + HOW_TO_WRITE.get(self.kind, ""), "interactive": True, "elem_classes": f"field-{self.name}"}
         shown = self.shown(value)
         if self.kind == "switch":
             return gr.Checkbox(value=shown, **words)
@@ -63,12 +65,21 @@ class FormField:
         if self.kind == "number":
             places = 0 if self.whole else None
             return gr.Number(value=shown, minimum=self.minimum, maximum=self.maximum, precision=places, step=self.step, **words)
-        if self.kind in ("choice", "choices"):
-            return gr.Dropdown(choices=[(str(c), c) for c in self.choices], value=shown, multiselect=self.kind == "choices", **words)
+        if self.kind in ("choice", "choices", "suggestion"):
+            return self._dropdown(shown, words)
+        if self.kind == "order":
+            from modules.ui.views.sampler_order import SamplerOrder
+
+            return SamplerOrder(shown, label=self.label, info=self.info, elem_classes=words["elem_classes"])
+        rows = max(self.rows, 3 if self.kind in ("lines", "pairs") else 1)
+        return gr.Textbox(value=shown, lines=rows, max_lines=max(8, 3 * rows) if rows > 1 else 1, **words)
+
+    def _dropdown(self, shown: Any, words: dict[str, Any]) -> Component:
+        import gradio as gr
+
         if self.kind == "suggestion":
             return gr.Dropdown(choices=_suggested(()), value=shown, allow_custom_value=True, **words)
-        rows = 3 if self.kind in ("lines", "pairs") else 1
-        return gr.Textbox(value=shown, lines=rows, max_lines=8 if rows > 1 else 1, **words)
+        return gr.Dropdown(choices=[(str(c), c) for c in self.choices], value=shown, multiselect=self.kind == "choices", **words)
 
     def update(self, value: Any, end: float | None = None, suggestions: Sequence[str] | None = None) -> Any:
         """What a handler returns to show `value`; a slider ends at `end` if that is given, and grows for a value beyond its usual end."""
@@ -87,17 +98,15 @@ class FormField:
 
     def shown(self, value: Any) -> Any:
         """A value of the model as the component holds it."""
-        if self.kind == "choices":
-            return list(value)
-        if self.kind == "lines":
-            return "\n".join(escaped(text) for text in value)
-        if self.kind == "numbers":
-            return ", ".join(str(number) for number in value)
-        if self.kind == "pairs":
-            return "\n".join(f"{key}: {item}" for key, item in value.items())
-        if self.kind == "optional":
-            return "" if value is None else str(value)
-        return value
+        writers: dict[str, Callable[[], Any]] = {
+            "choices": lambda: list(value),
+            "order": lambda: json.dumps({"label": self.label, "info": self.info, "usual": list(self.default), "order": list(value)}),
+            "lines": lambda: "\n".join(escaped(text) for text in value),
+            "numbers": lambda: ", ".join(str(number) for number in value),
+            "pairs": lambda: "\n".join(f"{key}: {item}" for key, item in value.items()),
+            "optional": lambda: "" if value is None else str(value),
+        }
+        return writers[self.kind]() if self.kind in writers else value
 
     def read(self, shown: Any) -> Any:
         """What the person entered as a value that pydantic can check."""
@@ -106,6 +115,7 @@ class FormField:
             "numbers": lambda: tuple(part.strip() for part in (shown or "").replace("\n", ",").split(",") if part.strip()),
             "pairs": lambda: self._pairs(shown or ""),
             "choices": lambda: tuple(shown or ()),
+            "order": lambda: self._order(shown),
             "suggestion": lambda: str(shown or "").strip(),
             "optional": lambda: str(shown).strip() or None if shown is not None else None,
         }
@@ -114,6 +124,12 @@ class FormField:
         if shown is None:
             return self.default  # an emptied number box
         return int(shown) if self.whole and self.kind in ("slider", "number") else shown
+
+    def _order(self, shown: Any) -> tuple[str, ...]:
+        try:
+            return tuple(json.loads(shown)["order"])
+        except (TypeError, ValueError, KeyError) as error:
+            raise InvalidRequest(f"{self.label} could not be read; reload the page.", field=self.name) from error
 
     def _pairs(self, text: str) -> dict[str, str]:
         pairs: dict[str, str] = {}
@@ -133,21 +149,31 @@ class Form:
         self.fields = fields_of(model)
         self.components: list[Component] = []
 
-    def build(self, values: BaseModel | None = None, *, open_groups: Sequence[str] = ()) -> list[Component]:
-        """Make one component for each field, grouped as the model says, in the layout that is open now."""
+    def build(self, values: BaseModel | None = None, *, open_groups: Sequence[str] = (), first: Sequence[str] = (), beside: Mapping[str, Callable[[], None]] | None = None) -> list[Component]:
+        """Make one component for each field, grouped as the model says, in the layout that is open now.
+
+        `first` are above the groups; `beside` makes more below a field.
+        """
         import gradio as gr
 
         values = values or self.model()
-        made: dict[str, Component] = {}
+        by_name = {field.name: field for field in self.fields}
+        made: dict[str, Component] = {name: by_name[name].component(getattr(values, name)) for name in first}
         for group in dict.fromkeys(field.group for field in self.fields):
-            members = [field for field in self.fields if field.group == group]
+            members = [field for field in self.fields if field.group == group and field.name not in first]
             if not group:
                 made.update({field.name: field.component(getattr(values, field.name)) for field in members})
                 continue
-            with gr.Accordion(group, open=group in open_groups):
-                made.update({field.name: field.component(getattr(values, field.name)) for field in members})
+            with gr.Accordion(group, open=group in open_groups, elem_classes="settings-group"):
+                for field in members:
+                    made[field.name] = field.component(getattr(values, field.name))
+                    (beside or {}).get(field.name, lambda: None)()
         self.components = [made[field.name] for field in self.fields]
         return self.components
+
+    def component(self, name: str) -> Component:
+        """The component of a field."""
+        return self.components[[field.name for field in self.fields].index(name)]
 
     def read(self, shown: Sequence[Any]) -> BaseModel:
         """The model that the components show.
@@ -157,6 +183,18 @@ class Form:
         """
         values = {field.name: field.read(value) for field, value in zip(self.fields, shown, strict=True)}
         return checked(self.model, values)
+
+    def only(self, name: str, values: BaseModel) -> list[Any]:
+        """One update for each component, of which only that of one field changes anything.
+
+        Raises:
+            InvalidRequest: there is no such field.
+        """
+        import gradio as gr
+
+        if all(field.name != name for field in self.fields):
+            raise InvalidRequest(f"There is no parameter “{name[:40]}”.", field="name")
+        return [field.update(getattr(values, name)) if field.name == name else gr.skip() for field in self.fields]
 
     def updates(
         self, values: BaseModel, ends: Mapping[str, float] | None = None, suggestions: Mapping[str, Sequence[str]] | None = None
@@ -174,6 +212,8 @@ def checked(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else ""
         rule = first["msg"].removeprefix("Value error, ")
+        if not name:  # a rule about several fields, which names them itself
+            raise InvalidRequest(f"{rule[:1].upper()}{rule[1:]}.") from error
         raise InvalidRequest(f"{label_of(name)}: {rule[:1].lower()}{rule[1:]}; got {first.get('input')!r}.", field=name) from error
 
 
@@ -197,10 +237,12 @@ def _field(name: str, info: FieldInfo) -> FormField:
     kind, choices = _kind(name, info.annotation, (minimum, hints.get("slider_max", maximum)), "slider_max" in hints)
     if kind == "text" and hints.get("suggested"):
         kind = "suggestion"
+    if kind == "choices" and hints.get("ordered"):
+        kind = "order"
     return FormField(
         name=name, kind=kind, label=label_of(name), info=info.description or "", default=info.get_default(call_default_factory=True),
         group=str(hints.get("group", "")), minimum=minimum, maximum=maximum, slider_max=hints.get("slider_max"), step=step, whole=whole,
-        choices=choices,
+        choices=choices, rows=int(hints.get("rows", 1)),
     )  # fmt: skip
 
 
@@ -242,8 +284,8 @@ def _suggested(values: Sequence[str]) -> list[tuple[str, str]]:
 
 def label_of(name: str) -> str:
     """`repetition_penalty` as people read it."""
-    words = " ".join(ACRONYMS.get(word, word) for word in name.split("_") if word)
-    return words[:1].upper() + words[1:]
+    words = " ".join(ACRONYMS.get(word, word) for word in name.split("_") if word).replace("LoRA plus", "LoRA+")
+    return words if name.partition("_")[0] in ACRONYMS else words[:1].upper() + words[1:]
 
 
 def escaped(text: str) -> str:

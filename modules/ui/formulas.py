@@ -6,7 +6,9 @@ Knows markdown-it rules for dollar signs and for TeX's bracket marks, and the co
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
@@ -25,13 +27,26 @@ MATH_TAGS = frozenset({
     "math", "menclose", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mover", "mpadded", "mphantom", "mprescripts", "mroot", "mrow",
     "mspace", "msqrt", "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover", "semantics",
 })  # fmt: skip
+REACHED = 'tabindex="0"'  # what can be wider than the page is scrolled with the keyboard too
 LENGTH_LIMIT = 4000  # characters of one formula; longer ones stay source text
 DEPTH_LIMIT = 60  # nested braces the converter is trusted with
 BLOCK_ENDS = (("$$", "$$"), ("\\[", "\\]"))
+# Environments that are formulas without any mark around them
+BLOCK_ENVIRONMENT = re.compile(r"\\begin\{((?:align|alignat|flalign|gather|multline|equation|eqnarray|displaymath)\*?)\}")
 INLINE_ENDS = (("$$", "$$"), ("\\[", "\\]"), ("\\(", "\\)"), ("$", "$"))
 # "$5 and then US$": a sum of money, not a formula
 MONEY = re.compile(r"\d[\d.,]*(\s+[^\\^_=+<>*/{}]*)?")
 TEXT_ARGUMENT = re.compile(r"\\(?:text|mbox|textrm|textbf|textit|textsf|texttt)\s*\{([^{}]*)\}")
+# Environments that the converter lacks, by what it has of the same look; none: they only say where a formula is
+ENVIRONMENTS: Mapping[str, str] = MappingProxyType({
+    **dict.fromkeys(("aligned", "alignedat", "alignat", "alignat*", "flalign", "flalign*", "eqnarray*"), "align*"), "eqnarray": "align",
+    **dict.fromkeys(("gather", "gather*", "gathered", "multline", "multline*", "multlined"), "matrix"), "dcases": "cases",
+    **dict.fromkeys(("equation", "equation*", "displaymath", "math"), ""),
+})  # fmt: skip
+ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([A-Za-z]+\*?)\}")
+FIRST_ARGUMENT = re.compile(r"\s*(\{\d*\}|\[[tcb]\])")  # columns of alignat, the place of aligned
+UNSHOWN = re.compile(r"\\label\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![A-Za-z])")
+TAG = re.compile(r"\\tag\s*\{([^{}]*)\}")
 # The converter writes the argument of \text{} without escaping it; these stand for < > & until it is done
 MARKS = (("<", "\ue000", "&lt;"), (">", "\ue001", "&gt;"), ("&", "\ue002", "&amp;"))
 
@@ -44,7 +59,7 @@ def mathml(tex: str, *, display: bool) -> str:
     from latex2mathml.converter import convert
 
     try:
-        xml = convert(_guard_text(tex.strip()), display="block" if display else "inline")
+        xml = convert(_guard_text(known_environments(tex.strip())), display="block" if display else "inline")
         for _, mark, entity in MARKS:
             xml = xml.replace(mark, entity)
         tree = ElementTree.fromstring(xml)
@@ -52,11 +67,25 @@ def mathml(tex: str, *, display: bool) -> str:
         return source
     if any(_local_name(element.tag) not in MATH_TAGS for element in tree.iter()):
         return source
-    return xml
+    return xml.replace("<math ", f'<math alttext="{escape(tex.strip())}" ', 1)  # what is copied is the source
 
 
 def _local_name(tag: object) -> str:
     return str(tag).rpartition("}")[2]
+
+
+def known_environments(tex: str) -> str:
+    """The same formula in environments that the converter knows; labels, which are for references, are gone."""
+    parts: list[str] = []
+    at = 0
+    for found in ENVIRONMENT.finditer(tex):
+        name = ENVIRONMENTS.get(found[2])
+        if name is None:
+            continue
+        parts += [tex[at : found.start()], f"\\{found[1]}{{{name}}}" if name else ""]
+        argument = FIRST_ARGUMENT.match(tex, found.end()) if found[1] == "begin" and name else None
+        at = argument.end() if argument else found.end()
+    return TAG.sub(r"\\qquad\\text{(\1)}", UNSHOWN.sub("", "".join((*parts, tex[at:]))))
 
 
 def _guard_text(tex: str) -> str:
@@ -93,7 +122,8 @@ def math_block(state: StateBlock, start_line: int, end_line: int, silent: bool) 
     if state.is_code_block(start_line):
         return False
     first = _line(state, start_line).strip()
-    for opening, closing in BLOCK_ENDS:
+    environment = BLOCK_ENVIRONMENT.match(first)
+    for opening, closing in ((environment[0], f"\\end{{{environment[1]}}}"),) if environment else BLOCK_ENDS:
         if not first.startswith(opening):
             continue
         rest = first[len(opening):]
@@ -103,6 +133,8 @@ def math_block(state: StateBlock, start_line: int, end_line: int, silent: bool) 
             content, next_line, closed = rest[: -len(closing)], start_line + 1, True
         else:
             content, next_line, closed = _following_lines(state, rest, start_line, end_line, closing)
+        if environment and closed:
+            content = opening + content + closing
         if not silent:
             state.line = next_line
             token = state.push("math_block", "math", 0)
@@ -165,7 +197,7 @@ def render_math_block(
     token = tokens[index]
     if not token.meta["closed"]:
         return f'<p class="math-open">{escape(token.markup + token.content)}</p>\n'
-    return f'<div class="math-block">{mathml(token.content, display=True)}</div>\n'
+    return f'<div class="math-block" {REACHED}>{mathml(token.content, display=True)}</div>\n'
 
 
 def render_math_inline(

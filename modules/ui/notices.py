@@ -6,6 +6,7 @@ Knows the error classes of core and Gradio's notices. An unexpected exception is
 from __future__ import annotations
 
 import logging
+import re
 from typing import TYPE_CHECKING
 
 from modules.core.errors import AppError, Busy, Conflict, InvalidRequest, JobConflict, NoModelLoaded, NotFound
@@ -47,3 +48,8 @@ async def attempt(work: Awaitable[object], *, notice: bool = True) -> str:
             notify(error)
         return sentence(error)
     return ""
+
+
+def as_text(text: str) -> str:
+    """Words of a file inside Markdown."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+.!|~&-])", r"\\\1", text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
+from hashlib import blake2b
 from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,7 +18,7 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 from mdit_py_plugins.tasklists import tasklists_plugin
 
-from modules.ui.formulas import MATH_TAGS, math_plugin
+from modules.ui.formulas import MATH_TAGS, REACHED, math_plugin
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 TEXT_LIMIT = 400_000  # characters of one message that are read as markdown; longer ones are shown as plain text
 INLINE_LIMIT = 20_000  # characters of one paragraph; emphasis and links in longer ones stay as typed
 HIGHLIGHT_LIMIT = 20_000  # characters of one code block that get colours
+CACHE_SIZE = 24_000_000  # characters of HTML that are kept: some thousand messages
+ENTRY_SIZE = 200  # what an entry takes besides, in characters
 LANGUAGE = re.compile(r"[\w+#.\-]{1,30}")
 LINK_SCHEMES = re.compile(r"(https?|mailto):", re.IGNORECASE)
 
@@ -39,10 +42,10 @@ HTML_TAGS = frozenset({
 })  # fmt: skip
 CELL = frozenset({"style"})
 ATTRIBUTES = MappingProxyType({
-    "a": {"href", "title", "target", "class"}, "button": {"type", "class"}, "code": {"class"}, "div": {"class"},
-    "input": {"type", "checked", "disabled", "class"}, "li": {"class"}, "ol": {"start"}, "p": {"class"}, "pre": {"class"},
+    "a": {"href", "title", "target", "class"}, "button": {"type", "class"}, "code": {"class"}, "div": {"class", "tabindex"},
+    "input": {"type", "checked", "disabled", "class"}, "li": {"class"}, "ol": {"start"}, "p": {"class"}, "pre": {"class", "tabindex"},
     "span": {"class"}, "td": CELL, "th": CELL, "ul": {"class"},
-    "math": {"display", "xmlns"}, "mfrac": {"linethickness"}, "mi": {"mathvariant"}, "menclose": {"notation"},
+    "math": {"alttext", "display", "xmlns"}, "mfrac": {"linethickness"}, "mi": {"mathvariant"}, "menclose": {"notation"},
     "mo": {"stretchy", "fence", "form", "separator", "lspace", "rspace", "accent", "minsize", "maxsize", "movablelimits"},
     "mover": {"accent"}, "munder": {"accentunder"}, "mspace": {"width", "linebreak"}, "mstyle": {"displaystyle", "scriptlevel", "mathcolor"},
     "mpadded": {"width", "lspace"}, "mtd": {"columnalign"},
@@ -142,22 +145,30 @@ class StreamingRenderer:
 
 
 class BlockCache:
-    """Rendered blocks of finished texts, the least recently used forgotten first."""
+    """Rendered blocks of finished texts by the hash of the text, whoever asks for them; the least recently used are forgotten first."""
 
-    def __init__(self, renderer: Renderer, size: int = 2000) -> None:
+    def __init__(self, renderer: Renderer, size: int = CACHE_SIZE) -> None:
         self._renderer = renderer
-        self._size = size
-        self._kept: OrderedDict[str, tuple[str, ...]] = OrderedDict()
+        self._size = size  # characters of all blocks together
+        self._held = 0
+        self._kept: OrderedDict[bytes, tuple[str, ...]] = OrderedDict()
 
     def blocks(self, text: str) -> tuple[str, ...]:
         """Blocks of `text`, rendered at most once while remembered."""
-        found = self._kept.pop(text, None)
+        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        found = self._kept.pop(key, None)
         if found is None:
             found = self._renderer.blocks(text)
-        self._kept[text] = found
-        while len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+            self._held += _length(found)
+        self._kept[key] = found
+        while self._held > self._size:
+            _, forgotten = self._kept.popitem(last=False)
+            self._held -= _length(forgotten)
         return found
+
+
+def _length(blocks: tuple[str, ...]) -> int:
+    return ENTRY_SIZE + sum(map(len, blocks))
 
 
 def render_blocks(text: str) -> tuple[str, ...]:
@@ -199,7 +210,7 @@ def _markdown() -> MarkdownIt:
     md.add_render_rule("code_block", _fence)
     md.add_render_rule("image", _image_as_link)
     md.add_render_rule("link_open", _link_open)
-    md.add_render_rule("table_open", lambda *_: '<div class="table"><table>')
+    md.add_render_rule("table_open", lambda *_: f'<div class="table" {REACHED}><table>')
     md.add_render_rule("table_close", lambda *_: "</table></div>")
     return md
 
@@ -223,7 +234,7 @@ def _fence(renderer: RendererProtocol, tokens: Sequence[Token], index: int, opti
     return (
         f'<div class="code"><div class="code-head"><span class="code-lang">{escape(language or "text")}</span>'
         '<button type="button" class="code-copy">Copy</button></div>'
-        f"<pre><code>{highlighted(token.content, language)}</code></pre></div>\n"
+        f"<pre {REACHED}><code>{highlighted(token.content, language)}</code></pre></div>\n"
     )
 
 

@@ -13,12 +13,19 @@ import gradio as gr
 
 from modules.core.errors import AppError
 from modules.core.params import GenerationParams
+from modules.core.person import check_manages
+from modules.services.presets import samplers_acting
 from modules.ui.form import Form
-from modules.ui.notices import notify, sentence
+from modules.ui.grammar_files import GrammarFiles
+from modules.ui.notices import as_text, notify, sentence
+from modules.ui.preset_memory import PresetMemory
 from modules.ui.views.adapter_choice import AdapterChoice
 from modules.ui.views.settings_bridge import SettingsBridge
+from modules.ui.views.settings_tools import SettingsTools
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from modules.services.app import App
 
 NEUTRAL = ""
@@ -32,11 +39,12 @@ class SettingsDrawer:
     def __init__(self, app: App) -> None:
         self._app = app
         self._form = Form(GenerationParams)
+        self._memory = PresetMemory(app)
+        self._grammar = GrammarFiles(app)
 
     def build(self) -> None:
         """Make the components and their events in the page that is open now."""
         with gr.Column(elem_id="drawer"):
-            gr.HTML("<h2>Settings</h2>", elem_id="drawer-title", apply_default_css=False, js_on_load=None)
             self.bridge = SettingsBridge(elem_id="settings-bridge")
             self.key = gr.State("")
             self.problem = gr.Markdown("", elem_id="settings-problem", visible="hidden")
@@ -50,15 +58,24 @@ class SettingsDrawer:
                 self.effort = gr.Dropdown(label="Reasoning effort", choices=list(EFFORT), value="", filterable=False)
             AdapterChoice(elem_id="adapter-choice")
             self.preset = gr.Dropdown(label="Preset", choices=self._preset_choices(), value=NEUTRAL, elem_id="preset", filterable=False)
+            self._memory.build_offer()
             with gr.Row(elem_id="preset-buttons"):
                 self.reset = gr.Button("Back to preset", size="sm")
                 self.neutral = gr.Button("Neutral", size="sm")
+            self._memory.build_default()
             with gr.Accordion("Save as preset", open=False):
                 self.name = gr.Textbox(label="Name", max_lines=1, elem_id="preset-name")
                 self.replace = gr.Checkbox(label="Replace one of that name", value=False)
                 self.save = gr.Button("Save preset", size="sm", elem_id="preset-save")
                 self.delete = gr.Button("Delete the chosen preset", size="sm", variant="stop")
-            self._form.build(open_groups=("Sampling",))
+                with gr.Group(visible=False, elem_id="preset-sure") as self.sure:
+                    self.question = gr.Markdown("")
+                    with gr.Row():
+                        self.really = gr.Button("Delete it", size="sm", variant="stop")
+                        self.keep = gr.Button("Keep it", size="sm")
+            self.tools = SettingsTools(elem_id="settings-tools")
+            self.told = gr.Markdown("", elem_id="preset-told", visible="hidden")
+            self._form.build(open_groups=("Sampling",), beside={"grammar": self._grammar.build})
         self._wire()
 
     @property
@@ -69,7 +86,8 @@ class SettingsDrawer:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
         parts = self._form.components
         everything = [*self._rest, *parts]
-        self.bridge.show(self.show, None, [self.key, self.problem, *everything], **quiet)
+        self.bridge.show(self.show, None, [self.bridge, self.key, self.problem, *everything, *self._memory.parts, *self._grammar.parts],
+                         trigger_mode="multiple", **quiet)  # fmt: skip  # the next is asked before the last came
         edited = [self.bridge, self.problem]
         edits = [part.input for part in [self.system, self.template, self.thinking, self.effort, *parts]]
         # Gradio's text boxes tell of typed characters only; what was pasted, cut or deleted counts when the box is left
@@ -78,12 +96,24 @@ class SettingsDrawer:
         afresh = [self.problem, *parts]
         for event, preset in ((self.preset.input, self.preset), (self.reset.click, self.preset)):
             event(self.apply_preset, preset, afresh, **quiet).then(self.collect, [self.key, *everything], edited, **quiet)
-        self.neutral.click(lambda: (NEUTRAL, *self.apply_preset(NEUTRAL)), None, [self.preset, *afresh], **quiet).then(
-            self.collect, [self.key, *everything], edited, **quiet)  # fmt: skip
+        memory, chosen = self._memory, [self.key, self.preset]
+        remembered = [self.preset, *memory.parts]
+        self.preset.input(memory.chosen, chosen, remembered, **quiet)
+        memory.default.click(memory.make_default, chosen, remembered, **quiet)
+        for taken, preset in ((self.neutral, lambda: NEUTRAL), (memory.offer, memory.taken)):
+            taken.click(preset, None, self.preset, **quiet).then(self.apply_preset, self.preset, afresh, **quiet).then(
+                self.collect, [self.key, *everything], edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
+        self.tools.reset(self.reset_one, self.preset, afresh, **quiet).then(self.collect, [self.key, *everything], edited, **quiet)
+        self.preset.input(lambda: _problem(""), None, self.told, **quiet)
+        self.tools.import_preset(self.import_preset, None, [self.told, self.preset, *afresh], **quiet).then(
+            self.collect, [self.key, *everything], edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
+        self._grammar.wire(self._form.component("grammar"), quiet).then(self.collect, [self.key, *everything], edited, **quiet)
         self.save.click(self.save_preset, [self.name, self.replace, *parts], [self.preset, self.problem], **quiet).then(
-            self.collect, [self.key, *everything], edited, **quiet)  # fmt: skip
-        self.delete.click(self.delete_preset, self.preset, [self.preset, self.problem], **quiet).then(
-            self.collect, [self.key, *everything], edited, **quiet)  # fmt: skip
+            self.collect, [self.key, *everything], edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
+        self.delete.click(self.ask_delete, self.preset, [self.sure, self.question], **quiet)
+        self.keep.click(lambda: gr.update(visible=False), None, self.sure, **quiet)
+        self.really.click(self.delete_preset, self.preset, [self.preset, self.problem, self.sure], **quiet).then(
+            self.collect, [self.key, *everything], edited, **quiet).then(memory.told, chosen, remembered, **quiet)  # fmt: skip
 
     # ---- handlers --------------------------------------------------------------------------------------------------
 
@@ -92,20 +122,30 @@ class SettingsDrawer:
         data: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         settings: dict[str, Any] = data.get("settings") or {}
         variables = settings.get("template_variables") or {}
-        preset = str(settings.get("preset") or "")
+        key, preset = str(data.get("key") or ""), str(settings.get("preset") or "")
         problem, params = "", GenerationParams()
         try:
             params = self._app.presets.merge(preset, settings.get("params") or {})
         except AppError as error:
             problem = error.message
-        templates = [("The model's own", "")] + [(row.name, row.name) for row in await self._app.templates.list() if not row.problem]
-        thinking = variables.get("enable_thinking")
+        model = self._app.template_doctor.model()
+        usual = f"{model['template']}, as chosen for the model" if model and model["template"] else "The model's own"
+        templates = [(usual, "")] + [(row.name, row.name) for row in await self._app.templates.list() if not row.problem]
+        thinking, effort = variables.get("enable_thinking"), variables.get("reasoning_effort") or ""
+        offered = self._offered(settings)
         return [
-            str(data.get("key") or ""), _problem(problem), settings.get("system_prompt") or "",
+            _told(params, asked=data.get("asked")), key, _problem(problem), settings.get("system_prompt") or "",
             gr.update(choices=templates, value=settings.get("template") or ""),
-            "" if thinking is None else "on" if thinking else "off", variables.get("reasoning_effort") or "",
-            gr.update(choices=self._preset_choices(), value=preset), *self._form.updates(params),
+            gr.update(value="" if thinking is None else "on" if thinking else "off", visible=_shown(offered, "enable_thinking", thinking is not None)),
+            gr.update(value=effort, visible=_shown(offered, "reasoning_effort", bool(effort))),
+            gr.update(choices=self._preset_choices(), value=preset, info=self._memory.sentence(key, preset)), *self._form.updates(params),
+            *self._memory.buttons(key, preset), *self._grammar.looked_at(params.grammar),
         ]  # fmt: skip
+
+    def _offered(self, settings: dict[str, Any]) -> tuple[str, ...] | None:
+        """The options that the template in force reads; None where that is not known."""
+        engine = self._app.models.loaded()
+        return None if engine is None or settings.get("template") else engine.card.template_variables
 
     def collect(self, key: str, system: str, template: str, thinking: str, effort: str, preset: str, *shown: Any) -> list[Any]:
         """What the form holds as settings: only what differs from the preset is kept in `params`."""
@@ -123,7 +163,7 @@ class SettingsDrawer:
         settings: dict[str, Any] = {"preset": preset, "params": {name: value for name, value in values.items() if value != before[name]}}
         if key != "notebook":
             settings.update(system_prompt=system, template=template, template_variables=variables)
-        return [json.dumps({"key": key, "settings": settings}), _problem("")]
+        return [_told(params, key=key, settings=settings), _problem("")]
 
     def apply_preset(self, preset: str) -> list[Any]:
         """Show the values of a preset."""
@@ -132,27 +172,63 @@ class SettingsDrawer:
         except AppError as error:
             return [_problem(error.message), *(gr.update() for _ in self._form.fields)]
 
+    def reset_one(self, preset: str, event: gr.EventData) -> list[Any]:
+        """Show the preset's value of one parameter."""
+        name = str(event._data.get("name") or "") if isinstance(event._data, dict) else ""
+        try:
+            return [_problem(""), *self._form.only(name, self._app.presets.merge(preset, {}))]
+        except AppError as error:
+            return [_problem(error.message), *(gr.skip() for _ in self._form.fields)]
+
+    def import_preset(self, event: gr.EventData) -> list[Any]:
+        """Keep a preset file of this or another program under its name, and choose it."""
+        told = event._data if isinstance(event._data, dict) else {}
+        try:
+            check_manages(self._app.settings)
+            name, left_out = self._app.presets.import_file(str(told.get("name") or ""), str(told.get("text") or ""))
+        except AppError as error:
+            return [_problem(sentence(error)), gr.skip(), *(gr.skip() for _ in range(1 + len(self._form.fields)))]
+        more = f" Left out, as it has no place here: {', '.join(left_out)}." if left_out else ""
+        return [_problem(as_text(f"“{name}” is imported.{more}")), gr.update(choices=self._preset_choices(), value=name), *self.apply_preset(name)]
+
     def save_preset(self, name: str, replace: bool, *shown: Any) -> list[Any]:
         """Keep the values shown under a name."""
         try:
+            check_manages(self._app.settings)
             saved = self._app.presets.save(name, self._form.read(shown), overwrite=replace)  # type: ignore[arg-type]
         except AppError as error:
             return [gr.update(), _problem(sentence(error))]
         gr.Info(f"Saved as “{saved}”.", title="Preset")
         return [gr.update(choices=self._preset_choices(), value=saved), _problem("")]
 
+    def ask_delete(self, preset: str) -> list[Any]:
+        """A preset is gone when it is deleted, so it is asked first."""
+        return [gr.update(visible=bool(preset)), f"Delete the preset “{preset}” for good?"]
+
     def delete_preset(self, preset: str) -> list[Any]:
         """Delete the chosen preset; the values shown stay."""
+        gone = gr.update(visible=False)
         try:
+            check_manages(self._app.settings)
             if preset:
                 self._app.presets.delete(preset)
         except AppError as error:
             notify(error)
-            return [gr.update(), gr.update()]
-        return [gr.update(choices=self._preset_choices(), value=NEUTRAL), _problem("")]
+            return [gr.update(), gr.update(), gone]
+        return [gr.update(choices=self._preset_choices(), value=NEUTRAL), _problem(""), gone]
 
     def _preset_choices(self) -> list[tuple[str, str]]:
         return [("Neutral", NEUTRAL)] + [(row.name, row.name) for row in self._app.presets.list() if not row.problem]
+
+
+def _shown(offered: tuple[str, ...] | None, name: str, is_set: bool) -> Any:
+    """Whether a control of an option of templates is shown: also where its template is not known, and where it is set."""
+    return True if is_set or offered is None or name in offered else "hidden"
+
+
+def _told(params: BaseModel, **more: Any) -> str:
+    """What the browser is told through the bridge: which samplers take part, and perhaps settings that were edited."""
+    return json.dumps({**more, "acting": samplers_acting(params)})  # type: ignore[arg-type]
 
 
 def _problem(message: str) -> Any:

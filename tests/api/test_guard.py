@@ -25,6 +25,7 @@ def guarded(root_path: str = "", **options: Any) -> httpx.AsyncClient:
 
     @api.post("/v1/completions")
     @api.post("/v1/chat/completions")
+    @api.post("/ui/datasets/upload")
     async def write(request: Request) -> dict[str, int]:
         return {"bytes": len(await request.body())}
 
@@ -124,6 +125,33 @@ async def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     async with guarded() as client:
         response = await asyncio.wait_for(client.post("/v1/chat/completions", content=drip()), 4)
     assert response.status_code == 413
+
+
+async def test_the_file_of_a_data_set_may_be_long_and_no_other_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.api.guard.JSON_LIMIT_BYTES", 1000)
+    monkeypatch.setattr("modules.api.guard.DATASET_LIMIT_BYTES", 5000)
+    async with guarded() as client:
+        codes = [(await client.post(path, content=b"x" * size)).status_code for path, size in (
+            ("/ui/datasets/upload?name=a", 5000), ("/ui/datasets/upload?name=a", 5001), ("/ui/datasets/preview", 1001), ("/ui/datasets/upload/", 1001),
+        )]  # fmt: skip
+    assert codes == [200, 413, 413, 413]
+
+
+async def test_the_file_of_a_data_set_has_time_for_its_bytes_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.api.guard.BODY_TIME_LIMIT_S", 0.3)
+    monkeypatch.setattr("modules.api.guard.UPLOAD_BYTES_PER_S", 1000)
+
+    async def drip(size: int) -> Any:
+        for _ in range(8):
+            yield b"x" * size
+            await asyncio.sleep(0.1)
+
+    async with guarded() as client:
+        steady = await client.post("/ui/datasets/upload", content=drip(200))
+        slow = await asyncio.wait_for(client.post("/ui/datasets/upload", content=drip(1)), 4)
+        other = await asyncio.wait_for(client.post("/v1/completions", content=drip(200)), 4)
+    assert (steady.status_code, slow.status_code, other.status_code) == (200, 413, 413)
+    assert steady.json() == {"bytes": 1600}
 
 
 async def test_every_response_carries_the_policy() -> None:

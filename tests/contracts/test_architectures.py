@@ -20,8 +20,8 @@ from modules.loaders.transformers.slot_cache import SlotCache
 from tests.loaders.greedy import decode, generate
 from tests.tiny_models import make_model
 
-BATCHING = ("qwen2", "qwen3_moe", "mistral", "gemma3_text", "phi3", "gpt_oss", "gpt2", "gpt_neox", "opt")
-ALONE = ("bloom", "gpt_neo", "lfm2", "mamba")
+BATCHING = ("qwen2", "qwen3_moe", "mistral", "gemma2", "gemma3_text", "cohere2", "phi3", "gpt_oss", "gpt2", "gpt_neox", "opt")
+ALONE = ("bloom", "gpt_neo", "lfm2", "mamba", "mamba2", "falcon_h1", "qwen3_next")
 
 
 def prompts_of(count: int) -> tuple[list[list[int]], list[int]]:
@@ -152,6 +152,26 @@ def test_rows_on_a_device_answer_like_arrays() -> None:
         assert logits.dtype == np.float32
 
 
+def first(k: int, ids: np.ndarray, logits: np.ndarray) -> list[int]:
+    """The k largest, of equal ones the lowest ids; a cut may bring some more."""
+    return ids[np.lexsort((ids, -logits))][: k or None].tolist()
+
+
+def test_rows_of_a_batch_on_a_device_answer_each_for_itself() -> None:
+    import torch
+
+    from modules.loaders.transformers.logits import TorchRows
+
+    values = np.random.default_rng(2).normal(size=(3, 700)).astype(np.float32)
+    for device, memory in zip(TorchRows(torch.from_numpy(values.copy())).rows(), map(NumpyRow, values), strict=True):
+        assert device.max() == memory.max()
+        assert device.logsumexp() == pytest.approx(memory.logsumexp(), abs=1e-5)
+        for k, threshold in ((1, -math.inf), (40, -1.0), (0, 1.0), (0, -1.0), (256, -9.0), (300, -9.0)):
+            ids, logits = device.cut(k, threshold)
+            assert first(k, ids, logits) == first(k, *memory.cut(k, threshold))
+            np.testing.assert_array_equal(logits, memory.full()[ids])
+
+
 @pytest.mark.parametrize("odd", [(), (np.nan,), (np.inf,), (-np.inf, np.nan), (np.nan, np.inf, -np.inf, -3.4e38)], ids=str)
 @pytest.mark.parametrize("share", [0.001, 0.1, 1.0])
 def test_rows_on_a_device_have_ties_and_what_is_no_number_as_rows_in_main_memory(odd: tuple[float, ...], share: float) -> None:
@@ -171,5 +191,20 @@ def test_rows_on_a_device_have_ties_and_what_is_no_number_as_rows_in_main_memory
     for k in (0, 1, 2, 40, 999, 1000, 5000):
         for threshold in (-math.inf, -1.0, 2.0, 2.00000001, 100.0):
             ids, logits = device.cut(k, threshold)
-            assert sorted(ids.tolist()) == sorted(memory.cut(k, threshold)[0].tolist()), (k, threshold)
+            assert first(k, ids, logits) == first(k, *memory.cut(k, threshold)), (k, threshold)
             np.testing.assert_array_equal(logits, memory.full()[ids])
+
+
+def test_norms_that_compute_the_same_to_the_last_bit_compute_at_once() -> None:
+    """Gemma's multiply by one more than their weights and stay as they are."""
+    import torch
+
+    from modules.loaders.transformers.norms import fuse_norms
+
+    for kind, some in (("llama", True), ("gemma3_text", False)):
+        model = make_model(kind)
+        ids = torch.tensor([prompts_of(1)[0][0]])
+        with torch.inference_mode():
+            expected = model(ids).logits
+            assert (fuse_norms(model) > 0) is some
+            assert torch.equal(model(ids).logits, expected)

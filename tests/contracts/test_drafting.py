@@ -117,7 +117,8 @@ def test_so_is_text_drafted_from_what_was_written_before(bench: Bench, together:
     found, engine = bench.write(texts, GREEDY, drafting=True, together=together, lookup=True)
     assert found == plain
     assert engine.counters().accepted_tokens > COUNT
-    assert engine.counters().steps < without.counters().steps
+    if not together:  # six begin at different steps and end with the slowest: their count of steps is chance
+        assert engine.counters().steps < without.counters().steps
 
 
 @pytest.mark.parametrize("count", range(1, 9))
@@ -178,7 +179,7 @@ def test_what_it_takes_and_does_is_said(model: LoadedModel, tiny: TinyFiles) -> 
 def test_looking_up_needs_no_second_model(tiny: TinyFiles) -> None:
     for path in (tiny.gguf, tiny.folder):
         loaded = load(path, draft_lookup=True)
-        assert loaded.draft == DraftSource(None, 5)
+        assert loaded.draft == DraftSource(None, 16)
         assert any("from what was written before" in note for note in loaded.notes)
         loaded.runner.close()
 

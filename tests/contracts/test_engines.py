@@ -115,11 +115,11 @@ def test_eight_together_are_each_as_alone(start, prompts, alone):
 
 def test_stop_in_mid_prefill_frees_the_slot_before_the_next_step(start, prompts, alone):
     engine, runner, inbox = start()
-    engine._scheduler.prefill_s_per_token = 1.0  # as a slow model: 128 tokens a step alone
+    engine._scheduler.pace.prefill_s_per_token = 1.0  # as a slow model: 128 tokens a step alone
     gate = runner.gate = threading.Semaphore(0)
     long = engine.submit(prompts[1] * 20, GREEDY)
     assert runner.entered.acquire(timeout=10)
-    engine._scheduler.prefill_s_per_token = 1.0
+    engine._scheduler.pace.prefill_s_per_token = 1.0
     gate.release()
     assert runner.entered.acquire(timeout=10)
     before = engine.counters()
@@ -166,6 +166,18 @@ def test_a_prefix_is_shared_with_a_reply_that_is_still_running(start, prompts, a
     assert_same_but_for_ties([inbox.ids(first), inbox.ids(second)], [alone[2], alone[2]])
 
 
+def test_samples_of_one_prompt_read_it_once(start, prompts):
+    engine, runner, inbox = start()
+    gate = runner.gate = threading.Semaphore(0)
+    prompt = prompts[0] + prompts[1][1:] + prompts[2][1:]
+    samples = [engine.submit(prompt, GenerationParams(temperature=1, max_tokens=4, ban_eos=True)) for _ in range(4)]
+    gate.release(100_000)
+    inbox.wait(*samples)
+    assert engine.counters().prefill_tokens == len(prompt) + 3
+    assert sorted(inbox.started[sample].reused_tokens for sample in samples) == [0, *[len(prompt) - 1] * 3]
+    assert [inbox.last(sample).usage.completion_tokens for sample in samples] == [4] * 4
+
+
 def test_replies_that_lost_their_slot_continue_exactly(start, prompts, alone):
     room = max(len(prompt) for prompt in prompts) + COUNT + 40
     engine, runner, inbox = start(capacity_tokens=room)
@@ -180,10 +192,9 @@ def test_replies_that_lost_their_slot_continue_exactly(start, prompts, alone):
 
 def test_the_same_seed_writes_the_same_text(start, prompts):
     engine, _, inbox = start()
-    params = GenerationParams(temperature=1.2, top_p=0.95, max_tokens=COUNT)
+    params = GenerationParams(temperature=1.2, top_p=0.95, max_tokens=COUNT, deterministic=True)
     first = engine.submit(prompts[7], params)
     inbox.wait(first)
-    engine.call(lambda: None)
     again = engine.submit(prompts[7], params.model_copy(update={"seed": inbox.started[first].seed}))
     inbox.wait(again)
     assert inbox.text(again) == inbox.text(first)

@@ -32,7 +32,7 @@ def complaints(kind: JobKind) -> list[str]:
         found.append("no such lane")
     if kind.args.model_config.get("extra") != "forbid":
         found.append("unknown arguments are not refused")
-    if kind.subject and kind.subject not in kind.args.model_fields:
+    if kind.subject and kind.subject not in kind.args.model_fields and not isinstance(getattr(kind.args, kind.subject, None), property):
         found.append("the subject is no argument")
     for name, field in kind.args.model_fields.items():
         if not (field.description or "").endswith("."):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from modules.core.params import DEFAULT_ORDER, GenerationParams, SamplerName
+from modules.core.text_shape import SHAPE_FIELDS
 from modules.engine.logits import NumpyRow
 from modules.engine.penalties import breaker_tokens
-from modules.engine.sampling import SAMPLERS, Sampler, SamplerSpec
+from modules.engine.samplers import SAMPLERS, SamplerSpec
+from modules.engine.sampling import Sampler
 
 ROW = (np.random.default_rng(2).standard_normal(400) * 2).astype(np.float32)
 PIECES = [f"t{i}".encode() for i in range(400)]
@@ -38,6 +40,9 @@ CHANGES: dict[str, tuple[object, dict]] = {
     "repetition_penalty": (1.5, {}),
     "frequency_penalty": (0.5, {}),
     "presence_penalty": (0.5, {}),
+    "no_repeat_ngram_size": (2, {}),
+    "smoothing_factor": (0.5, {}),
+    "smoothing_curve": (2.0, {"smoothing_factor": 0.5}),
     "penalty_range": (3, {"presence_penalty": 1.0}),
     "mirostat_mode": (2, {"mirostat_tau": 2.0}),
     "mirostat_tau": (2.0, {"mirostat_mode": 2}),
@@ -48,7 +53,7 @@ CHANGES: dict[str, tuple[object, dict]] = {
     "sampler_order": (("temperature", "top_p"), {"temperature": 3.0, "top_p": 0.5}),
     "seed": (8, {}),
 }
-ELSEWHERE = {"max_tokens", "stop", "logprobs"}  # the engine reads these
+ELSEWHERE = {"max_tokens", "context_tokens", "stop", "deterministic", "drafts", "deadline_s", "logprobs", "prompt_logprobs", "prompt_only", "show_special_tokens", "guidance_scale", "negative_prompt", *SHAPE_FIELDS}  # the engine reads these
 BEFORE_ALL = {"logit_bias", "banned_tokens", "ban_eos", "sampler_order", "seed", "mirostat_mode", "mirostat_tau", "mirostat_eta"}
 
 

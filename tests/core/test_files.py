@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.core.errors import AppError, InvalidRequest, NotFound
-from modules.core.files import checked_name, dump_yaml, path_below, read_yaml, relative_below, write_atomic
+from modules.core.files import (
+    ReadFiles,
+    checked_name,
+    dump_yaml,
+    path_below,
+    read_yaml,
+    relative_below,
+    write_atomic,
+)
 
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -107,3 +115,22 @@ def test_any_text_comes_back_from_yaml(text: str) -> None:
 
 def test_plain_yaml_is_read() -> None:
     assert read_yaml("a: 1\nb: [x, 0.5]\n", "f") == {"a": 1, "b": ["x", 0.5]}
+
+
+def test_a_file_is_read_again_only_when_it_changed(tmp_path: Path) -> None:
+    path, reads = tmp_path / "one.txt", []
+
+    def read(file: Path) -> str:
+        reads.append(file)
+        return file.read_text(encoding="utf-8")
+
+    files = ReadFiles(read)
+    path.write_text("a", encoding="utf-8")
+    assert (files.of(path), files.of(path), len(reads)) == ("a", "a", 1)
+    path.write_text("ab", encoding="utf-8")
+    assert (files.of(path), len(reads)) == ("ab", 2)
+    files.forget(path)
+    assert (files.of(path), len(reads)) == ("ab", 3)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        files.of(path)

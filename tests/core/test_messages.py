@@ -25,6 +25,12 @@ def test_an_open_block_has_no_answer_yet() -> None:
     assert split_thinking("<thi").open
 
 
+def test_a_block_that_only_ends_is_thinking_where_the_tag_stands_alone() -> None:
+    assert split_thinking("hm\nwell\n</think>\n\nYes.") == ("hm\nwell", "Yes.", False)
+    for text in ("It ends with </think> and goes on.", "```\n<think>\nhm\n</think>\n```", "hm\n</think"):
+        assert split_thinking(text).answer == text
+
+
 def test_the_template_may_have_opened_the_block() -> None:
     thought = split_thinking("hm</think>Yes.", starts_open="<think>")
     assert (thought.thinking, thought.answer) == ("hm", "Yes.")

@@ -19,7 +19,7 @@ def test_the_defaults_change_nothing_and_are_not_stored() -> None:
     "values",
     [
         {"temperature": -1}, {"temperature": float("nan")}, {"top_p": 0}, {"top_k": -1}, {"min_p": 1.1}, {"dry_range": 2**31 - 1},
-        {"penalty_range": 2**31}, {"mirostat_mode": 1}, {"logit_bias": {-1: 1}}, {"logit_bias": {1: 1000}}, {"stop": ("",)},
+        {"penalty_range": 2**31}, {"mirostat_mode": 3}, {"logit_bias": {-1: 1}}, {"logit_bias": {1: 1000}}, {"stop": ("",)},
         {"stop": ("x",) * 65}, {"sampler_order": ("top_k", "top_k")}, {"sampler_order": ("top_z",)}, {"seed": -1}, {"max_tokens": 10**9},
         {"unknown": 1},
     ],

@@ -1,4 +1,4 @@
-"""The page in a real browser against a real server: one of each for all tests, a fresh browser profile for every test.
+"""The page in a real browser against a real server: one of each for all tests, a fresh or emptied browser profile for every test.
 
 Every test also fails when the page asked anything of another machine, or wrote an error to its console. What a failed test saw lies in
 `artifacts/` (never committed): a screenshot, the console, the server's log.
@@ -27,6 +27,7 @@ TIMEOUT_MS = 30_000
 WINDOW = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 OPTIONAL_MODELS = ("tinytalk3m-chat-f16.gguf", "stories260K")
+STORED = "cookies,file_systems,indexeddb,local_storage,service_workers"  # all but the cache
 FAILED = pytest.StashKey[bool]()
 
 
@@ -83,6 +84,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir
     (folder / "state").mkdir(mode=0o700)
     write_measured(folder / "state")
     running = PaddockServer(folder, models_dir, loras_dir, "--hub-endpoint", hub.endpoint)
+    running.ask("PATCH", "ui/chat-preferences", {"begin_as_last": False, "title_from_exchange": False})  # no test begins with what another one chose
     yield running
     running.close()
 
@@ -96,6 +98,37 @@ def browser(chromium_path: str) -> Iterator[Browser]:
         browser.close()
 
 
+def open_profile(browser: Browser, server: PaddockServer, **options: object) -> BrowserContext:
+    """A fresh browser profile."""
+    context = browser.new_context(**{"viewport": WINDOW, "locale": "en-US", "color_scheme": "light", **options})  # type: ignore[arg-type]
+    context.set_default_timeout(TIMEOUT_MS)
+    context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
+    return context
+
+
+class KeptProfile:
+    """The profile of most tests, emptied after each. Its first window stays open and its cache filled: anew, both cost more than the page itself."""
+
+    def __init__(self, browser: Browser, server: PaddockServer) -> None:
+        self.context = open_profile(browser, server)
+        self._origin = server.url.rstrip("/")
+        self._devtools = self.context.new_cdp_session(self.context.new_page())
+
+    def empty(self) -> None:
+        """Close the pages of a test and forget what they stored."""
+        for page in self.context.pages[1:]:
+            page.close()
+        self.context.unroute_all()
+        self.context.set_offline(False)
+        self.context.clear_cookies()
+        self._devtools.send("Storage.clearDataForOrigin", {"origin": self._origin, "storageTypes": STORED})
+
+
+@pytest.fixture(scope="session")
+def kept_profile(browser: Browser, server: PaddockServer) -> KeptProfile:
+    return KeptProfile(browser, server)
+
+
 @pytest.fixture
 def starter(server: PaddockServer) -> PaddockServer:
     """The server with the starter model loaded, whatever the test before did."""
@@ -104,10 +137,15 @@ def starter(server: PaddockServer) -> PaddockServer:
 
 
 @pytest.fixture
-def unhurried(starter: PaddockServer) -> Iterator[None]:
+def hurry(starter: PaddockServer) -> Iterator[Callable[[], None]]:
+    """Replies take seconds instead of an instant, until this is called."""
+    with starter.slowed() as hurry:
+        yield hurry
+
+
+@pytest.fixture
+def unhurried(hurry: Callable[[], None]) -> None:
     """Replies take seconds instead of an instant."""
-    with starter.slowed():
-        yield
 
 
 @pytest.fixture
@@ -124,26 +162,30 @@ def new_context(
     made: list[BrowserContext] = []
 
     def make(**options: object) -> BrowserContext:
-        context = browser.new_context(**{"viewport": WINDOW, "locale": "en-US", "color_scheme": "light", **options})  # type: ignore[arg-type]
-        context.set_default_timeout(TIMEOUT_MS)
-        context.grant_permissions(["clipboard-read", "clipboard-write"], origin=server.url)
-        watch.follow(context)
-        made.append(context)
-        return context
+        made.append(open_profile(browser, server, **options))
+        watch.follow(made[-1])
+        return made[-1]
 
     yield make
     complaints = watch.unexpected()
     if request.node.stash.get(FAILED, False) or complaints:
-        save_artifacts(request.node.name, made, server, complaints)
+        save_artifacts(request.node.name, [page for context in made for page in context.pages], server, complaints)
     for context in made:
         context.close()
     assert not complaints, "\n".join(complaints)
 
 
 @pytest.fixture
-def context(new_context: Callable[..., BrowserContext]) -> BrowserContext:
-    """The profile of most tests."""
-    return new_context()
+def context(kept_profile: KeptProfile, server: PaddockServer, watch: ConsoleWatch, request: pytest.FixtureRequest) -> Iterator[BrowserContext]:
+    """The profile of most tests; it must have been quiet too."""
+    watch.follow(kept_profile.context)
+    yield kept_profile.context
+    complaints = watch.unexpected()
+    if request.node.stash.get(FAILED, False) or complaints:
+        save_artifacts(request.node.name, kept_profile.context.pages[1:], server, complaints)
+    watch.leave(kept_profile.context)
+    kept_profile.empty()
+    assert not complaints, "\n".join(complaints)
 
 
 @pytest.fixture
@@ -159,6 +201,7 @@ def chat(page: Page, starter: PaddockServer) -> ChatScreen:
 @pytest.fixture
 def notebook(page: Page, starter: PaddockServer) -> NotebookScreen:
     starter.ask("PUT", "ui/notebook", {"text": "", "rev": None})
+    starter.ask("PUT", "ui/notebook/settings", {})
     return NotebookScreen(page, starter)
 
 
@@ -167,11 +210,10 @@ def models(page: Page, starter: PaddockServer) -> ModelsScreen:
     return ModelsScreen(page, starter)
 
 
-def save_artifacts(name: str, contexts: list[BrowserContext], server: PaddockServer, complaints: list[str]) -> None:
+def save_artifacts(name: str, pages: list[Page], server: PaddockServer, complaints: list[str]) -> None:
     """What a failed test saw."""
     folder = ARTIFACTS / re.sub(r"[^\w.-]+", "_", name)
     folder.mkdir(parents=True, exist_ok=True)
-    pages = [page for context in contexts for page in context.pages]
     for number, page in enumerate(pages):
         page.screenshot(path=folder / f"page-{number}.png", timeout=5000)
     (folder / "complaints.txt").write_text("\n".join(complaints), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -24,14 +25,20 @@ class ConsoleWatch:
 
     def follow(self, context: BrowserContext) -> None:
         """Listen to a browser profile from now on."""
-        context.on("request", self._request)
-        context.on("requestfailed", self._failed)
-        context.on("console", self._console)
-        context.on("weberror", lambda error: self.complaints.append(f"exception: {error.error}"))
+        for event, listener in self._listeners():
+            context.on(event, listener)  # type: ignore[call-overload]
+
+    def leave(self, context: BrowserContext) -> None:
+        """Listen to it no longer."""
+        for event, listener in self._listeners():
+            context.remove_listener(event, listener)
 
     def allow(self, pattern: str) -> None:
         """Complaints that match are what the test is about."""
         self._allowed.append(re.compile(pattern))
+
+    def _listeners(self) -> tuple[tuple[str, Callable[[Any], None]], ...]:
+        return ("request", self._request), ("requestfailed", self._failed), ("console", self._console), ("weberror", self._error)
 
     def _request(self, request: Any) -> None:
         parts = urlsplit(request.url)
@@ -46,6 +53,9 @@ class ConsoleWatch:
     def _console(self, message: Any) -> None:
         if message.type == "error":
             self.complaints.append(f"console: {message.text} ({message.location.get('url', '')})")
+
+    def _error(self, error: Any) -> None:
+        self.complaints.append(f"exception: {error.error}")
 
     def unexpected(self) -> list[str]:
         return [text for text in self.complaints if not any(pattern.search(text) for pattern in self._allowed)]

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.conftest import PHONE
@@ -78,13 +79,15 @@ def test_the_keyboard_is_enough(chat: ChatScreen, page: Page, starter: PaddockSe
     chat.done()
     expect(chat.reply).to_have_attribute("data-status", re.compile("stopped|complete"))
     page.keyboard.press("ControlOrMeta+Shift+O")
-    expect(page.get_by_text("What shall we work on?")).to_be_visible()
+    expect(page.locator("p.lead", has_text="What shall we work on?")).to_be_visible()
 
 
 def test_the_focus_can_be_seen_and_reaches_the_main_controls(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
     chat.open(starter.make_conversation((("user", "hi"), ("assistant", "Hello.")), title="Focus"))
+    expect(page.get_by_text("Hello.")).to_be_visible()
+    expect(page.get_by_role("textbox", name="Message", exact=True)).to_be_editable()
     page.get_by_role("button", name="Skip the list").focus()  # the first of all
-    assert {"New chat", "Search conversations"} <= reached_by_tab(page, 2)
+    assert {"New chat", "Search conversations"} <= reached_by_tab(page, 4)
     page.get_by_role("button", name="Skip the list").press("Enter")
     expect(page.get_by_role("tab", name="Chat")).to_be_focused()
     reached = reached_by_tab(page, 40)
@@ -134,6 +137,7 @@ def test_a_phone_shows_everything(new_context: Callable[..., BrowserContext], st
     expect(chat.row("On the phone")).to_be_visible()
     page.get_by_role("button", name="Close the list").tap()
     expect(chat.row("On the phone")).not_to_be_visible()
+    settings_end_where_they_are_read(page)
     chat.box.fill("hello")
     chat.send_button.tap()
     expect(chat.replies).to_have_count(2)
@@ -141,6 +145,24 @@ def test_a_phone_shows_everything(new_context: Callable[..., BrowserContext], st
     box = page.locator(".composer-box").bounding_box()
     assert box is not None
     assert PHONE["height"] - 30 < box["y"] + box["height"] <= PHONE["height"]
+
+
+def settings_end_where_they_are_read(page: Page) -> None:
+    """The drawer covers a phone: the way out stays in sight, and Escape is one too."""
+    page.get_by_role("button", name="Settings", exact=True).tap()
+    label = page.locator("#drawer [data-testid='block-info']").first  # Gradio lays labels above what they stand in
+    covered = "(label) => { document.querySelector('#drawer').scrollTop += label.getBoundingClientRect().top - 12; const { left, top } = label.getBoundingClientRect(); return Boolean(document.elementFromPoint(left + 5, top + 5).closest('#settings-bridge')); }"
+    assert label.evaluate(covered)
+    page.locator("#drawer").evaluate("drawer => drawer.scrollTo(0, drawer.scrollHeight)")
+    expect(page.get_by_label("System prompt")).not_to_be_in_viewport()
+    done = page.get_by_role("button", name="Done", exact=True)
+    expect(done).to_be_in_viewport()
+    done.tap()
+    expect(page.locator("#drawer")).not_to_be_visible()
+    page.get_by_role("button", name="Settings", exact=True).tap()
+    expect(done).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#drawer")).not_to_be_visible()
 
 
 @pytest.mark.parametrize("window", [(1280, 800), (3840, 2160), (820, 1180)], ids=str)
@@ -174,3 +196,34 @@ def test_a_whole_tour_asks_only_this_server(chat: ChatScreen, page: Page, watch:
     assert watch.unexpected() == []
     policy = page.request.get(chat.server.url).headers["content-security-policy"]
     assert "connect-src 'self'" in policy
+
+
+def serious(page: Page, where: str) -> list[str]:
+    """What axe finds that keeps people out."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [f"{where}: {row['id']}: {row['nodes'][0]['html'][:160]}" for row in found if row["impact"] in ("serious", "critical")]
+
+
+def test_axe_finds_nothing_serious(page: Page, starter: PaddockServer) -> None:
+    ChatScreen(page, starter).open(starter.make_conversation(TALK, title="Examined"))
+    found = []
+    for area in (*AREAS, "Training", "Templates"):
+        open_area(page, area)
+        page.wait_for_timeout(250)  # colours of the chosen tab fade in
+        found += serious(page, area)
+    open_area(page, "Chat")
+    page.keyboard.press("ControlOrMeta+S")
+    expect(page.get_by_role("textbox", name="System prompt")).to_be_visible()
+    page.wait_for_timeout(400)  # the drawer slides in
+    found += serious(page, "settings")
+    page.keyboard.press("ControlOrMeta+K")
+    expect(page.get_by_role("dialog", name="Jump to").get_by_role("option").first).to_be_visible()
+    found += serious(page, "palette")
+    page.keyboard.press("Escape")
+    page.get_by_role("log", name="Conversation").click(position={"x": 5, "y": 5})
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    found += serious(page, "keys")
+    assert found == []
+    page.get_by_role("dialog").evaluate("dialog => dialog.append(document.createElement('button'))")
+    assert serious(page, "a button without a name") != []

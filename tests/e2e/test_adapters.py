@@ -127,7 +127,7 @@ def test_the_notebook_keeps_adapters_of_its_own(notebook: NotebookScreen, page: 
     section.get_by_role("checkbox", name="Choose for the notebook").check()
     section.get_by_role("checkbox", name="Use odd-words").check()
     section.get_by_label("Scale of odd-words").fill("2")
-    page.wait_for_function("JSON.parse(localStorage.getItem('paddock.notebook.settings')).adapters?.[0]?.scale === 2")
+    wait_for(lambda: [one["scale"] for one in starter.ask("GET", "ui/notebook")["settings"].get("adapters") or []] == [2], "it is remembered")
     close_drawer(page)
     assert write_on(notebook) != plain
 

@@ -1,4 +1,4 @@
-"""Images in the chat page: attached, pasted, sent, shown again, looked at; and not offered where the model does not see."""
+"""Images in the chat page: attached, pasted, sent, shown again, looked at; and refused where the model does not see."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.screens import ChatScreen
+from tests.e2e.screens import ChatScreen, ModelsScreen
 from tests.paddock_server import PaddockServer
+from tests.tiny_image_text import image_text_folder
 from tests.tiny_vision import picture, vision_files
 
 SEER = "seer/llava.gguf"
@@ -51,14 +52,19 @@ def sizes(chat: ChatScreen) -> list[tuple[int, int]]:
 def test_images_are_attached_sent_looked_at_and_still_there(seeing: PaddockServer, page: Page) -> None:
     chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Pictures", settings=SETTINGS))
     attached = page.get_by_role("list", name="Attached images")
-    chooser = page.get_by_label("Images", exact=True)
-    expect(page.get_by_role("button", name="Attach images")).to_be_visible()
+    chooser = page.get_by_label("Files", exact=True)
+    expect(page.get_by_role("button", name="Attach files")).to_be_visible()
     chooser.set_input_files([file_of("a.png", 1), file_of("b.jpg", 2, (4000, 1000), "JPEG")])
     expect(attached.get_by_role("listitem")).to_have_count(2)
     page.evaluate(PASTE, [base64.b64encode(picture(3)).decode()])
     expect(attached.get_by_role("listitem")).to_have_count(3)
+    chat.open(chat.id)  # a reload keeps them
+    expect(attached.get_by_role("listitem")).to_have_count(3)
     page.get_by_role("button", name="Remove image 3").click()
+    expect(attached.get_by_role("listitem")).to_have_count(2)
     first = chat.say("What is it?")
+    expect(attached).to_be_hidden()
+    chat.open(chat.id)
     expect(attached).to_be_hidden()
     assert sizes(chat) == [(300, 200), (2048, 512)]  # what is larger than any model looks at was made smaller
     receipt = seeing.ask("GET", f"/ui/conversations/{chat.id}")["messages"][-1]["receipt"]
@@ -78,7 +84,7 @@ def test_images_are_attached_sent_looked_at_and_still_there(seeing: PaddockServe
 
 def test_an_edited_message_and_a_branch_keep_their_images(seeing: PaddockServer, page: Page) -> None:
     chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Kept", settings=SETTINGS))
-    page.get_by_label("Images", exact=True).set_input_files([file_of("a.png", 1)])
+    page.get_by_label("Files", exact=True).set_input_files([file_of("a.png", 1)])
     chat.say("What is it?")
     chat.press(chat.asked.last, "Edit")
     page.get_by_role("textbox", name="Edit message").fill("And what colour is it?")
@@ -96,13 +102,32 @@ def test_an_edited_message_and_a_branch_keep_their_images(seeing: PaddockServer,
 def test_what_cannot_be_attached_is_told(seeing: PaddockServer, page: Page) -> None:
     chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Refused", settings=SETTINGS))
     problem = page.get_by_role("alert").filter(visible=True)
-    chooser = page.get_by_label("Images", exact=True)
-    chooser.set_input_files([{"name": "notes.txt", "mimeType": "text/plain", "buffer": b"words"}])
-    expect(problem).to_contain_text("notes.txt is no PNG, JPEG, WebP or GIF image.")
+    chooser = page.get_by_label("Files", exact=True)
+    chooser.set_input_files([{"name": "drawing.bmp", "mimeType": "image/bmp", "buffer": b"BM"}])
+    expect(problem).to_contain_text("drawing.bmp is no PNG, JPEG, WebP or GIF image.")
     chooser.set_input_files([{"name": "bad.png", "mimeType": "image/png", "buffer": picture(1)[:50]}])
     expect(problem).to_contain_text("bad.png cannot be read")
     seeing.load()  # the starter model does not see
-    expect(page.get_by_role("button", name="Attach images")).to_be_hidden()
+    expect(page.locator(".model-chip")).to_contain_text("starter-Q8_0")
     page.evaluate(PASTE, [base64.b64encode(picture(3)).decode()])
     expect(problem).to_contain_text("The loaded model does not see images")
     expect(chat.messages).to_have_count(0)
+
+
+def test_a_folder_of_transformers_is_marked_and_looks_at_pictures(server: PaddockServer, models_dir: Path, page: Page) -> None:
+    folder = image_text_folder(models_dir / "seer-folder", "smolvlm")
+    try:
+        models = ModelsScreen(page, server).open()
+        expect(models.row("seer-folder").locator(".facts")).to_contain_text("sees images")
+        models.load("seer-folder")
+        expect(models.row("seer-folder").locator(".facts")).to_contain_text("sees images")
+        chat = ChatScreen(page, server).open(server.make_conversation(title="Folder", settings=SETTINGS))
+        page.get_by_label("Files", exact=True).set_input_files([file_of("a.png", 1)])
+        chat.say("What is it?")
+        chat.done()
+        assert sizes(chat) == [(300, 200)]
+        receipt = server.ask("GET", f"/ui/conversations/{chat.id}")["messages"][-1]["receipt"]
+        assert receipt["prompt_tokens"] > 60  # the words, and what stands for the image
+    finally:
+        server.load()
+        shutil.rmtree(folder)

@@ -14,7 +14,7 @@ from tests.paddock_server import LONG, STARTER, PaddockServer, wait_for
 
 def test_first_visit_says_what_this_is(chat: ChatScreen, page: Page) -> None:
     chat.open()
-    expect(page.get_by_text("What shall we work on?")).to_be_visible()
+    expect(page.locator("p.lead", has_text="What shall we work on?")).to_be_visible()
     expect(page.get_by_text("tiny")).to_contain_text("demo that shipped with Paddock")
     expect(page.locator(".model-chip")).to_contain_text("starter-Q8_0")
     page.get_by_role("button", name="Just talk").click()
@@ -29,7 +29,7 @@ def test_a_reply_comes_with_its_receipt_and_its_title(chat: ChatScreen, page: Pa
     assert chat.same(words, chat.stored_reply())
     expect(chat.reply.locator(".receipt")).to_contain_text(re.compile(r"starter-Q8_0 · \d+ tokens · [\d.]+ tok/s"))
     chat.reply.locator(".receipt summary").click()
-    expect(chat.reply.locator(".receipt")).to_contain_text(re.compile(r"Prompt \d+ tokens.*seed \d+.*ended by stop"))
+    expect(chat.reply.locator(".receipt")).to_contain_text(re.compile(r"(Prompt \d+ tokens|\d+ of \d+ prompt tokens reused).*seed \d+.*ended by stop"))
     expect(chat.row("How do I load a model?").first).to_have_attribute("aria-current", "page")
     expect(page).to_have_title("How do I load a model? · Paddock")
     expect(page.locator(".composer .count")).to_contain_text("/ 1,024 tokens")
@@ -88,7 +88,7 @@ def test_the_settings_drawer_sets_up_the_conversation(chat: ChatScreen, page: Pa
     expect(system).not_to_be_visible()
 
     chat.sidebar.page.get_by_role("button", name="New chat").click()
-    expect(page.get_by_text("What shall we work on?")).to_be_visible()
+    expect(page.locator("p.lead", has_text="What shall we work on?")).to_be_visible()
     page.get_by_role("button", name="Settings", exact=True).click()
     expect(system).to_be_empty()
 

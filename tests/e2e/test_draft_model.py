@@ -37,7 +37,7 @@ def test_a_draft_model_is_chosen_from_a_list_and_its_work_is_told(larger: str, m
     expect(page.locator("#load-changes")).to_be_hidden()
     page.get_by_role("button", name="Load with these options").click()
     models.loaded(larger)
-    expect(models.row(larger)).to_contain_text("starter-Q8_0.gguf drafts up to 5 tokens a step.")
+    expect(models.row(larger)).to_contain_text("starter-Q8_0.gguf drafts up to 16 tokens a step.")
     settings = {"preset": "Deterministic", "params": {"max_tokens": 120, "ban_eos": True}}
     chat = ChatScreen(page, starter).open(starter.make_conversation(title="Drafted", settings=settings))
     chat.say("How do I load a model?")

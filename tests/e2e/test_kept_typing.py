@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import APIResponse, BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen, NotebookScreen
 from tests.e2e.test_notebook import BEGINNING, writes_long
 from tests.paddock_server import PaddockServer, wait_for
@@ -15,39 +16,6 @@ from tests.paddock_server import PaddockServer, wait_for
 TYPED = "Listen! "
 BEGUN = re.compile(f"^{TYPED}{BEGINNING}.+", re.DOTALL)
 NEW_CHAT = "What shall we work on?"
-
-
-class HeldRequests:
-    """Requests of one page that wait until the test lets them go; with `answered`, the server has them and only its answers wait."""
-
-    def __init__(self, page: Page, method: str, path: str, *, answered: bool = False) -> None:
-        self._page = page
-        self._method = method
-        self._path = f"**/{path}"
-        self._answered = answered
-        self._waiting: list[tuple[Route, APIResponse | None]] = []
-        page.route(self._path, self._take)
-
-    def _take(self, route: Route) -> None:
-        if route.request.method == self._method:
-            self._waiting.append((route, route.fetch() if self._answered else None))
-        else:
-            route.continue_()
-
-    def come(self) -> None:
-        """Wait until the page has asked; asking the page for its title lets the driver tell of it."""
-        wait_for(lambda: (self._page.title(), self._waiting)[1], f"{self._path} is under way")
-
-    def release(self) -> None:
-        """Let go what waits, wait for an answer, and hold nothing more."""
-        self.come()
-        with self._page.expect_response(self._path):
-            for route, answer in self._waiting:
-                if answer is None:
-                    route.continue_()
-                else:
-                    route.fulfill(response=answer)
-        self._page.unroute(self._path, self._take)  # not before: that would let them go too
 
 
 def type_first(notebook: NotebookScreen) -> None:
@@ -198,6 +166,22 @@ def test_an_open_edit_stays_when_another_tab_shows_another_version(chat: ChatScr
     box.press("Escape")
     expect(box).to_have_count(0)
     expect(chat.messages).to_have_count(1)
+
+
+def test_an_open_edit_survives_a_reload(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    chat.open(starter.make_conversation((("user", "Hello"), ("assistant", "Good day."))))
+    chat.press(chat.reply, "Edit")
+    area = chat.reply.get_by_role("textbox", name="Edit message")
+    area.fill("Good day to")
+    page.reload()
+    expect(area).to_have_value("Good day to")
+    area.press_sequentially(" you.")
+    chat.reply.get_by_role("button", name="Save", exact=True).click()
+    expect(area).to_have_count(0)
+    expect(chat.reply.locator(".body")).to_have_text("Good day to you.")
+    page.reload()
+    expect(chat.reply.locator(".body")).to_have_text("Good day to you.")
+    expect(area).to_have_count(0)
 
 
 def test_sending_tries_again_to_begin_a_conversation(chat: ChatScreen, page: Page, watch: ConsoleWatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,21 @@ def test_the_list_says_what_each_model_is(models: ModelsScreen, page: Page, mode
     expect(models.row("broken.gguf").get_by_role("button", name="Load", exact=True)).to_have_count(0)
     page.get_by_role("searchbox", name="Filter models").fill("brok")
     expect(models.rows).to_have_count(1)
+
+
+def test_a_loaded_model_says_what_it_is_doing(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
+    asked = {"model": STARTER, "messages": [{"role": "user", "content": "What is a LoRA?"}], "max_tokens": 9, "ban_eos": True}
+    starter.ask("POST", "v1/chat/completions", asked)
+    figures = models.open().row(STARTER).locator(".model-figures")
+    expect(figures.locator("table")).to_have_count(0)
+    figures.get_by_text("What it is doing").click()
+    written = figures.locator("tr[data-name=decode_tokens]")
+    expect(written).to_have_text(re.compile(r"Tokens that were written\.[\d,]+"))
+    expect(figures.locator("li").first).to_contain_text(re.compile(r"\d\d:\d\d:\d\d · 9 tokens at [\d.]+ tok/s · .*ended by length"))
+    before = written.inner_text()
+    starter.ask("POST", "v1/chat/completions", {**asked, "max_tokens": 11})
+    expect(figures.locator("li").first).to_contain_text("11 tokens")  # while it is open
+    expect(written).not_to_have_text(before)
 
 
 def test_unload_and_load_with_options(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
@@ -90,8 +106,9 @@ def test_an_option_that_does_not_fit_is_named(models: ModelsScreen, page: Page, 
     expect(models.row(STARTER).get_by_text("Loaded", exact=True)).to_be_visible()
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_with_one_slot_the_second_waits_and_stop_frees_it(models: ModelsScreen, context: BrowserContext, starter: PaddockServer) -> None:
+def test_with_one_slot_the_second_waits_and_stop_frees_it(
+    models: ModelsScreen, context: BrowserContext, starter: PaddockServer, hurry: Callable[[], None]
+) -> None:
     page = models.open().page
     models.press(STARTER, "Options")
     slots = page.get_by_role("spinbutton", name=re.compile("Slots")).filter(visible=True)
@@ -112,6 +129,7 @@ def test_with_one_slot_the_second_waits_and_stop_frees_it(models: ModelsScreen, 
     second.begun(5)
     second.page.keyboard.press("Escape")
     second.done()
+    hurry()
     models.show()
     models.press(STARTER, "Options")
     page.get_by_role("button", name="Back to defaults").click()
@@ -205,7 +223,7 @@ def test_a_load_that_fails_leaves_the_loaded_model(models: ModelsScreen, watch: 
 def test_a_pin_is_set_and_taken_off_in_the_menu(models: ModelsScreen, starter: PaddockServer) -> None:
     row = models.open().row(STARTER)
     for verb, pinned in (("Pin", True), ("Unpin", False)):
-        row.locator("summary").click()
+        row.locator("summary.small-button").click()
         row.get_by_role("button", name=verb, exact=True).click()
         expect(row.get_by_text("Pinned", exact=True)).to_have_count(int(pinned))
         assert [model["name"] for model in starter.ask("GET", "ui/models")["models"] if model["pinned"]] == [STARTER] * pinned

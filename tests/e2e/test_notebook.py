@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import NotebookScreen, open_area
 from tests.paddock_server import LONG, PaddockServer, wait_for
 
@@ -96,8 +98,7 @@ def test_a_closed_tab_stops_the_writing_and_keeps_what_was_typed(notebook: Noteb
     again.saved(again.text.input_value())
 
 
-@pytest.mark.usefixtures("unhurried")
-def test_typing_goes_on_while_the_model_writes(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+def test_typing_goes_on_while_the_model_writes(notebook: NotebookScreen, page: Page, starter: PaddockServer, hurry: Callable[[], None]) -> None:
     writes_long(page)
     notebook.open().fill(BEGINNING)
     notebook.generate.click()
@@ -105,6 +106,7 @@ def test_typing_goes_on_while_the_model_writes(notebook: NotebookScreen, page: P
     with starter.held():
         notebook.text.press("ControlOrMeta+Home")
         notebook.text.press_sequentially("Listen! ")
+    hurry()
     whole = notebook.done()
     assert whole.startswith("Listen! " + BEGINNING)
     assert page.evaluate("document.querySelector('.notebook-text').selectionStart") == len("Listen! ")
@@ -122,6 +124,20 @@ def test_the_likeliest_next_tokens(notebook: NotebookScreen, page: Page) -> None
     expect(notebook.text).to_have_value(re.compile("^Once upon a ?.+"))
 
 
+def test_what_is_typed_in_one_tab_is_shown_in_the_other(notebook: NotebookScreen, context: BrowserContext, starter: PaddockServer) -> None:
+    notebook.open().fill("first")
+    notebook.saved("first")
+    second = NotebookScreen(context.new_page(), starter).open()
+    expect(second.text).to_have_value("first")
+    second.text.press("ControlOrMeta+End")
+    second.text.press_sequentially(" and second")
+    expect(notebook.text).to_have_value("first and second")
+    notebook.text.press("ControlOrMeta+Home")
+    notebook.text.press_sequentially("The ")
+    expect(second.text).to_have_value("The first and second")
+    notebook.saved("The first and second")
+
+
 def test_a_second_tab_shows_the_same_text_and_a_conflict_is_asked_about(
     notebook: NotebookScreen, context: BrowserContext, starter: PaddockServer, watch: ConsoleWatch
 ) -> None:
@@ -129,8 +145,11 @@ def test_a_second_tab_shows_the_same_text_and_a_conflict_is_asked_about(
     notebook.open().fill("first")
     second = NotebookScreen(context.new_page(), starter).open()
     expect(second.text).to_have_value("first")
-    second.fill("second")
+    saving = HeldRequests(notebook.page, "PUT", "ui/notebook")
     notebook.text.fill("third")
+    saving.come()
+    second.fill("second")
+    saving.release()
     problem = notebook.page.get_by_role("alert").filter(has_text="changed in another window")
     expect(problem).to_be_visible()
     expect(notebook.text).to_have_value("third")

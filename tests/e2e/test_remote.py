@@ -97,7 +97,8 @@ def test_from_an_address_to_a_reply(page: Page, starter: PaddockServer, other: P
     expect(models.row(name).get_by_text("What you send goes to another program on this machine")).to_be_visible()
 
     open_area(page, "Notebook")
-    expect(NotebookScreen(page, starter).text.locator("..").get_by_text("Remote · another program here")).to_be_visible()
+    expect(NotebookScreen(page, starter).text).to_be_visible()
+    expect(page.get_by_role("tabpanel").get_by_text("Remote · another program here")).to_be_visible()
     open_area(page, "Chat")
     chat = ChatScreen(page, starter)
     chat.ready()
@@ -116,6 +117,30 @@ def test_from_an_address_to_a_reply(page: Page, starter: PaddockServer, other: P
     expect(models.row("other")).to_have_count(0)
     expect(models.row(name)).to_have_count(0)
     assert starter.ask("GET", "health")["loaded"] == [STARTER]
+
+
+def test_parameters_that_a_server_does_not_take_are_grey_and_say_why(page: Page, starter: PaddockServer, other: PaddockServer) -> None:
+    starter.ask("POST", "ui/remote/add", {"name": "other", "urls": [other.url], "kind": "openai"})
+    starter.load(f"remote/other/{STARTER}")
+    ChatScreen(page, starter).open(starter.make_conversation((("user", "Hello"),)))
+    page.get_by_role("button", name="Settings", exact=True).click()
+    drawer = page.locator("#drawer")
+    expect(drawer.get_by_text("OpenAI-compatible does not take this. Grey:")).to_contain_text("Top k")
+    refused, taken = drawer.locator(".field-top_k"), drawer.locator(".field-temperature")
+    expect(refused).to_have_attribute("title", "OpenAI-compatible does not take this.")
+    is_inert = "block => [...block.children].every((part) => part.inert)"
+    assert refused.evaluate(is_inert)
+    assert float(refused.evaluate("block => getComputedStyle(block).opacity")) < 1
+    assert not taken.evaluate(is_inert)
+    drawer.get_by_role("button", name="Mirostat").click()
+    later = drawer.locator(".field-mirostat_tau")
+    later.get_by_role("spinbutton").focus()
+    expect(later.get_by_role("spinbutton")).not_to_be_focused()
+    assert later.evaluate(is_inert), "a group that is opened later is as grey"
+    starter.load()
+    expect(refused).not_to_have_attribute("title", re.compile("."))
+    assert not refused.evaluate(is_inert)
+    expect(drawer.get_by_text("OpenAI-compatible does not take this.")).to_be_hidden()
 
 
 def test_an_address_is_seen_to_come_and_go(page: Page, starter: PaddockServer, other: PaddockServer) -> None:

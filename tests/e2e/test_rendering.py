@@ -92,3 +92,43 @@ def test_a_reply_is_streamed_safely(chat: ChatScreen, page: Page, starter: Paddo
     chat.done()
     expect(chat.reply.locator(".body")).to_contain_text("<img src=x")
     assert page.evaluate("window.pwned") is None
+
+
+FORMULAS = r"""A matrix, cases and lines that stand below each other; it costs $5, not $6.
+
+$$A = \begin{pmatrix} a & b \\ c & d \\ e & f \\ g & h \end{pmatrix} \qquad f(x) = \begin{cases} x^2 & \text{if } x > 0 \\ -x & \text{otherwise} \end{cases}$$
+
+\begin{align}
+a + b + c &= d \\
+x &= y^2 + z \label{eq:one}
+\end{align}
+
+$$\begin{aligned} \sum_{n=1}^{\infty} \frac{1}{n^2} &= \frac{\pi^2}{6} \\ \int_0^\infty e^{-x^2}\,dx &= \frac{\sqrt{\pi}}{2} \end{aligned}$$
+"""
+# Where the equals signs of each aligned formula stand, and where the halves of the cases begin
+PLACES = """() => ({
+  equals: [...document.querySelectorAll('.message.assistant math')].slice(1).map((math) => [...math.querySelectorAll('mtr > mtd:nth-child(2) > mo')].filter((mo) => mo.textContent === '=').map((mo) => mo.getBoundingClientRect().left)),
+  rights: [...document.querySelectorAll('.message.assistant math')].slice(1).map((math) => [...math.querySelectorAll('mtr > mtd:first-child > :last-child')].map((end) => end.getBoundingClientRect().right)),
+  cases: [...document.querySelectorAll('.message.assistant math')][0].querySelectorAll('mtable')[1].querySelectorAll('mtr > mtd:first-child > :first-child').values().map((cell) => cell.getBoundingClientRect().left).toArray(),
+})"""
+
+
+def test_formulas_stand_as_in_a_book(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    chat.open(starter.make_conversation((("user", "Show formulas."), ("assistant", FORMULAS)), title="Formulas"))
+    maths = chat.reply.locator(".body math")
+    expect(maths).to_have_count(3)
+    expect(chat.reply.locator(".math-source, .math-open")).to_have_count(0)
+    expect(chat.reply.locator(".body p").first).to_contain_text("it costs $5, not $6")
+    wait_for(lambda: page.evaluate("document.fonts.check('20px \"STIX Two Math\"')"), "the font has come from this server")
+    assert page.evaluate("[...document.fonts].some((font) => font.family.includes('STIX Two Math') && font.status === 'loaded')")
+    bracket, table = maths.first.locator("mo").nth(1).bounding_box(), maths.first.locator("mtable").first.bounding_box()
+    assert bracket is not None
+    assert table is not None
+    assert bracket["height"] > 0.9 * table["height"] > 60
+    places = page.evaluate(PLACES)
+    assert [len(row) for row in places["equals"]] == [2, 2]
+    for row in (*places["equals"], *places["rights"], places["cases"]):
+        assert max(row) - min(row) < 1.5, places
+    page.evaluate("""() => { const range = document.createRange(); range.selectNodeContents(document.querySelectorAll('.message.assistant .math-block')[1]);
+        document.getSelection().removeAllRanges(); document.getSelection().addRange(range); document.execCommand('copy'); }""")
+    wait_for(lambda: "x &= y^2 + z" in page.evaluate("navigator.clipboard.readText()"), "the source is on the clipboard")

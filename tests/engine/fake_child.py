@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +49,9 @@ class BytePrompts:
     def close(self) -> None:
         """Nothing was started."""
 
+    def examine(self, question: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"question": question, **values}
+
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 
@@ -74,8 +79,11 @@ def load(command: LoadCommand, progress: Progress) -> Ready:
             raise OutOfMemory("No room for the adapter.")
         runner.rule = (lambda ids: 65) if adapters else (lambda ids: 66)
 
-    model = LoadedModel(runner, ByteTokenizer(), info, set_adapters=set_adapters, memory_bytes=int(np.int64(5)), notes=("A note.",))
-    return Ready(model, "fake", BytePrompts())
+    model = LoadedModel(
+        runner, ByteTokenizer(), info, set_adapters=set_adapters, memory_bytes=int(np.int64(5)), notes=("A note.",),
+        spill_bytes=options.get("spill_bytes", 0),
+    )  # fmt: skip
+    return Ready(model, "fake", BytePrompts(), disk_gb=options.get("disk_gb", 0.0))
 
 
 if __name__ == "__main__":

@@ -141,8 +141,39 @@ def dry(tokens: Tokens, params: GenerationParams, situation: Situation) -> Token
     return ordered([(i, x - penalty(i)) for i, x in tokens])
 
 
+def no_repeat(tokens: Tokens, params: GenerationParams, situation: Situation) -> Tokens:
+    text, n = situation.prompt + situation.completion, params.no_repeat_ngram_size
+    there = {tuple(text[i : i + n]) for i in range(len(text) - n + 1)} if n else set()
+    last = text[len(text) - n + 1 :] if n > 1 else []
+    return [(i, x) for i, x in tokens if i in situation.end_ids or (*last, i) not in there]
+
+
+def smoothing(tokens: Tokens, params: GenerationParams, _: Situation) -> Tokens:
+    if not params.smoothing_factor:
+        return tokens
+    square, cube = params.smoothing_factor * (3 - params.smoothing_curve) / 2, params.smoothing_factor * (params.smoothing_curve - 1) / 2
+    changed = ordered([(i, tokens[0][1] - square * (x - tokens[0][1]) * (x - tokens[0][1]) + cube * (x - tokens[0][1]) ** 3) for i, x in tokens])
+    return [(i, x) for i, x in changed if x >= changed[0][1] - 50]
+
+
+def zipf_count(tokens: Tokens, size: int, mu: float) -> int:
+    """Mirostat 1: how many of the likeliest have a mean surprise of mu bits, were the vocabulary Zipf's."""
+    first = [x for _, x in tokens[:101]]  # of logits: the probability of one far behind the first is zero in floating point
+    pairs = [(first[i] - first[i + 1], math.log((i + 2) / (i + 1))) for i in range(len(first) - 1)]
+    if not pairs:
+        return 1
+    s = sum(b * t for b, t in pairs) / sum(t * t for _, t in pairs)
+    if s <= 0:
+        return size
+    epsilon = s - 1
+    try:
+        return round((epsilon * 2**mu / (1 - size**-epsilon)) ** (1 / s)) + 1
+    except OverflowError:
+        return size
+
+
 FUNCTIONS: tuple[Callable[[Tokens, GenerationParams, Situation], Tokens], ...] = (
-    top_k, top_p, min_p, typical_p, top_n_sigma, xtc, temperature, penalties, dry,
+    top_k, top_p, min_p, typical_p, top_n_sigma, xtc, temperature, penalties, dry, no_repeat, smoothing,
 )  # fmt: skip
 
 
@@ -153,13 +184,15 @@ def survivors(row: np.ndarray, params: GenerationParams, situation: Situation) -
     tokens = [(i, float(x) + params.logit_bias.get(i, 0.0)) for i, x in enumerate(row.tolist()) if i not in banned and x == x]
     tokens = ordered(tokens)
     for name in params.sampler_order:
-        if params.temperature == 0 and name not in ("penalties", "dry"):
+        if params.temperature == 0 and name not in ("penalties", "dry", "no_repeat"):
             continue
-        if params.temperature and params.mirostat_mode == 2 and name not in ("penalties", "dry", "temperature"):
+        if params.temperature and params.mirostat_mode and name not in ("penalties", "dry", "no_repeat", "temperature", "smoothing"):
             continue
         tokens = functions[name](tokens, params, situation)
     if params.temperature == 0:
         return tokens[:1]
+    if params.mirostat_mode == 1:
+        return tokens[: zipf_count(tokens, len(row), situation.mu)]
     if params.mirostat_mode == 2:
         kept = [t for t, p in zip(tokens, probabilities(tokens), strict=True) if p and -math.log2(p) <= situation.mu + SLACK]
         return kept or tokens[:1]

@@ -16,6 +16,10 @@ class SteadyTimes(StepTimes):
     def note(self, size: int, seconds: float) -> None:
         assert size > 0 <= seconds
 
+    @property
+    def reach(self) -> int:
+        return 1 << 20
+
     def known(self, size: int) -> bool:
         return True
 

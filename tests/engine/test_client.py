@@ -78,6 +78,21 @@ async def test_small_questions(start):
     assert (counters.slots, counters.running, counters.waiting) == (4, 0, 0)
 
 
+@pytest.mark.parametrize("spill_bytes", [0, 1 << 16])
+async def test_two_conversations_in_one_slot_as_the_loader_allows(start, spill_bytes):
+    client = await start(slots=1, spill_bytes=spill_bytes)
+    reused = []
+    for letter in "abab":
+        generation = await client.submit(text(letter * 100))
+        await ids_of(generation)
+        reused.append(generation.usage.reused_tokens)
+    counters = await client.counters()
+    kept = spill_bytes > 0
+    assert reused == ([0, 1, 100, 100] if kept else [0, 1, 1, 1])
+    assert (counters.spilled_tokens > 100, 0 < counters.spilled_bytes <= spill_bytes) == (kept, kept)
+    assert counters.restored_tokens == (200 if kept else 0)
+
+
 async def test_errors_arrive_as_what_they_are(start):
     client = await start({"queue_limit": 1}, slots=1, context=64, step_s=0.02)
     with pytest.raises(ContextOverflow, match="holds 64"):
@@ -119,8 +134,9 @@ async def test_failing_again_and_again_replaces_the_process(start):
     for _ in range(3):
         with pytest.raises(AppError):
             await ids_of(await client.submit(text("oh?")))
-    await until(lambda: asyncio.sleep(0, not client.alive))
+    await until(lambda: asyncio.sleep(0, bool(reasons)))  # a moment after the process ended
     assert "3 times in a row" in reasons[0]
+    assert not client.alive
 
 
 # ---- stop ----------------------------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modules.core.messages import split_thinking
+from modules.core.params import GenerationParams
 from modules.engine.detokenizer import Detokenizer, PieceTable
-from tests.fakes import EOS, MARK, ByteTokenizer
+from tests.fakes import BOS, EOS, MARK, ByteTokenizer, FakeRunner
 
 
 def read(ids: list[int]) -> list[str]:
@@ -39,6 +42,59 @@ def test_a_broken_character_is_replaced_as_soon_as_that_is_certain():
     assert read(euro[:2]) == ["", "", "\ufffd"]
 
 
+def test_special_tokens_stand_in_the_text_where_that_is_asked_for():
+    names = Spelled("<|channel|>", "<|message|>", "<|end|>")
+    detokenizer = Detokenizer(PieceTable(names), hides_special=False)
+    ids = [names.ids["<|channel|>"], *b"final", names.ids["<|message|>"], *"é".encode(), names.ids["<|end|>"]]
+    assert "".join(map(detokenizer.feed, ids)) + detokenizer.flush() == "<|channel|>final<|message|>é<|end|>"
+
+
 def test_a_token_by_itself_is_shown_in_its_written_form():
     table = PieceTable(ByteTokenizer())
     assert (table.written(MARK), table.written(0xE2), table.written(65)) == ("<|mark|>", "\ufffd", "A")
+
+
+class Spelled(ByteTokenizer):
+    """Special tokens from 300 on, written as they are named."""
+
+    def __init__(self, *names: str) -> None:
+        self.ids = {name: 300 + place for place, name in enumerate(names)}
+        self.names = {token_id: name for name, token_id in self.ids.items()}
+
+    def piece(self, token_id: int) -> bytes:
+        return self.names[token_id].encode() if token_id in self.names else super().piece(token_id)
+
+    def read(self, *parts: str) -> str:
+        """The text of special tokens, where a part names one, and of letters."""
+        detokenizer = Detokenizer(PieceTable(self))
+        ids = [token_id for part in parts for token_id in ([self.ids[part]] if part in self.ids else part.encode())]
+        return "".join([*(detokenizer.feed(token_id) for token_id in ids), detokenizer.flush()])
+
+
+def test_special_tokens_that_fence_in_thinking_stay_in_the_text():
+    text = Spelled("[THINK]", "[/THINK]", "[INST]").read("[THINK]", "hm", "[/THINK]", "Yes.", "[INST]")
+    assert text == "[THINK]hm[/THINK]Yes."
+    assert split_thinking(text) == ("hm", "Yes.", False)
+
+
+def test_a_reply_in_channels_is_thinking_and_an_answer():
+    harmony = Spelled("<|start|>", "<|channel|>", "<|message|>", "<|end|>")
+    analysis = ("<|channel|>", "analysis", "<|message|>", "They greet €.", "<|end|>")
+    again = ("<|start|>", "assistant", *analysis)
+    final = ("<|start|>", "assistant", "<|channel|>", "final", "<|message|>", "Hello!")
+    assert split_thinking(harmony.read(*analysis, *final)) == ("They greet €.", "Hello!", False)
+    assert split_thinking(harmony.read(*analysis, *again, *final)) == ("They greet €.\n\nThey greet €.", "Hello!", False)
+    assert split_thinking(harmony.read(*analysis)) == ("They greet €.", "", True)
+    assert harmony.read("<|channel|>", "final", "<|message|>", "Hello!") == "Hello!"
+
+
+def test_marks_of_channels_mean_nothing_where_none_was_opened():
+    assert Spelled("<|start|>", "<|channel|>", "<|message|>").read("a", "<|start|>", "b", "<|message|>", "c") == "abc"
+
+
+@pytest.mark.parametrize(("shown", "text"), [(False, "AAAA"), (True, "AAA<|mark|>A")])
+def test_special_tokens_are_hidden_unless_they_are_asked_for(bench, shown, text):
+    engine, _, inbox = bench(FakeRunner(rule=lambda ids: MARK if len(ids) == 5 else 65))
+    generation = engine.submit([BOS, *b"a"], GenerationParams(temperature=0, max_tokens=5, show_special_tokens=shown))
+    inbox.wait(generation)
+    assert inbox.text(generation) == text

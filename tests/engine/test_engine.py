@@ -185,6 +185,24 @@ def test_the_next_turn_reuses_the_prefix_and_says_so(bench):
     assert inbox.ids(second) == solo(turn, 20)
 
 
+def test_the_longest_pause_between_two_tokens_is_told(bench):
+    engine, runner, inbox = bench()
+    gate = runner.gate = threading.Semaphore(0)
+    held = engine.submit(prompt("hello"), GenerationParams(temperature=0, max_tokens=4))
+    for step in range(4):
+        assert runner.entered.acquire(timeout=10)
+        if step == 2:
+            time.sleep(0.1)  # inside the step that writes the third token
+        gate.release()
+    inbox.wait(held)
+    usage = inbox.last(held).usage
+    assert 0.1 <= usage.longest_gap_s <= usage.decode_s
+    runner.gate = None
+    one = engine.submit(prompt("hello"), GenerationParams(temperature=0, max_tokens=1))
+    inbox.wait(one)
+    assert inbox.last(one).usage.longest_gap_s == 0
+
+
 # ---- stop ----------------------------------------------------------------------------------------------------------
 
 

@@ -108,7 +108,7 @@ def test_the_room_lost_to_others_comes_back_after_a_while(bench, monkeypatch):
     until(lambda: engine.counters().steps == 7)
     assert engine.counters().capacity_tokens < runner.capacity_tokens
     assert engine.counters().running < 4
-    monkeypatch.setattr("modules.engine.engine.ROOM_IS_LESS_S", 0.0)
+    monkeypatch.setattr("modules.engine.room.IS_LESS_S", 0.0)
     gate.release(10_000)
     inbox.wait(*generations)
     for ids, generation in zip(prompts, generations, strict=True):

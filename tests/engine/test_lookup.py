@@ -46,6 +46,13 @@ def test_a_text_that_repeats_itself_goes_on_repeating():
     assert guess(LookupDrafter(), sequence([7, 7, 7, 7]), 3) == [7, 7, 7]
 
 
+def test_a_longer_match_is_taken_before_a_later_one_and_guessed_further():
+    run = list(range(10, 20))
+    text = [*run, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 17, 18, 19, 50, 51, 52, 53, 54, 55, 56, 57, *run]
+    assert guess(LookupDrafter(), sequence(text), 16) == [30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 17, 18, 19, 50, 51, 52]
+    assert guess(LookupDrafter(), sequence([*text[:-10], 1, 17, 18, 19]), 16) == [50, 51, 52, 53, 54, 55]
+
+
 def test_a_guess_stops_before_an_end():
     assert guess(LookupDrafter(), sequence([1, 2, 3, 4, EOS, 1, 2, 3], ends=frozenset({EOS}))) == [4]
 

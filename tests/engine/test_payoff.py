@@ -84,11 +84,25 @@ def test_a_size_that_was_never_tried_is_tried_for_one_step():
     for _ in range(3):
         made.steps.note(1, 0.010)
     made.decide([record])
-    assert record.count == 5  # nothing speaks against it yet
-    made.steps.note(6, 0.100)
-    made.note(record, 5, 5)
+    assert record.count == 3  # nothing speaks against it yet
+    made.steps.note(4, 0.100)
+    made.note(record, 3, 3)
     made.decide([record])
     assert record.count == 0
+
+
+def test_drafts_grow_by_doubling_the_largest_step_that_was_measured():
+    made, record, counts = Payoff(16, StepTimes()), DraftRecord(), []
+    for _ in range(3):
+        made.steps.note(1, 0.010)
+    for _ in range(8):
+        made.decide([record])
+        counts.append(record.count)
+        made.steps.note(1 + record.count, 0.010)
+        made.note(record, record.count, record.count)
+    assert counts[0] == 3
+    assert max(counts) == 16
+    assert all(after <= 2 * before + 3 for before, after in pairwise(counts))
 
 
 def test_only_the_sequence_that_can_be_guessed_is_drafted_for():

@@ -35,9 +35,11 @@ CHOICES = {
     "repetition": {"repetition_penalty": st.sampled_from([0.7, 1.1, 2.0]), "penalty_range": st.sampled_from([0, 1, 8])},
     "frequency": {"frequency_penalty": st.sampled_from([-1.0, 0.5, 2.0]), "penalty_range": st.sampled_from([0, 1, 8])},
     "presence": {"presence_penalty": st.sampled_from([-1.0, 0.5, 2.0]), "penalty_range": st.sampled_from([0, 1, 8])},
+    "no repeat": {"no_repeat_ngram_size": st.sampled_from([2, 3, 4])},
+    "smoothing": {"smoothing_factor": st.sampled_from([0.05, 0.3, 2.0]), "smoothing_curve": st.sampled_from([1.0, 2.5, 3.0, 6.0, 10.0])},
     "bias": {"logit_bias": st.sampled_from([{0: 100.0}, {0: -100.0}, {0: 2.5, 1: -1.0}])},
     "ban": {"banned_tokens": st.sampled_from([(0,), (1, 3), (5, 0)]), "ban_eos": st.booleans()},
-    "mirostat": {"mirostat_mode": st.just(2), "mirostat_tau": st.sampled_from([0.5, 2.0, 5.0])},
+    "mirostat": {"mirostat_mode": st.sampled_from([1, 2]), "mirostat_tau": st.sampled_from([0.5, 2.0, 5.0])},
     "greedy": {"temperature": st.just(0.0)},
 }
 
@@ -109,6 +111,7 @@ LARGE = (
     {"top_p": 0.95}, {"typical_p": 0.9}, {"min_p": 0.05}, {"top_n_sigma": 1.0}, {"temperature": 0.7}, {"temperature": 1.5, "top_p": 0.6},
     {"xtc_probability": 1.0, "xtc_threshold": 0.01}, {"dynamic_temperature_range": 0.5}, {"mirostat_mode": 2},
     {"repetition_penalty": 1.3, "top_k": 100}, {"repetition_penalty": 1.3, "top_p": 0.7}, {"frequency_penalty": -2.0, "top_k": 5},
+    {"mirostat_mode": 1}, {"smoothing_factor": 0.3}, {"smoothing_factor": 0.2, "smoothing_curve": 5.0, "min_p": 0.01}, {"no_repeat_ngram_size": 2, "top_p": 0.9},
     {"top_k": 40, "top_p": 0.95, "min_p": 0.05, "temperature": 0.8}, {"top_k": 1000, "dry_multiplier": 1.0},
 )  # fmt: skip
 

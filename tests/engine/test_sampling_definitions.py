@@ -124,12 +124,37 @@ def test_dry_grows_with_the_length_of_the_repeat() -> None:
     assert (logits - logits[0]).tolist() == pytest.approx([0, 0, 0, 0, -0.5 * 2 ** (3 - 2), 0])
 
 
+def test_no_n_gram_comes_twice_and_a_text_can_end() -> None:
+    row = np.zeros(6, np.float32)
+    ids, _ = kept(row, prompt=[1, 2, 3, 1, 2, 4, 1, 2], no_repeat_ngram_size=3)
+    assert ids.tolist() == [0, 1, 2, 5]
+    ids, _ = kept(row, prompt=[1, 2, 3, 1, 2, 4, 1, 2], no_repeat_ngram_size=3, end_ids=frozenset({4}))
+    assert ids.tolist() == [0, 1, 2, 4, 5]
+    assert kept(row, prompt=[1, 2], no_repeat_ngram_size=1)[0].tolist() == [0, 3, 4, 5]
+    one = sampler(6, temperature=0, no_repeat_ngram_size=2, logit_bias={5: 3.0})
+    written: list[int] = []
+    for _ in range(4):
+        written.append(one.sample(NumpyRow(row)))
+        one.accept(written[-1])
+    assert written == [5, 5, 0, 5], "5 5 once; then the likeliest other one, and 0 5 was not there before"
+
+
+def test_smoothing_is_a_parabola_below_the_likeliest() -> None:
+    row = np.array([4.0, 3.0, 2.0, -20.0], np.float32)
+    ids, shares = kept(row, smoothing_factor=0.5)
+    assert ids.tolist() == [0, 1, 2], "what is e^-288 times as likely is left out"
+    assert np.log(shares / shares[0]).tolist() == pytest.approx([0, -0.5, -2.0])
+    _, shares = kept(row, smoothing_factor=0.5, smoothing_curve=3.0)
+    assert np.log(shares / shares[0]).tolist() == pytest.approx([0, -0.5, -4.0]), "then it is the cube alone"
+
+
+@pytest.mark.parametrize("mode", [1, 2])
 @pytest.mark.parametrize("tau", [3.0, 4.0, 5.0])
-def test_mirostat_holds_the_surprise_at_its_target(tau: float) -> None:
+def test_mirostat_holds_the_surprise_at_its_target(tau: float, mode: int) -> None:
     """Basu et al.: the mean surprise settles at tau where that lies between the smallest surprise (here 2.6 bits) and the entropy (7)."""
     row = (-1.1 * np.log(np.arange(1, 2001))).astype(np.float32)
     surprise = -np.log2(softmax(row))
-    one = sampler(2000, mirostat_mode=2, mirostat_tau=tau, mirostat_eta=0.1)
+    one = sampler(2000, mirostat_mode=mode, mirostat_tau=tau, mirostat_eta=0.1)
     observed = []
     for _ in range(2500):
         token_id = one.sample(NumpyRow(row))
@@ -221,9 +246,9 @@ class OnlyEven:
     def allows(self, token_id: int) -> bool:
         return token_id == self.end_id if self.finished else token_id % 2 == 0
 
-    def mask(self, token_ids: np.ndarray) -> np.ndarray:
+    def allowed(self) -> np.ndarray:
         self.asked_for_all += 1
-        return token_ids == self.end_id if self.finished else token_ids % 2 == 0
+        return np.array([self.end_id] if self.finished else [0, 2, 4])
 
     def advance(self, token_id: int) -> None:
         assert self.allows(token_id)
@@ -252,8 +277,8 @@ def test_a_constraint_that_allows_nothing_ends_the_text() -> None:
         def allows(self, token_id: int) -> bool:
             return False
 
-        def mask(self, token_ids: np.ndarray) -> np.ndarray:
-            return np.zeros(len(token_ids), bool)
+        def allowed(self) -> np.ndarray:
+            return np.array([], np.int64)
 
     one = Sampler(GenerationParams(), vocab_size=6, end_ids={4}, prompt_ids=[], constraint=Nothing(1, 4))
     assert one.sample(NumpyRow(np.arange(6, dtype=np.float32))) == 4

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from modules.core.params import GenerationParams
 from modules.engine.candidates import Kept, NothingLeft
-from modules.engine.logits import NumpyRow, as_row
+from modules.engine.few import Few
+from modules.engine.logits import NumpyRow, PartialRow, as_row
 from modules.engine.sampling import Sampler
 from modules.engine.vocabulary import Whole
 
@@ -42,7 +43,12 @@ def test_a_cut_is_what_sorting_everything_gives(row: np.ndarray, k: int, thresho
     clean = cleaned(row)
     order = np.lexsort((np.arange(len(row)), -clean))[: k or None]
     want = [i for i in order.tolist() if float(clean[i]) >= threshold and clean[i] >= -1e30]
-    assert sorted(ids.tolist()) == sorted(want)
+    assert ids.tolist() == sorted(ids.tolist())
+    assert set(want) <= set(ids.tolist()) and len(ids) <= max(len(want), 2 * k) and (k != 1 or len(ids) <= 1)
+    assert all(float(clean[i]) >= threshold for i in ids)
+    if k and len(ids) > len(want):  # what is left out is smaller than what is there
+        left_out = np.delete(clean, ids)
+        assert not len(left_out) or left_out.max() < clean[ids].min()
     assert np.array_equal(logits, clean[ids])
     assert np.array_equal(row, before, equal_nan=True)
 
@@ -80,7 +86,7 @@ def test_whole_and_kept_answer_alike(row: np.ndarray, factor: float, touched: li
     assert whole.log_total() == pytest.approx(kept.log_total(), rel=1e-6, abs=1e-6)
     for method, argument in (("top", 40), ("top", 3000), ("above", 1.3), ("nucleus", share), ("typical", share)):
         one, other = getattr(whole, method)(argument), getattr(kept, method)(argument)
-        assert one.ids.tolist() == other.ids.tolist(), method
+        assert list(one.ids) == list(other.ids), method
         assert np.allclose(one.logits, other.logits), method
     drawn = int((kept.ids == whole.draw(share)).nonzero()[0][0])
     borders = np.concatenate(([0.0], kept.probabilities().cumsum()))
@@ -88,7 +94,7 @@ def test_whole_and_kept_answer_alike(row: np.ndarray, factor: float, touched: li
 
 
 class DeviceRow:
-    """A row as a device gives it: cuts in no order."""
+    """A row as a device gives it."""
 
     def __init__(self, row: np.ndarray) -> None:
         self.row, self.size, self.moved = row, len(row), 0
@@ -103,8 +109,7 @@ class DeviceRow:
         return self.row[token_ids]
 
     def cut(self, k: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-        ids = np.random.default_rng(0).permutation(NumpyRow(self.row).cut(k, threshold)[0])
-        return ids, self.row[ids]
+        return NumpyRow(self.row).cut(k, threshold)
 
     def full(self) -> np.ndarray:
         self.moved += 1
@@ -120,6 +125,93 @@ def test_a_row_of_a_device_gives_the_same_tokens_without_leaving_it(fields: dict
         tokens = [one.sample(source) for one, source in zip(samplers, (as_row(device), as_row(row)), strict=True)]
         assert tokens[0] == tokens[1]
     assert device.moved == 0
+
+
+@pytest.mark.parametrize("curve", [1.0, 4.0])
+def test_smoothing_of_a_whole_large_vocabulary_is_as_that_of_all_its_tokens_sorted(curve: float) -> None:
+    random = np.random.default_rng(4)
+    row = (random.standard_normal(40_000) * 2).astype(np.float32)
+    row[5] = -np.inf
+    fields = {"smoothing_factor": 0.02, "smoothing_curve": curve, "seed": 3}
+    whole = Sampler(GenerationParams(**fields), vocab_size=len(row), end_ids=frozenset(), prompt_ids=())
+    cut = Sampler(GenerationParams(**fields, min_p=1e-300), vocab_size=len(row), end_ids=frozenset(), prompt_ids=())  # which sorts all of them
+    (ids, shares), (same_ids, same_shares) = whole.distribution(NumpyRow(row)), cut.distribution(NumpyRow(row))
+    assert sorted(ids.tolist()) == sorted(same_ids.tolist()) and 5 not in ids
+    assert np.allclose(shares[ids.argsort()], same_shares[same_ids.argsort()], rtol=1e-4, atol=0)
+    drawn = [(whole.sample(NumpyRow(row)), cut.sample(NumpyRow(row))) for _ in range(20)]
+    assert sum(one == other for one, other in drawn) >= 18, "but for equal ones in single precision"
+
+
+CHAINS = (
+    {}, {"top_k": 7}, {"top_p": 0.8}, {"min_p": 0.02, "repetition_penalty": 1.3}, {"typical_p": 0.7}, {"top_n_sigma": 1.0}, {"temperature": 0},
+    {"mirostat_mode": 2}, {"mirostat_mode": 1}, {"smoothing_factor": 0.3}, {"xtc_probability": 1.0, "xtc_threshold": 0.1}, {"dynamic_temperature_range": 0.5}, {"logit_bias": {3: 5.0, 11: -3.0}, "banned_tokens": (2,)},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [1, 2, 40, 4990, 5000])
+@pytest.mark.parametrize("fields", CHAINS, ids=lambda fields: next(iter(fields), "plain"))
+def test_some_tokens_of_a_row_are_as_a_row_with_the_others_impossible(fields: dict, count: int) -> None:
+    random = np.random.default_rng(count)
+    row = (random.standard_normal(5000) * 3).astype(np.float32)
+    ids = np.sort(random.choice(5000, count, replace=False))
+    masked = np.full(5000, -np.inf, np.float32)
+    masked[ids] = row[ids]
+    device = DeviceRow(row)
+    samplers = [Sampler(GenerationParams(seed=4, **fields), vocab_size=5000, end_ids=set(), prompt_ids=[1, 2, 3]) for _ in range(2)]
+    one, other = (sampler.distribution(source) for sampler, source in zip(samplers, (PartialRow(device, ids), NumpyRow(masked)), strict=True))
+    assert one[0].tolist() == other[0].tolist()
+    assert np.allclose(one[1], other[1])
+    for _ in range(5):
+        tokens = [sampler.sample(source) for sampler, source in zip(samplers, (PartialRow(device, ids), NumpyRow(masked)), strict=True)]
+        assert tokens[0] == tokens[1]
+    assert device.moved == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.one_of(st.integers(-3, 3).map(float), st.floats(-20, 20)), min_size=1, max_size=90), st.sampled_from([1.0, 0.5, 1.7]),
+    st.integers(1, 100), st.floats(-30, 30), st.floats(0.001, 0.999), st.lists(st.integers(0, 89), max_size=8, unique=True),
+)  # fmt: skip
+def test_few_are_as_many(logits: list[float], factor: float, k: int, threshold: float, share: float, changed: list[int]) -> None:
+    """In lists as in arrays."""
+    ids = list(range(0, 3 * len(logits), 3))
+    few, kept = Few.sort(ids, logits).scaled(factor), Kept.sort(np.array(ids), np.array(logits)).scaled(factor)
+    touched = np.array(sorted(3 * place for place in changed), np.int64)
+    steps = (
+        lambda one: one.top(k), lambda one: one.above(threshold), lambda one: one.nucleus(share), lambda one: one.typical(share),
+        lambda one: one.nucleus(share).top(k).scaled(factor).above(threshold), lambda one: one.without_first(min(k, one.count() - 1)),
+        lambda one: one.adjust(touched, lambda values, _: values - 2),
+    )  # fmt: skip
+    for step in steps:
+        one, other = step(few), step(kept)
+        assert list(one.ids) == other.ids.tolist()
+        np.testing.assert_allclose(one.logits, other.logits, rtol=1e-12, atol=1e-12)
+        assert one.draw(share) == other.draw(share) or share == pytest.approx(other.probabilities().cumsum()[list(other.ids).index(one.draw(share))], abs=1e-9)
+        for figure in ("max", "log_total", "entropy", "deviation", "count"):
+            assert getattr(one, figure)() == pytest.approx(getattr(other, figure)(), rel=1e-9, abs=1e-9), figure
+    with pytest.raises(NothingLeft):
+        Few.sort([1, 2], [-np.inf, -np.inf])
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrays(), st.integers(1, 50), st.dictionaries(st.integers(0, 6999), st.sampled_from([-np.inf, -1.0, 0.0, 2.5, 9.0]), max_size=20))
+def test_a_few_biases_and_bans_are_as_a_changed_row(row: np.ndarray, k: int, own: dict[int, float]) -> None:
+    clean = cleaned(row)
+    own = {token_id: value for token_id, value in own.items() if token_id < len(row)}
+    changed = clean.astype(np.float64)
+    changed[list(own)] = list(own.values())
+    changed[changed < -1e30] = -np.inf
+    ids = np.array(sorted(own), np.int64)
+    whole = Whole(NumpyRow(row), changed=ids, values=np.array([own[token_id] for token_id in sorted(own)]))
+    try:
+        other = Kept.sort(np.arange(len(row)), changed).prefix(k)
+    except NothingLeft:
+        with pytest.raises(NothingLeft):
+            whole.top(k)
+        return
+    found = whole.top(k)
+    assert list(found.ids) == other.ids.tolist()
+    assert np.array_equal(found.logits, other.logits)
 
 
 def test_half_precision_rows_are_read() -> None:

@@ -4,15 +4,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from modules.engine.scheduler import FIRST_CHUNK_TOKENS, MIN_CHUNK_TOKENS, Scheduler, common_prefix
+from modules.engine.pace import FIRST_CHUNK_TOKENS, MIN_CHUNK_TOKENS
+from modules.engine.prefixes import common_prefix
+from modules.engine.scheduler import BEGUN_TOKENS, Scheduler
 from modules.engine.sequence import Sequence
 from modules.engine.waiting import WaitingQueue
 from tests.fakes import FakeRunner, next_byte, solo
 
 
-def make(runner: FakeRunner) -> Scheduler:
+def make(runner: FakeRunner, spill_bytes: int = 0) -> Scheduler:
     return Scheduler(
-        runner, n_slots=runner.n_slots, capacity_tokens=runner.capacity_tokens, max_batch_tokens=runner.max_batch_tokens
+        runner,
+        n_slots=runner.n_slots,
+        capacity_tokens=runner.capacity_tokens,
+        max_batch_tokens=runner.max_batch_tokens,
+        max_outputs=runner.max_outputs,
+        spill_bytes=spill_bytes,
+        tile_rows=runner.tile_rows,
     )
 
 
@@ -30,8 +38,8 @@ def step(scheduler: Scheduler, runner: FakeRunner, seconds: float = 0.01) -> lis
         scheduler.advance(shares, seconds)
     for share in shares:
         running = share.sequence
-        if share.completes:
-            running.ids.append(next_byte(running.ids))
+        if share.completes and not running.is_negative:
+            running.append(next_byte(running.ids))
             if len(running.ids) >= running.max_length:
                 scheduler.finish(running)
                 ended.append(running)
@@ -153,12 +161,34 @@ def test_a_short_shared_beginning_does_not_destroy_a_long_cache():
 # ---- steps ---------------------------------------------------------------------------------------------------------
 
 
+def test_prompts_that_come_together_are_read_together():
+    runner = FakeRunner(batch=512, context=2048)
+    scheduler = make(runner)
+    scheduler.pace.prefill_s_per_token = 0.003
+    first, *others = (sequence([place] * 64, 50) for place in range(4))
+    scheduler.submit(first)
+    step(scheduler, runner)  # the others come while the first is read
+    for other in others:
+        scheduler.submit(other)
+    step(scheduler, runner)
+    assert all(other.produced == 1 for other in others) and first.produced == 2
+    while first.produced <= BEGUN_TOKENS:
+        step(scheduler, runner)
+    scheduler.finish(others[0])
+    scheduler.pace.prefill_s_per_token = 0.003
+    scheduler.submit(sequence([9] * 300, 5))  # the replies flow by now, and are not held up for long
+    scheduler.admit()
+    assert len(scheduler.plan()[-1].row.token_ids) == 66
+    run_all(scheduler, runner)
+
+
 def test_decodes_come_first_and_prefill_is_bounded_in_time():
     runner = FakeRunner(batch=512, context=2048)
     scheduler = make(runner)
     talking = sequence([1, 2, 3], 500)
     scheduler.submit(talking)
-    step(scheduler, runner)
+    for _ in range(BEGUN_TOKENS + 2):
+        step(scheduler, runner)
     reading = sequence(list(range(200)) * 8, 5)
     scheduler.submit(reading)
     scheduler.admit()
@@ -167,8 +197,8 @@ def test_decodes_come_first_and_prefill_is_bounded_in_time():
     assert len(shares[1].row.token_ids) == FIRST_CHUNK_TOKENS
     step(scheduler, runner, seconds=66.0)  # a second per token: as slow as it gets
     assert len(scheduler.plan()[1].row.token_ids) == MIN_CHUNK_TOKENS
-    scheduler.prefill_s_per_token = 0.001
-    assert len(scheduler.plan()[1].row.token_ids) == 250
+    scheduler.pace.prefill_s_per_token = 0.001
+    assert len(scheduler.plan()[1].row.token_ids) == 200
     scheduler.finish(talking)
     assert len(scheduler.plan()[0].row.token_ids) == 512
 
@@ -235,10 +265,13 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     alive = Bundle("alive")
 
+    def scheduler_of(self, runner: FakeRunner) -> Scheduler:
+        return make(runner)
+
     @initialize(slots=st.integers(1, 4), capacity=st.integers(40, 160), batch=st.integers(4, 64))
     def start(self, slots, capacity, batch):
         self.runner = FakeRunner(slots=slots, context=min(capacity, 100), capacity=capacity, batch=batch)
-        self.scheduler = make(self.runner)
+        self.scheduler = self.scheduler_of(self.runner)
         self.all: list[Sequence] = []
 
     @rule(

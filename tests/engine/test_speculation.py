@@ -74,6 +74,19 @@ def test_the_text_is_the_same_whatever_the_drafts(drafting, rule):
         assert usage.accepted_tokens == 0 < usage.drafted_tokens
 
 
+def test_a_request_can_go_without_drafts_beside_others_that_have_them(drafting):
+    engine, runner, inbox, _ = drafting(tokens=4)
+    gate = runner.gate = threading.Semaphore(0)  # until both are there
+    without = engine.submit(prompt("Once"), GREEDY.model_copy(update={"drafts": False}))
+    with_drafts = engine.submit(prompt("Twice"), GREEDY)
+    gate.release(10_000)
+    inbox.wait(without, with_drafts)
+    assert inbox.ids(without) == solo(prompt("Once"), 60)
+    assert inbox.ids(with_drafts) == solo(prompt("Twice"), 60)
+    assert inbox.last(without).usage.drafted_tokens == 0
+    assert inbox.last(with_drafts).usage.accepted_tokens > 20
+
+
 def test_the_draft_model_is_closed_with_the_engine(drafting):
     engine, _, _, draft = drafting()
     assert not draft.closed
@@ -206,7 +219,7 @@ SAMPLED = GenerationParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_t
 
 @pytest.mark.parametrize("more", [
     {}, {"temperature": 0.3}, {"top_p": 0.8, "min_p": 0.05}, {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "penalty_range": 9},
-    {"dry_multiplier": 0.8}, {"mirostat_mode": 2}, {"xtc_probability": 0.5, "xtc_threshold": 0.1}, {"temperature": 0, "repetition_penalty": 1.5},
+    {"dry_multiplier": 0.8, "no_repeat_ngram_size": 3}, {"mirostat_mode": 2}, {"xtc_probability": 0.5, "xtc_threshold": 0.1}, {"temperature": 0, "repetition_penalty": 1.5},
 ])  # fmt: skip
 def test_the_same_seed_draws_the_same_text(bench, drafting, more):
     """The sampler draws at each position from what it would see without drafts: its history, its coins, its penalties."""

@@ -95,7 +95,7 @@ class HubServer:
         self._servers: list[ThreadingHTTPServer] = []
 
     def add(self, repo: str, files: dict[str, bytes], **facts: Any) -> HubRepo:
-        """A repository with these files."""
+        """A repository with these files; one of a data set is called datasets/owner/name."""
         self.repos[repo] = HubRepo({path: HubFile(data) for path, data in files.items()}, **facts)
         return self.repos[repo]
 
@@ -253,7 +253,7 @@ class CdnHandler(Handler):
     role = "cdn"
 
     def serve(self, path: str) -> None:
-        match = re.fullmatch(r"/lfs/([^/]+/[^/]+)/(.+)", path)
+        match = re.fullmatch(r"/lfs/((?:datasets/)?[^/]+/[^/]+)/(.+)", path)
         repo = self.hub.repos.get(match[1]) if match else None
         if match is None or repo is None or match[2] not in repo.files:
             return self.answer(404, {"error": "not found"})
@@ -274,8 +274,11 @@ class HubHandler(Handler):
     """The API and the addresses of files."""
 
     role = "hub"
+    section = ""  # of the repository that is asked for: models have none
 
     def serve(self, path: str) -> None:
+        self.section = "datasets/" if path.startswith(("/api/datasets/", "/datasets/")) else ""
+        path = path.removeprefix("/datasets") if path.startswith("/datasets/") else path.replace("/api/datasets/", "/api/models/", 1)
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(self.path).query)
         if path == "/api/whoami-v2":
             token = self.token()
@@ -291,7 +294,7 @@ class HubHandler(Handler):
         ):
             match = re.fullmatch(pattern, path)
             if match:
-                repo = self.readable(match[1], match[2] or "main")
+                repo = self.readable(self.section + match[1], match[2] or "main")
                 return answer(repo, match, query) if repo else None
         return self.answer(404, {"error": "not found"})
 
@@ -337,7 +340,7 @@ class HubHandler(Handler):
     def search(self, query: dict[str, list[str]]) -> None:
         text, author = (query.get(name, [""])[0].lower() for name in ("search", "author"))
         tags = set(query.get("filter", []))
-        rows = [self.row(name, repo) for name, repo in sorted(self.hub.repos.items()) if not repo.private and text in name.lower()]
+        rows = [self.row(name, repo) for name, repo in sorted(self.hub.repos.items()) if not repo.private and not name.startswith("datasets/") and text in name.lower()]
         rows = [row for row in rows if tags <= set(row["tags"]) and (not author or row["id"].lower().startswith(author + "/"))]
         task = query.get("pipeline_tag", [""])[0]
         rows = [row for row in rows if (not task or row["pipeline_tag"] == task) and within(row, query.get("num_parameters", [""])[0])]
@@ -356,7 +359,7 @@ class HubHandler(Handler):
         if not file.lfs:
             return self.give(file.data, headers)
         linked = {"X-Linked-Etag": self.hub.etag or f'"{file.sha256}"', "X-Linked-Size": str(len(file.data))}
-        location = f"{self.hub.cdn}/lfs/{match[1]}/{urllib.parse.quote(match[3])}?signature={time.time_ns()}"
+        location = f"{self.hub.cdn}/lfs/{self.section}{match[1]}/{urllib.parse.quote(match[3])}?signature={time.time_ns()}"
         return self.answer(302, b"Found", {**headers, **linked, "Location": location})
 
     def facts(self, repo: HubRepo, match: re.Match[str], query: dict[str, list[str]]) -> None:

@@ -37,7 +37,9 @@ def args(hub: HubServer, tmp_path: Path) -> DownloadArgs:
     hub.add("me/gated", dict(SINGLE), gated=True)
     (tmp_path / "models").mkdir()
     (tmp_path / "loras").mkdir()
-    return DownloadArgs(repo="me/tiny", files=("Q4/M-Q4_K_M.gguf",), endpoint=hub.endpoint, models_dir=tmp_path / "models", loras_dir=tmp_path / "loras")
+    (tmp_path / "datasets").mkdir()
+    hub.add("datasets/me/tiny", {"data/test.parquet": BYTES.randbytes(9000)}, info={"tags": ["license:cc0-1.0"]})
+    return DownloadArgs(datasets_dir=tmp_path / "datasets", repo="me/tiny", files=("Q4/M-Q4_K_M.gguf",), endpoint=hub.endpoint, models_dir=tmp_path / "models", loras_dir=tmp_path / "loras")
 
 
 def chosen(args: DownloadArgs, files: Any, kind: str, **more: Any) -> DownloadArgs:
@@ -71,6 +73,19 @@ def test_a_single_gguf_lies_in_a_folder_named_after_its_repository(args: Downloa
     assert (found[0].provenance.repo, found[0].provenance.commit, found[0].provenance.endpoint) == ("me/tiny", COMMIT, hub.endpoint)
     assert found[0].provenance.fetched.startswith("20")
     assert list(damaged_files(found[0])) == []
+
+
+def test_a_data_set_comes_from_a_repository_of_its_own_kind(args: DownloadArgs, context: Context, hub: HubServer) -> None:
+    hub.fault("drop", "lfs/datasets", value=4000)
+    wanted = chosen(args, ["data/test.parquet"], "dataset", name="test text")
+    result = download(wanted, context, quick_policy())
+    assert (result["name"], result["licence"], result["bytes"]) == ("test text/test.parquet", "cc0-1.0", 9000)
+    assert [seen.start > 0 for seen in hub.gets("cdn", "/lfs/datasets/me/tiny/data/test.parquet")] == [False, True], "it went on where the connection broke"
+    item = installed(args.datasets_dir)[0]
+    assert (item.provenance.kind, item.provenance.repo_type, list(damaged_files(item))) == ("dataset", "dataset", [])
+    assert tree(args.models_dir) == {}
+    with pytest.raises(HubError, match="There is no data set me/lora on"):
+        download(chosen(args, ["a.parquet"], "dataset", repo="me/lora"), replace_context(context, "job2"), quick_policy())
 
 
 @pytest.mark.parametrize(("files", "kind", "name", "root"), [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +93,19 @@ def test_a_lock_has_one_holder(tmp_path: Path) -> None:
         assert second.acquire()
         assert not first.acquire()
     assert list((tmp_path / "in").iterdir()) == []
+
+
+def test_a_lock_is_taken_although_its_folder_was_tidied_away_just_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, really_open, calls = tmp_path / ".partial", os.open, list[int]()
+
+    def open_after_tidying(*arguments: Any, **more: Any) -> int:
+        if not calls:
+            folder.rmdir()  # another process ends its work between our two steps
+        calls.append(1)
+        return really_open(*arguments, **more)
+
+    monkeypatch.setattr(os, "open", open_after_tidying)
+    with FileLock(folder / "a.lock") as lock:
+        assert lock.acquire()
+        assert (folder / "a.lock").is_file()
+    assert len(calls) == 2

@@ -16,6 +16,7 @@ from modules.hub.names import (
     checked_repo,
     checked_revision,
     folder_name,
+    parse_dataset_reference,
     parse_reference,
     quantization_in,
 )
@@ -73,6 +74,29 @@ def test_everything_else_is_refused_with_a_sentence(text: str) -> None:
     assert refused.value.message.endswith((".", "…"))
     assert len(refused.value.message) < 400
     assert refused.value.message.isprintable()
+
+
+@pytest.mark.parametrize(("text", "ref"), [
+    ("owner/name", RepoRef("owner/name")),
+    ("datasets/owner/name", RepoRef("owner/name")),
+    ("owner/name/data/test-00000.parquet", RepoRef("owner/name", "main", "data/test-00000.parquet")),
+    ("https://huggingface.co/datasets/owner/name", RepoRef("owner/name")),
+    ("hf.co/datasets/owner/name/viewer/default/test", RepoRef("owner/name")),
+    ("https://huggingface.co/datasets/owner/name/blob/main/a.txt", RepoRef("owner/name", "main", "a.txt")),
+    ("https://huggingface.co/datasets/owner/name/resolve/refs%2Fconvert%2Fparquet/x/0.parquet?download=true", RepoRef("owner/name", "refs/convert/parquet", "x/0.parquet")),
+    ("http://127.0.0.1:99/datasets/owner/name/tree/main/data", RepoRef("owner/name", "main", "data")),
+])  # fmt: skip
+def test_data_sets_are_understood(text: str, ref: RepoRef) -> None:
+    assert parse_dataset_reference(text, "http://127.0.0.1:99") == ref
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("https://huggingface.co/owner/name", "no link to a data set"), ("wikitext", "is no data set of the hub: give owner/name, like Salesforce/wikitext"),
+    ("owner/name/../x", "not safe"), ("https://evil.example/datasets/owner/name", "are not fetched"), ("", "Paste a data set's name"), ("x" * 2000, "Paste a data set's name"),
+])  # fmt: skip
+def test_what_is_no_data_set_is_told(text: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=words):
+        parse_dataset_reference(text)
 
 
 @pytest.mark.parametrize("path", HOSTILE_PATHS)

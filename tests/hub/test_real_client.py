@@ -22,6 +22,7 @@ def api(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
     hub.page = 3
     hub.add("me/tiny", FILES)
     hub.add("me/other", {"a.gguf": b"G" * 10}, gated=True)
+    hub.add("datasets/me/tiny", {"data/test.parquet": b"PAR1" * 500, "small.txt": b"words"}, branches=("main", "refs/convert/parquet"), commit="d" * 40)
     return HfApi(endpoint=hub.endpoint, token=False)
 
 
@@ -40,6 +41,21 @@ def test_the_real_client_downloads(api: HfApi, hub: HubServer, tmp_path: Path, p
     known = get_hf_file_metadata(hf_hub_url("me/tiny", path, endpoint=hub.endpoint), token=False)
     assert (known.size, known.commit_hash) == (len(FILES[path]), COMMIT)
     assert all("authorization" not in seen.headers for seen in hub.gets("cdn"))
+
+
+@pytest.mark.parametrize(("path", "size"), [("data/test.parquet", 2000), ("small.txt", 5)])
+def test_the_real_client_sees_data_sets(api: HfApi, hub: HubServer, tmp_path: Path, path: str, size: int) -> None:
+    assert api.dataset_info("me/tiny", revision="refs/convert/parquet").sha == "d" * 40
+    assert api.model_info("me/tiny").sha == COMMIT, "a model of the same name is something else"
+    got = hf_hub_download("me/tiny", path, repo_type="dataset", local_dir=tmp_path, endpoint=hub.endpoint, token=False)
+    assert Path(got).stat().st_size == size
+    with pytest.raises(errors.RepositoryNotFoundError):
+        api.dataset_info("me/other")
+
+
+async def test_ours_sees_the_same_data_set(api: HfApi, hub: HubServer) -> None:
+    found = await HubClient(Access(hub.endpoint)).repository("me/tiny", "refs/convert/parquet", "dataset")
+    assert (found.commit, {file.path: file.size for file in found.files}) == ("d" * 40, {"data/test.parquet": 2000, "small.txt": 5})
 
 
 def test_the_real_client_understands_the_refusals(api: HfApi, hub: HubServer, tmp_path: Path) -> None:

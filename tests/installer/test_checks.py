@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from installer import checks, steps
+from tests.conftest import LONGEST
 from tests.installer.checkouts import ROOT
 
 
@@ -14,9 +15,14 @@ def test_the_checks_run_rules_first_and_only_tests_when_given_arguments() -> Non
     place = steps.Place(ROOT)
     every = [stage.name for stage in checks.stages(place, [])]
     assert every[:5] == ["ruff", "import-linter", "mypy", "unit", "processes"]
+    assert every[-3:] == ["contracts", "live", "e2e"]
     some = checks.stages(place, ["-k", "name"])
     assert some[0].name == "unit"
     assert all(stage.command[-2:] == ("-k", "name") for stage in some)
+
+
+def test_the_files_that_workers_begin_with_exist() -> None:
+    assert [file for file in LONGEST if not (ROOT / file).is_file()] == []
 
 
 @pytest.mark.parametrize(("words", "status"), [

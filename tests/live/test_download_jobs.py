@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ def serve(folder: Path, hub: HubServer) -> PaddockServer:
     """A server over the same folders, without a model."""
     for name in ("models", "loras"):
         (folder / name).mkdir(exist_ok=True)
-    shutil.rmtree(folder / "presets", ignore_errors=True)
     return PaddockServer(folder, folder / "models", folder / "loras", "--model", "none", "--hub-endpoint", hub.endpoint, model="")
 
 

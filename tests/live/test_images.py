@@ -13,9 +13,11 @@ import pytest
 
 from tests.live.conftest import client_of
 from tests.paddock_server import STARTER, PaddockServer
+from tests.tiny_image_text import image_text_folder
 from tests.tiny_vision import picture, vision_files
 
 SEER = "seer/qwen2vl.gguf"
+FOLDER = "smolvlm"  # of transformers
 FIRST, SECOND = picture(1, (224, 168), "JPEG"), picture(2, (224, 168), "WEBP")
 
 
@@ -28,6 +30,7 @@ def seeing(tmp_path_factory: pytest.TempPathFactory, starter_dir: Path) -> Itera
     shutil.copy(files.model, models / SEER)
     shutil.copy(files.projector, models / "seer" / "mmproj-seer.gguf")
     shutil.copytree(starter_dir, models / "starter")
+    image_text_folder(models / FOLDER, "smolvlm")
     folder = tmp_path_factory.mktemp("seeing")
     running = PaddockServer(folder, models, tmp_path_factory.mktemp("seeing-loras"), "--no-ui", "--model", SEER, model=SEER)
     yield running
@@ -57,6 +60,18 @@ def test_replies_depend_on_images_and_usage_counts_them(seeing: PaddockServer) -
         assert len(set(texts)) == 3
         assert first.usage.prompt_tokens - blind.usage.prompt_tokens > 48  # 8 × 6 patches and the words around them
         assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens - 1
+
+
+def test_a_folder_of_transformers_sees_as_well(seeing: PaddockServer) -> None:
+    with client_of(seeing) as client:
+        first, again, other, blind = (ask(client, *parts, model=FOLDER) for parts in (("See ", FIRST, "?"), ("See ", FIRST, "?"), ("See ", SECOND, "?"), ("See ?",)))
+        texts = [reply.choices[0].message.content for reply in (first, again, other, blind)]
+        assert texts[0] == texts[1]
+        assert len(set(texts)) == 3
+        assert first.usage.prompt_tokens - blind.usage.prompt_tokens > 20  # five parts of four tokens, and the words between them
+        assert again.usage.prompt_tokens_details.cached_tokens == again.usage.prompt_tokens - 1
+    listed = {entry["id"]: entry for entry in httpx.get(f"{seeing.url}v1/models").json()["data"]}
+    assert listed[FOLDER]["vision"] is True
 
 
 def test_a_stream_and_two_images_in_a_conversation(seeing: PaddockServer) -> None:

@@ -31,14 +31,19 @@ REFUSED_CHATS = (
     ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20; got 21"),
     ({"tools": [TOOL]}, "tools", "tools are not supported yet; leave the field out"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "only {“type”: “text”} is supported yet; ask for JSON in the prompt"),
+    ({"response_format": {"type": "xml"}}, "response_format", "there are the types text, json_object and json_schema; got 'xml'"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, "json_schema", "Unimplemented keys"),
+    ({"extra_body": {"grammar": "root ::= thing"}}, "grammar", "line 1, column 10: there is no rule “thing”"),
+    ({"extra_body": {"grammar": "root ::= " + "(" * 60_000}}, "grammar", "more than 32 groups in each other"),
+    ({"extra_body": {"guided_regex": "(a"}}, "regex", "unclosed group"),
+    ({"extra_body": {"structured_outputs": {"structural_tag": {}}}}, "structured_outputs", "use json, regex, choice or grammar"),
+    ({"extra_body": {"regex": "a", "choices": ["b"]}}, "params", "a text has one shape: regex and choices are given"),
     ({"extra_body": {"sampler_order": ["top_k", "top_k"]}}, "sampler_order", "names a sampler twice"),
     ({"extra_body": {"min_p": "much"}}, "min_p", "much"),
 )
 REFUSED_COMPLETIONS = (
     ({"best_of": 4}, "best_of", "not supported; use n"),
     ({"suffix": "end"}, "suffix", "put the text before the gap into prompt"),
-    ({"echo": True, "logprobs": 1}, "echo", "ask for one of them"),
     ({"logprobs": 21}, "logprobs", "less than or equal to 20; got 21"),
     ({"prompt": [1, 99_999]}, "prompt", "Token id 99999 is not in the vocabulary"),
     ({"prompt": [[1], []]}, "prompt", "The prompt is empty"),
@@ -114,7 +119,7 @@ def test_what_is_no_json_and_what_is_no_route(client: openai.OpenAI) -> None:
         client.post("/chat/completions", cast_to=object, content=b"{", options={"headers": {"content-type": "application/json"}})
     assert "JSON" in str(caught.value.body["message"])
     with pytest.raises(openai.NotFoundError):
-        client.embeddings.create(model=STARTER, input="x")
+        client.post("/audio/speech", cast_to=object, body={"model": STARTER, "input": "x"})
 
 
 def test_a_refusal_leaves_nothing_behind(client: openai.OpenAI, server: Any) -> None:

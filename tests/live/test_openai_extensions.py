@@ -98,5 +98,16 @@ def test_other_samplers_change_the_text(client: openai.OpenAI, fields: dict[str,
     assert text(client, LOOSE, **fields) != text(client, LOOSE)
 
 
+def test_guidance_goes_from_the_negative_prompt_to_the_prompt(client: openai.OpenAI, greedy: str) -> None:
+    other = "<|im_start|>user\nTell me a story.<|im_end|>\n<|im_start|>assistant\n"
+    assert text(client, GREEDY, guidance_scale=1, negative_prompt=other) == greedy
+    told = client.chat.completions.create(**GREEDY, extra_body={"guidance_scale": 0, "negative_prompt": other})
+    asked = client.completions.create(model=STARTER, prompt=other, temperature=0, max_tokens=30).choices[0].text
+    assert told.choices[0].message.content.strip() == asked.strip() != greedy
+    assert told.usage.prompt_tokens == client.chat.completions.create(**{**GREEDY, "max_tokens": 1}).usage.prompt_tokens
+    with pytest.raises(openai.BadRequestError, match="deterministic to false"):
+        text(client, GREEDY, guidance_scale=2, deterministic=True)
+
+
 def test_a_field_that_nobody_knows_changes_nothing(client: openai.OpenAI, greedy: str) -> None:
     assert text(client, GREEDY, store=True, no_such_field=1) == greedy

@@ -20,6 +20,7 @@ FOREIGN = (
     ("regenerate", 1, {}),
     ("regenerate", 0, {}),
     ("delete", 1, {}),
+    ("rate", 1, {"rating": 1}),
 )
 WRONG_SETTINGS = (
     ({"preset": 5}, "settings.preset"),
@@ -28,7 +29,7 @@ WRONG_SETTINGS = (
     ({"params": [1]}, "settings.params"),
     ("x", "settings"),
 )
-UNKNOWN = (("GET", "v1/nothing"), ("POST", "v1/embeddings"), ("GET", "ui/nothing"), ("POST", "ui/conversations/a/b/c"), ("DELETE", "ui/nothing"))
+UNKNOWN = (("GET", "v1/nothing"), ("POST", "v1/reranks"), ("GET", "ui/nothing"), ("POST", "ui/conversations/a/b/c"), ("DELETE", "ui/nothing"))
 WRONG_METHOD = (("GET", "v1/chat/completions"), ("DELETE", "v1/models"), ("GET", "ui/notebook/generate"), ("PUT", "ui/models"))
 
 

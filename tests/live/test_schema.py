@@ -23,10 +23,16 @@ OPERATIONS = (
     ("/v1/chat/completions", "POST", GenerationMode.NEGATIVE, 50),
     ("/v1/completions", "POST", GenerationMode.POSITIVE, 40),
     ("/v1/completions", "POST", GenerationMode.NEGATIVE, 50),
+    ("/v1/embeddings", "POST", GenerationMode.POSITIVE, 20),
+    ("/v1/embeddings", "POST", GenerationMode.NEGATIVE, 20),
+    ("/v1/internal/encode", "POST", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/decode", "POST", GenerationMode.POSITIVE, 10),
+    ("/v1/internal/logits", "POST", GenerationMode.POSITIVE, 5),
     ("/v1/models", "GET", GenerationMode.POSITIVE, 1),
     ("/v1/models/{name}", "GET", GenerationMode.POSITIVE, 10),
     ("/v1/internal/counters", "GET", GenerationMode.POSITIVE, 5),
     ("/v1/internal/counters", "GET", GenerationMode.NEGATIVE, 5),
+    ("/v1/internal/requests", "GET", GenerationMode.POSITIVE, 5),
 )
 CHOSEN = ("model", "preset", "prompt_template")  # names that do not exist; mostly left out, or nothing would get any further
 

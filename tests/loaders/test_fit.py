@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
@@ -12,12 +13,20 @@ import pytest
 
 from modules.core.errors import UnsupportedFormat
 from modules.loaders.fit import Needs, Room, Usage, judge, needs
-from modules.loaders.folder_header import FolderHeader, parse_folder_header, read_folder_header
+from modules.loaders.folder_header import (
+    FolderHeader,
+    parse_folder_header,
+    read_folder_header,
+    read_weight_header,
+)
 from modules.loaders.gguf_header import GgufHeader, Tensor, parse_gguf_prefix, read_gguf_header
 from modules.loaders.llama_cpp.memory import estimate, layers_that_fit, share_on_gpu
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import graphics_bytes
 from modules.loaders.shape import CacheLayers, Shape, folder_shape, gguf_shape
+from modules.loaders.transformers import memory
+from modules.loaders.transformers.options import TransformersOptions
+from tests.tiny_image_text import image_text_folder
 from tests.tiny_models import TinyFiles
 
 GB = 10**9
@@ -74,6 +83,27 @@ def test_shapes_of_folders() -> None:
     assert folder(model_type="mamba", state_size=16, conv_kernel=4, expand=2).state_numbers == 4 * 128 * 20
     inside = folder(text_config={"num_key_value_heads": 1})
     assert inside.cache == (CacheLayers(4, 16),)
+
+
+def test_an_image_text_model_is_told_by_its_weights_where_its_config_says_less(tmp_path: Path) -> None:
+    """Libraries leave out of the text part what they assume; the tower takes memory and a token does not read it."""
+    path = image_text_folder(tmp_path / "seer", "gemma3")
+    whole = folder_shape(read_folder_header(path))
+    tower = sum(math.prod(shape) for name, (_, shape) in read_weight_header(path / "model.safetensors").items() if "vision" in name or "multi_modal" in name)
+    assert whole.tower_parameters == tower > 0
+    assert whole.read_share == pytest.approx(1 - tower / whole.parameters)
+    assert memory.estimate(whole, TransformersOptions(), "float32").fixed > 256 << 20
+    config = json.loads((path / "config.json").read_text())
+    left = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "vocab_size")
+    for kept in ((), ("num_attention_heads",), ("num_key_value_heads", "head_dim")):
+        less = config | {"text_config": {name: value for name, value in config["text_config"].items() if name not in left or name in kept}}
+        (path / "config.json").write_text(json.dumps(less))
+        told = folder_shape(read_folder_header(path))
+        assert (told.cache, told.layers, told.width, told.inner, told.vocabulary) == (whole.cache, whole.layers, whole.width, whole.inner, whole.vocabulary)
+        head = (path / "model.safetensors").read_bytes()[: 1 << 20]
+        remote = parse_folder_header("seer", less, head)
+        assert not isinstance(remote, int)
+        assert (folder_shape(remote).cache, remote.tower_parameters) == (whole.cache, tower)
 
 
 def test_the_formula_by_hand() -> None:

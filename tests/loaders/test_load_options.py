@@ -68,6 +68,42 @@ def test_the_same_logits_whatever_the_placement(gguf: Path, options: dict[str, A
         other.runner.close()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_blocks_of_weights_compute_the_same_for_one_reply_and_for_several(folder: Path, dtype: str) -> None:
+    """On a processor that has oneDNN; a copy of such a layer, as adapters make them, is a plain one."""
+    import copy
+
+    import torch
+
+    plain, other = load(folder, dtype=dtype), load(folder, dtype=dtype, weight_blocks=True)
+    layers = [module for module in other.runner._network.model.modules() if isinstance(module, torch.nn.Linear)]  # type: ignore[attr-defined]
+    if torch.backends.mkldnn.is_available():
+        assert {type(layer).__name__ for layer in layers} == {"RowsLinear"} and layers[0]._blocks.is_mkldnn
+        assert type(copy.deepcopy(layers[0])) is torch.nn.Linear and torch.equal(copy.deepcopy(layers[0]).weight, layers[0].weight)
+    for expected, found in zip(logits(plain), logits(other), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-4 if dtype == "float32" else 0.3)
+    plain.runner.close()
+    other.runner.close()
+
+
+def test_blocks_of_weights_are_in_the_forecast_and_under_adapters(tmp_path: Path) -> None:
+    from modules.core.model import Adapter
+
+    files = tiny_files(tmp_path)
+    shape = folder_shape(read_folder_header(files.folder))
+    once, twice = (weights_bytes(shape, TransformersOptions(weight_blocks=blocks), "float32") for blocks in (False, True))
+    assert twice == 2 * once
+    found = []
+    for blocks in (False, True):
+        model = load(files.folder, weight_blocks=blocks)
+        assert model.set_adapters is not None
+        model.set_adapters([Adapter(path=str(files.adapter), scale=0.5)])
+        found.append(logits(model))
+        model.runner.close()
+    for expected, other in zip(*found, strict=True):
+        np.testing.assert_allclose(other, expected, atol=1e-3)
+
+
 def test_a_step_in_parts_that_finds_no_room_changes_nothing(gguf: Path) -> None:
     model = load(gguf, context_length=256, cache_tokens=256, ubatch_tokens=32)
     runner, ids = model.runner, [5 + place % 40 for place in range(200)]

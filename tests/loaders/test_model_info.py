@@ -18,6 +18,7 @@ from modules.loaders.model_info import ModelFolder, list_adapters, list_models
 from modules.loaders.registry import LOADERS, find_loader
 from modules.loaders.spec import LoaderSpec
 from tests.loaders.test_gguf_header import write
+from tests.tiny_image_text import image_text_folder
 from tests.tiny_models import TinyFiles
 
 
@@ -109,9 +110,25 @@ def test_depth_hidden_files_and_nothing_at_all(models: Path, tmp_path: Path, tin
     assert list_models(tmp_path / "absent") == ()
 
 
-def test_an_embedding_model_and_a_bare_vocabulary_say_so(models: Path) -> None:
+def test_an_embedding_model_is_listed_as_one(models: Path) -> None:
     write(models / "embed.gguf", "nomic-bert", general__file_type=1)
-    assert "embedding model" in problem(models, "embed.gguf")
+    found = {info.name: info for info in list_models(models)}
+    assert (found["embed.gguf"].can_write, found["embed.gguf"].problem) == (False, "")
+    assert found["tiny"].can_write
+
+
+def test_a_folder_of_an_image_text_model_is_listed_as_one_that_sees(models: Path) -> None:
+    folder = image_text_folder(models / "seer", "llava")
+    info = next(info for info in list_models(models) if info.name == "seer")
+    assert info.sees and info.can_write and not info.problem
+    assert (info.context_length, info.vocab_size, info.layers) == (512, 340, 2)
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    (folder / "config.json").write_text(config.replace('"model_type": "llava"', '"model_type": "qwen3_5"'), encoding="utf-8")
+    assert not any(info.sees for info in list_models(models))  # what reads its images is not here
+    (folder / "config.json").write_text(config, encoding="utf-8")
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        (folder / name).unlink()
+    assert not any(info.sees for info in list_models(models))
 
 
 def test_a_folder_without_config(models: Path) -> None:

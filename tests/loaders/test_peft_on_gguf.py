@@ -135,8 +135,8 @@ def cached(adapter: Path) -> list[Path]:
 
 def test_the_converted_file_is_kept_until_the_adapter_changes(model: LoadedModel, adapter: Path, tiny: TinyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
-    write = adapter_file._write
-    monkeypatch.setattr(adapter_file, "_write", lambda path, *rest: (made.append(path), write(path, *rest)))
+    write = adapter_file.write_adapter_file
+    monkeypatch.setattr(adapter_file, "write_adapter_file", lambda path, *rest: (made.append(path), write(path, *rest)))
     first = logits(model, (adapter, 0.5))
     np.testing.assert_allclose(first, logits(model, (tiny.gguf_adapter, 0.5)), atol=1e-4)
     (kept,) = cached(adapter)

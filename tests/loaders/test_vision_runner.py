@@ -20,8 +20,8 @@ from modules.core.errors import (
     UnsupportedFormat,
 )
 from modules.core.model import ImageToken, LoadedModel, Row
+from modules.loaders import image_memory
 from modules.loaders.llama_cpp import memory
-from modules.loaders.llama_cpp import projector as projector_module
 from modules.loaders.llama_cpp.loader import load
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from tests.loaders.eval_reference import MARKER, Reference
@@ -262,7 +262,7 @@ def test_images_of_any_size_allowed(subject: Subject, size: tuple[int, int]) -> 
 
 
 def test_what_was_seen_is_seen_again_when_it_was_forgotten(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projector_module, "SEEN_KEPT_BYTES", 0)
+    monkeypatch.setattr(image_memory, "SEEN_KEPT_BYTES", 0)
     ids = subject.ids(TEXT, [FIRST, SECOND])
     assert subject.model.vision is not None
     subject.model.vision.look(ids)
@@ -270,8 +270,8 @@ def test_what_was_seen_is_seen_again_when_it_was_forgotten(subject: Subject, mon
 
 
 def test_an_image_whose_ids_are_gone_takes_no_memory(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(projector_module, "SEEN_KEPT_BYTES", 0)
-    monkeypatch.setattr(projector_module, "FILES_KEPT_BYTES", 0)
+    monkeypatch.setattr(image_memory, "SEEN_KEPT_BYTES", 0)
+    monkeypatch.setattr(image_memory, "FILES_KEPT_BYTES", 0)
     ids = subject.ids(MARKER, [picture(11)])
     held = weakref.ref(next(token.image for token in ids if isinstance(token, ImageToken)))
     other = subject.ids(MARKER, [picture(12)])
@@ -367,3 +367,18 @@ def test_a_projector_counts_where_memory_is_short(tmp_path_factory: pytest.TempP
 def test_a_projector_is_never_looked_for_elsewhere(name: str) -> None:
     with pytest.raises(ValueError, match="name of a GGUF file beside the model"):
         LlamaCppOptions(mmproj=name)
+
+
+def test_a_slot_with_an_image_is_not_saved_and_one_with_text_is(subject: Subject) -> None:
+    ids = subject.ids(TEXT, [FIRST, SECOND])
+    text = subject.ids("The little fox found a red ball", [])
+    subject.run(0, ids)
+    subject.run(1, text)
+    assert subject.runner.state_bytes(0) == 0
+    state = subject.runner.save_state(1)
+    assert subject.runner.state_bytes(1) > 0
+    expected = subject.run(1, [*text, 9], len(text))
+    assert subject.runner.restore_state(2, state, len(text)) == len(text)
+    np.testing.assert_allclose(subject.run(2, [*text, 9], len(text)), expected, **CLOSE)
+    assert subject.runner.restore_state(0, state, len(text)) == len(text)  # where an image stood
+    np.testing.assert_allclose(subject.run(0, [*text, 9], len(text)), expected, **CLOSE)

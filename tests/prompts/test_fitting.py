@@ -10,12 +10,15 @@ from hypothesis import strategies as st
 
 from modules.core.errors import ContextOverflow
 from modules.core.messages import Message
-from modules.prompts.fitting import fit_chat
+from modules.prompts.fitting import fit_chat, room_tokens
 
 
 def said(roles: str, length: int = 10) -> tuple[Message, ...]:
+    """A letter a message; a capital one is pinned."""
     names = {"s": "system", "u": "user", "a": "assistant", "t": "tool", "d": "developer"}
-    return tuple(Message.model_validate({"role": names[role], "content": f"{i:0{length}}"}) for i, role in enumerate(roles))
+    return tuple(
+        Message.model_validate({"role": names[role.lower()], "content": f"{i:0{length}}", "pinned": role.isupper()}) for i, role in enumerate(roles)
+    )
 
 
 class Counter:
@@ -51,6 +54,11 @@ def kept(counter: Counter, token_ids: list[int]) -> list[int]:
         ("uasuau", 39, [2, 5]),  # a system message in the middle stays
         ("uuu", 25, [1, 2]),
         ("uaua", 20, [2, 3]),  # a reply that is continued stays with its question
+        ("sUauauau", 60, [0, 1, 2, 5, 6, 7]),  # what is pinned stays, with its reply
+        ("suAuauau", 49, [0, 1, 2, 7]),  # or with its question
+        ("Auauau", 35, [0, 5]),  # a greeting too
+        ("uaUAuau", 50, [2, 3, 4, 5, 6]),
+        ("uaUsAuau", 40, [2, 3, 4, 7]),  # turns keep their order
     ],
 )
 def test_what_stays(roles: str, limit: int, expected: list[int]) -> None:
@@ -73,6 +81,18 @@ def test_refusing_drops_nothing() -> None:
     with pytest.raises(ContextOverflow, match="needs 50 tokens, and there is room for 49"):
         fit_chat(said("suaua"), count=counter, limit_tokens=49, policy="refuse")
     assert len(counter.asked) == 1
+
+
+def test_too_much_that_is_pinned_says_so() -> None:
+    with pytest.raises(ContextOverflow, match=r"the pinned messages before it, needs 40 tokens, and there is room for 39\. Unpin some"):
+        fit_chat(said("sUauau"), count=Counter(), limit_tokens=39)
+
+
+def test_the_room_keeps_space_for_the_reply() -> None:
+    assert room_tokens(1024, None) == 768
+    assert room_tokens(1024, 100) == 924
+    assert room_tokens(100_000, 4_000) == 100_000 - 512
+    assert room_tokens(1024, None, "refuse") == 1023
 
 
 def test_a_text_too_long_to_count_is_shortened_too() -> None:

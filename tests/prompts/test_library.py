@@ -19,6 +19,7 @@ from modules.prompts.library import (
     gguf_templates,
     own_template,
     own_templates,
+    read_template,
 )
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class TestLibrary:
         text = "{{ 'ä\\n' }}  \n\t{% if x %}\r\n# no comment: {{ y }}\n{% endif %}\n"
         library.save("My own", text, description="For me.", stop=["###", "\nYou:"])
         (summary,) = library.list()
-        assert (summary.name, summary.description, summary.problem) == ("My own", "For me.", "")
+        assert (summary.name, summary.description, summary.problem, summary.kind) == ("My own", "For me.", "", "own")
         source = library.read("My own")
         assert (source.text, source.stop, source.bos_token) == (text, ("###", "\nYou:"), "")
         assert "My own" in source.origin
@@ -52,7 +53,39 @@ class TestLibrary:
         (library.folder / "plain.jinja").write_text("a")
         assert library.read("plain").text == "a"
         library.save("plain", "b")
-        assert [path.name for path in library.folder.iterdir()] == ["plain.yaml"]
+        assert library.read("plain").text == "b"
+        assert (library.folder / "plain.jinja").read_text() == "a"
+
+    def test_an_own_one_stands_before_a_shipped_one_until_it_is_deleted(self, library: TemplateLibrary) -> None:
+        (library.folder / "ChatML.yaml").write_text("description: As it came.\ntemplate: shipped\n")
+        shipped = library.find("ChatML")
+        assert (shipped.kind, shipped.source.text, shipped.description) == ("shipped", "shipped", "As it came.")
+        library.save("ChatML", "mine", description="As I like it.")
+        (summary,) = library.list()
+        assert (summary.kind, summary.description) == ("changed", "As I like it.")
+        changed = library.find("ChatML")
+        assert (changed.source.text, changed.stamp != shipped.stamp) == ("mine", True)
+        assert "mine" in library.own_file("ChatML")
+        library.delete("ChatML")
+        assert library.find("ChatML") == shipped
+        for act in (library.delete, library.own_file):
+            with pytest.raises(NotFound, match="comes with Paddock"):
+                act("ChatML")
+        assert (library.folder / "ChatML.yaml").is_file()
+
+    def test_a_broken_own_one_can_be_deleted(self, library: TemplateLibrary) -> None:
+        (library.folder / "own").mkdir()
+        (library.folder / "own" / "bad.yaml").write_text("template: {\n")
+        assert [(row.name, row.kind, bool(row.problem)) for row in library.list()] == [("bad", "own", True)]
+        library.delete("bad")
+        assert library.list() == ()
+
+    def test_a_file_handed_in_is_read_by_its_ending(self) -> None:
+        source, description = read_template("description: For me.\ninstruction_template: '{{ x }}'\nstop: ['##']\n", "theirs.yaml")
+        assert (source.text, source.stop, description) == ("{{ x }}", ("##",), "For me.")
+        assert read_template("{{ y }}", "bare.jinja")[0].text == "{{ y }}"
+        with pytest.raises(InvalidRequest, match=r"theirs\.yaml is not valid YAML"):
+            read_template("{", "theirs.yaml")
 
     def test_the_key_of_other_programs_is_read(self, library: TemplateLibrary) -> None:
         (library.folder / "old.yaml").write_text("instruction_template: |-\n  {{ messages }}\n")
@@ -200,4 +233,4 @@ def test_gguf_metadata() -> None:
 
 def test_a_saved_file_is_readable_yaml(library: TemplateLibrary) -> None:
     library.save("a", "x", stop=["y"])
-    assert (library.folder / "a.yaml").read_text() == dump_yaml({"template": "x", "stop": ["y"]})
+    assert (library.folder / "own" / "a.yaml").read_text() == dump_yaml({"template": "x", "stop": ["y"]})

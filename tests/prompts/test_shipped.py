@@ -108,3 +108,10 @@ def test_equal_to_the_real_format(shipped: TemplateLibrary, ours: str, real: str
     assert template.render(messages[:-1], add_generation_prompt=False).text == theirs.render(messages[:-1], add_generation_prompt=False).text
     if ours != "DeepSeek":  # R1 also opens a thinking block in the prompt
         assert template.render(messages).text == theirs.render(messages).text
+
+
+def test_a_character_speaks_under_its_name_in_a_text_of_names_and_colons(shipped: TemplateLibrary) -> None:
+    template = Template(source_of(shipped, "Plain"))
+    text = template.render(CHAT, variables={"char": "Ada", "user": "Bo"}).text
+    assert text == "<s>You are terse.\n\nBo: Hi there\nAda: Hello\nBo: Tell me more\nAda:"
+    assert template.render(CHAT).text.endswith("User: Tell me more\nAssistant:")

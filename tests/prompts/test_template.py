@@ -54,6 +54,25 @@ def test_any_text_stands_in_chatml_as_it_is(contents: list[str]) -> None:
     assert open_end == expected.removesuffix("<|im_end|>\n")
 
 
+def test_a_template_that_knows_lists_of_parts_only_gets_them() -> None:
+    """LLaVA's and Idefics' own ones; those that know both get the text as it is."""
+    llava = (
+        "{% for m in messages %}{{ m['role'].upper() + ': ' }}{% for part in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}"
+        "{% endfor %}{% for part in m['content'] | selectattr('type', 'equalto', 'text') %}{{ part['text'] + ' ' }}{% endfor %}{% endfor %}"
+        "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    )
+    idefics = (
+        "{% for m in messages %}{{ m.role }}{% if m.content[0]['type'] == 'image' %}:{% else %}: {% endif %}{% for line in m.content %}"
+        "{% if line['type'] == 'text' %}{{ line['text'] }}{% elif line['type'] == 'image' %}<image>{% endif %}{% endfor %}|{% endfor %}"
+    )
+    both = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for part in m.content %}{{ part['type'] }}{% endfor %}{% endif %}{% endfor %}"
+    talk = said(("user", "Hi"), ("assistant", "Hello."), ("user", ""))
+    assert template(llava).render(talk).text == "USER: Hi ASSISTANT: Hello. USER:  ASSISTANT:"
+    assert template(idefics).render(talk).text == "user: Hi|assistant: Hello.|user: |"
+    assert template(idefics).render(talk[:2], continue_final_message=True).text == "user: Hi|assistant: Hello."
+    assert template(both).render(talk).text == "HiHello."
+
+
 def test_json_is_not_escaped_for_html_and_options_reach_the_template() -> None:
     text = "{{ {'a': '<ü&>'} | tojson }} {{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }} {{ tools is none }} {{ level }}"
     rendered = template(text).render(ASKED, variables={"level": "low"})
@@ -199,3 +218,20 @@ class TestSpans:
 def test_open_thinking_tag() -> None:
     assert open_thinking_tag("<|im_start|>assistant\n<think>\n") == "<think>"
     assert open_thinking_tag("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("first\n{% for m in %}\nx{% endfor %}", 2),
+        ("a\nb\n{% if messages %}", 3),
+        ("a\n\n{{ messages[0].content | nonsense }}", 3),
+        ("a\n{{ messages[7].content.x }}", 2),
+        ("{% for m in messages %}\n\n{{ raise_exception('No') }}\n{% endfor %}", 3),
+        ("{% macro one() %}\n{{ 1 / 0 }}\n{% endmacro %}\n\n{{ one() }}", 2),
+    ],
+)
+def test_an_error_names_its_line(text: str, line: int) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        template(text).render(said(("user", "Hi")))
+    assert caught.value.details["line"] == line

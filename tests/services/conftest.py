@@ -19,7 +19,7 @@ from modules.services.app import App, build_app
 from tests.services.shelves import shelf, shelf_hub  # noqa: F401 - fixtures
 
 ONE, TWO, THREE = "one.gguf", "two.gguf", "three.gguf"
-FOLDERS = ("loras_dir", "presets_dir", "templates_dir", "state_dir")
+FOLDERS = ("loras_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir")
 WRITING = {"context_length": 1024, "slots": 4, "threads": 1, "threads_batch": 1}  # room for a reply that lasts a second or two
 
 
@@ -42,6 +42,7 @@ async def start_app(tmp_path: Path, model_files: Path) -> AsyncIterator[Callable
     def start(**settings: Any) -> App:
         folders = {name: tmp_path / name for name in FOLDERS}
         apps.append(build_app(Settings(**{"models_dir": model_files, "model": "none", **folders, **settings})))
+        without_titles(apps[-1])
         return apps[-1]
 
     yield start
@@ -55,9 +56,15 @@ async def app(tmp_path_factory: pytest.TempPathFactory, model_files: Path) -> As
     """Services of a whole module of tests, over one engine; its tests run in the module's event loop."""
     folders = {name: tmp_path_factory.mktemp(name) for name in FOLDERS}
     app = build_app(Settings(models_dir=model_files, model=ONE, options=WRITING, **folders))
+    without_titles(app)
     await app.start()
     yield app
     await app.close()
+
+
+def without_titles(app: App) -> None:
+    """No conversation of ann gets its title from the model, so that what the engine counts is what a test asked for."""
+    app.chat_preferences.change("ann", {"title_from_exchange": False})
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20) -> None:

@@ -64,6 +64,25 @@ async def test_an_exported_conversation_comes_back_as_it_was(service: Conversati
         await service.read(ANN, copy_id)
 
 
+async def test_ratings_and_edits_travel_with_their_messages(service: ConversationService) -> None:
+    conversation_id = await service.create(ANN)
+    question = await service.append(ANN, conversation_id, None, "user", "question")
+    reply = await service.append(ANN, conversation_id, question.id, "assistant", "reply")
+    edit = await service.add_version(ANN, reply.id, "better reply")
+    await service.rate(ANN, reply.id, -1)
+    await service.rate(ANN, edit.id, 1)
+    file = json.loads(json.dumps(await service.export(ANN, conversation_id)))
+    rows = (await service.export(BOB, await service.import_(BOB, file)))["messages"]
+    assert [row["rating"] for row in rows] == [0, -1, 1]
+    assert [row["edited_from"] for row in rows] == [None, None, rows[1]["id"]]
+    assert rows[1]["id"] != reply.id
+    file["messages"][2]["edited_from"] = file["messages"][2]["id"]  # a file may say anything
+    rows = (await service.export(BOB, await service.import_(BOB, file)))["messages"]
+    assert rows[2]["edited_from"] == edit.id
+    with pytest.raises(InvalidRequest, match="rating"):
+        await service.import_(BOB, {"messages": [{"role": "assistant", "content": "x", "rating": 5}]})
+
+
 async def test_images_travel_with_their_messages(service: ConversationService) -> None:
     conversation_id = await service.create(ANN)
     images = [Image(kind="webp", data=base64.b64encode(data).decode()) for data in (b"first", b"second")]

@@ -12,6 +12,7 @@ import pytest
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.messages import Image, Message
+from modules.services.conversation_news import WAITING_LIMIT
 from modules.services.conversations import ConversationService, ConversationSettings
 from modules.services.storage import Storage
 
@@ -136,6 +137,25 @@ async def test_a_branch_copies_the_history_up_to_a_message(service: Conversation
     assert (await service.read(ANN, await service.branch(ANN, branch.messages[0].id))).title == "question (branch)"
 
 
+async def test_ratings_and_edits_go_with_a_branch(service: ConversationService) -> None:
+    _, (question, reply) = await talk(service, "question", "reply")
+    edit = await service.add_version(ANN, reply, "better reply")
+    await service.rate(ANN, edit.id, 1)
+    branch = await service.read(ANN, await service.branch(ANN, edit.id))
+    assert [(message.content, message.rating, message.edited_from) for message in branch.messages] == [("question", 0, None), ("better reply", 1, reply)]
+    await service.rate(ANN, edit.id, 0)
+    assert (await service.message(ANN, branch.messages[1].id)).rating == 1
+    with pytest.raises(InvalidRequest, match="Only a reply"):
+        await service.rate(ANN, question, 1)
+
+
+async def test_a_rating_is_told_to_other_tabs(service: ConversationService) -> None:
+    conversation_id, (_, reply) = await talk(service, "question", "reply")
+    with service.subscribe(conversation_id) as news:
+        await service.rate(ANN, reply, -1)
+        assert [change.kind for change in news.pending()] == ["tree"]
+
+
 # ---- settings ------------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +166,7 @@ async def test_settings_are_merged_and_checked(service: ConversationService) -> 
     await service.update_settings(ANN, conversation_id, {"system_prompt": "Be brief.", "params": {"temperature": "0.5", "stop": ["\n"]}})
     await service.update_settings(ANN, conversation_id, {"preset": "Creative", "template_variables": {"enable_thinking": False}})
     after = await service.read(ANN, conversation_id)
-    assert after.settings.model_dump() == {
+    assert after.settings.model_dump() == ConversationSettings().model_dump() | {
         "system_prompt": "Be brief.",
         "preset": "Creative",
         "params": {"temperature": 0.5, "stop": ["\n"]},
@@ -202,7 +222,7 @@ async def test_a_revision_that_was_seen_is_kept_or_refused(service: Conversation
 async def test_settings_of_another_version_are_read_as_far_as_they_go(service: ConversationService) -> None:
     conversation_id = await service.create(ANN)
     old = {"system_prompt": "Be brief.", "mood": "good", "params": 3}
-    await service._run(lambda stores: stores.conversations.change_settings(ANN, conversation_id, old))
+    await service._storage.run(lambda stores: stores.conversations.change_settings(ANN, conversation_id, old))
     settings = (await service.read(ANN, conversation_id)).settings
     assert settings == ConversationSettings(system_prompt="Be brief.")
 
@@ -270,7 +290,7 @@ async def test_a_version_and_a_branch_keep_the_images(service: ConversationServi
 
 
 async def test_more_than_can_be_looked_at_is_refused(service: ConversationService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("modules.services.conversations.IMAGES_IN_PROMPT_BYTES", 1 << 20)
+    monkeypatch.setattr("modules.services.prompt_material.IMAGES_IN_PROMPT_BYTES", 1 << 20)
     conversation_id = await service.create(ANN)
     half = image(bytes(600_000))
     first = await service.append(ANN, conversation_id, None, "user", "one", images=[half])
@@ -293,16 +313,23 @@ CALLS = {
     "read": lambda c, m: (c,),
     "rename": lambda c, m: (c, "mine"),
     "pin": lambda c, m: (c, True),
+    "outline": lambda c, m: (c,),
+    "summary": lambda c, m: (c,),
+    "tag": lambda c, m: (c, ["mine"]),
     "update_settings": lambda c, m: (c, {"preset": ""}),
     "delete": lambda c, m: (c,),
     "export": lambda c, m: (c,),
     "message": lambda c, m: (m,),
     "message_text": lambda c, m: (m,),
     "messages_for_prompt": lambda c, m: (m,),
+    "prompt_material": lambda c, m: (m,),
+    "unsent_material": lambda c, m: (c, "text"),
+    "pin_message": lambda c, m: (m, True),
     "image": lambda c, m: (m, 0),
     "append": lambda c, m: (c, m, "user", "x"),
     "add_version": lambda c, m: (m, "x"),
     "select_version": lambda c, m: (m,),
+    "rate": lambda c, m: (m, 1),
     "delete_message": lambda c, m: (m,),
     "branch": lambda c, m: (m,),
 }
@@ -310,7 +337,7 @@ CALLS = {
 
 def test_every_verb_is_tried_by_a_stranger() -> None:
     verbs = {name for name, function in inspect.getmembers(ConversationService, inspect.iscoroutinefunction) if not name.startswith("_")}
-    assert verbs - {"list", "create", "import_", "save_reply"} == set(CALLS)
+    assert verbs - {"list", "tags", "characters", "create", "import_", "save_reply"} == set(CALLS)
 
 
 async def test_a_stranger_finds_nothing_whatever_the_verb(service: ConversationService) -> None:
@@ -348,13 +375,14 @@ async def test_other_tabs_get_news(service: ConversationService) -> None:
     assert service._news._followers == {}
 
 
-async def test_a_tab_that_does_not_read_loses_the_oldest_news_only(service: ConversationService) -> None:
+async def test_to_a_tab_that_is_far_behind_anything_may_have_changed(service: ConversationService) -> None:
     conversation_id = await service.create(ANN)
     with service.subscribe(conversation_id) as changes:
-        for number in range(120):
-            service._news.publish(conversation_id, "title", str(number))
-        titles = [change.title for change in changes.pending()]
-    assert titles == [str(number) for number in range(20, 120)]
+        for number in range(WAITING_LIMIT + 3):
+            service._news.publish(conversation_id, "title", str(number), (str(number),))
+        found = changes.pending()
+    assert (found[0].kind, found[0].message_ids) == ("tree", None)
+    assert [change.title for change in found[1:]] == [str(WAITING_LIMIT + 1), str(WAITING_LIMIT + 2)]
 
 
 async def test_an_unknown_role_is_refused(service: ConversationService) -> None:

@@ -17,6 +17,8 @@ from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from modules.loaders.gguf_header import read_gguf_header
 from modules.loaders.llama_cpp.memory import PROJECTOR_WORK_BYTES
+from modules.loaders.measured import Pace, Rate
+from modules.services import machine_probe
 from modules.services.app import App
 from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_records import FitRecord, FitRecords
@@ -329,8 +331,25 @@ async def test_a_report_does_not_wait_for_the_measuring(start_app: Callable[...,
     await app.fit.close()
 
 
+def test_more_threads_are_taken_only_where_they_are_faster() -> None:
+    def rates(*speeds: float) -> dict[str, tuple[Rate, ...]]:
+        return {"Q8_0": tuple(Rate(model_bytes=size, bytes_per_s=speed) for size, speed in zip((10, 100), speeds, strict=True))}
+
+    one = Pace(threads=1, step_s=0, layer_s=0, rates=rates(5, 5))
+    assert machine_probe._at_least(one.rates, []) == one.rates
+    assert machine_probe._at_least(rates(4, 9), [one]) == rates(5, 9)
+
+
+# Threads that wait for each other awake take minutes on cores where other tests run; asleep they are slower, which is of no matter here
+ONE_ROUND = """import os, sys
+os.environ["OMP_WAIT_POLICY"] = "passive"
+from modules.services import machine_probe
+machine_probe.main(*sys.argv[1:], rounds=1, cores=2)"""
+
+
 @pytest.mark.timeout(600)  # beside other work
-async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Path) -> None:
+async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child(monkeypatch, ONE_ROUND)
     speed = MachineSpeed(tmp_path, lambda: True)
     speed.want("llama.cpp")
     await speed.settled()
@@ -338,6 +357,7 @@ async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Pat
     known = speed.known("llama.cpp")
     assert known is not None
     assert 30e6 < known.process_bytes < 300e6
+    assert [pace.threads for pace in known.paces] == [1, 2]
     assert all(rate.bytes_per_s > 1e7 for pace in known.paces for rates in pace.rates.values() for rate in rates)
     expected = Expected(local_shape(starter_gguf), "llama.cpp", {"slots": 1}, "float32", known)
     assert expected.tokens_per_s(10) > expected.tokens_per_s(1000) > 1

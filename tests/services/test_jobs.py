@@ -130,6 +130,16 @@ async def test_pause_leaves_it_to_be_resumed(jobs):
     assert (await jobs.finished(job_id)).result == {"counted": 200}
 
 
+async def test_what_was_paused_can_be_cancelled(jobs):
+    job_id = await jobs.submit(**ENDLESS)
+    await jobs.working(job_id)
+    await jobs.service.pause("ann", job_id)
+    await jobs.finished(job_id, "interrupted")
+    cancelled = await jobs.service.cancel("ann", job_id)
+    assert (cancelled.status, cancelled.paused) == ("cancelled", False)
+    assert (await jobs.service.read("ann", job_id)).status == "cancelled"
+
+
 async def test_a_cancel_wins_over_a_pause(open_jobs):
     jobs = await open_jobs(grace_s=0.5)
     job_id = await jobs.submit("stubborn", **ENDLESS)

@@ -70,6 +70,19 @@ async def test_falling_asleep_again_and_again_is_no_crash(models: ModelService) 
         assert await writes(await models.get())
 
 
+async def test_one_that_woke_slowly_does_not_fall_asleep_before_it_is_handed_over(models: ModelService, monkeypatch: pytest.MonkeyPatch) -> None:
+    await models.load(ONE, "", OPTIONS)
+    await asleep(models, ONE)
+    remember = ModelChoices.remember
+
+    def slowly(choices: ModelChoices, choice: LoadChoice) -> None:  # a disk that takes its time, after the engine is there
+        time.sleep(3 * IDLE_S)
+        remember(choices, choice)
+
+    monkeypatch.setattr(ModelChoices, "remember", slowly)
+    assert await writes(await models.get())
+
+
 async def test_never_under_a_running_or_waiting_reply(models: ModelService) -> None:
     client = await models.load(ONE, "", {**OPTIONS, "slots": 1})
     request = GenerationRequest(prompt=TextPrompt(text="Once upon a"), params=GenerationParams(ban_eos=True, max_tokens=200))

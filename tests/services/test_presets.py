@@ -85,6 +85,9 @@ def test_merging_puts_the_given_values_over_the_preset(presets: PresetService) -
     assert merged.changed() == {"top_k": 7, "min_p": 0.1, "logit_bias": {"3": 1.5}}, "1.0 is neutral and still replaces 0.5"
     assert presets.merge("mine", {}) == presets.read("mine")
     assert presets.merge("", {}) == presets.merge(None, {}) == presets.neutral() == GenerationParams()
+    presets.save("shaped", GenerationParams(regex="a+", top_k=7))
+    assert presets.merge("shaped", {"json_schema": {"type": "null"}}).changed() == {"top_k": 7, "json_schema": '{"type":"null"}'}
+    assert presets.merge("shaped", {"top_k": 8}).changed() == {"top_k": 8, "regex": "a+"}
     with pytest.raises(NotFound, match="no preset “absent”"):
         presets.merge("absent", {})
 

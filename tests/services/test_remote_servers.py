@@ -18,11 +18,12 @@ from modules.core.errors import (
     NotOffered,
     RemoteError,
 )
-from modules.core.generation import ChatPrompt, Delta, GenerationRequest, TextPrompt
+from modules.core.generation import ChatPrompt, Delta, EmbeddingRequest, GenerationRequest, TextPrompt
 from modules.core.messages import Message
 from modules.core.model import Adapter, TemplateSource
 from modules.core.params import GenerationParams
 from modules.services.app import App
+from modules.services.meters import TIMES
 from modules.services.model_engine import ModelEngine
 from tests.openai_upstream import Upstream, chunk, story
 from tests.services.conftest import ONE, engine_pids, until
@@ -61,6 +62,8 @@ async def test_added_found_loaded_and_asked(start_app: StartApp, upstream: Upstr
     assert "vLLM is not sent: " in engine.card.notes[1]
     assert "mirostat tau" in engine.card.notes[1]
     assert "min p" not in engine.card.notes[1]
+    assert engine.card.ignores["mirostat_tau"] == "vLLM does not take this."
+    assert "min_p" not in engine.card.ignores
     assert await text_of(app) == "Once upon a time"
     assert set(engine_pids()) == before  # no process
     assert app.models.loaded_names() == (TALE,)
@@ -83,6 +86,7 @@ async def test_a_model_is_loaded_on_demand_by_its_name(start_app: StartApp, upst
         await text_of(app, "remote/nobody/tale")
 
 
+@pytest.mark.processes
 async def test_it_takes_no_room_from_models_of_this_machine(start_app: StartApp, upstream: Upstream) -> None:
     app = start_app(loaded_models=1, idle_unload_s=0)
     local = await app.models.load(ONE, "", OPTIONS)
@@ -99,6 +103,7 @@ async def test_it_takes_no_room_from_models_of_this_machine(start_app: StartApp,
     assert set(app.models.loaded_names()) == {"two.gguf", TALE}
 
 
+@pytest.mark.processes
 async def test_it_does_not_fall_asleep(start_app: StartApp, upstream: Upstream) -> None:
     app = start_app(idle_unload_s=0.2)
     await loaded(app, upstream)
@@ -249,6 +254,7 @@ async def test_a_server_that_went_away_is_used_again_when_it_is_back(start_app: 
     assert app.models.loaded_names() == (TALE,)
 
 
+@pytest.mark.processes
 async def test_a_load_that_fails_says_why_and_harms_nothing(start_app: StartApp, upstream: Upstream) -> None:
     app = start_app()
     await app.models.load(ONE, "", OPTIONS)
@@ -268,11 +274,21 @@ async def test_what_the_other_side_does_not_offer_is_a_sentence(start_app: Start
     assert upstream.asked("/tokenize") == [{"model": "tale", "prompt": "Once"}]
     upstream.answer = {"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [-1], "top_logprobs": [{"a": -1.0, "b": -0.5}]}}]}
     assert [entry.text for entry in await engine.next_tokens(TextPrompt(text="Once"), 5)] == ["b", "a"]
+    with pytest.raises(NotOffered, match="its samplers leave"):
+        await engine.next_tokens(TextPrompt(text="Once"), 5, None, GenerationParams(top_k=1))
+    with pytest.raises(NotOffered, match="decides itself whether a text begins"):
+        await engine.next_tokens(TextPrompt(text="Once", add_bos=False), 5)
     upstream.answer = {"choices": [{"text": "a"}]}
     with pytest.raises(NotOffered, match="probabilities"):
         await engine.next_tokens(TextPrompt(text="Once"), 5)
     with pytest.raises(NotOffered, match="before it is sent"):
         await engine.count(CHAT)
+    with pytest.raises(NotOffered, match="send the text itself"):
+        await engine.detokenize([1, 2])
+    with pytest.raises(NotOffered, match="vectors"):
+        await app.embeddings.embed(EmbeddingRequest(inputs=("Once",)), engine.name)
+    with pytest.raises(NotOffered, match="tokens of prompts"):
+        await engine.submit(GenerationRequest(prompt=TextPrompt(text="Once"), params=GenerationParams(prompt_logprobs=1)))
     await engine.set_adapters([])
     with pytest.raises(NotOffered, match="LoRA"):
         await engine.set_adapters([Adapter(path="x", name="x", version="1")])
@@ -296,11 +312,16 @@ async def test_a_reply_in_the_page_shows_its_tokens_while_it_comes_and_the_serve
 
 async def test_counters_are_of_what_was_asked_from_here(start_app: StartApp, upstream: Upstream) -> None:
     app = start_app()
+    app.meters.start()
     engine = await loaded(app, upstream)
     for _ in range(2):
         await text_of(app)
     counters = await engine.counters()
     assert (counters.prefill_tokens, counters.reused_tokens, counters.decode_tokens) == (8, 6, 8)
+    await app.meters.look()
+    assert (app.meters.totals()[TALE]["decode_tokens"], app.meters.outcomes) == (8, {(TALE, "stop"): 2})
+    counts = {kind.name: buckets.count for kind, buckets in zip(TIMES, app.meters.times()[TALE], strict=True)}
+    assert counts == {"time_to_first_token": 2, "time_per_output_token": 2, "queue_time": 0, "prefill_time": 0, "longest_gap": 0}
 
 
 async def test_logprobs_and_thinking_come_through(start_app: StartApp, upstream: Upstream) -> None:

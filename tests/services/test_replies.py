@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
-from modules.services import replies as replies_module
+from modules.services import reply as reply_module
 from modules.services.app import App
 from modules.services.conversations import ConversationService
 from tests.services.conftest import ONE, WRITING, until
@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def test_a_reply_is_stored_at_its_start_now_and_then_while_it_grows_and_at_its_end(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert replies_module.SAVE_INTERVAL_S == 1.0
-    monkeypatch.setattr(replies_module, "SAVE_INTERVAL_S", 0.2)
+    assert reply_module.SAVE_AFTER_S < 1.0
+    monkeypatch.setattr(reply_module, "SAVE_AFTER_S", 0.2)
     saves: list[tuple[float, int, str]] = []
     save = ConversationService.save_reply
 
@@ -91,6 +91,18 @@ async def test_stop_keeps_the_text_and_nobody_else_notices(app: App) -> None:
     await ended(app, other)
 
 
+async def test_who_did_not_ask_for_a_stop_is_told_why(app: App) -> None:
+    conversation_id = await talk(app, ENDLESS)
+    await app.replies.send(ANN, conversation_id, "Tell me a story.")
+    await growing(app, conversation_id)
+    await app.replies.stop(conversation_id, "The page was closed.")
+    last = await ended(app, conversation_id)
+    assert (last.status, last.error) == ("stopped", "The page was closed.")
+    await app.conversations.update_settings(ANN, conversation_id, SHORT)
+    await app.replies.extend(ANN, conversation_id, last.id)
+    assert (await ended(app, conversation_id)).error == ""
+
+
 async def test_stop_before_the_first_step_leaves_nothing_behind(app: App) -> None:
     conversation_id = await talk(app)
     await app.replies.send(ANN, conversation_id, "Hi")
@@ -136,7 +148,7 @@ async def test_what_cannot_be_sent_is_refused_and_nothing_is_stored(app: App) ->
 
 
 async def test_a_conversation_may_be_deleted_while_its_reply_is_written(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replies_module, "SAVE_INTERVAL_S", 0.05)
+    monkeypatch.setattr(reply_module, "SAVE_AFTER_S", 0.05)
     conversation_id = await talk(app, ENDLESS)
     await app.replies.send(ANN, conversation_id, "Tell me a story.")
     await growing(app, conversation_id)
@@ -157,6 +169,7 @@ async def test_regenerate_edit_and_continue(app: App) -> None:
     assert (second.id, second.version_ids, second.version_index) == (again, (reply, again), 2)
     assert second.content == first.content, "temperature 0 and the same path"
     assert second.receipt is not None and second.receipt["reused_tokens"] > 0
+    assert {"queue_s", "prefill_s", "longest_gap_s", "tokens_per_s"} <= second.receipt.keys()
     edited, answer = await app.replies.resend(ANN, conversation_id, question, "Where do I put model files?")
     third = await ended(app, conversation_id)
     assert [message.id for message in await shown(app, conversation_id)] == [edited, answer]
@@ -183,6 +196,33 @@ async def test_the_oldest_messages_are_left_out_of_a_long_conversation_and_count
     assert 0 < last.receipt["dropped_messages"] < 20
     assert last.receipt["prompt_tokens"] <= WRITING["context_length"]
     assert len(await shown(app, conversation_id)) == 22, "the conversation itself is whole"
+
+
+async def test_a_continued_reply_keeps_what_its_receipt_said(app: App) -> None:
+    conversation_id = await talk(app)
+    _, reply = await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    first = (await ended(app, conversation_id)).receipt or {}
+    for parts in (1, 2):
+        await app.replies.extend(ANN, conversation_id, reply)
+        receipt = (await ended(app, conversation_id)).receipt or {}
+        assert len(receipt["earlier"]) == parts
+        assert {name: receipt["earlier"][0][name] for name in ("seed", "prompt_hash", "completion_tokens")} == {
+            name: first[name] for name in ("seed", "prompt_hash", "completion_tokens")
+        }
+        assert receipt["prompt_hash"] != first["prompt_hash"]
+
+
+async def test_a_reply_begins_with_the_words_given(app: App) -> None:
+    conversation_id = await talk(app)
+    question = await app.conversations.append(ANN, conversation_id, None, "user", "What is a LoRA?")
+    reply = await app.replies.start_reply(ANN, conversation_id, question.id, "Well, a LoRA")
+    last = await ended(app, conversation_id)
+    assert (last.id, last.parent_id, last.status) == (reply, question.id, "complete")
+    assert last.content.startswith("Well, a LoRA") and len(last.content) > len("Well, a LoRA")
+    other = await talk(app)
+    with pytest.raises(NotFound):
+        await app.replies.start_reply(ANN, other, question.id)
+    await app.conversations.append(ANN, other, None, "user", "used")  # else the next test would be given this one
 
 
 # ---- failed --------------------------------------------------------------------------------------------------------

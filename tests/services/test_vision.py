@@ -28,6 +28,7 @@ from modules.services.worker import ModelPrompts, load
 from tests.engine.ties import assert_same_but_for_ties
 from tests.services.conftest import until
 from tests.services.model_steps import StartApp
+from tests.tiny_image_text import image_text_folder
 from tests.tiny_models import write_folder, write_gguf
 from tests.tiny_vision import KINDS, VisionFiles, picture, vision_files
 
@@ -112,6 +113,26 @@ async def test_a_conversation_goes_on_and_reuses_what_it_has_seen(seer: EngineCl
     assert second_usage.reused_tokens > usage.prompt_tokens - 20  # the header of the reply is tokenized with it
     fresh, _ = await reply(seer, look(SECOND, text="And this?", before=before, params=GREEDY))
     assert fresh == second
+
+
+async def test_a_folder_of_transformers_sees_alike(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The hardest family: the tokens of an image see each other, and half of the layers see a window only."""
+    folder = image_text_folder(tmp_path_factory.getbasetemp() / "seer-gemma3", "gemma3")
+    client = await EngineClient.start(str(folder), "transformers", {"slots": 4, "threads": 1, "context_length": 256, "batch_tokens": 16}, name="Seer")
+    try:
+        assert client.card.vision
+        first, usage = await reply(client, look(FIRST))
+        again, second_usage = await reply(client, look(FIRST))
+        assert first == again != (await reply(client, look(SECOND)))[0]
+        assert second_usage.reused_tokens == usage.prompt_tokens - 1
+        requests = [look(FIRST, text="And?"), look(text="My hat is"), look(SECOND, FIRST), look(SECOND), look(text="We bake bread"), look(FIRST, text="And now?")]
+        together = await asyncio.gather(*(words(client, request) for request in requests))
+        alone = [await words(client, request) for request in requests]
+        assert_same_but_for_ties([[entry.token_id for entry in entries] for entries in together], alone)
+        with pytest.raises(InvalidRequest, match="cannot be read"):
+            await reply(client, look(FIRST[: len(FIRST) // 2]))
+    finally:
+        await client.close()
 
 
 async def test_too_little_room_for_all_costs_time_and_no_text(llava: VisionFiles) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from modules.core.model import Adapter, TemplateSource
 from modules.core.params import GenerationParams
 from modules.engine.client import EngineClient
 from modules.engine.worker import LoadCommand
+from modules.loaders.machine import usable_cores
 from modules.prompts.renderer import TemplateRenderer
 from modules.services.worker import ModelPrompts, load
 from tests.engine.ties import assert_same_but_for_ties
@@ -83,6 +85,57 @@ def test_a_chosen_template_gets_the_special_tokens_of_the_model(prompts):
     assert "###" in prepared.stop
 
 
+def by_message(seen) -> dict[int, str]:
+    texts: dict[int, str] = {}
+    for _, piece, place in seen["tokens"]:
+        texts[place] = texts.get(place, "") + piece
+    return texts
+
+
+def test_a_prompt_is_shown_token_by_token_with_the_message_of_each(prompts):
+    texts = ("a", "user", "Is <|im_start|> a word?\n", "  assistant  ", "How do I load a model? €")
+    request = chat(*texts)
+    seen = prompts.examine("render", {"prompt": request.prompt.model_dump(mode="json"), "params": {"max_tokens": 24}})
+    prepared = prompts.prepare(request)
+    assert [token_id for token_id, _, _ in seen["tokens"]] == list(prepared.token_ids)
+    assert (seen["hash"], seen["template"]["hash"]) == (prepared.prompt_hash, prepared.template_hash)
+    assert (seen["dropped"], seen["limit"]) == ([], 512 - 24)
+    assert seen["text"] == written(prompts, prepared.token_ids)
+    found = by_message(seen)
+    assert {place: text.strip() for place, text in found.items() if place >= 0} == {place: text.strip() for place, text in enumerate(texts)}
+    assert "<|im_start|>user\n" in found[-1] and "load" not in found[-1]
+
+
+def test_what_is_left_out_of_a_prompt_is_named(prompts):
+    texts = [f"message {number} " + "word " * 30 for number in range(40)] + ["And now?"]
+    seen = prompts.examine("render", {"prompt": chat(*texts).prompt.model_dump(mode="json"), "params": {"max_tokens": 24}})
+    assert seen["dropped"] == list(range(len(seen["dropped"]))) == list(prompts.prepare(chat(*texts)).dropped)
+    kept = {place: text for place, text in by_message(seen).items() if place >= 0}
+    assert sorted(kept) == list(range(len(seen["dropped"]), len(texts)))
+    assert all(text.startswith(texts[place].split(" word")[0]) for place, text in kept.items())
+
+
+def test_the_messages_are_found_also_under_a_template_that_changes_them(prompts):
+    source = {"text": "{% for m in messages %}[{{ m.content | upper }}]{% endfor %}", "origin": "test"}
+    prompt = {**chat("hello", "hello you").prompt.model_dump(mode="json"), "template": source}
+    assert by_message(prompts.examine("render", {"prompt": prompt})) == {-1: "[][]", 0: "HELLO", 1: "HELLO YOU"}
+    refusing = {**source, "text": "{% for m in messages %}{% if m.content != 'hello' %}{{ raise_exception('no') }}{% endif %}<{{ m.content }}>{% endfor %}"}
+    prompt = {**chat("hello").prompt.model_dump(mode="json"), "template": refusing}
+    assert by_message(prompts.examine("render", {"prompt": prompt})) == {-1: "<>", 0: "hello"}
+
+
+def test_pieces_and_the_template_are_told(prompts):
+    told = prompts.examine("pieces", {"text": "Hi €<|im_end|>"})["tokens"]
+    assert [token_id for token_id, *_ in told] == prompts.tokenize("Hi €<|im_end|>")
+    assert b"".join(bytes.fromhex(raw) if raw else text.encode() for _, text, raw in told).decode() == "Hi €<|im_end|>"
+    assert prompts.examine("pieces", {"token_ids": [told[0][0]]})["tokens"] == told[:1]
+    template = prompts.examine("template", {})
+    assert "<|im_end|>" in template["stop"] and "im_start" in template["text"]
+    for question, values in (("pieces", {"token_ids": [10**9]}), ("pieces", {}), ("riddle", {})):
+        with pytest.raises(InvalidRequest):
+            prompts.examine(question, values)
+
+
 def test_oldest_messages_are_left_out_and_counted(prompts):
     texts = [f"message {number} " + "word " * 30 for number in range(40)] + ["And now?"]
     prepared = prompts.prepare(chat(*texts))
@@ -103,6 +156,18 @@ def test_room_is_kept_for_the_reply(prompts):
         prompts.prepare(chat(long, params=GenerationParams(max_tokens=0)))  # a quarter of 512 stays free
     assert prompts.prepare(chat(long, params=GenerationParams(max_tokens=1))).dropped_messages == 0
     assert prompts.prepare(chat(long, overflow="refuse")).dropped_messages == 0  # who wants nothing left out takes what room there is
+
+
+def test_a_request_may_have_a_shorter_context_than_the_model(prompts):
+    texts = [f"message {number} " + "word " * 30 for number in range(40)] + ["And now?"]
+    whole = prompts.prepare(chat(*texts))
+    short = prompts.prepare(chat(*texts, params=GREEDY.model_copy(update={"context_tokens": 200})))
+    assert short.dropped_messages > whole.dropped_messages
+    assert 60 < len(short.token_ids) <= 176 < len(whole.token_ids)
+    longer = prompts.prepare(chat(*texts, params=GREEDY.model_copy(update={"context_tokens": 100_000})))
+    assert len(longer.token_ids) == len(whole.token_ids), "there is no more than the model was loaded with"
+    text = GenerationRequest(prompt=TextPrompt(text="word " * 300, overflow="drop_oldest"), params=GenerationParams(context_tokens=64))
+    assert len(prompts.prepare(text).token_ids) == 48
 
 
 def test_plain_text_gets_one_bos(prompts):
@@ -284,3 +349,20 @@ async def test_what_speaks_against_the_template_is_on_the_card_and_the_model_loa
             assert await reply(client, chat("What is a LoRA?"))
         finally:
             await client.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux" or usable_cores() < 2, reason="threads are counted in /proc, and one core measures none")
+async def test_measuring_threads_leaves_none_behind(starter_gguf):
+    """OpenMP lets all threads of a process sleep at every barrier once they outnumber the cores: steps on two cores then took half as long again."""
+
+    async def as_many() -> bool:
+        plain_threads, measured_threads = (len(list(Path(f"/proc/{client.pid}/task").iterdir())) for client in (plain, measured))
+        return plain_threads == measured_threads
+
+    plain = await EngineClient.start(str(starter_gguf), "llama.cpp", OPTIONS)
+    measured = await EngineClient.start(str(starter_gguf), "llama.cpp", {**OPTIONS, "threads": 0, "threads_batch": 0})
+    try:
+        await until(as_many)  # those that end take a moment
+    finally:
+        await plain.close()
+        await measured.close()

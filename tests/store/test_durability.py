@@ -12,75 +12,66 @@ import pytest
 from modules.store.conversations import ConversationStore
 from modules.store.database import Database
 from modules.store.messages import INTERRUPTED, MessageStore
+from modules.store.records import MessageRecord
+from tests.store.killed_writers import PART, WHOLE
 
 pytestmark = pytest.mark.processes
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 10
-
-# Each child writes until it is killed in the middle; it tells an id only after the store has acknowledged the message.
-WRITERS = """
-import os, random, signal, sys, time
-from pathlib import Path
-from modules.store.conversations import ConversationStore
-from modules.store.database import Database
-from modules.store.messages import MessageStore
-from modules.store.records import NewMessage
-
-def write(folder, pipe):
-    database = Database(folder)
-    store = MessageStore(database)
-    store.recover()
-    conversation_id = ConversationStore(database).create("ann", {})
-    parent = None
-    while True:
-        added, _ = store.append("ann", conversation_id, parent, NewMessage("assistant", "", None, time.time(), status="streaming"))
-        store.save("ann", added.id, {"content": "grown " * 200, "status": "streaming"})
-        store.save("ann", added.id, {"content": "whole text " * 200, "status": "complete"})
-        parent = added.id
-        os.write(pipe, (parent + "\\n").encode())
-
-folder, kills = Path(sys.argv[1]), int(sys.argv[2])
-chance = random.Random(7)
-for _ in range(kills):
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reader)
-        write(folder, writer)
-    os.close(writer)
-    told = os.read(reader, 27)  # the first one: it is at work
-    time.sleep(chance.random() * 0.15)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    while part := os.read(reader, 65536):
-        told += part
-    sys.stdout.write(told.decode())
-"""
+KILLS = 200
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_no_acknowledged_message_is_lost_to_a_kill(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WRITERS, str(tmp_path), str(KILLS)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    acknowledged = done.stdout.split()
-    assert len(acknowledged) >= KILLS
+def test_nothing_acknowledged_is_lost_to_a_kill(tmp_path: Path) -> None:
+    """During streaming, edits, deletions, undoing them and imports; each of the killed had begun before it died."""
+    command = [sys.executable, "-m", "tests.store.killed_writers", str(tmp_path), str(KILLS)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    last: dict[tuple[str, str], str] = {}
+    for line in done.stdout.splitlines():
+        word, kind, told_id = line.split()
+        last[kind, told_id] = word
+    assert len([kind for kind, _ in last if kind == "message"]) >= 3 * KILLS
     database = Database(tmp_path)
     assert database.notice == ""
     store = MessageStore(database)
     store.recover()
-    kept = {}
-    for summary in ConversationStore(database).list("ann"):
-        for message in store.read("ann", summary.id).messages:
-            kept[message.id] = message
-    assert set(acknowledged) <= set(kept)
-    assert {kept[message_id].content for message_id in acknowledged} == {"whole text " * 200}
-    assert {message.status for message in kept.values()} <= {"complete", "stopped"}
-    assert all(message.error == INTERRUPTED for message in kept.values() if message.status == "stopped")
+    listed = {summary.id for summary in ConversationStore(database).list("ann")}
+    check_conversations(last, listed)
+    check_messages(last, {message.id: message for each in listed for message in store.read_all("ann", each).messages}, in_bin(database))
     with database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar_one() == "ok"
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+        connection.exec_driver_sql("INSERT INTO message_search (message_search) VALUES ('integrity-check')")
     database.close()
+
+
+def check_conversations(last: dict[tuple[str, str], str], listed: set[str]) -> None:
+    for (kind, conversation_id), word in last.items():
+        if kind == "conversation" and word in ("deleted", "restored"):
+            assert (conversation_id in listed) == (word == "restored")
+
+
+def check_messages(last: dict[tuple[str, str], str], kept: dict[str, MessageRecord], binned: dict[str, bool]) -> None:
+    """Each is where it was said to be, with the text that was said to be saved."""
+    for (kind, message_id), word in last.items():
+        if kind != "message":
+            continue
+        assert (message_id in kept) != (message_id in binned), "it is either shown or in the bin"
+        if word in ("saved", "whole", "deleted", "restored"):  # not in between
+            assert binned.get(message_id, False) == (word == "deleted")
+        if message_id in kept:
+            found = kept[message_id]
+            assert found.content == WHOLE or (word == "saved" and found.content == PART)
+            assert (found.status, found.error) == (("complete", "") if found.content == WHOLE else ("stopped", INTERRUPTED))
+    unsaid = [message for message_id, message in kept.items() if ("message", message_id) not in last]
+    assert {message.content for message in unsaid} <= {"", PART, WHOLE}
+    assert {message.status for message in unsaid} <= {"complete", "stopped"}
+
+
+def in_bin(database: Database) -> dict[str, bool]:
+    """Messages that were deleted (true), or whose conversation was."""
+    with database.read() as connection:
+        query = "SELECT m.id, m.bin_id FROM messages m JOIN conversations c ON c.id = m.conversation_id WHERE m.bin_id IS NOT NULL OR c.bin_id IS NOT NULL"
+        return {row.id: row.bin_id is not None for row in connection.exec_driver_sql(query)}
 
 
 FULL = """

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modules.core.errors import NotFound
+from modules.store.bin import BinStore
 from modules.store.conversations import ConversationStore
 from modules.store.database import FILE_NAME, Database
 from modules.store.messages import MessageStore
@@ -47,11 +48,15 @@ def test_a_file_goes_with_the_last_message_that_has_it(conversations: Conversati
     other, _ = messages.append("bob", second, None, message(A))
     assert version.images == one.images
     messages.delete("ann", one.id)
+    assert BinStore(database).empty("ann") == 1
     assert count(database) == 2
     conversations.delete("ann", first)
+    assert count(database) == 2, "it can still be brought back"
+    assert BinStore(database).empty("ann") == 1
     assert count(database) == 1
     assert messages.image("bob", other.id, 0)[1] == A.file
     messages.delete("bob", other.id)
+    BinStore(database).empty("bob")
     assert count(database) == 0
 
 

@@ -7,6 +7,7 @@ import inspect
 import pytest
 
 from modules.core.errors import NotFound
+from modules.store.bin import BinStore
 from modules.store.conversations import ConversationStore
 from modules.store.database import Database
 from modules.store.messages import MessageStore
@@ -20,10 +21,13 @@ CONVERSATION_VERBS = {
     "pin": (True,),
     "change_settings": ({"system_prompt": "x"},),
     "delete": (),
+    "summary": (),
+    "tag": (("mine",),),
 }
-ON_CONVERSATION = {"read": (), "read_all": (), "append": (None, NEW), "image_files": ((),)}
-ON_MESSAGE = {"message": (), "path": (), "image": (0,), "add_version": (NEW,), "save": ({"content": "x", "status": "complete"},), "select": (), "delete": ()}
-NO_ID = {"list", "create", "recover", "insert_tree"}
+ON_ENTRY = ("restore", "discard")
+ON_CONVERSATION = {"read": (), "read_all": (), "outline": (), "append": (None, NEW), "image_files": ((),)}
+ON_MESSAGE = {"message": (), "path": (), "image": (0,), "add_version": (NEW,), "save": ({"content": "x", "status": "complete"},), "select": (), "delete": (), "rate": (-1,), "pin": (True,)}
+NO_ID = {"list", "newest", "last_used", "tags", "characters", "create", "recover", "insert_tree", "empty", "purge"}
 
 
 def public(cls: type) -> set[str]:
@@ -32,6 +36,7 @@ def public(cls: type) -> set[str]:
 
 def test_every_verb_is_tried() -> None:
     assert public(ConversationStore) - NO_ID == set(CONVERSATION_VERBS)
+    assert public(BinStore) - NO_ID == set(ON_ENTRY)
     assert public(MessageStore) - NO_ID == set(ON_CONVERSATION) | set(ON_MESSAGE)
 
 
@@ -62,6 +67,18 @@ def test_a_stranger_does_not_find_a_message(ids, messages: MessageStore, verb: s
     assert messages.read("ann", ids[0]) == before
 
 
+@pytest.mark.parametrize("verb", ON_ENTRY)
+@pytest.mark.parametrize("what", ["conversation", "message"])
+def test_a_stranger_does_not_find_what_was_deleted(ids, conversations: ConversationStore, messages: MessageStore, database: Database, verb: str, what: str) -> None:
+    store = BinStore(database)
+    bin_id = conversations.delete("ann", ids[0]) if what == "conversation" else messages.delete("ann", ids[1])[1]
+    with pytest.raises(NotFound):
+        getattr(store, verb)("bob", bin_id)
+    assert store.list("bob") == ()
+    assert store.empty("bob") == 0
+    assert [row.id for row in store.list("ann")] == [bin_id]
+
+
 def test_a_stranger_cannot_follow_a_message_in_a_conversation_of_his_own(ids, conversations: ConversationStore, messages: MessageStore) -> None:
     own = conversations.create("bob", {})
     with pytest.raises(NotFound):
@@ -72,6 +89,9 @@ def test_lists_and_searches_show_only_ones_own(ids, conversations: ConversationS
     assert conversations.list("bob") == ()
     assert conversations.list("bob", "secret") == ()
     assert len(conversations.list("ann", "secret")) == 1
+    conversations.tag("ann", ids[0], ["private"])
+    assert conversations.tags("bob") == {}
+    assert conversations.list("bob", tag="private") == ()
     assert conversations.create("bob", {}) != ids[0]
 
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
+from modules.store.bin import BinStore
 from modules.store.conversations import ConversationStore
 from modules.store.database import Database
 from modules.store.messages import MessageStore
@@ -72,20 +73,44 @@ class Model:
     """The same rules on plain lists, to compare with."""
 
     def __init__(self) -> None:
-        self.parents: dict[str, str | None] = {}
+        self.all: dict[str, str | None] = {}
         self.texts: dict[str, str] = {}
+        self.gone: dict[str, str] = {}  # message → what it was deleted with
+        self.heads: dict[str, str | None] = {}  # what was shown before that
+
+    @property
+    def parents(self) -> dict[str, str | None]:
+        return {message: above for message, above in self.all.items() if message not in self.gone}
 
     def children(self, parent: str | None) -> list[str]:
         return [message for message, above in self.parents.items() if above == parent]
 
-    def remove(self, message: str) -> None:
+    def remove(self, message: str, bin_id: str) -> None:
         for child in self.children(message):
-            self.remove(child)
-        del self.parents[message], self.texts[message]
+            self.remove(child, bin_id)
+        self.gone[message] = bin_id
+
+    def bring_back(self, bin_id: str) -> None:
+        back = [message for message, found in self.gone.items() if found == bin_id]
+        for message in back:
+            del self.gone[message]
+        for message in back:
+            above = self.all[message]
+            if above in self.gone:
+                self.bring_back(self.gone[above])
+
+    def forget(self, bin_id: str) -> None:
+        """What was deleted together, and all below it."""
+        doomed: set[str] = set()
+        for message, above in self.all.items():  # parents come first
+            if self.gone.get(message) == bin_id or above in doomed:
+                doomed.add(message)
+        for message in doomed:
+            del self.all[message], self.gone[message]
 
 
 ACTIONS = st.lists(
-    st.tuples(st.sampled_from(["append", "append", "version", "select", "delete", "grow"]), st.integers(0, 1000)),
+    st.tuples(st.sampled_from(["append", "append", "version", "select", "delete", "grow", "undo", "discard"]), st.integers(0, 1000)),
     min_size=1,
     max_size=30,
 )
@@ -104,20 +129,35 @@ def test_any_sequence_of_actions_keeps_the_path_whole(actions: list[tuple[str, i
 
 def play(database: Database, actions: list[tuple[str, int]]) -> None:
     store = MessageStore(database)
+    deleted = BinStore(database)
     conversation_id = ConversationStore(database).create("ann", {})
     model = Model()
     for number, (action, choice) in enumerate(actions):
         ids = list(model.parents)
         target = ids[choice % len(ids)] if ids else None
         new = NewMessage("user", f"text {number}", None, 1.0)
-        if action == "append" or target is None:
+        entries = sorted(set(model.gone.values()))
+        if action in ("undo", "discard"):
+            if not entries:
+                continue
+            bin_id = entries[choice % len(entries)]
+            expected_head = None
+            if action == "undo":
+                shown = model.heads[bin_id]
+                expected_head = shown if model.gone.get(shown) == bin_id else None
+                model.bring_back(bin_id)
+                deleted.restore("ann", bin_id)
+            else:
+                deleted.discard("ann", bin_id)
+                model.forget(bin_id)
+        elif action == "append" or target is None:
             added, _ = store.append("ann", conversation_id, target if choice % 7 else None, new)
-            model.parents[added.id], model.texts[added.id] = added.parent_id, new.content
+            model.all[added.id], model.texts[added.id] = added.parent_id, new.content
             expected_head = added.id
         elif action == "version":
             added = store.add_version("ann", target, new)
             assert added.parent_id == model.parents[target]
-            model.parents[added.id], model.texts[added.id] = added.parent_id, new.content
+            model.all[added.id], model.texts[added.id] = added.parent_id, new.content
             expected_head = added.id
         elif action == "grow":
             model.texts[target] = new.content
@@ -128,10 +168,13 @@ def play(database: Database, actions: list[tuple[str, int]]) -> None:
             expected_head = None
             assert target in [message.id for message in store.read("ann", conversation_id).messages]
         else:
-            store.delete("ann", target)
-            model.remove(target)
+            shown = store.read("ann", conversation_id).head_id
+            _, bin_id = store.delete("ann", target)
+            model.remove(target, bin_id)
+            model.heads[bin_id] = shown
             expected_head = None
         check(store, conversation_id, model, expected_head)
+        assert {row.id for row in deleted.list("ann")} == set(model.gone.values())
     with database.read() as connection:
         assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
         connection.exec_driver_sql("INSERT INTO message_search (message_search) VALUES ('integrity-check')")

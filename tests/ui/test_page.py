@@ -14,10 +14,10 @@ from modules.core.settings import Settings
 from modules.services.app import build_app
 from modules.ui import notices
 from modules.ui.app import ASSETS, TABS, ViewRendering, build_page, page_options
-from modules.ui.settings_drawer import SettingsDrawer
+from modules.ui.settings_drawer import SettingsDrawer, _shown
 from modules.ui.views.frame import View
 
-VIEW_EVENTS = {"show", "pick", "load_model", "unload_model"}
+VIEW_EVENTS = {"collect", "show", "input", "pick", "load_model", "unload_model", "reset", "import_preset"}
 
 
 @pytest.fixture
@@ -95,6 +95,7 @@ def test_options_are_known_to_gradio():
     assert set(page_options()) <= set(inspect.signature(gr.mount_gradio_app).parameters)
 
 
+@pytest.mark.processes
 def test_gradio_imports_without_its_stub_writer_and_no_heavy_library():
     code = (
         "import sys; from modules.ui.fast_import import speed_up_gradio_import as f; f(); f(); "
@@ -109,30 +110,36 @@ def test_gradio_imports_without_its_stub_writer_and_no_heavy_library():
 # ---- the settings drawer
 
 
+def plain_values(drawer, updates):
+    """What the components of the settings hold after these updates; others follow."""
+    own = updates[: 5 + len(drawer._form.fields)]
+    return [value.get("value") if isinstance(value, dict) else value for value in own]
+
+
 async def test_shown_settings_come_back_unchanged(drawer):
     settings = {"preset": "Balanced", "params": {"top_k": 40}, "system_prompt": "Be brief.", "template": "", "template_variables": {"enable_thinking": False}}
-    key, problem, *values = await drawer.show(event({"key": "c1", "settings": settings}))
+    _, key, problem, *rest = await drawer.show(event({"key": "c1", "settings": settings}))
     assert key == "c1" and problem["value"] == ""
-    plain = [value.get("value") if isinstance(value, dict) else value for value in values]
+    plain = plain_values(drawer, rest)
     sent, _ = drawer.collect(key, *plain)
-    assert json.loads(sent) == {"key": "c1", "settings": settings}
+    assert json.loads(sent) == {"key": "c1", "settings": settings, "acting": ["top_k", "top_p", "temperature"]}
 
 
 async def test_the_notebook_has_no_conversation_settings(drawer):
-    _, _, *values = await drawer.show(event({"key": "notebook", "settings": {"preset": "", "params": {"max_tokens": 9}}}))
-    plain = [value.get("value") if isinstance(value, dict) else value for value in values]
+    _, _, _, *rest = await drawer.show(event({"key": "notebook", "settings": {"preset": "", "params": {"max_tokens": 9}}}))
+    plain = plain_values(drawer, rest)
     sent, _ = drawer.collect("notebook", *plain)
     assert json.loads(sent)["settings"] == {"preset": "", "params": {"max_tokens": 9}}
 
 
 async def test_a_preset_that_is_gone_is_told(drawer):
-    _, problem, *_ = await drawer.show(event({"key": "c1", "settings": {"preset": "Lost", "params": {}}}))
+    _, _, problem, *_ = await drawer.show(event({"key": "c1", "settings": {"preset": "Lost", "params": {}}}))
     assert "Lost" in problem["value"]
 
 
 async def test_a_wrong_value_sends_nothing_and_is_told(drawer):
-    _, _, *values = await drawer.show(event({"key": "c1", "settings": {}}))
-    plain = [value.get("value") if isinstance(value, dict) else value for value in values]
+    _, _, _, *rest = await drawer.show(event({"key": "c1", "settings": {}}))
+    plain = plain_values(drawer, rest)
     names = [field.name for field in drawer._form.fields]
     plain[len(plain) - len(names) + names.index("seed")] = "minus one"
     sent, problem = drawer.collect("c1", *plain)
@@ -148,6 +155,49 @@ def test_a_preset_can_be_saved_and_deleted(drawer, app, monkeypatch):
     assert "already" in problem["value"]
     drawer.delete_preset("Mine")
     assert "Mine" not in [row.name for row in app.presets.list()]
+
+
+async def test_a_preset_is_the_default_when_it_is_made_that(drawer, app, monkeypatch):
+    told = []
+    monkeypatch.setattr(gr, "Info", lambda message, **_: told.append(message))
+    app.presets.save("Mine", GenerationParams(top_k=7))
+    row, offer, default = await drawer._memory.chosen("c1", "Mine")
+    assert (row["info"], offer["visible"], default["visible"]) == ("", False, True)
+    row, _, default = drawer._memory.make_default("c1", "Mine")
+    assert row["info"].startswith("The default") and not default["visible"] and "Mine" in told[0]
+    assert app.preset_choices.default() == "Mine"
+    assert not drawer._memory.told("notebook", "Balanced")[2]["visible"], "chats begin with it, the notebook does not"
+
+
+def test_grammars_are_files_and_what_is_wrong_with_one_is_told(drawer, app, monkeypatch):
+    monkeypatch.setattr(gr, "Info", lambda *a, **k: None)
+    files = drawer._grammar
+    note, row, _ = files.saved("Mine", False, 'root ::= "a')
+    assert "line 1, column" in note["value"] and row == gr.skip() and app.presets.grammars.names() == ()
+    note, row, name = files.saved("Mine", False, 'root ::= "a"')
+    assert (note["visible"], row["value"], name) == ("hidden", "Mine", "Mine")
+    assert "already a grammar" in files.saved("Mine", False, 'root ::= "b"')[0]["value"]
+    files.saved("Mine", True, 'root ::= "b"')
+    text, *_ = files.picked("Mine")
+    assert text == 'root ::= "b"\n' and files.looked_at(text)[1]["value"] == "Mine" and files.looked_at("x")[1]["value"] == ""
+    assert "There is no grammar" in files.picked("Other")[1]["value"]
+    assert files.asked("Mine")[0]["visible"] and files.deleted("Mine", "")[1]["choices"] == [("none", "")]
+
+
+def test_one_parameter_goes_back_to_the_preset(drawer):
+    problem, *updates = drawer.reset_one("Balanced", event({"name": "temperature"}))
+    shown = {field.name: value for field, value in zip(drawer._form.fields, updates, strict=True) if value != gr.skip()}
+    assert problem["value"] == "" and list(shown) == ["temperature"] and shown["temperature"]["value"] == 0.8
+    assert "no parameter" in drawer.reset_one("Balanced", event({"name": "__class__"}))[0]["value"]
+    assert "Lost" in drawer.reset_one("Lost", event({"name": "temperature"}))[0]["value"]
+
+
+def test_a_preset_file_is_imported_and_chosen(drawer, app):
+    told, preset, problem, *_ = drawer.import_preset(event({"name": "Theirs.yaml", "text": "top_k: 12\n<b>tfs</b>: 0.9\n"}))
+    assert preset["value"] == "Theirs" and problem["value"] == "" and app.presets.read("Theirs") == GenerationParams(top_k=12)
+    assert r"\<b\>tfs\</b\>" in told["value"]
+    told, *rest = drawer.import_preset(event({"name": "Theirs.yaml", "text": "- no"}))
+    assert "name: value" in told["value"] and rest == [gr.skip()] * (2 + len(drawer._form.fields))
 
 
 # ---- notices and rendering
@@ -172,3 +222,11 @@ def test_rendering_for_the_routes():
     assert rendering.blocks("**a**") == ("<p><strong>a</strong></p>\n",)
     assert rendering.streaming().feed("a\n\nb") == (0, ("<p>a</p>\n", "<p>b</p>\n"))
     assert (rendering.assets / "app.css").is_file()
+
+
+@pytest.mark.parametrize(
+    ("offered", "is_set", "shown"),
+    [(("enable_thinking",), False, True), ((), False, "hidden"), ((), True, True), (None, False, True)],
+)
+def test_controls_of_thinking_are_shown_where_the_template_reads_them_or_they_are_set(offered, is_set, shown):
+    assert _shown(offered, "enable_thinking", is_set) == shown

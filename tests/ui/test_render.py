@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modules.ui.render import BlockCache, Renderer, StreamingRenderer, render_blocks
+from modules.ui.render import ENTRY_SIZE, BlockCache, Renderer, StreamingRenderer, render_blocks
 
 RENDERER = Renderer()
 PAYLOADS = (
@@ -81,7 +81,7 @@ def test_the_watch_itself_sees_what_it_must():
 PIECES = st.sampled_from([
     "# Title", "text", " ", "\n", "\n\n", "- item", "1.", "2) b", "    code", "```", "```python\ndef f(): pass", "~~~", "$$", "\\[", "\\]", "$x^2$",
     "\\(a\\)", "| a | b |", "|---|---|", "> quote", "---", "===", "*", "**bold**", "`c`", "<b>", "[x](y)", "[x](https://a.b)", "![i](https://a.b/c)",
-    "- [ ] todo", "- [x] done", "\t", "\\", "&amp;", "https://example.com", "\\frac{1}{2}", "{", "}", "~~s~~", "+", "é😀", "\x00", "\r\n", "<!--",
+    "- [ ] todo", "- [x] done", "\t", "\\", "&amp;", "https://example.com", "\\frac{1}{2}", "\\begin{align}", "\\end{align}", "\\begin{equation*}x\\end{equation*}", "{", "}", "~~s~~", "+", "é😀", "\x00", "\r\n", "<!--",
 ])  # fmt: skip
 MARKDOWN = st.lists(PIECES | st.text(max_size=8), max_size=30).map("".join)
 
@@ -138,7 +138,7 @@ def test_code_gets_a_label_a_button_and_colours():
 
 def test_an_open_fence_is_closed_while_streaming():
     (html,) = render_blocks("```js\nlet a = 1")
-    assert html.count("<pre>") == html.count("</pre>") == 1
+    assert html.count("<pre") == html.count("</pre>") == 1
 
 
 @pytest.mark.parametrize("text", ["$e^{i\\pi}$", "\\(a+b\\)", "so $$x^2$$ it is", "$$\n\\frac{1}{2}\n$$", "\\[\nx\n\\]", "\\[ \\sqrt 2 \\]"])
@@ -154,6 +154,38 @@ def test_money_and_code_are_no_formulas(text):
 
 def test_a_broken_formula_shows_its_source():
     assert "\\left( x" in "".join(render_blocks("$\\left( x$"))
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (r"\begin{align} a &= b \\ c &= d \end{align}", 2),
+        ("Before\n\\begin{align*}\na &= b \\\\\nc &= d\n\\end{align*}\nafter", 2),
+        (r"$$\begin{aligned}[t] a &= b \\ c &= d \end{aligned}$$", 2),
+        (r"\begin{alignat}{2} a &= b & c &= d \nonumber \end{alignat}", 1),
+        (r"\begin{gather} a \label{eq:a} \\ b \\ c \end{gather}", 3),
+        (r"$$\left\{ \begin{aligned} x \\ y \end{aligned} \right.$$", 2),
+        (r"\begin{equation} E = mc^2 \tag{1} \end{equation}", 0),
+        (r"$f = \begin{dcases} 1 & x \\ 0 & y \end{dcases}$", 2),
+    ],
+    ids=range(8),
+)
+def test_environments_are_formulas(text, rows):
+    html = "".join(render_blocks(text))
+    assert html.count("<math") == 1 and "math-source" not in html
+    assert html.count("<mtr") == rows
+    assert "label" not in re.sub(r'alttext="[^"]*"', "", html)
+
+
+def test_an_environment_that_is_still_being_written_is_shown_as_its_source():
+    (html,) = render_blocks("\\begin{align}\na &= b")
+    assert "math-open" in html and "\\begin{align}" in html
+    assert "<math" not in "".join(render_blocks("\\begin{verbatim} x \\end{verbatim}"))
+
+
+def test_a_formula_carries_its_source_for_copying():
+    (html,) = render_blocks('$$a "<b>" c$$')
+    assert 'alttext="a &quot;&lt;b&gt;&quot; c"' in html
 
 
 def test_less_than_inside_text_of_a_formula_survives():
@@ -183,7 +215,10 @@ def test_cache_renders_once_and_forgets_the_oldest():
             calls.append(text)
             return super().blocks(text)
 
-    cache = BlockCache(Counting(), size=2)
-    for text in ("a", "b", "a", "c", "a", "b"):
-        cache.blocks(text)
-    assert calls == ["a", "b", "c", "b"]
+    cache = BlockCache(Counting(), size=2 * (ENTRY_SIZE + len("<p>a</p>") + 1))
+    for text in ("a", "b", "".join(("a",)), "c", "a", "b", "\ud800"):
+        assert cache.blocks(text) == RENDERER.blocks(text)
+    assert calls == ["a", "b", "c", "b", "\ud800"]
+    huge = "x" * 2000  # larger than the cache: nothing is kept, nothing breaks
+    assert cache.blocks(huge) == cache.blocks(huge) == RENDERER.blocks(huge)
+    assert calls[5:] == [huge, huge]

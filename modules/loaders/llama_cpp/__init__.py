@@ -40,5 +40,5 @@ LLAMA_CPP = LoaderSpec(
     accepts=_accepts,
     load=_load,
     adapter_check=_adapter_check,
-    capabilities=frozenset({"batch", "lora", "gpu", "kv_quantize"}),
+    capabilities=frozenset({"batch", "lora", "gpu", "kv_quantize", "embed"}),
 )

@@ -11,15 +11,15 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from modules.core.errors import LoadFailed, UnsupportedFormat
 from modules.core.files import sync_folder
+from modules.loaders.adapter_config import CONFIG, WEIGHTS
 from modules.loaders.gguf_header import read_gguf_header
 from modules.loaders.llama_cpp.peft_adapter import (
-    CONFIG,
-    WEIGHTS,
     BaseShape,
     LoraPair,
     PeftWeights,
@@ -29,6 +29,20 @@ from modules.loaders.llama_cpp.peft_adapter import (
 CACHE = ".cache"
 LAYOUT = 1  # goes up when the same folder has to be converted in another way
 LEFTOVER_S = 3600.0
+
+
+@dataclass(frozen=True)
+class AdapterAbout:
+    """What a file says of itself beside its weights."""
+
+    name: str = ""
+    base_model: str = ""
+    licence: str = ""
+    alpha: float = 0.0  # 0: the scale of each pair is in its weights, where one alpha cannot say it
+    on_pair: Callable[[int], None] = lambda number: None  # told before each pair; what it raises ends the writing
+
+
+UNNAMED = AdapterAbout()
 
 
 @contextlib.contextmanager
@@ -47,7 +61,7 @@ def converted(folder: Path, base: BaseShape) -> Iterator[Path]:
     with contextlib.ExitStack() as undo:
         try:
             path = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="paddock-adapter-"))) / "adapter.gguf"
-            _write(path, folder, base.architecture, pairs)
+            write_adapter_file(path, folder, base.architecture, pairs)
         except OSError as error:
             raise LoadFailed(f"The adapter {folder.name} cannot be converted: {error.strerror or error}; make room on the disk.") from error
         yield path
@@ -65,7 +79,7 @@ def _kept(folder: Path, base: BaseShape, pairs: Sequence[LoraPair]) -> Path | No
             cache.mkdir(exist_ok=True)
             temporary = cache / f".{name}.{secrets.token_hex(4)}.tmp"
             try:
-                _write(temporary, folder, base.architecture, pairs)
+                write_adapter_file(temporary, folder, base.architecture, pairs)
                 temporary.replace(path)
             finally:
                 temporary.unlink(missing_ok=True)
@@ -105,16 +119,27 @@ def _forget_others(cache: Path, path: Path, architecture: str) -> None:
                 file.unlink()
 
 
-def _write(path: Path, folder: Path, architecture: str, pairs: Sequence[LoraPair]) -> None:
-    """Table first, then one pair at a time: the adapter is never in memory as a whole."""
+def write_adapter_file(path: Path, folder: Path, architecture: str, pairs: Sequence[LoraPair], about: AdapterAbout = UNNAMED) -> None:
+    """Table first, then one pair at a time: the adapter is never in memory as a whole.
+
+    Raises:
+        UnsupportedFormat: the folder is damaged, or changed meanwhile.
+        OSError: the disk refused.
+    """
     import gguf
     import numpy as np
 
     writer = gguf.GGUFWriter(path, architecture)
     try:
         writer.add_type(gguf.GGUFType.ADAPTER)
+        for add, text in ((writer.add_name, about.name), (writer.add_license, about.licence)):
+            if text:
+                add(text)
+        if about.base_model:
+            writer.add_base_model_count(1)
+            writer.add_base_model_name(0, about.base_model)
         writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)  # the scale of each pair is in its weights: one alpha cannot say it
+        writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, about.alpha)
         for pair in pairs:
             for side, shape in (("lora_a", (pair.rank, pair.inputs)), ("lora_b", (pair.outputs, pair.rank))):
                 writer.add_tensor_info(f"{pair.target}.weight.{side}", shape, np.dtype(np.float32), 4 * shape[0] * shape[1])
@@ -122,7 +147,8 @@ def _write(path: Path, folder: Path, architecture: str, pairs: Sequence[LoraPair
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         weights = PeftWeights(folder)
-        for pair in pairs:
+        for number, pair in enumerate(pairs):
+            about.on_pair(number)
             for values in weights.read(pair):
                 writer.write_tensor_data(values)
         writer.flush()

@@ -158,12 +158,13 @@ class Batch:
         """Append one row and return the place of its last token; the logits of its outputs will be there and just before."""
         begin, count = self.length, len(token_ids)
         end = begin + count
-        self.tokens[begin:end] = token_ids
         if count == 1:  # decode: scalar stores are faster than slices
+            self.tokens[begin] = token_ids[0]
             self.positions[begin] = start
             self._slots[begin] = self._slot_addresses[slot]
             self.outputs[begin] = 1
         else:
+            self.tokens[begin:end] = token_ids
             np.add(self._ramp[:count], start, out=self.positions[begin:end])
             self._slots[begin:end] = self._slot_addresses[slot]
             self.outputs[begin:end] = 0

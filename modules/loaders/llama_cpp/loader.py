@@ -6,6 +6,7 @@ Runs in the engine's child process. Every failure becomes a sentence; what was m
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import time
 from contextlib import ExitStack
@@ -15,12 +16,14 @@ from types import MappingProxyType
 from typing import Any
 
 from modules.core.errors import LoadFailed, NotFound, OutOfMemory, UnsupportedFormat
-from modules.core.model import LoadedModel, Row, TemplateSource
+from modules.core.model import LoadedModel, ModelInfo, Row, TemplateSource
 from modules.loaders.draft import with_draft
 from modules.loaders.fit import Needs, together
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
 from modules.loaders.llama_cpp.adapters import AdapterSet
 from modules.loaders.llama_cpp.c_api import FLASH_ATTENTION, NativeLog, kept_in_memory, library
+from modules.loaders.llama_cpp.embedder import WITHOUT_STATES, SlotEmbedder
+from modules.loaders.llama_cpp.embedding_model import check_embedding_model, embedding_model
 from modules.loaders.llama_cpp.memory import (
     TO_COME_BYTES,
     Plan,
@@ -35,7 +38,13 @@ from modules.loaders.llama_cpp.peft_adapter import base_shape
 from modules.loaders.llama_cpp.projector import Projector
 from modules.loaders.llama_cpp.projector_file import Choice, choose_projector, without_projector
 from modules.loaders.llama_cpp.runner import LlamaCppRunner, most_outputs
-from modules.loaders.llama_cpp.threads import MEASURE_BELOW_BYTES, fastest_threads
+from modules.loaders.llama_cpp.threads import (
+    MEASURE_BELOW_BYTES,
+    LiveThreads,
+    Threads,
+    calmer_threads,
+    fastest_threads,
+)
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.llama_cpp.vision_runner import VisionRunner
 from modules.loaders.machine import (
@@ -43,15 +52,19 @@ from modules.loaders.machine import (
     available_bytes,
     graphics_bytes,
     resident_bytes,
+    spill_bytes,
     usable_cores,
 )
 from modules.loaders.model_info import gguf_parts, read_info
+from modules.loaders.pooling import gguf_recipe
 from modules.loaders.shape import Shape, gguf_shape
 from modules.loaders.spec import Progress
 
 MEASURE_PREFILL_TOKENS = 64
+MEASURE_STEPS, LONG_STEP_S = 6, 0.03  # of a round; of steps that take longer one is enough
 MEASURE_ROUNDS = 4
 SPLIT_MODES = MappingProxyType({"none": 0, "layer": 1, "row": 2, "tensor": 3})  # llama.h
+MOST_APART = 4  # slots with caches of their own
 NUMA_STRATEGIES = MappingProxyType({"distribute": 1, "isolate": 2, "numactl": 3})  # ggml-cpu.h
 MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "cudamalloc failed", "vk::device::allocatememory")
 
@@ -72,6 +85,8 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         raise UnsupportedFormat(info.problem)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not wait for a debugger
     binding = library()
+    if not info.can_write:
+        return _embedding_model(path, header, info, options, progress)
     shape = gguf_shape((header,), info.size_bytes)
     asked, eyes = options, choose_projector(path, options.mmproj)
     options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=bool(binding.llama_supports_gpu_offload()))
@@ -91,12 +106,13 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         if projector is not None:
             undo.callback(projector.close)
         progress("Making the key-value cache", None)
-        context = _make_context(model, options, plan, path.name, log)
+        shared = projector is not None or gpu_share > 0 or not can_be_apart(model, options, plan)
+        context = _make_context(model, options, plan, path.name, log, shared=shared)
         log.silence()
         undo.pop_all()
-    runner = _make_runner(context, model, projector, options, plan)
+    runner = _make_runner(context, model, projector, options, plan, shared=shared)
     progress("Measuring threads", None)
-    _set_threads(runner, context, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not gpu_share)
+    _set_threads(runner, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not gpu_share)
     tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
     parts = (header, *(read_gguf_header(part) for part in gguf_parts(path)[1:]))
     adapters = AdapterSet(model, runner, log, base_shape(parts))
@@ -107,10 +123,31 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         template=_template(header, tokenizer),
         set_adapters=adapters.apply,
         vision=projector,
+        embedder=None if header.architecture in WITHOUT_STATES else SlotEmbedder(runner, context, model, tokenizer, gguf_recipe(header)),
+        spill_bytes=spill_bytes(options.spill_memory_gb),
         memory_bytes=max(0, resident_bytes() - before),
         notes=(*notes, *plan.notes, *filter(None, (eyes.note,))),
     )
     return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
+
+
+def _embedding_model(path: Path, header: GgufHeader, info: ModelInfo, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
+    """A model that only makes vectors."""
+    before = resident_bytes()
+    check_embedding_model(header, info, options)
+    binding = library()
+    with ExitStack() as undo:
+        log = NativeLog()
+        log.listen()
+        undo.callback(log.silence)
+        binding.llama_backend_init()
+        model = _load_model(gguf_parts(path)[0], options, progress, log)
+        undo.callback(binding.llama_model_free, model)
+        loaded = embedding_model(model, header, info, options, lambda: _refusal(path.name, log, options))
+        log.silence()
+        undo.pop_all()
+    loaded.memory_bytes = max(0, resident_bytes() - before)
+    return loaded
 
 
 def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload: bool) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:
@@ -139,7 +176,22 @@ def _needs(shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: floa
     return together(wanted, estimate(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, gpu_share=gpu_share))
 
 
-def _make_runner(context: int, model: int, projector: Projector | None, options: LlamaCppOptions, plan: Plan) -> LlamaCppRunner:
+def can_be_apart(model: int, options: LlamaCppOptions, plan: Plan) -> bool:
+    """Whether every slot can have a cache of its own.
+
+    Where there is room for the whole context of each, sharing one gains nothing, and every step looks past the tokens of all other slots: that
+    took a tenth to a quarter of the time (`docs/lab-notes.md`). Only neighbouring slots are then computed together, so not where there are many, of
+    which some rest. Sliding windows and states stay together.
+    """
+    binding = library()
+    has_state = binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model)
+    is_few = 1 < options.slots <= MOST_APART
+    return is_few and plan.capacity_tokens >= options.slots * plan.context_length and not has_state and not binding.llama_model_n_swa(model)
+
+
+def _make_runner(
+    context: int, model: int, projector: Projector | None, options: LlamaCppOptions, plan: Plan, *, shared: bool
+) -> LlamaCppRunner:
     """The runner that owns context, projector and model."""
 
     def close() -> None:
@@ -148,7 +200,7 @@ def _make_runner(context: int, model: int, projector: Projector | None, options:
         library().llama_model_free(model)
 
     if projector is None:
-        return LlamaCppRunner(context, model, options, plan.context_length, on_close=close)
+        return LlamaCppRunner(context, model, options, plan.context_length, on_close=close, shared=shared)
     return VisionRunner(context, model, options, plan.context_length, on_close=close, projector=projector)
 
 
@@ -212,7 +264,7 @@ def _load_model(path: Path, options: LlamaCppOptions, progress: Progress, log: N
     return int(model)
 
 
-def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, log: NativeLog) -> int:
+def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, log: NativeLog, *, shared: bool) -> int:
     binding = library()
     params = binding.llama_context_default_params()
     vocab_size = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
@@ -220,8 +272,9 @@ def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, l
     params.n_batch, params.n_ubatch = options.batch_tokens, options.computed_tokens
     params.n_seq_max = options.slots
     params.n_outputs_max = most_outputs(vocab_size, options)
-    params.kv_unified = True  # slots share one cache, and a prefix can be shared between them
+    params.kv_unified = shared  # one cache for all slots, or one for each
     params.no_perf = True
+    params.pooling_type = binding.LLAMA_POOLING_TYPE_NONE  # vectors are pooled outside
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.type_k = params.type_v = {"f16": 1, "q8_0": 8, "q4_0": 2}[options.kv_type]
     params.offload_kqv = options.offload_kqv
@@ -251,23 +304,37 @@ def _refusal(name: str, log: NativeLog, options: LlamaCppOptions | None = None) 
     return UnsupportedFormat(f"llama.cpp could not load {name}: {reason}. Download it again or choose another model.")
 
 
-def _set_threads(runner: LlamaCppRunner, context: int, options: LlamaCppOptions, *, measure: bool) -> None:
+def _set_threads(runner: LlamaCppRunner, options: LlamaCppOptions, *, measure: bool) -> None:
     """Use the numbers that were set; measure the others, because on small models one thread can be the fastest."""
     cores = usable_cores()
-    decode, batch = cores, cores
+    fast, measured = Threads(cores, cores), dict[int, float]()
+    tokens = min(MEASURE_PREFILL_TOKENS, options.batch_tokens, runner.context_length // 2)
+
+    def step_times(count: int, worth_s: float) -> tuple[float, float]:
+        times = _step_times(runner, count, tokens, worth_s)
+        measured[count] = times[0]
+        return times
+
     if measure and cores > 1 and not (options.threads and options.threads_batch):
-        tokens = min(MEASURE_PREFILL_TOKENS, options.batch_tokens, runner.context_length // 2)
-        decode, batch = fastest_threads(lambda count, worth_s: _step_times(runner, context, count, tokens, worth_s), cores)
-    library().llama_set_n_threads(context, options.threads or decode, options.threads_batch or batch)
+        fast = fastest_threads(step_times, cores)
+
+    def as_set(threads: Threads) -> Threads:
+        return Threads(options.threads or threads.decode, options.threads_batch or threads.batch)
+
+    calm, half = as_set(calmer_threads(fast, cores)), (cores + 1) // 2
+    runner.use_threads(LiveThreads(as_set(fast), calm, measured.get(calm.decode, math.inf)), as_set(Threads(half, half)))
 
 
-def _step_times(runner: LlamaCppRunner, context: int, threads: int, tokens: int, worth_s: float) -> tuple[float, float]:
+def _step_times(runner: LlamaCppRunner, threads: int, tokens: int, worth_s: float) -> tuple[float, float]:
     """Shortest seconds of a one-token step and of a prefill step; stops as soon as a one-token step takes longer than `worth_s`."""
-    library().llama_set_n_threads(context, threads, threads)
+    runner.set_threads(Threads(threads, threads))
     decode, prefill = 1e9, 1e9
     for _ in range(MEASURE_ROUNDS):
         prefill = min(prefill, _timed(runner, Row(0, 0, [0] * tokens)))
-        decode = min(decode, _timed(runner, Row(0, tokens, [0])))
+        for place in range(MEASURE_STEPS):  # the first one after a prefill is slower than those of a reply
+            decode = min(decode, _timed(runner, Row(0, tokens + place, [0])))
+            if decode > LONG_STEP_S:
+                break
         runner.truncate(0, 0)
         if decode > worth_s:
             break

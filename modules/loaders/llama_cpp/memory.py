@@ -51,7 +51,7 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, 
         batch_tokens=options.computed_tokens,
         outputs=options.step_outputs,
         sequences=options.slots,
-        scores=gpu_share < 1 and options.flash_attention == "off",
+        scores=int(gpu_share < 1 and options.flash_attention == "off"),
         trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere
         word_bytes=MERGED_WORD_BYTES if shape.merges else WORD_BYTES,
         copied_bytes=copied_bytes if options.mmap and not gpu_share else 0,

@@ -7,7 +7,6 @@ follows no path that the folder names.
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
@@ -20,32 +19,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.core.errors import NotFound, UnsupportedFormat
-from modules.loaders.adapter_config import check_adapter_config
+from modules.loaders.adapter_config import (
+    CONFIG,
+    PREFIX,
+    SIDE_A,
+    SIDE_B,
+    WEIGHTS,
+    check_adapter_config,
+    pair_scale,
+)
 from modules.loaders.folder_header import read_json, read_weight_header
 from modules.loaders.gguf_header import GgufHeader
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-SIDE_A, SIDE_B = ".lora_A.weight", ".lora_B.weight"
-LAYER = re.compile(r"model\.layers\.(0|[1-9][0-9]{0,3})\.((?:self_attn|mlp)\.[a-z_]+)")
+LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(0|[1-9][0-9]{0,3})\.((?:self_attn|attn|mlp)\.[a-z_]+)")
 LINEARS: Mapping[str, str] = MappingProxyType({
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output",
     "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
 })  # fmt: skip
-PROVED = ("llama", "qwen2", "qwen3", "gemma3")  # architectures of GGUF files whose names and row orders the tests compare
+GPT2_LINEARS: Mapping[str, str] = MappingProxyType({
+    "attn.c_attn": "attn_qkv", "attn.c_proj": "attn_output", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
+})  # fmt: skip
+# Architectures of GGUF files whose names and row orders the tests compare, and what their linear layers are called there
+PROVED: Mapping[str, Mapping[str, str]] = MappingProxyType({
+    "llama": LINEARS, "qwen2": LINEARS, "qwen3": LINEARS, "gemma3": LINEARS, "gpt2": GPT2_LINEARS,
+})  # fmt: skip
 PAIRS_SIDE_BY_SIDE = frozenset({"llama"})  # llama.cpp keeps their rotary pairs as neighbours, the folder in two halves
 ATTENTION_ROWS: Mapping[str, str] = MappingProxyType({"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"})
-CURE = "use it with its base model's safetensors folder and the transformers loader"
+CURE = "use it with its base model's safetensors folder and the transformers loader, or merge it into that"
 # Key of adapter_config.json → what it means, where a GGUF adapter has no place for it
 UNPLACED: Mapping[str, str] = MappingProxyType({
     "use_dora": "DoRA magnitudes", "use_qalora": "pooled inputs (QALoRA)", "lora_bias": "biases", "modules_to_save": "whole trained modules",
     "trainable_token_indices": "trained tokens", "target_parameters": "trained expert parameters", "layer_replication": "repeated layers",
     "alora_invocation_tokens": "words that switch it on", "arrow_config": "a router", "use_bdlora": "block-diagonal weights",
     "kasa_config": "KaSA weights", "monteclora_config": "MonteCLoRA weights", "velora_config": "VeLoRA weights",
-    "fan_in_fan_out": "transposed weights",
 })  # fmt: skip
-PATTERN = re.compile(r"\^?[A-Za-z0-9_.]{1,200}\$?")  # no repetition: such an expression cannot run for long
-PATTERN_LIMIT = 20_000
 FLOATS: Mapping[str, str] = MappingProxyType({"F32": "<f4", "F16": "<f2", "BF16": "<u2"})
 
 
@@ -150,17 +157,13 @@ def _pair(name: str, config: Mapping[str, Any], weights: Mapping[str, tuple[str,
             f"The adapter {name} was made for another model: at {module} it has {inputs} × {outputs} where this one has "
             f"{wanted[0]} × {wanted[1]}; load its base model first."
         )
-    told = _setting(name, config, "r", "rank_pattern", module)
-    if rank != told or not 1 <= rank <= max(inputs, outputs):
-        raise UnsupportedFormat(f"The adapter {name} is damaged: {module} has rank {rank}, its settings say {told:g}; download it again.")
-    alpha = _setting(name, config, "lora_alpha", "alpha_pattern", module)
-    return LoraPair(module, target, rank, inputs, outputs, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank), heads)
+    return LoraPair(module, target, rank, inputs, outputs, pair_scale(name, config, module, rank, max(inputs, outputs)), heads)
 
 
 def _target(name: str, module: str, base: BaseShape) -> tuple[str, int]:
     """The GGUF name of a module, and the heads whose rows change places."""
     match = LAYER.fullmatch(module)
-    linear = LINEARS.get(match[2]) if match else None
+    linear = PROVED[base.architecture].get(match[2]) if match else None
     if linear is None and module != "lm_head":
         raise UnsupportedFormat(f"The adapter {name} changes {module[:100]}, which Paddock cannot convert for llama.cpp; {CURE}.")
     layer = int(match[1]) if match else 0
@@ -177,18 +180,6 @@ def _target(name: str, module: str, base: BaseShape) -> tuple[str, int]:
     if heads < 1 or shape[-1] % (2 * heads):
         raise UnsupportedFormat(f"The adapter {name} cannot be converted: this model has {heads} heads over {shape[-1]} rows at {module}; {CURE}.")
     return target, heads
-
-
-def _setting(name: str, config: Mapping[str, Any], key: str, pattern_key: str, module: str) -> float:
-    """Rank or alpha of a module: the first pattern that its name ends with, otherwise the general one. As PEFT reads them."""
-    patterns = config.get(pattern_key) or {}
-    if not isinstance(patterns, dict) or len(patterns) > PATTERN_LIMIT or not all(PATTERN.fullmatch(pattern) for pattern in patterns):
-        raise UnsupportedFormat(f"The adapter {name} has a {pattern_key} that Paddock cannot read; {CURE}.")
-    found = next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), None)
-    value = config.get(key) if found is None else patterns[found]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -1e9 <= value <= 1e9:
-        raise UnsupportedFormat(f"The adapter {name} is damaged: {key} in its {CONFIG} is {str(value)[:40]}; download it again.")
-    return float(value)
 
 
 class PeftWeights:

@@ -7,11 +7,8 @@ engine's, which must never wait for an image that another prompt has to look at.
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import threading
 import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +18,7 @@ from numpy.typing import NDArray
 
 from modules.core.errors import AppError, InvalidRequest, OutOfMemory, UnsupportedFormat
 from modules.core.model import ImageToken
+from modules.loaders.image_memory import ImageMemory, images_of
 from modules.loaders.images import Pixels, read_image
 from modules.loaders.llama_cpp.c_api import FLASH_ATTENTION, NativeLog
 from modules.loaders.llama_cpp.c_api import library as llama_library
@@ -30,8 +28,6 @@ from modules.loaders.machine import usable_cores
 Size = TypeVar("Size")
 
 TEXT, IMAGE = 0, 1  # mtmd_input_chunk_type
-FILES_KEPT_BYTES = 64 << 20  # of images whose prompts are gone
-SEEN_KEPT_BYTES = 256 << 20  # of what the model reads at images
 
 
 def library() -> Any:
@@ -108,26 +104,15 @@ class Projector:
         # Where the tokens of an image see each other, none of them can wait for the next batch
         self._longest_chunk = options.computed_tokens if binding.mtmd_decode_use_non_causal(self.context, None) else 0
         self._next = int(llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(model)))
-        self._by_hash: weakref.WeakValueDictionary[str, Picture] = weakref.WeakValueDictionary()
-        self._recent: OrderedDict[Picture, int] = OrderedDict()  # bytes of the file
-        self._seen: OrderedDict[Picture, tuple[NDArray[np.float32], ...]] = OrderedDict()
-        self._lock = threading.Lock()  # guards the tables above
-        self._using = threading.Lock()  # guards the context, for as long as looking at an image takes
+        self._memory: ImageMemory[Picture, tuple[NDArray[np.float32], ...]] = ImageMemory()
 
     def image_ids(self, file: bytes) -> list[int]:
         """The ids of an image file, see `ImageReader`."""
-        key = hashlib.sha256(file).hexdigest()
-        picture = self._by_hash.get(key)
-        if picture is None:
-            picture = self._new_picture(file)
-            self._by_hash[key] = picture
-        with self._lock:
-            _keep(self._recent, picture, len(file), FILES_KEPT_BYTES, lambda size: size)
-        return picture.ids()
+        return self._memory.picture(file, self._new_picture).ids()
 
     def look(self, token_ids: Sequence[int]) -> None:
         """Look at those images that were not looked at lately."""
-        for picture in dict.fromkeys(token.image for token in token_ids if isinstance(token, ImageToken)):
+        for picture in images_of(token_ids):
             self._look_at(picture)
 
     def embeddings(self, picture: Picture, part: int) -> NDArray[np.float32]:
@@ -136,7 +121,7 @@ class Projector:
 
     def close(self) -> None:
         """Give the memory back; a second call does nothing."""
-        with self._using:
+        with self._memory.using:
             context, self.context = self.context, 0
             if context:
                 self._binding.mtmd_free(context)
@@ -147,7 +132,7 @@ class Projector:
         binding = self._binding
         picture = Picture(file)
         pixels = read_image(file)  # decoded as a whole, so that a damaged file is refused here
-        with self._using, self._chunks(pixels, empty=True) as chunks:
+        with self._memory.using, self._chunks(pixels, empty=True) as chunks:
             for native in chunks:
                 if binding.mtmd_input_chunk_get_type(native) == TEXT:
                     count = ctypes.c_size_t()
@@ -165,24 +150,11 @@ class Projector:
         return picture
 
     def _look_at(self, picture: Picture) -> tuple[NDArray[np.float32], ...]:
-        known = self._known(picture)
-        if known is not None:
-            return known
-        with self._using:
-            known = self._known(picture)  # another thread was as quick
-            if known is not None:
-                return known
-            with self._chunks(read_image(picture.file)) as chunks:
-                seen = tuple(self._encoded(chunk) for chunk in chunks if self._binding.mtmd_input_chunk_get_type(chunk) == IMAGE)
-        with self._lock:
-            _keep(self._seen, picture, seen, SEEN_KEPT_BYTES, lambda arrays: sum(array.nbytes for array in arrays))
-        return seen
+        return self._memory.read(picture, self._looked)
 
-    def _known(self, picture: Picture) -> tuple[NDArray[np.float32], ...] | None:
-        with self._lock:
-            if picture in self._seen:
-                self._seen.move_to_end(picture)
-            return self._seen.get(picture)
+    def _looked(self, picture: Picture) -> tuple[NDArray[np.float32], ...]:
+        with self._chunks(read_image(picture.file)) as chunks:
+            return tuple(self._encoded(chunk) for chunk in chunks if self._binding.mtmd_input_chunk_get_type(chunk) == IMAGE)
 
     def _encoded(self, chunk: int) -> NDArray[np.float32]:
         if self._binding.mtmd_encode_chunk(self.context, chunk) != 0:
@@ -220,11 +192,3 @@ def _parameters(options: LlamaCppOptions) -> Any:
     params.flash_attn_type = FLASH_ATTENTION[options.flash_attention]
     params.image_max_tokens = options.image_tokens or -1
     return params
-
-
-def _keep(table: OrderedDict[Picture, Size], picture: Picture, value: Size, limit_bytes: int, size_of: Callable[[Size], int]) -> None:
-    """Put an entry in front; what is beyond the limit goes, oldest first, but never the new one."""
-    table[picture] = value
-    table.move_to_end(picture)
-    while len(table) > 1 and sum(map(size_of, table.values())) > limit_bytes:
-        table.popitem(last=False)

@@ -15,9 +15,11 @@ from typing import Any
 
 EPSILON = 1e-5
 BYTE_TOKENS = 256
+SUPER_BLOCK = 256  # numbers of a row that K types take together
 CHUNK_BLOCKS = 1 << 16
 LOGIT_SPREAD = 2.0  # standard deviation: flat enough that sampling has as much to choose from as in a real text
 QUERY_SPREAD = 4.0
+FALLBACKS: Mapping[str, str] = MappingProxyType({"Q4_K": "Q5_0", "Q6_K": "Q8_0"})  # what llama.cpp takes for rows that are no multiple of a super-block
 SPREADS: Mapping[str, float] = MappingProxyType({"F16": 1.0, "F32": 1.0, "Q8_0": 74.0, "Q4_0": 4.6, "Q5_0": 9.2, "Q4_K": 300.0, "Q6_K": 1360.0})  # of random blocks of scale 1
 
 
@@ -33,15 +35,39 @@ class RandomModel:
     vocabulary: int
     context_length: int = 8192
     head_width: int = 64
-    quantization: str = "F16"  # a name of the gguf package
+    quantization: str = "F16"  # a name of the gguf package, or Q4_K_M: a mixture of types, as llama.cpp makes it
     merges: bool = False  # a vocabulary of the byte-pair kind, as large ones are
-    architecture: str = "llama"  # or qwen3, whose output is its embedding
+    architecture: str = "llama"  # or qwen2 or qwen3, whose output is their embedding
+    as_shared: bool = False  # as files that people share: what makes the scores of the words keeps more bits than 4-bit layers
+    tied: bool = False  # a llama whose output is its embedding
+
+    @property
+    def one_matrix(self) -> bool:
+        """Whether what makes the scores of the words is their embedding."""
+        return self.tied or self.architecture != "llama"
+
+    def kind_of(self, name: str, columns: int = SUPER_BLOCK) -> str:
+        """The type of a matrix with rows of so many numbers, as llama.cpp chooses it when it quantizes."""
+        makes_scores = name == ("token_embd" if self.one_matrix else "output")
+        if self.quantization == "Q4_K_M":
+            kind = "Q6_K" if makes_scores or self._keeps_more_bits(name) else "Q4_K"
+            return kind if columns % SUPER_BLOCK == 0 else FALLBACKS[kind]
+        if not (self.as_shared and makes_scores and self.quantization.startswith("Q4")):
+            return self.quantization
+        return "Q6_K" if self.width % SUPER_BLOCK == 0 else "Q8_0"
+
+    def _keeps_more_bits(self, name: str) -> bool:
+        """Whether Q4_K_M takes six bits: values and ends of layers at both ends of the model, and of every third between."""
+        if not name.endswith(("attn_v", "ffn_down")):
+            return False
+        layer, eighth = int(name.split(".")[1]), self.layers // 8
+        return layer < eighth or layer >= 7 * self.layers // 8 or (layer - eighth) % 3 == 2
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name → shape of every tensor, rows first."""
         width, inner, queries, keys = self.width, self.inner, self.heads * self.head_width, self.kv_heads * self.head_width
         shapes: dict[str, tuple[int, ...]] = {"token_embd": (self.vocabulary, width), "output_norm": (width,)}
-        if self.architecture == "llama":
+        if not self.one_matrix:
             shapes["output"] = (self.vocabulary, width)
         layer: dict[str, tuple[int, ...]] = {
             "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (queries, width), "attn_k": (keys, width), "attn_v": (keys, width),
@@ -49,6 +75,8 @@ class RandomModel:
         }  # fmt: skip
         if self.architecture == "qwen3":
             layer |= {"attn_q_norm": (self.head_width,), "attn_k_norm": (self.head_width,)}
+        if self.architecture == "qwen2":
+            layer |= {"attn_q.bias": (queries,), "attn_k.bias": (keys,), "attn_v.bias": (keys,)}
         return shapes | {f"blk.{number}.{name}": shape for number in range(self.layers) for name, shape in layer.items()}
 
 
@@ -70,12 +98,12 @@ def write_random_gguf(path: Path, model: RandomModel) -> Path:
     _add_vocabulary(writer, model)
     places, end = {}, 0
     for name, shape in model.shapes().items():
-        kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else gguf.GGMLQuantizationType[model.quantization]
+        kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else gguf.GGMLQuantizationType[model.kind_of(name, shape[-1])]
         numbers, size = gguf.GGML_QUANT_SIZES[kind]
         row_bytes = shape[-1] // numbers * size
         count = row_bytes * (shape[0] if len(shape) > 1 else 1)
         stored: Any = shape if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16) else (*shape[:-1], row_bytes)
-        writer.add_tensor_info(f"{name}.weight", stored, _number_type(kind), count, raw_dtype=kind)
+        writer.add_tensor_info(name if name.endswith(".bias") else f"{name}.weight", stored, _number_type(kind), count, raw_dtype=kind)
         places[name] = (end, count, kind)
         end += gguf.GGUFWriter.ggml_pad(count, writer.data_alignment)
     writer.write_header_to_file()
@@ -95,7 +123,7 @@ def write_random_gguf(path: Path, model: RandomModel) -> Path:
 def _spread(name: str, model: RandomModel) -> float:
     """Standard deviation of the numbers of a tensor, so that what comes out is of size one; queries are larger, so that attention is as sharp as in use."""
     if name == "token_embd":
-        return 1.0
+        return LOGIT_SPREAD / model.width**0.5 if model.one_matrix else 1.0  # each layer begins with a norm, so its size matters to the scores alone
     inputs = {"ffn_down": model.inner, "attn_output": model.heads * model.head_width}.get(name.rpartition(".")[2], model.width)
     return {"output": LOGIT_SPREAD}.get(name, QUERY_SPREAD if name.endswith("attn_q") else 1.0) / inputs**0.5
 

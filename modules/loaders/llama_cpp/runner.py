@@ -6,7 +6,9 @@ Knows the context and its memory; nothing of text, sampling or scheduling. One t
 from __future__ import annotations
 
 import ctypes
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,11 @@ from modules.core.errors import AppError, ContextOverflow, InvalidRequest, OutOf
 from modules.core.model import Row
 from modules.loaders.llama_cpp.c_api import Batch, FastCalls, RowViews, library
 from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.llama_cpp.spare_memory import SpareMemory
+from modules.loaders.llama_cpp.threads import WATCHED_TOKENS, LiveThreads, Threads
 
 SCORE_BUFFER_BYTES = 32 << 20
+TILE_ROWS = 64  # of flash attention on a CPU: GGML_FA_TILE_Q in its sources
 
 
 def score_outputs(vocab_size: int, batch_tokens: int) -> int:
@@ -30,15 +35,31 @@ def most_outputs(vocab_size: int, options: LlamaCppOptions) -> int:
     return min(options.batch_tokens, max(options.step_outputs, score_outputs(vocab_size, options.batch_tokens)))
 
 
+@dataclass(frozen=True, slots=True)
+class SlotState:
+    """What a slot of one context held: so many positions."""
+
+    owner: int
+    length: int
+    data: NDArray[np.uint8]
+
+
+def _bytes_at(data: NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+
+
 class LlamaCppRunner:
     """A loaded GGUF model behind the Runner contract. It owns the context; `on_close` gives back what lies below."""
 
-    def __init__(self, context: int, model: int, options: LlamaCppOptions, context_length: int, on_close: Callable[[], None]) -> None:
+    def __init__(
+        self, context: int, model: int, options: LlamaCppOptions, context_length: int, on_close: Callable[[], None], *, shared: bool = True
+    ) -> None:
         binding = self._binding = library()
         self._context = context
         self._memory = binding.llama_get_memory(context)
         self._fast = FastCalls()
         self._on_close = on_close
+        self.shares_cache = shared  # whether all slots have one cache together
         self._window = int(binding.llama_model_n_swa(model))  # 0 where all layers see everything
         self.keeps_parts = not (binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model))
         slots, batch_tokens = options.slots, options.batch_tokens
@@ -47,11 +68,24 @@ class LlamaCppRunner:
         self.capacity_tokens = int(binding.llama_n_ctx(context))
         self.max_batch_tokens = batch_tokens
         self.vocab_size = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
+        self.tile_rows = TILE_ROWS if self.keeps_parts and options.kv_type == "f16" and options.flash_attention != "off" else 0
         self._lengths = [0] * slots
         self._score_rows = score_outputs(self.vocab_size, batch_tokens)
-        self._most_outputs = most_outputs(self.vocab_size, options)
+        self.max_outputs = most_outputs(self.vocab_size, options)
         self._batch = Batch(batch_tokens, slots)
         self._views = RowViews(self.vocab_size)
+        self._spare = SpareMemory()
+        self._live: LiveThreads | None = None
+        self._steady: Threads | None = None
+
+    def use_threads(self, live: LiveThreads, steady: Threads | None = None) -> None:
+        """From now on steps run with the threads that `live` says; steady rows always with the same number."""
+        self._live, self._steady = live, steady
+        self.set_threads(live.present)
+
+    def set_threads(self, threads: Threads) -> None:
+        """Threads of the next steps."""
+        self._binding.llama_set_n_threads(self._context, threads.decode, threads.batch)
 
     def forward(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Run the rows; one read-only view [vocab] per output, valid until the next call.
@@ -63,20 +97,36 @@ class LlamaCppRunner:
         self._check(rows)
         batch = self._batch
         batch.clear()
-        ends = [batch.add(row.slot, row.start, row.token_ids, row.outputs) + 1 for row in rows]
-        self._decode()
+        ends = self._fill(batch, rows)
+        if rows[0].steady and self._steady is not None:
+            self._decode_steadily(self._steady)
+        elif self._live is not None and batch.length <= WATCHED_TOKENS:
+            self._decode_watched(self._live, batch.length)
+        else:
+            self._decode()
         for row in rows:
             self._lengths[row.slot] = row.start + len(row.token_ids)
         at, views, context = self._fast.logits_at, self._views, self._context
         return [views.at(at(context, place)) for row, end in zip(rows, ends, strict=True) for place in range(end - row.outputs, end)]
 
+    def _fill(self, batch: Batch, rows: Sequence[Row]) -> list[int]:
+        """Put the rows into the batch; where each ends there. Only neighbouring slots in their order are computed together where caches are apart."""
+        if self.shares_cache or len(rows) == 1:
+            return [batch.add(row.slot, row.start, row.token_ids, row.outputs) + 1 for row in rows]
+        ends = [0] * len(rows)
+        for place in sorted(range(len(rows)), key=lambda place: rows[place].slot):
+            row = rows[place]
+            ends[place] = batch.add(row.slot, row.start, row.token_ids, row.outputs) + 1
+        return ends
+
     def _check(self, rows: Sequence[Row]) -> None:
         """What the native library would answer with an abort of the process, or with a bare number."""
         self._check_open()
-        total = 0
+        total = outputs = 0
         for row in rows:
             count = len(row.token_ids)
             total += count
+            outputs += row.outputs
             if not 0 <= row.slot < self.n_slots or not 1 <= row.outputs <= count:
                 raise InvalidRequest(f"Slot {row.slot} with {count} tokens and {row.outputs} outputs cannot run; this model has {self.n_slots} slots.")
             if row.start + count > self.context_length:
@@ -85,9 +135,9 @@ class LlamaCppRunner:
                 raise InvalidRequest(f"Slot {row.slot} holds {self._lengths[row.slot]} tokens, so it cannot go on at {row.start}.")
             if min(row.token_ids) < 0 or max(row.token_ids) >= self.vocab_size:
                 raise InvalidRequest(f"A token id lies outside 0 … {self.vocab_size - 1}.")
-        if sum(row.outputs for row in rows) > self._most_outputs:
-            raise InvalidRequest(f"These rows have more than {self._most_outputs} outputs, all that this model was loaded for.")
-        if total > self.max_batch_tokens or total == 0 or len({row.slot for row in rows}) != len(rows):
+        if outputs > self.max_outputs:
+            raise InvalidRequest(f"These rows have more than {self.max_outputs} outputs, all that this model was loaded for.")
+        if not 0 < total <= self.max_batch_tokens or (len(rows) > 1 and len({row.slot for row in rows}) != len(rows)):
             raise InvalidRequest(f"{total} tokens in {len(rows)} rows are not one step; the limit is {self.max_batch_tokens} tokens, one row a slot.")
 
     def _check_open(self) -> None:
@@ -96,6 +146,23 @@ class LlamaCppRunner:
 
     def _decode(self) -> None:
         self._finish(int(self._binding.llama_decode(self._context, self._batch.seal())))
+
+    def _decode_watched(self, live: LiveThreads, tokens: int) -> None:
+        """A short step, whose time may change the number of threads of the next ones."""
+        before, begun_s = live.present, time.perf_counter()
+        self._decode()
+        live.note(tokens, time.perf_counter() - begun_s)
+        if live.present is not before:
+            self.set_threads(live.present)
+
+    def _decode_steadily(self, threads: Threads) -> None:
+        """With many tokens before it, attention sums in an order that depends on the number of threads."""
+        self.set_threads(threads)
+        try:
+            self._decode()
+        finally:
+            if self._live is not None:
+                self.set_threads(self._live.present)
 
     def _finish(self, code: int) -> None:
         """Wait for a step, or turn what llama.cpp returned for it into an error."""
@@ -150,6 +217,8 @@ class LlamaCppRunner:
             return length
         self._binding.llama_memory_seq_rm(self._memory, slot, -1, -1)
         self._lengths[slot] = 0
+        if not any(self._lengths):  # the next token stands in the first cell again: where it stands decides in which order attention sums
+            self._binding.llama_memory_clear(self._memory, False)
         return 0
 
     def _sees_enough(self, slot: int, length: int) -> bool:
@@ -160,15 +229,59 @@ class LlamaCppRunner:
         return 0 <= first <= max(0, length - self._window)
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
-        """Let `target` begin with the first positions of `source`; the cells are shared, not copied."""
+        """Let `target` begin with the first positions of `source`: the cells are shared in one cache, and copied from one cache to another."""
         self.truncate(target, 0)
         if not self.keeps_parts or source == target or not 0 < length <= self._lengths[source]:
             return False
         if not self._sees_enough(source, length):
             return False
+        if not self.shares_cache:  # llama.cpp ends the process where a part is copied between caches
+            return self.restore_state(target, self.save_state(source), length) == length
         self._binding.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._lengths[target] = length
         return True
+
+    def state_bytes(self, slot: int) -> int:
+        """How large the state of a slot is; 0 if it holds nothing."""
+        return int(self._binding.llama_state_seq_get_size(self._context, slot)) if self._context and self._lengths[slot] else 0
+
+    def save_state(self, slot: int) -> SlotState:
+        """What a slot holds. It is of use to this context alone: llama.cpp reads a state of another kind of cache beyond its end."""
+        self._check_open()
+        size = self.state_bytes(slot)
+        data = self._spare.take(size)
+        if self._binding.llama_state_seq_get_data(self._context, _bytes_at(data), data.nbytes, slot) != data.nbytes:
+            raise AppError("llama.cpp could not save the state of a slot.")
+        return SlotState(id(self), self._lengths[slot], data)
+
+    def restore_state(self, slot: int, state: SlotState, length: int) -> int:
+        """Let an empty slot hold the first positions of a state; 0 where there is no room for all of it, or a part cannot be kept."""
+        self.truncate(slot, 0)
+        if state.owner != id(self) or not 0 < length <= state.length:
+            return 0
+        data = state.data
+        if self._binding.llama_state_seq_set_data(self._context, _bytes_at(data), data.nbytes, slot) != data.nbytes:
+            self.truncate(slot, 0)
+            return 0
+        self._lengths[slot] = state.length
+        return self.truncate(slot, length)
+
+    def drop_state(self, state: SlotState) -> None:
+        """Keep the memory of a state that is not wanted any more for the next one."""
+        self._spare.give_back(state.data)
+
+    def ready_memory(self, size: int) -> bool:
+        """Have memory ready for a state of about this size, a piece of it with each call; whether there is more to do."""
+        return self._spare.make_ready(size)
+
+    def pack_state(self, state: SlotState) -> tuple[Any, list[NDArray[np.uint8]]]:
+        """A state is one run of bytes already."""
+        return (state.owner, state.length), [state.data]
+
+    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> SlotState:
+        """The state with these bytes."""
+        owner, length = form
+        return SlotState(owner, length, parts[0])
 
     def set_adapters(self, adapters: Sequence[tuple[int, float]]) -> bool:
         """Put exactly these loaded adapters, with their scales, into use."""

@@ -10,60 +10,16 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modules.core.errors import AppError, ContextOverflow, InvalidRequest
-from modules.core.model import ImageToken, Row
+from modules.core.model import Row
+from modules.loaders.image_places import Held, Placed
 from modules.loaders.llama_cpp.options import LlamaCppOptions
-from modules.loaders.llama_cpp.projector import ImageChunk, Picture, Projector, library
+from modules.loaders.llama_cpp.projector import Projector, library
 from modules.loaders.llama_cpp.runner import LlamaCppRunner
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A part of an image that begins at an id of a slot."""
-
-    start: int
-    picture: Picture
-    part: int
-
-    @property
-    def chunk(self) -> ImageChunk:
-        """The part itself."""
-        return self.picture.chunks[self.part]
-
-    @property
-    def end(self) -> int:
-        """The id after its last one."""
-        return self.start + self.chunk.n_tokens
-
-
-@dataclass(frozen=True)
-class Held:
-    """What a slot with images holds: so many ids, and where in them the images stand; the last one may not be complete."""
-
-    length: int
-    images: tuple[Placed, ...] = ()
-
-    def position(self, length: int) -> int:
-        """Positions in memory for the first ids; for a cut through an image those before it."""
-        for image in self.images:
-            if image.start < length < image.end:
-                length = image.start
-        return length - sum(image.chunk.n_tokens - image.chunk.n_positions for image in self.images if image.end <= length)
-
-    def cut(self, length: int) -> Held:
-        """The first ids only."""
-        return Held(length, tuple(image for image in self.images if image.start < length))
-
-    @property
-    def unfinished(self) -> Placed | None:
-        """The image whose last positions are still to come."""
-        last = self.images[-1] if self.images else None
-        return last if last is not None and last.end > self.length else None
 
 
 class VisionRunner(LlamaCppRunner):
@@ -108,17 +64,7 @@ class VisionRunner(LlamaCppRunner):
         end = row.start + len(row.token_ids)
         if end > self.context_length:
             raise ContextOverflow(f"{end} tokens are more than the context of {self.context_length}.")
-        images = list(held.images)
-        within = held.unfinished
-        for index, token in enumerate(row.token_ids, row.start):
-            if within is None and token >= self.vocab_size and isinstance(token, ImageToken):
-                within = Placed(index, token.image, token.part)
-                images.append(within)
-            if within is not None:
-                if token != within.chunk.first + index - within.start:
-                    raise InvalidRequest("The positions of an image do not follow each other.")
-                within = None if index + 1 == within.end else within
-        return Held(end, tuple(images))
+        return held.grown(row.token_ids)
 
     def _run_images(self, row: Row, after: Held) -> Row | None:
         """Run a row up to its last complete image; the text that remains, to be run with the other rows, or None."""
@@ -194,6 +140,10 @@ class VisionRunner(LlamaCppRunner):
             return False
         self._hold(target, held.cut(length))
         return True
+
+    def state_bytes(self, slot: int) -> int:
+        """As in `LlamaCppRunner`. A slot with images is not saved: a state says nothing of an image that is still to be completed."""
+        return 0 if slot in self._held else super().state_bytes(slot)
 
     def _hold(self, slot: int, held: Held) -> None:
         if held.images:

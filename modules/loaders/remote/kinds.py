@@ -12,10 +12,12 @@ from types import MappingProxyType
 from typing import Any
 
 from modules.core.params import DEFAULT_ORDER, GenerationParams
+from modules.core.text_shape import SHAPE_FIELDS
 from modules.loaders.remote.options import Kind
 
 BASIC = ("temperature", "top_p", "frequency_penalty", "presence_penalty")
 ALWAYS = ("max_tokens", "seed", "stop")
+REPORTS = ("logprobs", "prompt_logprobs", "prompt_only")  # change no text
 MORE = ("top_k", "min_p", "repetition_penalty")
 LAST_TOKENS_ALL = 32_768  # our 0 means all; what it means to llama-server differs among its versions, and newer ones refuse -1
 NEVER = -100.0  # the lowest bias of OpenAI's API
@@ -43,13 +45,16 @@ _CONTINUE: Mapping[str, Any] = MappingProxyType(
     {"continue_final_message": True, "add_generation_prompt": False}
 )
 _EVERYTHING = frozenset(GenerationParams.model_fields)
+_OURS = frozenset({"context_tokens", "deterministic", "drafts", "deadline_s", "guidance_scale", "negative_prompt"})  # what no other server has
+_NOT_LLAMA = frozenset({"smoothing_factor", "smoothing_curve", "no_repeat_ngram_size", "show_special_tokens"})
+_NAMES_LLAMA = MappingProxyType({"typical_p": "typ_p", "smoothing": "", "no_repeat": ""})  # of samplers, where another one or none
 
 KINDS: tuple[KindSpec, ...] = (
     KindSpec(
         "vllm",
         "vLLM",
         "vllm",
-        _takes(*MORE, "logit_bias", "banned_tokens", "ban_eos", "logprobs"),
+        _takes(*MORE, "logit_bias", "banned_tokens", "ban_eos", "show_special_tokens", "logprobs"),
         True,
         _CONTINUE,
         True,
@@ -59,14 +64,14 @@ KINDS: tuple[KindSpec, ...] = (
         "sglang",
         "SGLang",
         "sglang",
-        _takes(*MORE, "logit_bias", "banned_tokens", "ban_eos", "logprobs"),
+        _takes(*MORE, "logit_bias", "banned_tokens", "ban_eos", "show_special_tokens", "logprobs"),
         True,
         _CONTINUE,
         True,
         True,
     ),
     KindSpec(
-        "llama-server", "llama-server", "llamacpp", _EVERYTHING, True, MappingProxyType({}), True, False
+        "llama-server", "llama-server", "llamacpp", _EVERYTHING - _OURS - _NOT_LLAMA, True, MappingProxyType({}), True, False
     ),
     KindSpec("ollama", "Ollama", "library", _takes(), True, None, False, False),
     KindSpec("tgi", "TGI", "", _takes("logit_bias", "logprobs"), False, None, False, True),
@@ -103,13 +108,13 @@ def recognise(entry: Mapping[str, Any]) -> Kind:
 def left_out(kind: Kind) -> tuple[str, ...]:
     """Parameters that a kind of server does not get, in the order of the page."""
     takes = spec_of(kind).takes
-    return tuple(name for name in GenerationParams.model_fields if name not in takes and name != "logprobs")
+    return tuple(name for name in GenerationParams.model_fields if name not in takes and name not in (*REPORTS, *SHAPE_FIELDS))
 
 
 def sampling(params: GenerationParams, kind: Kind) -> dict[str, Any]:
     """The sampling fields of a request, under the server's names. Length, seed, stop and logprobs are not among them."""
     if kind == "paddock":
-        return {name: value for name, value in params.changed().items() if name not in (*ALWAYS, "logprobs")}
+        return {name: value for name, value in params.changed().items() if name not in (*ALWAYS, *REPORTS)}
     spec = spec_of(kind)
     changed = params.changed()
     body: dict[str, Any] = {}
@@ -122,6 +127,8 @@ def sampling(params: GenerationParams, kind: Kind) -> dict[str, Any]:
         body["top_k"] = params.top_k or -1  # 0 is refused by SGLang
     if "ban_eos" in changed and "ban_eos" in spec.takes:
         body["ignore_eos"] = True
+    if "show_special_tokens" in changed and "show_special_tokens" in spec.takes:
+        body["skip_special_tokens"] = False
     bias = (
         {str(token_id): value for token_id, value in params.logit_bias.items()}
         if "logit_bias" in spec.takes
@@ -154,7 +161,7 @@ def _llama_server(params: GenerationParams, body: dict[str, Any]) -> dict[str, A
         "mirostat_eta": params.mirostat_eta,
     }
     if params.sampler_order != DEFAULT_ORDER:
-        more["samplers"] = ["typ_p" if name == "typical_p" else name for name in params.sampler_order]
+        more["samplers"] = [named for name in params.sampler_order if (named := _NAMES_LLAMA.get(name, name))]
     if params.dry_sequence_breakers:
         more["dry_sequence_breakers"] = list(params.dry_sequence_breakers)
     if params.ban_eos:

@@ -10,6 +10,7 @@ from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt
 from modules.core.messages import Message
 from modules.loaders.remote.kinds import sampling, spec_of
 from modules.loaders.remote.options import Kind
+from modules.loaders.remote.text_shape import shape_fields
 
 LENGTH_WITHOUT_LIMIT = 2048  # asked for where a server wants a number and the person set none
 SEED_LIMIT = 2**31  # what every server takes
@@ -54,6 +55,7 @@ class Ask:
             "stream": True,
             "stream_options": {"include_usage": True},
             **sampling(params, kind),
+            **shape_fields(params, kind, is_chat=self.is_chat),
             "seed": self.seed,
         }
         if params.stop:
@@ -64,7 +66,7 @@ class Ask:
         if isinstance(prompt, ChatPrompt):
             body |= _chat(prompt, kind)
         else:
-            body["prompt"] = prompt.text if isinstance(prompt, TextPrompt) else list(prompt.token_ids)
+            body["prompt"] = _text(prompt, kind) if isinstance(prompt, TextPrompt) else list(prompt.token_ids)
         if params.logprobs is not None:
             if "logprobs" not in spec.takes:
                 raise InvalidRequest(
@@ -79,6 +81,15 @@ class Ask:
 
     def _length(self) -> int:
         return min(LENGTH_WITHOUT_LIMIT, self.context_length // 2 or LENGTH_WITHOUT_LIMIT)
+
+
+def _text(prompt: TextPrompt, kind: Kind) -> str:
+    if not prompt.add_bos:
+        raise InvalidRequest(
+            f"{spec_of(kind).title} decides itself whether a text begins with the token for that; leave it turned on (add_bos).",
+            field="add_bos",
+        )
+    return prompt.text
 
 
 def _chat(prompt: ChatPrompt, kind: Kind) -> dict[str, Any]:

@@ -34,5 +34,5 @@ TRANSFORMERS = LoaderSpec(
     accepts=_accepts,
     load=_load,
     adapter_check=_adapter_check,
-    capabilities=frozenset({"batch", "lora", "gpu", "quantize_on_load"}),
+    capabilities=frozenset({"batch", "lora", "gpu", "quantize_on_load", "embed"}),
 )

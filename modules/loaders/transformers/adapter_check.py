@@ -7,11 +7,20 @@ network is asked again before an adapter is put on it.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from modules.core.errors import NotFound, UnsupportedFormat
-from modules.loaders.adapter_config import check_adapter_config
+from modules.loaders.adapter_config import (
+    CONFIG,
+    PREFIX,
+    SIDE_A,
+    SIDE_B,
+    WEIGHTS,
+    check_adapter_config,
+    learned_tokens,
+)
 from modules.loaders.folder_header import (
     FolderHeader,
     read_folder_header,
@@ -20,12 +29,11 @@ from modules.loaders.folder_header import (
     weight_files,
 )
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-PREFIX = "base_model.model."
-SIDE_A, SIDE_B = ".lora_A.weight", ".lora_B.weight"
 LAYER = re.compile(r"\.(?:layers|h|blocks?)\.([0-9]{1,6})\.")
 FLOATS = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})  # packed types have other shapes than their layers
 TRANSPOSED = frozenset({"gpt2", "openai-gpt", "imagegpt"})  # keep their linear weights as inputs × outputs
+
+EXPERTS, TEXT_PART = ".experts.", "language_model"
 
 Shapes = Mapping[str, tuple[str, tuple[int, ...]]]
 
@@ -47,10 +55,24 @@ def adapter_check(model: Path) -> Callable[[Path], None]:
             )
         if not (adapter / CONFIG).is_file() or not (adapter / WEIGHTS).is_file():
             raise NotFound(f"{adapter.name} is not an adapter folder with {CONFIG} and {WEIGHTS}; refresh the list.")
-        check_adapter_config(adapter.name, read_json(adapter / CONFIG))
+        config = read_json(adapter / CONFIG)
+        check_adapter_config(adapter.name, config)
+        if max(learned_tokens(config), default=-1) >= _vocabulary(header):
+            raise UnsupportedFormat(f"{adapter.name} adds tokens that this model's tokenizer does not know; merge it into its base model and load the result.")
         _check_weights(adapter.name, read_weight_header(adapter / WEIGHTS), header, shapes)
 
     return check
+
+
+def _vocabulary(header: FolderHeader) -> int:
+    """Ids that the tokenizer of a model folder gives; the model may have rows for more."""
+    file = header.path / "tokenizer.json"
+    read = read_json(file) if file.is_file() else {}
+    inner = read.get("model")
+    known = inner.get("vocab") if isinstance(inner, dict) else None
+    ids = list(known.values()) if isinstance(known, dict) else list(range(len(known))) if isinstance(known, list) else []
+    ids += [row.get("id") for row in read.get("added_tokens") or () if isinstance(row, dict)]
+    return max((token_id for token_id in ids if isinstance(token_id, int)), default=header.number("vocab_size") - 1) + 1
 
 
 def _check_weights(name: str, weights: Shapes, header: FolderHeader, shapes: Shapes) -> None:
@@ -71,15 +93,34 @@ def _check_weights(name: str, weights: Shapes, header: FolderHeader, shapes: Sha
                 f"{name} was made for another model: at {module[:100]} it has {first[1]} × {second[0]} where this one has {wanted[0]} × {wanted[1]}; "
                 "choose the adapter's base model."
             )
+    modules = [module for module in modules if EXPERTS not in f".{module}."]  # files have each expert's weights apart
     if modules and not known and "quantization_config" not in header.config:
         raise UnsupportedFormat(f"{name} changes {modules[0][:100]} and the like, which this model does not have; choose the adapter's base model.")
 
 
 def _linear_shape(module: str, header: FolderHeader, shapes: Shapes) -> tuple[int, int] | None:
     """Inputs and outputs of a linear layer as its file has them; None where that cannot be said."""
-    parts = module.split(".")
-    names = (".".join(parts[start:]) + ".weight" for start in range(len(parts)))  # files may leave out the outermost names
-    dtype, shape = next((shapes[name] for name in names if name in shapes), ("", ()))
+    dtype, shape = shapes.get(stored_name(f"{module}.weight", shapes), ("", ()))
     if dtype not in FLOATS or len(shape) != 2:
         return None
-    return (shape[0], shape[1]) if header.config.get("model_type") in TRANSPOSED else (shape[1], shape[0])
+    return (shape[0], shape[1]) if is_transposed(module, header.config) else (shape[1], shape[0])
+
+
+def stored_name(name: str, shapes: Collection[str]) -> str:
+    """What a weight of the running network is called in its files, which may leave out the outermost names; empty if it is not there.
+
+    Files of models that see are often older than the order of names in the network, whose text part is `model.language_model`.
+    """
+    parts = name.split(".")
+    names = [".".join(parts[start:]) for start in range(len(parts) - 1)]
+    if TEXT_PART in parts:
+        inner = ".".join(parts[parts.index(TEXT_PART) + 1 :])
+        names += [f"{TEXT_PART}.model.{inner}", f"model.{inner}"]
+    elif parts[0] == "lm_head":
+        names.append(f"{TEXT_PART}.{name}")
+    return next((found for found in names if found in shapes), "")
+
+
+def is_transposed(module: str, config: Mapping[str, Any]) -> bool:
+    """Whether a linear layer is stored as inputs × outputs."""
+    return config.get("model_type") in TRANSPOSED and not module.endswith("lm_head")

@@ -6,17 +6,27 @@ Knows what an adapter may contain to be safe and to fit; nothing of slots: what 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from modules.core.errors import MissingRequirement, NotFound, UnsupportedFormat
 from modules.core.model import Adapter, in_use
-from modules.loaders.adapter_config import check_adapter_config
+from modules.loaders.adapter_config import (
+    CONFIG,
+    PREFIX,
+    SIDE_A,
+    SIDE_B,
+    WEIGHTS,
+    check_adapter_config,
+    learned_tokens,
+)
 from modules.loaders.folder_header import read_json, read_weight_header
-from modules.loaders.transformers.adapter_check import CONFIG, PREFIX, SIDE_A, SIDE_B, WEIGHTS
 
 SIDES = ((SIDE_A, "in_features", 1), (SIDE_B, "out_features", 0))
+EXPERTS = ".base_layer"  # the second of two adapted weights of one module is called so
+TABLE = re.compile(r"\.(?:embed_tokens|embed_in|wte|word_embeddings|lm_head|embed_out)\.weight$")
 
 
 class AdapterSet:
@@ -26,6 +36,7 @@ class AdapterSet:
         self._model = model
         self._wrapped: Any = None
         self._names: dict[tuple[str, int], str] = {}
+        self._having_tables: set[tuple[str, int]] = set()
         self._numbers = itertools.count()
 
     def apply(self, adapters: Sequence[Adapter]) -> None:
@@ -39,6 +50,7 @@ class AdapterSet:
         new = {key: Path(adapter.path) for key, adapter in chosen.items() if key not in self._names}
         for path in new.values():
             self._check(path)
+        self._check_tables(chosen)
         if not chosen:
             if self._wrapped is not None:
                 self._wrapped.base_model.disable_adapter_layers()
@@ -98,12 +110,33 @@ class AdapterSet:
 
     def _check(self, path: Path) -> None:
         """Everything that would go wrong half-way, or silently, is refused before the model is touched."""
-        check_adapter_config(path.name, read_json(path / CONFIG))
+        config = read_json(path / CONFIG)
+        check_adapter_config(path.name, config)
+        self._check_tokens(path, config)
+        if config.get("modules_to_save") or learned_tokens(config):
+            self._having_tables.add(self._key(path))
         modules = dict(self._model.named_modules())
         for name, (_, shape) in read_weight_header(path / WEIGHTS).items():
             for suffix, attribute, axis in SIDES:
                 if name.startswith(PREFIX) and name.endswith(suffix):
-                    self._check_shape(path, modules, name[len(PREFIX) : -len(suffix)], shape[axis], attribute)
+                    target = name[len(PREFIX) : -len(suffix)].removesuffix(EXPERTS)
+                    self._check_shape(path, modules, target, shape[axis], attribute)
+
+    def _check_tokens(self, path: Path, config: Mapping[str, Any]) -> None:
+        """Refuse tokens that this model's word table has no row for, be they learned alone or with the whole table."""
+        rows = int(self._model.get_input_embeddings().weight.shape[0])
+        wanted = [token_id + 1 for token_id in learned_tokens(config)]
+        wanted += [shape[0] for name, (_, shape) in read_weight_header(path / WEIGHTS).items() if TABLE.search(name) and len(shape) == 2]
+        if max(wanted, default=0) > rows:
+            raise UnsupportedFormat(
+                f"The adapter {path.name} adds tokens to the vocabulary ({max(wanted)}, this model has {rows}); merge it into its base model and load the result."
+            )
+
+    def _check_tables(self, chosen: Collection[tuple[str, int]]) -> None:
+        """Word tables are replaced as a whole, so two adapters that have one cannot act together."""
+        having = sorted(Path(path).name for path, _ in self._having_tables.intersection(chosen))
+        if len(having) > 1:
+            raise UnsupportedFormat(f"{having[0]} and {having[1]} both bring a word table of their own, and a model has one; use one of them at a time.")
 
     def _check_shape(self, path: Path, modules: dict[str, Any], target: str, size: int, attribute: str) -> None:
         module = modules.get(target)

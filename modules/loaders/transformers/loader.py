@@ -23,16 +23,26 @@ from modules.core.model import Adapter, LoadedModel, Row, Runner
 from modules.loaders.draft import with_draft
 from modules.loaders.fit import together
 from modules.loaders.folder_header import FolderHeader, read_folder_header, read_folder_template, safe_config
-from modules.loaders.machine import check_memory, resident_bytes, usable_cores
+from modules.loaders.machine import check_memory, resident_bytes, spill_bytes, usable_cores
 from modules.loaders.model_info import read_info
 from modules.loaders.shape import folder_shape
 from modules.loaders.spec import Progress
 from modules.loaders.transformers.adapters import AdapterSet
 from modules.loaders.transformers.compiled import compile_parts
-from modules.loaders.transformers.memory import SMALL_PARAMETERS, estimate
+from modules.loaders.transformers.embedding_model import (
+    check_embedding_model,
+    embedding_model,
+    writers_embedder,
+)
+from modules.loaders.transformers.eyes import open_eyes, reads_images, with_eyes
+from modules.loaders.transformers.memory import DEFAULT_CONTEXT_TOKENS, SMALL_PARAMETERS, estimate
 from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.norms import fuse_norms
 from modules.loaders.transformers.options import TransformersOptions
+from modules.loaders.transformers.packed import use_onednn
 from modules.loaders.transformers.runner import SlotRunner
+from modules.loaders.transformers.seeing_runner import SeeingRunner
+from modules.loaders.transformers.sight import Sight
 from modules.loaders.transformers.single_runner import SingleRunner
 from modules.loaders.transformers.tokenizer import read_tokenizer
 
@@ -41,7 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_CONTEXT_TOKENS = 8192
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,30}")
 GPU_SHARE = 0.9  # of a GPU's free memory for weights when only main memory is capped
 CHECK_IDS = tuple((7919 * place + 13) % 251 for place in range(7))
@@ -59,42 +68,66 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
     before = resident_bytes()
     header = read_folder_header(path)
     progress("Starting PyTorch", None)
-    config = _read_config(header)
+    config = read_config(header)
     device, dtype = _placement(options, header)
+    info = read_info(path, path.parent)
+    if not info.can_write:
+        check_embedding_model(header, dtype.itemsize)
+        _quiet(options, header)
+        progress("Reading weights", None)
+        encoder = _read_model(path, config, options, device, dtype, encoder=True)
+        loaded = embedding_model(path, encoder, config, header, info, options)
+        loaded.memory_bytes = max(0, resident_bytes() - before)
+        return loaded
     context_length, notes = _context(header, config, options, dtype, device)
     _quiet(options, header)
     progress("Reading weights", None)
-    model = _read_model(path, config, options, device, dtype)
+    model = _read_model(path, config, options, device, dtype, sees=reads_images(config))
     progress("Reading the tokenizer", None)
     tokenizer = read_tokenizer(path, config, context_length)
     network = Network(model, context_length)
-    if options.torch_compile:
-        progress("Compiling", None)
-        notes += filter(None, [compile_parts(network)])
+    notes += _quickened(network, options, progress)
     progress("Checking the batch", None)
-    runner = choose_runner(network, options.slots, options.batch_tokens)
+    sight, blindness = open_eyes(path, config, network, tokenizer.library, options)
+    runner = choose_runner(network, options.slots, options.batch_tokens, sight)
     if runner.n_slots < options.slots:
         notes.append(f"This architecture ({header.config.get('model_type')}) writes one reply at a time, so there is 1 slot instead of {options.slots}.")
     adapters = AdapterSet(model)
 
     def set_adapters(chosen: Sequence[Adapter]) -> None:
         adapters.apply(chosen)
+        if sight is not None:
+            sight.forget()
 
     loaded = LoadedModel(
         runner=runner,
         tokenizer=tokenizer,
-        info=read_info(path, path.parent),
+        info=info,
         template=read_folder_template(path),
         set_adapters=set_adapters,
+        embedder=writers_embedder(path, network, tokenizer),
+        spill_bytes=spill_bytes(options.spill_memory_gb),
         memory_bytes=max(0, resident_bytes() - before),
-        notes=tuple(notes),
     )
+    if sight is not None:
+        blindness = with_eyes(loaded, network, sight, _tolerance(network))
+    loaded.notes = (*notes, *filter(None, [blindness]))
     loaded = with_draft(loaded, options, lambda draft, told: load(draft, options.of_draft(context_length), told), progress)
     _quiet(options, header)  # the draft model chose the number of threads by its own size
     return loaded
 
 
-def _read_config(header: FolderHeader) -> Any:
+def _quickened(network: Network, options: TransformersOptions, progress: Progress) -> list[str]:
+    """Let a model compute the same in less time; what was not possible."""
+    fuse_norms(network.model)
+    if not options.torch_compile:  # PyTorch's compiler chooses the products itself
+        use_onednn(network.model, blocks=options.weight_blocks)
+        return []
+    progress("Compiling", None)
+    return [note for note in [compile_parts(network)] if note]
+
+
+def read_config(header: FolderHeader) -> Any:
     """The config object, built from cleaned values: foreign code, other files and kernels cannot be named in it."""
     from transformers import CONFIG_MAPPING
 
@@ -107,7 +140,7 @@ def _read_config(header: FolderHeader) -> Any:
             f"{_made_with(header)} (code inside model folders is not run); choose a GGUF version of it, another model, or update Paddock."
         ) from None
     except Exception as error:  # each architecture checks its config in its own way
-        raise UnsupportedFormat(f"{header.path.name}/config.json does not describe a {kind} model ({_first_line(error)}); download it again.") from error
+        raise UnsupportedFormat(f"{header.path.name}/config.json does not describe a {kind} model ({first_line(error)}); download it again.") from error
 
 
 def _made_with(header: FolderHeader) -> str:
@@ -194,7 +227,7 @@ def _quantization(options: TransformersOptions, dtype: torch.dtype) -> Any:
         import bitsandbytes  # noqa: F401 - only its presence counts here
         from transformers import BitsAndBytesConfig
     except (ImportError, RuntimeError) as error:
-        raise MissingRequirement(f"Quantizing on load needs bitsandbytes, which cannot be used here ({_first_line(error)}); set quantize to none.") from None
+        raise MissingRequirement(f"Quantizing on load needs bitsandbytes, which cannot be used here ({first_line(error)}); set quantize to none.") from None
     import torch
 
     if options.quantize == "8bit":
@@ -208,9 +241,9 @@ def _quantization(options: TransformersOptions, dtype: torch.dtype) -> Any:
     )
 
 
-def _read_model(path: Path, config: Any, options: TransformersOptions, device: str, dtype: torch.dtype) -> Any:
+def _read_model(path: Path, config: Any, options: TransformersOptions, device: str, dtype: torch.dtype, *, encoder: bool = False, sees: bool = False) -> Any:
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     arguments: dict[str, Any] = {
         "config": config,
@@ -221,7 +254,7 @@ def _read_model(path: Path, config: Any, options: TransformersOptions, device: s
     }
     arguments |= _memory_limits(options, device)
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        model, report = (AutoModel if encoder else AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
             path,
             trust_remote_code=False,
             use_safetensors=True,
@@ -232,10 +265,10 @@ def _read_model(path: Path, config: Any, options: TransformersOptions, device: s
     except MemoryError:
         raise OutOfMemory(f"{path.name} does not fit into memory; choose a smaller model or quantize 4bit.") from None
     except SafetensorError as error:
-        raise UnsupportedFormat(f"The weights of {path.name} are damaged ({_first_line(error)}); download them again.") from error
+        raise UnsupportedFormat(f"The weights of {path.name} are damaged ({first_line(error)}); download them again.") from error
     except Exception as error:
         raise _refusal(path.name, error) from error
-    missing = sorted(report.get("missing_keys", ())) + sorted(str(row[0]) for row in report.get("mismatched_keys", ()))
+    missing = sorted(key for key in report.get("missing_keys", ()) if not (encoder and key.startswith("pooler."))) + sorted(str(row[0]) for row in report.get("mismatched_keys", ()))
     if missing:
         raise UnsupportedFormat(f"The weights of {path.name} lack {len(missing)} tensors that its config.json calls for ({missing[0]}); download it again.")
     return model.eval().requires_grad_(False)
@@ -271,13 +304,14 @@ def spill_folder() -> Path:
     return folder
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a library said, cut to a length that fits into a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:250]
 
 
 def _refusal(name: str, error: Exception) -> LoadFailed:
     """The right error for what transformers or PyTorch said."""
-    text = _first_line(error)
+    text = first_line(error)
     lower = str(error).lower()
     if "out of memory" in lower or "can't allocate memory" in lower:
         return OutOfMemory(f"{name} does not fit into memory ({text}); choose a smaller model or quantize 4bit.")
@@ -288,7 +322,7 @@ def _refusal(name: str, error: Exception) -> LoadFailed:
     return UnsupportedFormat(f"transformers could not load {name}: {text}. Try other options, or download it again.")
 
 
-def choose_runner(network: Network, slots: int, batch_tokens: int) -> Runner:
+def choose_runner(network: Network, slots: int, batch_tokens: int, sight: Sight | None = None) -> Runner:
     """The fastest runner that computes what the plain model computes: slots, one slot with a cache, one slot without.
 
     Raises:
@@ -297,7 +331,7 @@ def choose_runner(network: Network, slots: int, batch_tokens: int) -> Runner:
     with network.small_window():
         expected = _plain_logits(network)
         if network.may_batch:
-            runner = SlotRunner(network, slots, batch_tokens)
+            runner = SlotRunner(network, slots, batch_tokens) if sight is None else SeeingRunner(network, slots, batch_tokens, sight)
             if _agrees(network, runner, expected):
                 return runner
     expected = _plain_logits(network)
@@ -320,7 +354,7 @@ def _plain_logits(network: Network) -> list[Any]:
             network.run(network.torch.tensor([ids], device=network.device), **extra)[0, -1].float().cpu() for ids in _check_sequences(network)
         ]
     except Exception as error:
-        raise UnsupportedFormat(f"This model cannot be run by the transformers loader ({_first_line(error)}); choose another one.") from error
+        raise UnsupportedFormat(f"This model cannot be run by the transformers loader ({first_line(error)}); choose another one.") from error
 
 
 def _agrees(network: Network, runner: Runner, expected: list[Any]) -> bool:
@@ -341,7 +375,7 @@ def _agrees(network: Network, runner: Runner, expected: list[Any]) -> bool:
         for slot in range(runner.n_slots):
             runner.truncate(slot, 0)
     except Exception as error:  # noqa: BLE001 - any failure of a foreign architecture means: not this way
-        log.info("this way of running does not suit the model: %s", _first_line(error))
+        log.info("this way of running does not suit the model: %s", first_line(error))
         return False
     limit = _tolerance(network)
     return all(float((found[slot] - expected[slot]).norm() / expected[slot].norm().clamp_min(1e-9)) < limit for slot in found)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modules.core.errors import AppError, ContextOverflow, InvalidRequest, OutOfMemory
-from modules.loaders.transformers.logits import TorchRow
+from modules.loaders.transformers.logits import TorchRows
 
 if TYPE_CHECKING:
     import torch
@@ -43,7 +43,8 @@ class Network:
         self.takes_positions = "position_ids" in accepted
         self._keeps_last = "logits_to_keep" in accepted
         self._layer_kinds = frozenset(getattr(self.config, "layer_types", None) or ())
-        self._float_mask = getattr(self.config, "_attn_implementation", "eager") != "sdpa"
+        # on a processor PyTorch turns a mask of yes and no into numbers, in every layer anew
+        self._float_mask = getattr(self.config, "_attn_implementation", "eager") != "sdpa" or self.device.type == "cpu"
 
     @property
     def window(self) -> int:
@@ -74,11 +75,11 @@ class Network:
         finally:
             self.config.sliding_window = held
 
-    def mask(self, positions: torch.Tensor, length: int) -> Any:
-        """Who sees whom: [rows, 1, tokens, length], or one per kind of layer. A token at position p sees keys 0 … p."""
+    def mask(self, positions: torch.Tensor, length: int, also: torch.Tensor | None = None) -> Any:
+        """Who sees whom: [rows, 1, tokens, length], or one per kind of layer. A token at position p sees keys 0 … p, and those that `also` says."""
         keys = self.torch.arange(length, device=positions.device)[None, None, None, :]
         queries = positions[:, None, :, None]
-        causal = keys <= queries
+        causal = keys <= queries if also is None else (keys <= queries) | also
         if not self.window:
             return self._as_mask(causal)
         near = self._as_mask(causal & (keys > queries - self.window))
@@ -102,14 +103,14 @@ class Network:
             with self.torch.inference_mode():
                 logits = self.model(input_ids=ids, **inputs).logits
         except RuntimeError as error:
-            raise _step_error(error) from error
+            raise step_error(error) from error
         return logits[:, -outputs:]
 
     def rows(self, logits: torch.Tensor) -> list[Any]:
         """One entry per row of [rows, vocab]: float32 arrays in main memory, or rows that stay on the GPU."""
         if logits.device.type == "cpu":
             return list(logits.float().numpy())
-        return [TorchRow(row) for row in logits.float()]
+        return TorchRows(logits.float()).rows()
 
     def log_probabilities(self, logits: torch.Tensor, targets: torch.Tensor) -> NDArray[np.float32]:
         """[tokens] log-probabilities of the targets under logits [tokens, vocab]."""
@@ -129,7 +130,8 @@ class Network:
             raise InvalidRequest(f"A row needs tokens between 0 and {self.vocab_size - 1}.")
 
 
-def _step_error(error: RuntimeError) -> AppError:
+def step_error(error: RuntimeError) -> AppError:
+    """What a failed pass means."""
     text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
     if type(error).__name__ == "OutOfMemoryError" or "out of memory" in text.lower() or "can't allocate memory" in text.lower():
         return OutOfMemory(f"There is no memory left for this step ({text}); load the model with a smaller context or fewer slots.")

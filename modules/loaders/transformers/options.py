@@ -50,11 +50,24 @@ class TransformersOptions(LoadOptions):
         False,
         description="Compile the parts between attention: a slow first minute, then faster steps. Needs a C++ compiler.",
     )
+    weight_blocks: bool = Field(
+        False,
+        description="On a processor, keep the weights a second time in the order that several replies at once are computed fastest with; "
+        "takes as much memory again.",
+        json_schema_extra={"group": MEMORY},
+    )
     batch_tokens: int = Field(
         512,
         ge=16,
         le=8192,
         description="Most tokens of one step; more reads long prompts faster and takes more memory.",
+        json_schema_extra={"group": MEMORY},
+    )
+    image_tokens: int = Field(
+        0,
+        ge=0,
+        le=16384,
+        description="Most tokens of one image, where the model can take images of any size: larger ones are made smaller. 0 allows 4096.",
         json_schema_extra={"group": MEMORY},
     )
     threads: int = Field(
@@ -77,4 +90,4 @@ class TransformersOptions(LoadOptions):
 
     def of_draft(self, context_length: int) -> TransformersOptions:
         """How a draft model is loaded beside a model: for the same slots and contexts."""
-        return self.model_copy(update={"draft_model": "", "draft_lookup": False, "context_length": context_length, "torch_compile": False})
+        return self.model_copy(update={"draft_model": "", "draft_lookup": False, "context_length": context_length, "torch_compile": False, "weight_blocks": False})

@@ -7,7 +7,7 @@ the cache; nothing of text or sampling. Whether an architecture really computes 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,15 @@ from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Row
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.slot_cache import SlotCache
+from modules.loaders.transformers.states import packed, unpacked
+
+if TYPE_CHECKING:
+    import torch
 
 PADDING_FACTOR = 1.5  # a pass may be this much larger than its tokens
 PADDING_FREE = 48  # below this many tokens a second pass costs more than the padding
 SCORE_TOKENS = 128
+MOST_ROW_OUTPUTS = 17  # of a row that decodes: its token and the most drafts
 
 
 class SlotRunner:
@@ -31,8 +36,9 @@ class SlotRunner:
         self.context_length = network.context_length
         self.capacity_tokens = slots * network.context_length
         self.max_batch_tokens = batch_tokens
+        self.max_outputs = max(SCORE_TOKENS, slots * MOST_ROW_OUTPUTS)
         self.vocab_size = network.vocab_size
-        self.keeps_parts = True
+        self.keeps_parts, self.tile_rows = True, 0
         self._lengths = [0] * slots
         self._cache: SlotCache | None = SlotCache(slots, network.context_length)
 
@@ -44,22 +50,30 @@ class SlotRunner:
             InvalidRequest: a token, slot or length outside its limits.
         """
         self._check(rows)
+        return [entry for entries in self._run(rows) for entry in entries]
+
+    def _run(self, rows: Sequence[Row]) -> list[list[Any]]:
+        """Run checked rows; the outputs of each."""
         results: list[list[Any]] = [[]] * len(rows)
         for group in _groups([len(row.token_ids) for row in rows]):
             for place, logits in zip(group, self._pass([rows[place] for place in group]), strict=True):
                 results[place] = logits
         for row in rows:
             self._lengths[row.slot] = row.start + len(row.token_ids)
-        return [entry for entries in results for entry in entries]
+        return results
+
+    def _held_length(self, slot: int) -> int:
+        """How many ids a slot holds."""
+        return self._lengths[slot]
 
     def _check(self, rows: Sequence[Row]) -> None:
         total = 0
         for row in rows:
             total += len(row.token_ids)
             self._network.check(row.token_ids, row.start + len(row.token_ids))
-            if not 0 <= row.slot < self.n_slots or row.start != self._lengths[row.slot]:
-                held = self._lengths[row.slot] if 0 <= row.slot < self.n_slots else 0
-                raise InvalidRequest(f"Slot {row.slot} of {self.n_slots} holds {held} tokens, so it cannot go on at {row.start}.")
+            held = self._held_length(row.slot) if 0 <= row.slot < self.n_slots else None
+            if row.start != held:
+                raise InvalidRequest(f"Slot {row.slot} of {self.n_slots} holds {held or 0} tokens, so it cannot go on at {row.start}.")
             if not 1 <= row.outputs <= len(row.token_ids):
                 raise InvalidRequest(f"A row of {len(row.token_ids)} tokens cannot have {row.outputs} outputs.")
         if total > self.max_batch_tokens or not rows or len({row.slot for row in rows}) != len(rows):
@@ -67,6 +81,8 @@ class SlotRunner:
 
     def _pass(self, rows: Sequence[Row]) -> list[list[Any]]:
         """One forward pass of rows that share a width; the outputs of each."""
+        if len(rows) == 1:
+            return [self._network.rows(self._logits(rows, rows[0].outputs)[0])]
         most = max(row.outputs for row in rows)
         logits = self._logits(sorted(rows, key=lambda row: row.slot), most)
         order = np.argsort(np.argsort([row.slot for row in rows]))
@@ -90,16 +106,13 @@ class SlotRunner:
             one = (rows[0].start, length) if len(rows) == 1 else None
             with torch.inference_mode():
                 cache.plan([row.slot for row in rows], torch.from_numpy(written).to(network.device), length, one=one)
-                # a single row needs no padding: the library then masks by itself, or not at all, which takes faster kernels
-                mask = None if one else network.mask(where, length)
-            return network.run(
-                torch.from_numpy(ids).to(network.device),
-                outputs=outputs,
-                position_ids=where,
-                attention_mask=mask,
-                past_key_values=cache,
-                use_cache=True,
-            )
+                inputs = self._inputs(rows, ids, where, length)
+            return network.run(torch.from_numpy(ids).to(network.device), outputs=outputs, past_key_values=cache, use_cache=True, **inputs)
+
+    def _inputs(self, rows: Sequence[Row], ids: NDArray[np.int64], where: torch.Tensor, length: int) -> dict[str, Any]:
+        """What a pass is given beside ids and cache: where its tokens stand and whom they see."""
+        # a single row needs no padding: the library then masks by itself, or not at all, which takes faster kernels
+        return {"position_ids": where, "attention_mask": None if len(rows) == 1 else self._network.mask(where, length)}
 
     def _open_cache(self) -> SlotCache:
         if self._cache is None:
@@ -141,6 +154,41 @@ class SlotRunner:
             self._open_cache().copy(source, target, length)
         self._lengths[target] = length
         return True
+
+    def state_bytes(self, slot: int) -> int:
+        """How large the state of a slot is; 0 if it holds nothing."""
+        return self._cache.state_bytes(self._lengths[slot]) if self._cache is not None else 0
+
+    def save_state(self, slot: int) -> Any:
+        """Keys and values of a slot, copied into main memory."""
+        with self._network.torch.inference_mode():
+            return self._open_cache().save(slot, self._lengths[slot])
+
+    def drop_state(self, state: Any) -> None:
+        """Nothing is kept of a state."""
+
+    def ready_memory(self, size: int) -> bool:
+        """The memory of states is made when they are saved."""
+        return False
+
+    def pack_state(self, state: Any) -> tuple[Any, list[NDArray[np.uint8]]]:
+        """Keys and values without their contents; and those."""
+        return packed(state)
+
+    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> Any:
+        """Keys and values with these contents."""
+        return unpacked(form, parts)
+
+    def restore_state(self, slot: int, state: Any, length: int) -> int:
+        """Let an empty slot hold the first positions of a state; 0 where the device has no room for them."""
+        self.truncate(slot, 0)
+        try:
+            with self._network.torch.inference_mode():
+                self._open_cache().restore(slot, state, length)
+        except RuntimeError:  # a graphics card without room; the slot is computed anew
+            return 0
+        self._lengths[slot] = length
+        return length
 
     def close(self) -> None:
         """Drop cache and model; memory of a GPU goes back with them."""

@@ -15,19 +15,21 @@ from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Row
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.runner import SCORE_TOKENS, release
+from modules.loaders.transformers.states import mapped, packed, unpacked
 
 
 class SingleRunner:
     """A Runner with one slot. Without a cache each step computes the whole sequence again: slow, and right for any architecture."""
 
     n_slots = 1
+    tile_rows = 0
     keeps_parts = False  # some architectures of this runner could; none is asked
 
     def __init__(self, network: Network, batch_tokens: int, *, cached: bool) -> None:
         self._network = network
         self._cached = cached
         self.context_length = self.capacity_tokens = network.context_length
-        self.max_batch_tokens = batch_tokens
+        self.max_batch_tokens = self.max_outputs = batch_tokens
         self.vocab_size = network.vocab_size
         self._ids: list[int] = []
         self._cache: Any = None
@@ -126,6 +128,39 @@ class SingleRunner:
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         """There is no second slot."""
         return False
+
+    def state_bytes(self, slot: int) -> int:
+        """How large the state of the slot is; 0 if there is none."""
+        tensors: list[Any] = []
+        mapped(self._cache, lambda tensor: tensors.append(tensor))
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def save_state(self, slot: int) -> Any:
+        """The cache, copied into main memory, and the ids it was computed from."""
+        return list(self._ids), self._held, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True))
+
+    def drop_state(self, state: Any) -> None:
+        """Nothing is kept of a state."""
+
+    def ready_memory(self, size: int) -> bool:
+        """The memory of states is made when they are saved."""
+        return False
+
+    def pack_state(self, state: Any) -> tuple[Any, list[NDArray[np.uint8]]]:
+        """The ids, and the cache without its contents; and those."""
+        return packed(state)
+
+    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> Any:
+        """The state with these contents."""
+        return unpacked(form, parts)
+
+    def restore_state(self, slot: int, state: Any, length: int) -> int:
+        """Take a saved cache back and cut it to `length`; 0 where it cannot be cut."""
+        ids, held, cache = state
+        device = self._network.device
+        self._ids, self._held = list(ids), held
+        self._cache = mapped(cache, lambda tensor: tensor.to(device, copy=True))
+        return self.truncate(0, length)
 
     def close(self) -> None:
         """Drop cache and model."""

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from modules.loaders.transformers.memory import FIRST_TOKENS
+
 if TYPE_CHECKING:
     import torch
-
-FIRST_TOKENS = 256
 
 
 class SlotCache:
@@ -116,6 +116,22 @@ class SlotCache:
     def get_query_offset(self, layer_idx: int = 0) -> int:
         """Position of the first token, like `get_seq_length`."""
         return self.get_seq_length(layer_idx)
+
+    def state_bytes(self, length: int) -> int:
+        """What the first positions of a slot take, in all layers."""
+        stores = (*self._keys.values(), *self._values.values())
+        return sum(store.shape[1] * length * store.shape[3] * store.element_size() for store in stores)
+
+    def save(self, slot: int, length: int) -> list[dict[int, torch.Tensor]]:
+        """Keys and values of the first positions of a slot, by layer, copied into main memory."""
+        return [{layer: store[slot, :, :length].to("cpu", copy=True) for layer, store in stores.items()} for stores in (self._keys, self._values)]
+
+    def restore(self, slot: int, state: list[dict[int, torch.Tensor]], length: int) -> None:
+        """Write the first positions of what was saved into a slot."""
+        with self.room(length):
+            for stores, saved in zip((self._keys, self._values), state, strict=True):
+                for layer, part in saved.items():
+                    self._room(stores, layer, stores[layer])[slot, :, :length] = part[:, :length]
 
     def copy(self, source: int, target: int, length: int) -> None:
         """Copy the first positions of one slot to another."""

@@ -50,6 +50,11 @@ class TransformersTokenizer:
         self._alphabet = read_byte_alphabet() if self._decoder_has("ByteLevel") else None
         self._sentence_pieces = self._alphabet is None and (self._decoder_has("ByteFallback") or self._decoder_has("Metaspace"))
 
+    @property
+    def library(self) -> Any:
+        """The tokenizer as transformers made it."""
+        return self._tokenizer
+
     def _decoder_has(self, kind: str) -> bool:
         if self._backend is None or self._backend.decoder is None:
             return False
@@ -83,6 +88,12 @@ class TransformersTokenizer:
             raise
         except BaseException as error:  # a panic of the Rust tokenizer is no Exception
             raise InvalidRequest(f"This model's tokenizer cannot read this text ({str(error)[:100]}); change it.", field="prompt") from error
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """The special tokens that this tokenizer puts before and behind a text."""
+        alone, word = _encode(self._tokenizer, "", True), _encode(self._tokenizer, "a", True)
+        same = next((place for place, (first, second) in enumerate(zip(alone, word, strict=False)) if first != second), len(alone))
+        return [token for token in alone[:same] if token in self._special], [token for token in alone[same:] if token in self._special]
 
     def piece(self, token_id: int) -> bytes:
         """The bytes of a token in the middle of a text; of one outside the vocabulary, none."""

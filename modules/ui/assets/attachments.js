@@ -1,6 +1,8 @@
-// Images that go with the next message: chosen, pasted or dropped, made smaller where they are larger than any model looks at.
+// What goes with the next message: documents, which the server reads, and images, made smaller here where they are larger than any model looks at.
 
+import { AttachedFiles } from "./attached_files.js";
 import { h, iconButton } from "./dom.js";
+import { keepImages, waitingImages } from "./image_drafts.js";
 
 const KINDS = ["image/png", "image/jpeg", "image/webp", "image/gif"];
 const MOST = 16; // in one message
@@ -8,33 +10,53 @@ const LONGEST_SIDE = 2048;
 const LARGEST_BYTES = 1.5e6;
 
 export class Attachments {
-  /** `changed()` is told when there are more or fewer; `refuse(sentence)` shows why one was not taken. */
-  constructor({ changed, refuse }) {
+  /** `changed()` is told when there are more or fewer; `refuse(sentence)` shows why one was not taken; `typed(text)` gets a text that is put back. */
+  constructor({ changed, refuse, typed }) {
     Object.assign(this, { changed, refuse, kept: new Map(), images: [], sees: false });
-    this.input = h("input", { type: "file", accept: KINDS.join(","), multiple: true, hidden: true, "aria-label": "Images", on: { change: () => this.chosen() } });
-    this.button = iconButton("image", "Attach images", () => this.input.click(), { hidden: true });
+    this.documents = new AttachedFiles({ changed, refuse, typed });
+    this.input = h("input", { type: "file", multiple: true, hidden: true, "aria-label": "Files", on: { change: () => this.chosen() } });
+    this.button = iconButton("clip", "Attach files: documents, code, tables, images", () => this.input.click());
     this.element = h("div", { class: "attached", hidden: true, role: "list", "aria-label": "Attached images" });
   }
 
   /** Whether the loaded model sees images; null when only its server knows. */
   setModel(sees) {
     this.sees = sees !== false && sees !== undefined;
-    this.button.hidden = !this.sees;
   }
 
-  /** Another conversation is open: its own images come back. */
+  /** Another conversation is open: what is attached there comes back. */
   setConversation(id) {
+    this.documents.setConversation(id);
     this.kept.set(this.conversation, this.images);
     if (this.conversation !== undefined) this.images = this.kept.get(id) ?? []; // else there was none to attach them to
     this.conversation = id;
     this.draw();
+    if (id && !this.kept.has(id)) this.comeBack(id);
+  }
+
+  /** Those that waited when the page was left. */
+  async comeBack(id) {
+    this.kept.set(id, this.images);
+    const images = await waitingImages(id);
+    const list = id === this.conversation ? this.images : this.kept.get(id);
+    list.unshift(...images);
+    if (list.length > images.length) keepImages(id, list); // some came before the browser had answered
+    this.draw();
+  }
+
+  /** There are more or fewer: the browser keeps them as they are now. */
+  changedImages() {
+    if (this.conversation) keepImages(this.conversation, this.images);
+    this.draw();
   }
 
   /** Those that were sent are gone; what was added meanwhile stays. */
-  sent(images, conversation) {
+  sent(images, files, conversation) {
+    this.documents.sent(files, conversation);
     const rest = (list) => list.filter((image) => !images.includes(image));
     if (conversation === this.conversation) this.images = rest(this.images);
     else this.kept.set(conversation, rest(this.kept.get(conversation) ?? []));
+    if (images.length) keepImages(conversation, conversation === this.conversation ? this.images : this.kept.get(conversation));
     this.draw();
   }
 
@@ -44,14 +66,19 @@ export class Attachments {
     await this.add(files);
   }
 
-  /** Files from a paste or a drop; true if any of them is an image and so is dealt with here. */
+  /** Files from a paste or a drop; true if there are any. */
   take(files) {
-    const images = [...files].filter((file) => file.type.startsWith("image/"));
-    if (images.length) this.add(images);
-    return images.length > 0;
+    if (files.length) this.add([...files]);
+    return files.length > 0;
   }
 
   async add(files) {
+    const images = files.filter((file) => file.type.startsWith("image/") && file.type !== "image/svg+xml");
+    const documents = files.filter((file) => !images.includes(file));
+    await Promise.all([images.length ? this.addImages(images) : null, ...documents.map((file) => this.documents.add(file))]);
+  }
+
+  async addImages(files) {
     if (!this.sees) { this.refuse("The loaded model does not see images; load one that does on the Models page."); return; }
     const { conversation } = this;
     for (const file of files) {
@@ -60,6 +87,7 @@ export class Attachments {
         const list = conversation === this.conversation ? this.images : this.kept.get(conversation);
         if (list.length >= MOST) throw new Error(`A message can have ${MOST} images.`);
         list.push(image);
+        if (conversation) keepImages(conversation, list);
       } catch (error) { this.refuse(error.message); }
     }
     this.draw();
@@ -68,7 +96,7 @@ export class Attachments {
   draw() {
     this.element.hidden = !this.images.length;
     this.element.replaceChildren(...this.images.map((image, place) => {
-      const remove = iconButton("close", `Remove image ${place + 1}`, () => { this.images.splice(this.images.indexOf(image), 1); this.draw(); });
+      const remove = iconButton("close", `Remove image ${place + 1}`, () => { this.images.splice(this.images.indexOf(image), 1); this.changedImages(); });
       return h("div", { role: "listitem" }, h("img", { src: image, alt: `Image ${place + 1}` }), remove);
     }));
     this.changed();

@@ -1,31 +1,39 @@
-// The box at the bottom: text that is never lost, Send or Stop, the token count and the model's name.
+// The box at the bottom: text that is never lost, what is attached to it, Send or Stop, how full the context is and the model's name.
 
 import { Attachments } from "./attachments.js";
-import { autoGrow, h, icon, number, plural } from "./dom.js";
-import { listen, modelInWords, openArea, request, shortName, state } from "./page.js";
+import { PARTS } from "./composer_parts.js";
+import { ContextMeter, pasteLimit } from "./context_meter.js";
+import { autoGrow, h, icon, plural } from "./dom.js";
+import { draftOf, keepDraft } from "./drafts.js";
+import { listen, modelInWords, openArea, shortName, state } from "./page.js";
 import { whereItGoes } from "./remote_row.js";
 
-const draftKey = (id) => `paddock.draft.${id}`;
+/** Whether files are dragged over what would not take them by itself. */
+const bringsFiles = ({ dataTransfer, target }) => Boolean(dataTransfer?.types.includes("Files")) && !target.closest?.("input[type='file']");
 
 export class Composer {
-  /** `send(text, images)` resolves to true when the server has taken the text; `stop()` ends the running reply. */
+  /** `send(text, images, files)` (ids) resolves to true when the server has taken the text; `stop()` ends the running reply. */
   constructor({ send, stop }) {
-    Object.assign(this, { sendText: send, stopReply: stop, conversation: null, running: false, used: 0, counting: 0 });
+    Object.assign(this, { sendText: send, stopReply: stop, conversation: null, running: false, sending: false });
     this.text = h("textarea", { id: "message-text", rows: "1", placeholder: "Message Paddock", "aria-label": "Message", autocomplete: "off" });
-    this.count = h("span", { class: "count", title: "Tokens of this message and of the conversation, and the longest context" });
+    this.meter = new ContextMeter(() => this.text.value, () => this.running || this.sending);
     this.model = h("button", { type: "button", class: "model-chip", title: "Open the Models page", on: { click: () => openArea("models") } });
     this.button = h("button", { type: "button", class: "send-button", on: { click: () => this.act() } });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.print = h("p", { class: "small-print" });
-    this.attachments = new Attachments({ changed: () => this.setRunning(this.running), refuse: (message) => this.showProblem({ message }) });
-    const row = h("div", { class: "composer-row" }, this.attachments.button, this.attachments.input, this.model, h("span", { class: "grow" }), this.count, this.button);
-    this.element = h("div", { class: "composer" }, this.problem, h("div", { class: "composer-box" }, this.attachments.element, this.text, row),
-      this.print);
+    this.attachments = new Attachments({
+      changed: () => { this.setRunning(this.running); this.meter.later(); },
+      refuse: (message) => this.showProblem({ message }),
+      typed: (text) => this.setText([this.text.value, text].filter(Boolean).join("\n\n")),
+    });
+    const row = h("div", { class: "composer-row" }, ...PARTS.map((part) => part(this)), this.attachments.button, this.attachments.input, this.model, h("span", { class: "grow" }), this.meter.element, this.button);
+    this.element = h("div", { class: "composer" }, this.meter.panel, this.problem, this.meter.note,
+      h("div", { class: "composer-box" }, this.attachments.documents.element, this.attachments.element, this.text, row), this.print);
     this.text.addEventListener("input", () => this.changed());
     this.text.addEventListener("keydown", (event) => this.onKey(event));
-    this.text.addEventListener("paste", (event) => { if (this.attachments.take(event.clipboardData.files)) event.preventDefault(); });
-    this.element.addEventListener("dragover", (event) => { if (event.dataTransfer.types.includes("Files")) event.preventDefault(); });
-    this.element.addEventListener("drop", (event) => { if (this.attachments.take(event.dataTransfer.files)) event.preventDefault(); });
+    this.text.addEventListener("paste", (event) => this.onPaste(event));
+    window.addEventListener("dragover", (event) => { if (bringsFiles(event)) event.preventDefault(); });
+    window.addEventListener("drop", (event) => this.onDrop(event));
     listen("model", () => this.showModel());
     this.setRunning(false);
     this.showModel();
@@ -38,20 +46,41 @@ export class Composer {
     }
   }
 
+  /** Files are attached, and so is a long text. What comes with its text from a word processor is meant as text. */
+  async onPaste(event) {
+    const text = event.clipboardData.getData("text/plain");
+    if (!text && this.attachments.take(event.clipboardData.files)) { event.preventDefault(); return; }
+    const limit = pasteLimit();
+    if (!limit || text.length < limit || !this.conversation) return;
+    event.preventDefault();
+    const { conversation } = this;
+    if (!(await this.attachments.documents.addText(text)) && conversation === this.conversation) this.setText(this.text.value + text); // never lost
+  }
+
+  /** Files dropped where nothing else takes them are attached; the browser never opens one in place of the page. */
+  onDrop(event) {
+    if (event.defaultPrevented || !bringsFiles(event)) return;
+    event.preventDefault();
+    if (state.area === "chat") this.attachments.take(event.dataTransfer.files);
+  }
+
   async act() {
     if (this.running) { this.stopReply(); return; }
     const text = this.text.value;
     const images = [...this.attachments.images];
+    const { files, busy } = this.attachments.documents;
+    if (busy) { this.showProblem({ message: "The attached files are still being read; send when they are there." }); return; }
     if (!this.filled || this.sending) return;
     const before = this.conversation;
     this.sending = true;
     this.button.disabled = true;
-    const taken = await this.sendText(text, images);
+    const taken = await this.sendText(text, images, files.map((file) => file.id));
     this.sending = false;
-    if (taken && images.length) this.attachments.sent(images, before ?? this.conversation);
+    if (taken && (images.length || files.length)) this.attachments.sent(images, files, before ?? this.conversation);
     const still = (before ?? this.conversation) === this.conversation;
     if (taken && still && this.text.value === text) this.setText("");
-    else if (taken && !still && localStorage.getItem(draftKey(before)) === text) localStorage.removeItem(draftKey(before));
+    else if (taken && !still && draftOf(before) === text) keepDraft(before, "");
+    else if (!taken) this.meter.later();
     this.setRunning(this.running);
   }
 
@@ -63,17 +92,13 @@ export class Composer {
   changed() {
     autoGrow(this.text);
     this.setRunning(this.running);
-    if (this.conversation) {
-      if (this.text.value) localStorage.setItem(draftKey(this.conversation), this.text.value);
-      else localStorage.removeItem(draftKey(this.conversation));
-    }
-    clearTimeout(this.counting);
-    this.counting = setTimeout(() => this.countTokens(), 350);
+    if (this.conversation) keepDraft(this.conversation, this.text.value);
+    this.meter.typing();
   }
 
   /** Whether there is anything to send. */
   get filled() {
-    return Boolean(this.text.value.trim() || this.attachments.images.length);
+    return Boolean(this.text.value.trim() || this.attachments.images.length || this.attachments.documents.files.length);
   }
 
   /** Another conversation is open: its own draft comes back. */
@@ -82,8 +107,9 @@ export class Composer {
     const typed = this.conversation === null ? this.text.value : ""; // before there was one to type for
     this.conversation = id;
     this.attachments.setConversation(id);
+    this.meter.setConversation(id);
     this.showProblem(null);
-    this.text.value = [localStorage.getItem(draftKey(id)), typed].filter(Boolean).join("\n\n");
+    this.text.value = [draftOf(id), typed].filter(Boolean).join("\n\n");
     this.changed();
     // A tab that has just been opened is shown one frame later
     if (matchMedia("(hover: hover)").matches) setTimeout(() => this.text.focus({ preventScroll: true }), 60);
@@ -91,7 +117,7 @@ export class Composer {
 
   /** The conversation is gone: what is typed waits for the next one. */
   release() {
-    localStorage.removeItem(draftKey(this.conversation));
+    keepDraft(this.conversation, "");
     this.conversation = null;
   }
 
@@ -104,31 +130,13 @@ export class Composer {
       this.button.setAttribute("aria-label", running ? "Stop (Esc)" : "Send (Enter)");
       this.button.title = running ? "Stop (Esc)" : "Send (Enter)";
     }
+    this.showPrint();
     this.button.disabled = !running && (!this.filled || this.sending);
   }
 
   /** Tokens that the conversation took at its last reply. */
   setUsed(tokens) {
-    this.used = tokens;
-    this.showCount(this.counted ?? { count: 0, limit: null });
-  }
-
-  async countTokens() {
-    if (!this.text.value) { this.showCount({ count: 0, limit: this.counted?.limit ?? null }); return; }
-    const text = this.text.value;
-    try {
-      const counted = await request("POST", "ui/tokens", { text });
-      if (text === this.text.value) this.showCount(counted);
-    } catch { this.count.textContent = ""; }
-  }
-
-  showCount(counted) {
-    this.counted = counted;
-    const limit = counted.limit ?? state.models?.loaded?.[0]?.context_length;
-    if (counted.count === null || (!counted.count && !this.used)) { this.count.textContent = ""; return; }
-    const total = this.used + counted.count;
-    this.count.textContent = limit ? `${number(total)} / ${number(limit)} tokens` : `${number(total)} tokens`;
-    this.count.classList.toggle("full", Boolean(limit) && total > limit);
+    this.meter.setUsed(tokens);
   }
 
   showModel() {
@@ -139,8 +147,15 @@ export class Composer {
     this.model.title = ["Open the Models page", ...doubts].join("\n");
     this.model.classList.toggle("busy", Boolean(loading));
     this.attachments.setModel(state.models?.loaded?.[0]?.vision);
-    this.print.textContent = `${whereItGoes(state.models?.loaded?.[0])} Models make mistakes; check what matters.`;
-    this.showCount(this.counted ?? { count: 0, limit: null });
+    this.showPrint();
+    this.meter.setModel(name);
+  }
+
+  /** What one should know: while a reply is written, that it needs a page which shows it. */
+  showPrint() {
+    const needsPage = this.running && state.models?.stop_when_closed;
+    const usual = `${whereItGoes(state.models?.loaded?.[0])} Models make mistakes; check what matters.`;
+    this.print.textContent = needsPage ? "The reply goes on while any page shows it, also on another device, and stops when the last one is closed." : usual;
   }
 
   /** An error stays above the box, with the text kept, until the next try. */

@@ -190,7 +190,8 @@ class HubBrowser {
   }
 
   downloaded(job) {
-    toast(`${job.result?.name ?? job.title} is downloaded and verified. Load it above.`);
+    const where = job.result?.kind === "dataset" ? "It is among the data sets of the Training page." : "Load it above.";
+    toast(`${job.result?.name ?? job.title} is downloaded and verified. ${where}`);
     refreshModels();
   }
 

@@ -6,11 +6,12 @@ import { report, request, state } from "./page.js";
 const BUSY_MS = 700;
 const IDLE_MS = 15000;
 const ACTIVE = ["queued", "running"];
+const PAUSABLE = ["download"]; // others begin anew
 
 export class JobList {
-  /** `onDone(job)` is told of every job of this kind that ends well while the page looks. */
-  constructor(kind, onDone, title = "Downloads") {
-    Object.assign(this, { kind, onDone, title, jobs: [], ended: null, timer: 0, drawn: "" });
+  /** `onDone(job)` is told of every job of these kinds that ends well while the page looks. */
+  constructor(kinds, onDone, title = "Downloads") {
+    Object.assign(this, { kinds: [kinds].flat(), onDone, title, jobs: [], ended: null, timer: 0, drawn: "" });
     this.element = h("section", { class: "jobs", "aria-label": title, hidden: true });
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
     document.addEventListener("jobs-changed", () => this.refresh());
@@ -22,7 +23,7 @@ export class JobList {
     if (!document.hidden && state.area === "models") {
       try {
         const { jobs } = await request("GET", "ui/jobs");
-        this.jobs = jobs.filter((job) => job.kind === this.kind);
+        this.jobs = jobs.filter((job) => this.kinds.includes(job.kind));
         this.tellEnds();
         this.draw();
       } catch { /* the chat's own banner tells that the server is away */ }
@@ -63,7 +64,7 @@ export class JobList {
       type: "button", class: "small-button", text, disabled: job.stopping, data: { act: `${verb}-${job.id}` }, "aria-label": `${text} ${job.title}`,
       on: { click: () => this.act(method, `ui/jobs/${job.id}${path}`) },
     });
-    if (ACTIVE.includes(job.status)) return this.kind === "verify" ? [make("cancel", "Cancel")] : [make("pause", "Pause"), make("cancel", "Cancel")];
+    if (ACTIVE.includes(job.status)) return PAUSABLE.includes(job.kind) ? [make("pause", "Pause"), make("cancel", "Cancel")] : [make("cancel", "Cancel")];
     const remove = make("remove", "Remove from the list", "DELETE", "");
     return job.status === "done" ? [remove] : [make("resume", job.status === "interrupted" ? "Resume" : "Try again"), remove];
   }
@@ -77,9 +78,12 @@ export class JobList {
 function facts(job, share) {
   const words = { queued: job.place ? `Waiting, place ${job.place}` : "Waiting", failed: "Failed", cancelled: "Cancelled", done: "Done" };
   const parts = [job.stopping ? "Stopping" : job.status === "interrupted" ? (job.paused ? "Paused" : "Interrupted") : words[job.status] ?? ""];
-  if (job.total && job.status !== "done") parts.push(`${size(job.done)} of ${size(job.total)} (${Math.floor(share * 100)} %)`);
-  if (job.status === "done") parts.push(size(job.total ?? job.result?.bytes ?? 0), job.result?.name ?? "", job.result?.damaged?.length ? "damaged" : "");
-  if (job.status === "running" && job.speed) parts.push(`${size(job.speed)}/s`, job.eta_s ? `about ${duration(job.eta_s)} left` : "");
+  const inBytes = job.unit === "bytes";
+  const amount = inBytes ? size : (count) => number(Math.round(count));
+  if (job.total && job.status !== "done") parts.push(`${amount(job.done)} of ${amount(job.total)}${inBytes ? "" : ` ${job.unit}`} (${Math.floor(share * 100)} %)`);
+  const bytes = job.result?.bytes ?? (inBytes ? job.total : null);
+  if (job.status === "done") parts.push(bytes === null ? "" : size(bytes), job.result?.name ?? "", job.result?.damaged?.length ? "damaged" : "");
+  if (job.status === "running" && job.speed) parts.push(inBytes ? `${size(job.speed)}/s` : "", job.eta_s ? `about ${duration(job.eta_s)} left` : "");
   const { files, files_done: done } = job.metrics ?? {};
   if (files > 1 && job.status !== "done") parts.push(`${number(done)} of ${number(files)} files`);
   return parts.filter(Boolean).join(" · ");

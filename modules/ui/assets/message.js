@@ -1,22 +1,35 @@
 // One message of the list: its blocks, thinking, versions, actions and receipt. Knows what to ask for, not how answers arrive.
 
-import { choicesInWords } from "./adapter_rows.js";
-import { askInPlace, autoGrow, copyText, flash, h, icon, iconButton, number, plural, replaceBlocks } from "./dom.js";
-import { report, request, shortName } from "./page.js";
+import { askInPlace, autoGrow, copyText, flash, h, icon, iconButton, plural, replaceBlocks } from "./dom.js";
+import { dropEdit, editDraft, keepEdit, wasEditing } from "./edit_drafts.js";
+import { Heads, tools as moreTools } from "./message_parts.js";
+import { report, request } from "./page.js";
+import { receiptOf } from "./receipt.js";
 
 export class MessageView {
-  /** `actions` does the requests that change the conversation: see message_list.js. */
-  constructor(message, actions) {
+  /** `actions` does the requests that change the conversation: see message_list.js. One that is not near gets its foot when it comes near. */
+  constructor(message, actions, isNear = true) {
     this.id = message.id;
     this.actions = actions;
+    this.isNear = isNear;
     this.thinking = null;
+    this.together = false; // whether it is one of several side by side
     this.body = h("div", { class: "body markdown" });
+    this.heads = new Heads(actions);
     this.pictures = h("div", { class: "pictures" });
     this.note = h("div", { class: "note", role: "status" });
     this.foot = h("div", { class: "foot" });
-    this.element = h("article", { class: `message ${message.role}`, tabindex: "-1", data: { id: message.id } }, this.pictures, this.body, this.note, this.foot);
+    this.element = h("article", { class: `message ${message.role}`, tabindex: "-1", data: { id: message.id } }, this.heads.element, this.pictures, this.body, this.note, this.foot);
     this.element.setAttribute("aria-label", message.role === "user" ? "You" : "Reply");
     this.update(message);
+    if (wasEditing(this.id)) this.edit({ again: true }); // the page was loaded again meanwhile
+  }
+
+  /** It is about to be seen. */
+  come() {
+    if (this.isNear) return;
+    this.isNear = true;
+    this.showFoot();
   }
 
   /** Show a message as the server has it now. */
@@ -24,6 +37,7 @@ export class MessageView {
     this.message = message;
     this.element.dataset.status = message.status;
     this.element.classList.toggle("streaming", message.status === "streaming");
+    this.heads.show(message);
     this.showThinking(message.thinking);
     this.showPictures(message.images);
     this.setBlocks(message.blocks);
@@ -74,7 +88,7 @@ export class MessageView {
       const summary = h("span");
       const content = h("div", { class: "markdown" });
       const element = h("details", { class: "thinking" }, h("summary", {}, icon("chevron"), summary), content);
-      this.element.prepend(element);
+      this.heads.element.after(element);
       this.thinking = { element, summary, content, html: [] };
     }
     const { element, summary, content, html } = this.thinking;
@@ -89,31 +103,50 @@ export class MessageView {
   showNote() {
     const { status, error, blocks, thinking } = this.message;
     this.note.replaceChildren();
-    this.note.classList.toggle("error", status === "failed");
+    this.note.classList.toggle("error", Boolean(error) || status === "failed");
     if (status === "failed") {
       const again = h("button", { type: "button", class: "small-button", text: "Try again", on: { click: () => this.actions.regenerate(this.id) } });
       this.note.append(h("span", { text: error || "The reply failed. Try again." }), again);
     } else if (status === "streaming" && !blocks.length && !thinking) {
       this.showWaiting("");
+    } else if (error && status !== "streaming") { // it was interrupted, or could not be continued
+      this.note.append(h("span", { text: error }));
     } else if (status === "stopped" && !blocks.length) {
       this.note.append(h("span", { text: "Stopped before the first word." }));
     }
   }
 
   showFoot() {
+    if (!this.isNear) return;
     const { role, status, version } = this.message;
     if (status === "streaming") { this.foot.replaceChildren(); this.live = null; return; }
+    const held = this.foot.contains(document.activeElement) ? document.activeElement.getAttribute("aria-label") : null;
     const tools = h("div", { class: "tools", role: "toolbar", "aria-label": "Message actions" });
-    if (version.count > 1) tools.append(this.versionSwitch(version));
+    const { together } = this; // one of several side by side: what changes the tree waits until one is picked
+    if (version.count > 1 && !together) tools.append(this.versionSwitch(version));
     tools.append(iconButton("copy", "Copy", (event) => this.copy(event.currentTarget)));
-    tools.append(iconButton("edit", "Edit", () => this.edit()));
+    if (!together) tools.append(iconButton("edit", "Edit", () => this.edit()));
     if (role === "assistant") {
+      tools.append(this.thumb("good", "Good reply", 1), this.thumb("bad", "Bad reply", -1));
+    }
+    if (role === "assistant" && !together) {
       tools.append(iconButton("retry", "Regenerate: another version", () => this.actions.regenerate(this.id)));
       tools.append(iconButton("forward", "Continue this reply", () => this.actions.continueReply(this.id), { class: "icon-button only-last" }));
     }
-    tools.append(iconButton("branch", "Branch: a new conversation up to here", () => this.actions.branch(this.id)));
-    tools.append(iconButton("trash", "Delete this and what follows", () => this.remove(tools)));
-    this.foot.replaceChildren(tools, ...this.receipt());
+    if (!together) {
+      tools.append(...moreTools(this.message, this.actions));
+      tools.append(iconButton("branch", "Branch: a new conversation up to here", () => this.actions.branch(this.id)));
+      tools.append(iconButton("trash", "Delete this and what follows", () => this.remove(tools)));
+    }
+    const open = Boolean(this.foot.querySelector(".receipt[open]"));
+    this.foot.replaceChildren(tools, ...receiptOf(this.message, open), this.when());
+    if (held) [...tools.querySelectorAll("button")].find((button) => button.getAttribute("aria-label") === held)?.focus({ preventScroll: true });
+  }
+
+  /** A thumb: pressing it again takes the rating back. */
+  thumb(name, label, value) {
+    const pressed = this.message.rating === value;
+    return iconButton(name, label, () => this.actions.rate(this.id, pressed ? 0 : value), { "aria-pressed": String(pressed), class: "icon-button thumb" });
   }
 
   versionSwitch({ index, count, ids }) {
@@ -123,25 +156,12 @@ export class MessageView {
     return h("span", { class: "versions", "aria-label": `Version ${index} of ${count}` }, back, h("span", { text: `${index}/${count}` }), next);
   }
 
-  receipt() {
-    const { receipt, model, status, role } = this.message;
-    if (role !== "assistant" || !receipt) return [];
-    const short = [shortName(model ?? ""), receipt.completion_tokens === undefined ? "" : plural(receipt.completion_tokens, "token")];
-    if (receipt.tokens_per_s) short.push(`${receipt.tokens_per_s.toFixed(1)} tok/s`);
-    if (status === "stopped") short.push("stopped");
-    if (receipt.finish_reason === "length") short.push("length limit reached");
-    const long = [
-      receipt.prompt_tokens === undefined ? "" : `Prompt ${plural(receipt.prompt_tokens, "token")}${receipt.reused_tokens ? `, ${number(receipt.reused_tokens)} reused` : ""}`,
-      receipt.seed === null || receipt.seed === undefined ? "" : `seed ${receipt.seed}`,
-      receipt.drafted_tokens ? `${number(receipt.accepted_tokens)} of ${plural(receipt.drafted_tokens, "drafted token")} right` : "",
-      receipt.adapters?.length ? `adapters ${choicesInWords(receipt.adapters)}` : "",
-      receipt.finish_reason ? `ended by ${receipt.finish_reason}` : "",
-    ].filter(Boolean);
-    const parts = [h("details", { class: "receipt" }, h("summary", { text: short.filter(Boolean).join(" · ") }), h("span", { text: long.join(" · ") }))];
-    if (receipt.dropped_messages) {
-      parts.push(h("span", { class: "dropped", text: `${plural(receipt.dropped_messages, "oldest message")} left out: the conversation is longer than the context.` }));
-    }
-    return parts;
+  /** When it was written: shown with the tools. */
+  when() {
+    const date = new Date(this.message.created_s * 1000);
+    const today = date.toDateString() === new Date().toDateString();
+    const text = date.toLocaleString([], today ? { timeStyle: "short" } : { dateStyle: "medium", timeStyle: "short" });
+    return h("time", { class: "when", datetime: date.toISOString(), title: date.toLocaleString(), data: { shown: text } }); // drawn by the style: no part of the text
   }
 
   async copy(button) {
@@ -156,13 +176,17 @@ export class MessageView {
     if (await askInPlace(tools, "Delete this message and what follows?", "Delete")) this.actions.remove(this.id);
   }
 
-  async edit() {
+  /** Open the box to edit in, with what was typed there before and not saved. */
+  async edit({ again = false } = {}) {
     let text;
     try { ({ text } = await request("GET", `ui/messages/${this.id}/text`)); } catch (error) { report(error); return; }
     const user = this.message.role === "user";
     const area = h("textarea", { class: "edit-text", "aria-label": "Edit message", rows: "2" });
-    area.value = text;
+    const kept = editDraft(this.id);
+    area.value = kept ?? text;
+    keepEdit(this.id, kept);
     const end = () => {
+      dropEdit(this.id);
       form.remove();
       this.element.classList.remove("editing");
       if (this.isAside) this.actions.forget(this.id); // no longer on the path that is shown
@@ -173,18 +197,17 @@ export class MessageView {
     const main = h("button", { type: "button", class: "small-button primary", text: user ? "Save and send" : "Save", on: { click: () => save(user) } });
     const only = user ? h("button", { type: "button", class: "small-button", text: "Save only", on: { click: () => save(false) } }) : null;
     const cancel = h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: end } });
-    const hint = h("span", { class: "hint", text: user ? "Enter sends · Shift+Enter new line · Esc cancels" : "Ctrl+Enter saves · Esc cancels" });
+    const hint = h("span", { class: "hint", text: `Enter ${user ? "sends" : "saves"} · Shift+Enter new line · Esc cancels` });
     const form = h("div", { class: "edit-form" }, area, h("div", { class: "edit-buttons" }, hint, cancel, only, main));
-    area.addEventListener("input", () => autoGrow(area, 0.6));
+    area.addEventListener("input", () => { autoGrow(area, 0.6); keepEdit(this.id, area.value); });
     area.addEventListener("keydown", (event) => {
       if (event.key === "Escape") { event.preventDefault(); end(); }
-      const enter = event.key === "Enter" && !event.isComposing && !event.shiftKey;
-      if (enter && (user || event.ctrlKey || event.metaKey)) { event.preventDefault(); save(user); }
+      if (event.key === "Enter" && !event.isComposing && !event.shiftKey) { event.preventDefault(); save(user); }
     });
     this.element.classList.add("editing");
     this.body.after(form);
     autoGrow(area, 0.6);
-    area.focus();
+    if (!again) area.focus();
   }
 }
 

@@ -1,12 +1,17 @@
 // The chat view: one conversation, its stream and its composer. Patches are gathered and drawn once per frame.
 
 import { Composer } from "./composer.js";
+import { offerUndo } from "./conversation_bin.js";
 import { copyText, h, icon } from "./dom.js";
-import { MessageView } from "./message.js";
+import { MessagePath } from "./message_path.js";
+import { MessageScroll } from "./message_scroll.js";
+import { OlderMessages } from "./older_messages.js";
 import {
   Stream, conversationInAddress, emit, listen, loadedModel, openConversation, report, request, sayLeft, state,
 } from "./page.js";
+import { PRIVATE_TITLE, isPrivate, privateBanner } from "./private_chat.js";
 
+const LAST = "paddock.last-conversation";
 const EXAMPLES = [
   ["Explain something", "Explain how a language model picks the next word, in four sentences."],
   ["Write code", "Write a Python function that finds the longest common prefix of a list of strings."],
@@ -16,23 +21,26 @@ const EXAMPLES = [
 
 class MessageList {
   constructor(element) {
-    this.views = new Map();
+    this.running = []; // ids of the replies being written
     this.pending = new Map();
     this.frame = 0;
-    this.stick = true;
-    this.composer = new Composer({ send: (text, images) => this.send(text, images), stop: () => this.stop() });
+    this.composer = new Composer({ send: (text, images, files) => this.send(text, images, files), stop: () => this.stop() });
     this.list = h("div", { class: "messages", role: "log", "aria-live": "polite", "aria-label": "Conversation" });
     this.empty = h("div", { class: "empty", hidden: true });
     this.scroller = h("div", { class: "scroller", tabindex: "-1" }, h("div", { class: "reading" }, this.empty, this.list));
-    this.jump = h("button", { type: "button", class: "jump", "aria-label": "Jump to the latest", title: "Jump to the latest", hidden: true, on: { click: () => this.toEnd() } }, icon("down"));
+    this.jump = h("button", { type: "button", class: "jump", "aria-label": "Jump to the latest", title: "Jump to the latest", hidden: true, on: { click: () => this.scroll.toEnd() } }, icon("down"));
     this.lost = h("div", { class: "lost", role: "status", hidden: true, text: "Connection lost. Trying again…" });
-    element.replaceChildren(h("div", { class: "chat" }, this.lost, this.scroller, h("div", { class: "dock" }, this.jump, this.composer.element)));
-    this.followScroll();
+    element.replaceChildren(h("div", { class: "chat" }, privateBanner(), this.lost, this.scroller, h("div", { class: "dock" }, this.jump, this.composer.element)));
+    this.scroll = new MessageScroll(this.scroller, this.list, this.jump);
+    this.shown = new MessagePath(this.list, this.scroll, this.actions());
+    this.older = new OlderMessages({ take: (messages) => this.prepend(messages), isWanted: () => Boolean(this.lookedFor) || this.scroll.isNearTop() });
+    this.scroller.addEventListener("scroll", () => this.older.scrolled(), { passive: true });
     this.list.addEventListener("click", (event) => this.copyCode(event));
     listen("conversation", (id) => this.open(id));
     listen("model", () => this.showEmpty());
     listen("escape", () => { if (this.composer.running) this.stop(); });
     listen("area", (area) => { if (area === "chat" && !this.stream) this.open(this.id); else if (area !== "chat") this.detach(); });
+    listen("show-message", (id) => this.showMessage(id));
     listen("settings-edited", (settings) => this.saveSettings(settings));
     window.addEventListener("pagehide", () => this.leave());
     this.begin();
@@ -42,33 +50,46 @@ class MessageList {
     const asked = conversationInAddress();
     if (asked) { this.open(asked); return; }
     try {
-      const { id } = await request("POST", "ui/conversations", {});
+      const last = await this.lastOne();
+      if (last) { openConversation(last, { replace: true }); return; }
+      const { id } = await request("POST", "ui/conversations", { begin: true });
       openConversation(id, { replace: true });
     } catch (error) { report(error); }
+  }
+
+  /** The conversation that was open here last, if it is still there. */
+  async lastOne() {
+    const last = localStorage.getItem(LAST);
+    if (!last) return "";
+    const { there } = await request("GET", `ui/conversations/${last}/there`);
+    if (!there) localStorage.removeItem(LAST);
+    return there ? last : "";
   }
 
   /** Show another conversation. The reply of the one before goes on at the server. */
   open(id) {
     if (!id || (id === this.id && this.stream)) return;
     this.detach();
-    if (id !== this.id) { this.clear(); this.stick = true; }
+    if (id !== this.id) { this.clear(); this.scroll.stick = true; }
     this.id = id;
+    if (!isPrivate(id)) localStorage.setItem(LAST, id);
     state.conversation = null;
     this.composer.setConversation(id);
     if (state.area !== "chat") return; // followed as soon as somebody looks
     const mine = (handler) => (data) => { if (this.id === id) handler(data); };
     this.stream = new Stream(`ui/conversations/${id}/events`, {
       snapshot: mine((data) => this.show(data)),
+      change: mine((data) => this.apply(data)),
       patch: mine((data) => this.gather(data)),
       finished: mine((data) => this.finish(data)),
       queued: mine((data) => this.waiting(data.id, data.place ? `Waiting for a free slot, place ${data.place}` : "Reading the prompt…")),
-      loading: mine((data) => this.waiting(this.running, data.stage, data.done)),
-      title: mine((data) => { this.title = data.title; document.title = `${data.title} · Paddock`; emit("conversations-changed"); }),
+      loading: mine((data) => { for (const running of this.running) this.waiting(running, data.stage, data.done); }),
+      title: mine((data) => { this.showTitle(data.title); emit("conversations-changed"); }),
     }, (lost) => this.showLost(lost));
   }
 
   leave() {
-    if (!this.running) return;
+    if (!this.running.length) return;
     this.stream?.pause();
     sayLeft(`ui/conversations/${this.id}/left`);
   }
@@ -76,6 +97,7 @@ class MessageList {
   detach() {
     this.stream?.close();
     this.stream = null;
+    this.older.end();
     this.showLost(false);
   }
 
@@ -93,6 +115,7 @@ class MessageList {
     const { id } = this;
     try { await request("GET", `ui/conversations/${id}`); } catch (error) {
       if (error.status !== 404 || this.id !== id) return;
+      localStorage.removeItem(LAST);
       this.detach();
       report(error);
       history.replaceState({}, "", location.pathname);
@@ -103,53 +126,80 @@ class MessageList {
   }
 
   clear() {
-    this.views.clear();
+    this.shown.clear();
     this.pending.clear();
-    this.list.replaceChildren();
+    this.lookedFor = null;
+    this.running = [];
     this.empty.hidden = true;
   }
 
-  /** The whole conversation as the server has it; elements of known messages stay. */
+  /** The last messages as the server has them; elements of known messages stay, older ones are read again behind them. */
   show(conversation) {
+    const { messages, together, ...rest } = conversation;
     this.pending.clear();
-    this.rev = conversation.rev;
-    this.title = conversation.title;
-    this.running = conversation.running;
-    state.conversation = conversation;
-    document.title = conversation.title ? `${conversation.title} · Paddock` : "Paddock";
-    const wanted = new Set(conversation.messages.map((message) => message.id));
-    for (const [id, view] of this.views) {
-      view.isAside = !wanted.has(id); // one that is being edited stays until that ends
-      if (view.isAside && !view.element.matches(".editing")) this.forget(id);
-    }
-    let place = this.list.firstElementChild;
-    for (const message of conversation.messages) {
-      let view = this.views.get(message.id);
-      if (view) view.update(message);
-      else { view = new MessageView(message, this.actions()); this.views.set(message.id, view); }
-      if (view.element === place) place = place.nextElementSibling;
-      else this.list.insertBefore(view.element, place);
-    }
-    this.showState(conversation.messages.findLast((message) => message.receipt));
-    emit("settings", { scope: "chat", key: conversation.id, settings: conversation.settings });
-    if (this.stick) this.toEnd();
+    state.conversation = rest;
+    this.showTitle(rest.title);
+    this.put({ kept: this.shown.keptBefore(messages[0]), added: messages, together, running: rest.running });
+    this.older.begin(rest.id, messages[0]);
+    emit("settings", { scope: "chat", key: rest.id, settings: rest.settings });
   }
 
-  forget(id) {
-    this.views.get(id)?.element.remove();
-    this.views.delete(id);
+  /** What changed since. */
+  apply({ after, added, changed, together, running, title, rev, settings }) {
+    Object.assign(state.conversation, { title, rev }, settings ? { settings } : {});
+    this.showTitle(title);
+    for (const message of [...added, ...changed, ...together]) this.pending.delete(message.id); // they are newer than what waits
+    this.shown.change(changed);
+    if (settings) this.shown.showHeads();
+    this.put({ kept: this.shown.keptAfter(after), added, together, running });
+    if (settings) emit("settings", { scope: "chat", key: state.conversation.id, settings });
   }
 
-  showState(last) {
-    this.composer.setRunning(Boolean(this.running));
-    this.list.setAttribute("aria-busy", String(Boolean(this.running)));
-    const receipt = last?.receipt;
-    this.composer.setUsed(receipt ? (receipt.prompt_tokens ?? 0) + (receipt.completion_tokens ?? 0) : 0);
+  /** The first `kept` messages stay, others follow. */
+  put({ running, ...end }) {
+    this.running = running;
+    this.shown.put(end);
+    this.showState();
+    if (this.scroll.stick) this.scroll.toEnd();
+    this.findLookedFor();
+  }
+
+  /** Older messages were read. */
+  prepend(messages) {
+    this.shown.prepend(messages);
+    this.findLookedFor();
+  }
+
+  /** Lead to a message: now, or as soon as it is read or shown. */
+  showMessage(id) {
+    this.lookedFor = id;
+    this.findLookedFor();
+    if (this.lookedFor) this.older.scrolled();
+  }
+
+  findLookedFor() {
+    const element = this.lookedFor && this.shown.elementOf(this.lookedFor);
+    if (!element) return;
+    this.lookedFor = null;
+    this.scroll.show(element);
+  }
+
+  showTitle(title) {
+    const shown = isPrivate(this.id) ? PRIVATE_TITLE : title; // browsers keep a history
+    document.title = shown ? `${shown} · Paddock` : "Paddock";
+  }
+
+  showState() {
+    this.composer.setRunning(this.running.length > 0);
+    this.list.setAttribute("aria-busy", String(this.running.length > 0));
+    const receipt = this.shown.lastReceipt();
+    const used = receipt ? (receipt.prompt_tokens ?? 0) + (receipt.completion_tokens ?? 0) : 0;
+    if (!this.running.length) this.composer.setUsed(used); // it has the whole conversation counted: not beside a reply, whose end comes here too
     this.showEmpty();
   }
 
   showEmpty() {
-    const show = Boolean(state.conversation) && !this.views.size;
+    const show = Boolean(state.conversation) && !this.shown.views.size;
     if (show && this.empty.hidden) this.fillEmpty();
     this.empty.hidden = !show;
     if (!show) return;
@@ -174,43 +224,43 @@ class MessageList {
   /** Keep one pending patch for a message: a later one replaces the part it covers. */
   gather(patch) {
     const before = this.pending.get(patch.id);
-    if (before && patch.from >= before.from) {
-      before.blocks.length = Math.min(before.blocks.length, patch.from - before.from);
-      patch = { ...patch, from: before.from, blocks: before.blocks.concat(patch.blocks), thinking: patch.thinking ?? before.thinking };
-    } else if (before && !patch.thinking) patch = { ...patch, thinking: before.thinking };
+    if (before) {
+      const thinking = joined(before.thinking, patch.thinking, "html");
+      patch = { ...joined(before, patch, "blocks"), thinking };
+    }
     this.pending.set(patch.id, patch);
     this.frame ||= requestAnimationFrame(() => this.draw());
   }
 
   draw() {
     this.frame = 0;
-    for (const [id, patch] of this.pending) this.views.get(id)?.patch(patch);
+    for (const [id, patch] of this.pending) this.shown.views.get(id)?.patch(patch);
     this.pending.clear();
   }
 
   finish(message) {
     this.pending.delete(message.id);
-    this.views.get(message.id)?.update(message);
-    if (this.running === message.id) this.running = null; // another one may have begun
-    this.showState(message);
+    this.shown.views.get(message.id)?.update(message);
+    this.running = this.running.filter((id) => id !== message.id); // others may have begun
+    this.showState();
     emit("conversations-changed");
   }
 
   waiting(id, sentence, done = null) {
-    this.views.get(id)?.showWaiting(sentence, done);
+    this.shown.views.get(id)?.showWaiting(sentence, done);
   }
 
   // ---- what the person does
 
-  async send(text, images) {
+  async send(text, images, files = []) {
     this.composer.showProblem(null);
-    this.stick = true;
+    this.scroll.stick = true;
     if (!this.id) await this.begin(); // the server did not answer when the page came
     const { id } = this;
     if (!id) return false;
     try {
       await this.settingsSaved;
-      await request("POST", `ui/conversations/${id}/send`, { text, images });
+      await request("POST", `ui/conversations/${id}/send`, { text, images, files, versions: this.composer.versions });
       emit("conversations-changed");
       return true;
     } catch (error) {
@@ -244,12 +294,17 @@ class MessageList {
   /** What a message's buttons may do. */
   actions() {
     this.sharedActions ??= {
-      regenerate: (id) => { this.stick = true; return this.change("regenerate", { message_id: id }); },
-      continueReply: (id) => { this.stick = true; return this.change("continue", { message_id: id }); },
+      regenerate: (id) => { this.scroll.stick = true; return this.change("regenerate", { message_id: id, versions: this.composer.versions }); },
+      continueReply: (id) => { this.scroll.stick = true; return this.change("continue", { message_id: id }); },
       select: (id) => this.change("select", { message_id: id }),
       edit: (id, text, resend) => this.change("edit", { message_id: id, text, resend }),
-      remove: (id) => this.change("delete", { message_id: id }),
-      forget: (id) => this.forget(id),
+      rate: (id, rating) => this.change("rate", { message_id: id, rating }),
+      remove: async (id) => {
+        const done = await this.change("delete", { message_id: id });
+        if (done) offerUndo("The message and what followed it were deleted.", done.bin_id);
+      },
+      forget: (id) => this.shown.forget(id),
+      act: (verb, body) => this.change(verb, body), // for the parts of message_parts.js
       branch: async (id) => {
         const made = await this.change("branch", { message_id: id });
         if (made) { openConversation(made.id); emit("conversations-changed"); }
@@ -273,39 +328,13 @@ class MessageList {
       setTimeout(() => { button.textContent = "Copy"; }, 1400);
     } catch (error) { report(error); }
   }
+}
 
-  // ---- scrolling: follow the end unless the person looks elsewhere
-
-  followScroll() {
-    this.scroller.addEventListener("scroll", () => this.scrolled(), { passive: true });
-    this.scroller.addEventListener("wheel", (event) => { if (event.deltaY < 0) this.release(); }, { passive: true });
-    this.scroller.addEventListener("touchmove", () => { if (this.distance() > 60) this.release(); }, { passive: true });
-    new ResizeObserver(() => { if (this.stick) this.scroller.scrollTop = this.scroller.scrollHeight; }).observe(this.list);
-  }
-
-  distance() {
-    return this.scroller.scrollHeight - this.scroller.scrollTop - this.scroller.clientHeight;
-  }
-
-  scrolled() {
-    const top = this.scroller.scrollTop;
-    if (this.distance() < 40) this.stick = true;
-    else if (top < (this.lastTop ?? 0) - 4) this.stick = false;
-    this.lastTop = top;
-    this.jump.hidden = this.stick || this.distance() < 40;
-  }
-
-  release() {
-    if (this.scroller.scrollHeight <= this.scroller.clientHeight) return;
-    this.stick = false;
-    this.jump.hidden = this.distance() < 40;
-  }
-
-  toEnd() {
-    this.stick = true;
-    this.scroller.scrollTop = this.scroller.scrollHeight;
-    this.jump.hidden = true;
-  }
+/** Two patches as one; `name` is where their blocks are. */
+function joined(before, patch, name) {
+  if (!before || !patch) return patch ?? before;
+  if (patch.from < before.from) return patch;
+  return { ...patch, from: before.from, [name]: before[name].slice(0, patch.from - before.from).concat(patch[name]) };
 }
 
 export function mount(element) {

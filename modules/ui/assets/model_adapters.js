@@ -1,6 +1,7 @@
 // On the models page: the LoRA adapters of the folder, whether each fits the loaded model, and which ones it has in use.
 
 import { AdapterControl, adapterWords, choicesInWords, settled } from "./adapter_rows.js";
+import { AdapterUses } from "./adapter_uses.js";
 import { h } from "./dom.js";
 import { size } from "./job_list.js";
 import { focused, isBusy, openForm, refocus } from "./list_rows.js";
@@ -17,8 +18,9 @@ export class ModelAdapters {
     this.status = h("p", { class: "model-note", role: "status" });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.rows = h("div", { class: "adapter-rows" });
+    this.uses = new AdapterUses(this.library, (name, form) => openForm(this.rows, name, this.library, form));
     this.element = h("section", { class: "adapters", "aria-label": "LoRA adapters", hidden: true },
-      h("header", { class: "list-head" }, h("h2", { text: "LoRA adapters" }), this.model), this.note, this.status, this.problem, this.rows);
+      h("header", { class: "list-head" }, h("h2", { text: "LoRA adapters" }), this.model), this.note, this.status, this.problem, this.uses.jobs.element, this.rows);
     this.changed = settled(() => this.apply());
     listen("model", () => this.follow());
   }
@@ -79,7 +81,7 @@ export class ModelAdapters {
     this.model.value = card?.name ?? "";
     this.note.textContent = card ? `For ${card.name}, in every conversation that does not choose its own; what is set here acts from the next reply on.` : "Load a model to put adapters into use on it.";
     this.status.textContent = card ? (inUse.length ? `In use: ${choicesInWords(inUse)}.` : "None is in use.") : "";
-    const signature = JSON.stringify([adapters, card?.name, adapters.map((row) => this.library.seen(row.name))]);
+    const signature = JSON.stringify([adapters, card?.name, this.uses.trying, adapters.map((row) => this.library.seen(row.name))]);
     const asShown = JSON.stringify(inUse) === JSON.stringify(this.controls.map((control) => control.choice).filter(Boolean));
     // A slider under somebody's finger stays where it is
     if (this.applying || this.changed.pending || isBusy(this.rows) || (signature === this.drawn && (asShown || !this.problem.hidden))) return;
@@ -97,6 +99,6 @@ export class ModelAdapters {
     return h("div", { class: "adapter", data: { name: row.name } }, h("label", {}, control.box, h("span", { text: row.name })),
       h("div", { class: "adapter-about" }, ...[...adapterWords(row, size(row.size_bytes), ...shelfFacts(shelf)), ...shelfNotes(shelf)].filter(Boolean),
         updateNews(row.name, library), said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null),
-      control.scale, h("div", { class: "model-tools" }, modelMenu(row.name, library, (form) => openForm(this.rows, row.name, library, form))));
+      control.scale, h("div", { class: "model-tools" }, this.uses.tryButton(row), modelMenu(row.name, library, (form) => openForm(this.rows, row.name, library, form), this.uses.items(row))));
   }
 }

@@ -4,6 +4,7 @@ import { h, icon, number, plural } from "./dom.js";
 import { size } from "./job_list.js";
 import { focused, isBusy, openForm, refocus } from "./list_rows.js";
 import { ModelAdapters } from "./model_adapters.js";
+import { modelFigures } from "./model_figures.js";
 import { ModelFolders } from "./model_folders.js";
 import { Library, shelfFacts, shelfNotes, sourceBadge, templateBadge, verifications } from "./model_library.js";
 import { ModelFits, fitNote } from "./model_fit.js";
@@ -91,7 +92,7 @@ class ModelList {
     const facts = [
       model.architecture, model.parameters ? `${short(model.parameters)} parameters` : "", model.quantization,
       model.context_length ? `${number(model.context_length)} context` : "", size(model.size_bytes), model.template || model.problem ? "" : "no chat template",
-      ...shelfFacts(shelf),
+      (card ? card.vision : model.sees) ? "sees images" : "", ...shelfFacts(shelf),
     ].filter(Boolean);
     const act = (event) => () => { this.trigger(`${event}_model`, { name: model.name }); setTimeout(refreshModels, 250); };
     const tools = h("div", { class: "model-tools" });
@@ -114,7 +115,7 @@ class ModelList {
         asleep ? h("p", { class: "model-note", text: "Asleep: loads again when used." }) : null,
         ...shelfNotes(shelf), updateNews(model.name, this.library),
         said ? h("p", { class: "model-note bad", role: "alert", text: said }) : null,
-        card ? this.cardLine(card) : null, fitNote(this.fits.of(model.name))),
+        card ? this.cardLine(card) : null, card ? modelFigures(card.name) : null, fitNote(this.fits.of(model.name))),
       tools);
   }
 

@@ -3,12 +3,13 @@
 import { askInPlace, copyText, h } from "./dom.js";
 import { state } from "./page.js";
 
-/** The menu of a row. `row` is the article, `tools` what a question takes the place of. */
-export function modelMenu(name, library, open) {
+/** The menu of a row. `open` opens a form in it; `more` are further items, as [text, what it does]. */
+export function modelMenu(name, library, open, more = []) {
   const item = (text, act) => h("button", { type: "button", class: "menu-item", text, on: { click: () => { close(); act(); } } });
   const items = h("div", { class: "menu", role: "group", "aria-label": `More for ${name}` });
   const pinned = () => Boolean(state.models.models.find((model) => model.name === name)?.pinned);
   const fill = () => items.replaceChildren(...[
+    ...more.map(([text, act]) => item(text, act)),
     library.of(name)?.rename_part ? item("Rename", () => open(renameForm)) : null,
     item("Note", () => open(noteForm)),
     library.hasPins ? item(pinned() ? "Unpin" : "Pin", () => library.act(name, "pin", { pinned: !pinned() })) : null,

@@ -1,41 +1,70 @@
-// The notebook: one text. What the model writes is appended without moving the caret or losing what is typed meanwhile.
+// The notebook that is open: its buttons and views, where the model writes, and what is taken of it. The text itself is in notebook_typing.js.
 
-import { h, icon, iconButton, number, plural } from "./dom.js";
+import { h, iconButton, plural } from "./dom.js";
 import { NextTokens } from "./next_tokens.js";
-import { Stream, emit, listen, report, request, sayLeft, state, toast } from "./page.js";
+import { Alternatives } from "./notebook_alternatives.js";
+import { sendToChat } from "./notebook_chat.js";
+import { NotebookHistory } from "./notebook_history.js";
+import { Likelihood } from "./notebook_likelihood.js";
+import { NotebookList } from "./notebook_list.js";
+import { NotebookMarks } from "./notebook_marks.js";
+import { toPoints, toUnits } from "./notebook_places.js";
+import { NotebookSettings } from "./notebook_settings.js";
+import { DRAFT_KEY, NotebookTyping, OPEN_KEY } from "./notebook_typing.js";
+import { NotebookView } from "./notebook_view.js";
+import { Stream, listen, report, request, sayLeft, state } from "./page.js";
 import { remoteBadge } from "./remote_row.js";
 
-const SETTINGS_KEY = "paddock.notebook.settings";
-const DRAFT_KEY = "paddock.notebook.draft"; // typed just before the tab was closed
-const SAVE_DELAY_MS = 800;
-const COUNT_DELAY_MS = 400;
+const WHERE_KEY = "paddock.notebook.where";
+const PLACES = Object.freeze({ end: "At the end", cursor: "At the cursor", aside: "Beside the text" });
+const MOST_TRIES = 6;
 
-class Notebook {
+class Notebook extends NotebookTyping {
   constructor(element) {
-    this.rev = null;
-    this.running = false;
-    this.dirty = false;
-    this.saving = null;
-    this.base = null; // the server's text as far as it came here
-    this.sent = null; // a text that is on its way to the server
-    this.edits = 0;
-    this.looks = 0; // how often the stream told how things are: what an older answer says then counts no more
-    this.settings = readSettings();
-    this.text = h("textarea", { class: "notebook-text", "aria-label": "Notebook text", spellcheck: "false", placeholder: "Write something; Generate continues at the end of the text." });
+    super();
+    this.settings = new NotebookSettings(() => this.id);
+    this.build(element);
+    this.follow();
+    this.setRunning(false); // what runs is told with the text
+    this.showButtons({});
+    this.settings.tell();
+    if (state.area === "notebook") this.attach();
+  }
+
+  build(element) {
+    this.text = h("textarea", { class: "notebook-text", "aria-label": "Notebook text", spellcheck: "false", placeholder: "Write something; Generate goes on from it." });
     this.count = h("span", { class: "count", "aria-live": "off" });
     this.status = h("span", { class: "status", role: "status" });
+    this.saved = h("span", { class: "notebook-saved" });
     this.generate = h("button", { type: "button", class: "small-button primary generate", on: { click: () => this.run() } });
+    this.where = h("select", { "aria-label": "Where to write", title: "Where the model writes. At the cursor, selected text is replaced; what follows stays. Beside the text, yours stays as it is.", on: { change: () => this.chooseWhere() } },
+      ...Object.entries(PLACES).map(([value, text]) => h("option", { value, text })));
+    this.where.value = localStorage.getItem(WHERE_KEY) in PLACES ? localStorage.getItem(WHERE_KEY) : "end";
+    this.tries = h("select", { "aria-label": "How many alternatives", title: "How many texts are written at once, to pick one" },
+      ...Array.from({ length: MOST_TRIES }, (_, place) => h("option", { value: String(place + 1), text: plural(place + 1, "text") })));
     this.undo = iconButton("undo", "Undo (takes back the last generation or edit)", () => this.act("undo"));
     this.redo = iconButton("redo", "Redo", () => this.act("redo"));
-    this.again = iconButton("retry", "Regenerate: take the last generation back and write another", () => this.act("regenerate", { settings: this.settings }));
+    this.again = iconButton("retry", "Regenerate: take the last generation back and write another", () => (this.aside ? this.run() : this.act("regenerate", { settings: this.settings.values })));
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
     this.kept = h("div", { class: "problem", role: "status", hidden: true });
-    this.next = new NextTokens(() => this.text.value, (token) => this.append(token), () => this.settings.adapters);
     this.remote = h("span", {});
-    const bar = h("div", { class: "notebook-bar" }, this.generate, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.remote, this.status, this.count);
+    this.list = new NotebookList({ open: (id) => this.open(id), current: () => this.id });
+    this.history = new NotebookHistory({ current: () => this.id, restore: (version) => this.restore(version) });
+    this.alternatives = new Alternatives({ take: (text, place) => this.takeAlternative(text, place), dismiss: () => this.act("dismiss"), goOn: (text) => this.run(text) });
+    this.marks = new NotebookMarks(this.settings);
+    const settings = () => this.settings.values;
+    this.next = new NextTokens(() => ({ text: this.text.value.slice(0, this.place().start), settings: settings() }), (token) => this.put(token));
+    this.view = new NotebookView(this.text, new Likelihood({ ask: () => ({ text: this.text.value, settings: settings() }), goOn: (text) => this.goOn(text) }));
+    const toChat = h("button", { type: "button", class: "small-button", text: "Send to chat", title: "The selected text, or all of it, as a message in a new conversation", on: { click: () => sendToChat(this.selected() || this.text.value) } });
+    const head = h("div", { class: "notebook-head" }, this.list.element, this.history.element, toChat, this.marks.element, h("span", { class: "grow" }), this.view.element);
+    const bar = h("div", { class: "notebook-bar" }, this.generate, this.where, this.tries, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.remote, this.status, this.saved, this.count);
     element.replaceChildren(h("div", { class: "notebook" },
-      h("div", { class: "notebook-main" }, this.problem, this.kept, this.text, bar), this.next.element));
+      h("div", { class: "notebook-main" }, head, this.problem, this.kept, this.view.panes, this.alternatives.element, bar), this.next.element));
+    this.chooseWhere();
     element.removeAttribute("aria-busy");
+  }
+
+  follow() {
     this.text.addEventListener("input", () => this.typed());
     this.text.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); this.run(); }
@@ -43,37 +72,44 @@ class Notebook {
     listen("model", () => this.remote.replaceChildren(state.models.loaded[0]?.host ? remoteBadge(state.models.loaded[0]) : ""));
     listen("area", (area) => (area === "notebook" ? this.attach() : this.detach()));
     listen("escape", () => { if (state.area === "notebook" && this.running) this.act("stop"); });
-    listen("settings-edited", ({ scope, settings }) => {
-      if (scope !== "notebook") return;
-      this.settings = { ...this.settings, ...settings };
-      localStorage.setItem(SETTINGS_KEY, JSON.stringify(this.settings));
-    });
+    listen("settings-edited", ({ scope, settings }) => { if (scope === "notebook") this.settings.edit(settings); });
+    listen("open-notebook", (id) => this.open(id));
     window.addEventListener("pagehide", () => this.leave());
-    this.setRunning(false); // what runs is told with the text
-    this.showButtons({});
-    emit("settings", { scope: "notebook", key: "notebook", settings: this.settings });
-    if (state.area === "notebook") this.attach();
   }
 
-  attach() {
-    if (this.stream) return;
-    this.stream = new Stream("ui/notebook/events", {
+  // ---- which notebook
+
+  async attach() {
+    if (this.stream || this.attaching) return;
+    this.attaching = true;
+    this.id ||= await this.openBefore();
+    this.attaching = false;
+    if (this.stream || state.area !== "notebook") return;
+    this.stream = new Stream(`ui/notebook/events?id=${this.id}`, {
       snapshot: (data) => this.show(data),
       append: (data) => this.grow(data),
       queued: ({ place }) => { this.status.textContent = place ? `Waiting, place ${place}` : "Reading the text…"; },
-      loading: ({ stage }) => { this.status.textContent = stage; },
       finished: (data) => this.finish(data),
-    }, (lost) => { if (lost) this.status.textContent = "Connection lost. Trying again…"; });
+      saved: ({ rev }) => this.heard(rev),
+    }, (lost) => { if (lost) this.lost(); });
   }
 
-  leave() {
-    if (this.dirty) {
-      localStorage.setItem(DRAFT_KEY, JSON.stringify({ text: this.text.value, base: this.sent ?? this.base, rev: this.rev }));
-      this.save();
+  /** The one that was open in this tab before a reload, if it is still there. */
+  async openBefore() {
+    const id = sessionStorage.getItem(OPEN_KEY);
+    if (!id) return "";
+    try { return (await request("GET", `ui/notebook?id=${id}`)).id; } catch { return ""; }
+  }
+
+  async lost() {
+    this.status.textContent = "Connection lost. Trying again…";
+    const { id } = this;
+    try { await request("GET", `ui/notebook?id=${id}`); } catch (error) {
+      if (error.status !== 404 || id !== this.id) return;
+      report(error);
+      this.forget();
+      this.attach();
     }
-    if (!this.running) return;
-    this.stream?.pause();
-    sayLeft("ui/notebook/left");
   }
 
   detach() {
@@ -81,164 +117,100 @@ class Notebook {
     this.stream = null;
   }
 
-  /** The text as the server has it; what was typed and is not saved yet wins. */
-  show(data) {
-    this.draw();
+  /** Another notebook; an empty id is the one opened last. */
+  async open(id) {
+    await this.save();
+    if (this.dirty && !this.running) return; // not saved, and save() has said why
+    if (this.dirty) localStorage.setItem(DRAFT_KEY, this.draft());
+    this.forget(id);
+    if (state.area === "notebook") await this.attach();
+  }
+
+  forget(id = "") {
+    this.detach();
+    clearTimeout(this.saveTimer);
+    if (id) sessionStorage.setItem(OPEN_KEY, id); else sessionStorage.removeItem(OPEN_KEY);
+    Object.assign(this, { id, rev: null, base: null, sent: null, dirty: false, waiting: "", tail: 0, behind: 0, saveTimer: null });
     this.looks += 1;
-    if (this.dirty && (data.running || this.running)) this.merge(data);
-    else if (!this.dirty && data.text !== this.text.value) this.replace(data.text);
-    if (!this.dirty || this.rev === null) Object.assign(this, { rev: data.rev, base: data.text });
-    this.sent = null;
-    this.takeDraft(data);
-    this.setRunning(data.running);
-    this.showButtons(data);
-    if (!data.running) this.status.textContent = "";
-    if (this.dirty && !data.running) this.saveSoon();
-    this.countSoon();
-  }
-
-  /** The model's text goes on behind what is typed here; when it is another text, that is shown and what was typed can be put back. */
-  merge(data) {
-    const area = this.text;
-    const base = this.sent !== null && data.text.startsWith(this.sent) ? this.sent : this.base;
-    if (base !== null && data.text.startsWith(base)) {
-      area.setRangeText(data.text.slice(base.length), area.value.length, area.value.length, "preserve");
-    } else {
-      this.keep(area.value);
-      this.replace(data.text);
-      this.dirty = false;
-    }
-    Object.assign(this, { rev: data.rev, base: data.text });
-  }
-
-  /** Offer a text that had to give way. */
-  keep(text) {
-    const put = () => { this.kept.hidden = true; this.replace(text); this.typed(); };
-    this.kept.replaceChildren(h("span", { text: "The notebook was changed in another window. What you typed here is kept." }),
-      h("button", { type: "button", class: "small-button", text: "Put it back", on: { click: put } }),
-      h("button", { type: "button", class: "small-button", text: "Forget it", on: { click: () => { this.kept.hidden = true; } } }));
-    this.kept.hidden = false;
-  }
-
-  /** What was typed last time and did not reach the server any more. */
-  takeDraft(data) {
-    const stored = localStorage.getItem(DRAFT_KEY);
-    if (!stored) return;
-    localStorage.removeItem(DRAFT_KEY);
-    const draft = JSON.parse(stored);
-    if (this.dirty || data.text.startsWith(draft.text)) return;
-    if (typeof draft.base === "string" && data.text.startsWith(draft.base)) {
-      this.replace(draft.text + data.text.slice(draft.base.length));
-      this.typed();
-    } else this.keep(draft.text);
-  }
-
-  /** Another text; the caret stays where it was, as far as that place still exists. */
-  replace(text) {
-    const { selectionStart, selectionEnd, scrollTop } = this.text;
-    this.text.value = text;
-    this.text.setSelectionRange(Math.min(selectionStart, text.length), Math.min(selectionEnd, text.length));
-    this.text.scrollTop = scrollTop;
-  }
-
-  grow({ text, completion_tokens: tokens, tokens_per_s: speed }) {
-    this.waiting = (this.waiting ?? "") + text;
-    this.base = (this.base ?? "") + text;
-    this.speed = tokens ? `${plural(tokens, "token")}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}` : "";
-    this.frame ||= requestAnimationFrame(() => this.draw());
-  }
-
-  draw() {
-    this.frame = 0;
-    if (!this.waiting) return;
-    const area = this.text;
-    const follow = area.scrollHeight - area.scrollTop - area.clientHeight < 60;
-    area.setRangeText(this.waiting, area.value.length, area.value.length, "preserve");
-    this.waiting = "";
-    if (follow) area.scrollTop = area.scrollHeight;
-    this.status.textContent = this.speed;
-    this.countTimer ??= setTimeout(() => this.countTokens(), COUNT_DELAY_MS); // also while it grows without a pause
-  }
-
-  finish(data) {
-    this.draw();
-    this.looks += 1;
+    this.text.value = "";
+    this.kept.hidden = true;
+    this.showProblem(null);
+    this.alternatives.show(null);
     this.setRunning(false);
-    this.rev = data.rev ?? this.rev;
-    this.showButtons(data);
-    if (data.error) this.showProblem({ message: data.error });
-    else if (data.finish_reason === "length") this.status.textContent = `${this.speed ?? ""} · length limit reached`;
-    if (this.dirty) this.saveSoon();
-    this.countTokens();
+    this.view.changed();
   }
 
-  append(token) {
-    this.text.setRangeText(token, this.text.value.length, this.text.value.length, "preserve");
-    this.text.scrollTop = this.text.scrollHeight;
+  leave() {
+    if (this.dirty) {
+      localStorage.setItem(DRAFT_KEY, this.draft());
+      this.save();
+    }
+    if (!this.running) return;
+    this.stream?.pause();
+    sayLeft("ui/notebook/left");
+  }
+
+  draft() {
+    return JSON.stringify({ id: this.id, text: this.text.value, base: this.sent ?? this.base, rev: this.rev, tail: this.tail, behind: this.behind });
+  }
+
+  // ---- writing
+
+  /** Whether the model writes beside the text. */
+  get aside() { return this.where.value === "aside"; }
+
+  chooseWhere() {
+    localStorage.setItem(WHERE_KEY, this.where.value);
+    this.alternatives.stand(this.aside);
+    if (this.aside) this.view.panes.append(this.alternatives.element);
+    else this.view.panes.after(this.alternatives.element);
+    this.showButtons({});
+  }
+
+  /** Where the model is to write, in this text. */
+  place() {
+    const { selectionStart: start, selectionEnd: stop, value } = this.text;
+    return this.where.value === "cursor" ? { start, stop } : { start: value.length, stop: value.length };
+  }
+
+  selected() {
+    return this.text.value.slice(this.text.selectionStart, this.text.selectionEnd);
+  }
+
+  /** A chosen token, where the model would write it. */
+  put(token) {
+    const { start } = this.place();
+    const atEnd = start === this.text.value.length;
+    this.text.setRangeText(token, start, start, "end");
+    if (atEnd) this.text.scrollTop = this.text.scrollHeight;
     this.typed();
   }
 
-  typed() {
-    this.dirty = true;
-    this.edits += 1;
-    this.showProblem(null);
-    this.saveSoon();
-    this.countSoon();
-  }
-
-  saveSoon() {
-    clearTimeout(this.saveTimer);
-    this.saveTimer = setTimeout(() => this.save(), SAVE_DELAY_MS);
-  }
-
-  /** Save what was typed. While the model writes, the text belongs to the server and is saved when it has ended. */
-  async save() {
-    clearTimeout(this.saveTimer);
-    if (!this.dirty || this.running || this.rev === null) return;
-    if (this.saving) { await this.saving.catch(() => {}); return this.save(); }
-    const text = this.sent = this.text.value;
-    this.saving = request("PUT", "ui/notebook", { text, rev: this.rev });
-    try {
-      const { rev } = await this.saving;
-      if (this.sent !== null) Object.assign(this, { rev, base: text }); // else a later look at it has come
-      if (this.text.value === text) this.dirty = false;
-      this.undo.disabled = false;
-    } catch (error) {
-      if (error.status === 409 && error.details.rev !== undefined) this.conflict(error);
-      else if (error.status !== 409) this.showProblem(error); // else it is being written on: saved when that has ended
-    } finally { Object.assign(this, { saving: null, sent: null }); }
-    return undefined;
-  }
-
-  /** Somebody else changed the text: the person chooses which one stays. */
-  conflict(error) {
-    const { text = "", rev } = error.details;
-    const use = (mine) => () => {
-      this.rev = rev ?? this.rev;
-      if (!mine) { this.replace(text); Object.assign(this, { dirty: false, base: text }); }
-      this.showProblem(null);
-      if (mine) this.save();
-    };
-    this.showProblem({ message: "The notebook was changed in another window." });
-    this.problem.append(
-      h("button", { type: "button", class: "small-button", text: "Keep this text", on: { click: use(true) } }),
-      h("button", { type: "button", class: "small-button", text: "Show the other", on: { click: use(false) } }));
-  }
-
-  async run() {
+  /** Have it written on; beside the text also from what stands there already. */
+  async run(begun = "") {
     if (this.running) { this.act("stop"); return; }
     clearTimeout(this.saveTimer);
+    this.saveTimer = null;
     if (this.saving) await this.saving.catch(() => {});
     this.showProblem(null);
-    const { edits, looks } = this;
-    const text = this.sent = this.text.value; // until the stream shows it
+    const { edits, looks, id } = this;
+    const text = this.text.value;
+    const { start, stop } = this.place();
+    const tries = begun ? 1 : Number(this.tries.value);
+    const { aside } = this;
+    const within = tries === 1 && !aside;
+    const place = stop < text.length || start < stop ? { start: toPoints(text, start), stop: toPoints(text, stop) } : {};
+    if (within && start < stop) this.text.setRangeText("", start, stop, "end");
+    this.sent = this.text.value; // until the stream shows it
     try {
-      const { rev } = await request("POST", "ui/notebook/generate", { text, settings: this.settings });
+      const { rev } = await request("POST", "ui/notebook/generate", { id, text, tries, aside, begun, ...place, settings: this.settings.values });
       if (edits === this.edits) this.dirty = false;
       if (looks !== this.looks) return;
       this.rev = rev ?? this.rev;
       this.setRunning(true);
+      this.behind = within ? text.length - stop : 0;
     } catch (error) {
+      if (this.sent === this.text.value) this.replace(text); // the selection was not replaced
       this.sent = null;
       this.showProblem(error);
     }
@@ -247,65 +219,49 @@ class Notebook {
   async act(verb, body = {}) {
     this.showProblem(null);
     if (verb !== "stop") await this.save();
-    if (verb !== "stop" && this.dirty && !this.running) return; // not saved, and save() has said why: nothing may take its place
+    if (verb !== "stop" && this.dirty && !this.running) return false; // not saved, and save() has said why: nothing may take its place
     this.text.readOnly = verb !== "stop";
     const { looks } = this;
     try {
-      const data = await request("POST", `ui/notebook/${verb}`, body);
-      if (verb === "stop" || looks !== this.looks) return;
+      const data = await request("POST", verb.startsWith("ui/") ? verb : `ui/notebook/${verb}`, { id: this.id, ...(typeof body === "function" ? body() : body) });
+      if (verb === "stop" || looks !== this.looks) return true;
       this.rev = data.rev ?? this.rev;
       this.dirty = false;
       if (!data.running) { this.replace(data.text); this.base = data.text; } // what is being written comes with the stream
+      this.alternatives.show(data.alternatives);
       this.setRunning(Boolean(data.running));
       this.showButtons(data);
       this.countSoon();
-    } catch (error) { this.showProblem(error); } finally { this.text.readOnly = false; }
+      return true;
+    } catch (error) { this.showProblem(error); return false; } finally { this.text.readOnly = false; }
   }
 
-  setRunning(running) {
-    this.running = running;
-    this.generate.replaceChildren(icon(running ? "stop" : "send"), h("span", { text: running ? "Stop" : "Generate" }));
-    this.generate.title = running ? "Stop (Esc)" : "Generate (Ctrl+Enter)";
-    this.text.classList.toggle("streaming", running);
-    for (const button of [this.undo, this.redo, this.again]) button.classList.toggle("waits", running);
+  // ---- taking
+
+  /** Another text in the place of this one, which Undo brings back. */
+  take(text) {
+    return this.act("take", () => ({ text, rev: this.rev }));
   }
 
-  showButtons({ can_undo: undo = !this.undo.disabled, can_redo: redo = !this.redo.disabled }) {
-    this.undo.disabled = !undo;
-    this.redo.disabled = !redo;
-    this.again.disabled = !undo;
+  restore(version) {
+    return this.act(`ui/notebooks/${this.id}/versions/${version}/restore`);
   }
 
-  countSoon() {
-    clearTimeout(this.countTimer);
-    this.countTimer = setTimeout(() => this.countTokens(), COUNT_DELAY_MS);
+  async goOn(text) {
+    if (!await this.take(text)) return;
+    this.text.setSelectionRange(text.length, text.length);
+    this.view.choose({ name: this.view.columns ? this.view.name : "text" });
+    await this.run();
   }
 
-  async countTokens() {
-    clearTimeout(this.countTimer);
-    this.countTimer = null;
-    const text = this.text.value;
-    const asked = this.countAsked = (this.countAsked ?? 0) + 1;
-    try {
-      const { count, limit } = text ? await request("POST", "ui/tokens", { text }) : { count: 0, limit: null };
-      if (asked !== this.countAsked) return; // a later question is on its way
-      this.count.textContent = count === null ? "" : limit ? `${number(count)} / ${number(limit)} tokens` : plural(count, "token");
-      this.count.classList.toggle("full", Boolean(limit) && count >= limit);
-    } catch { this.count.textContent = ""; }
+  takeAlternative(text, { start, stop }) {
+    const { value } = this.text;
+    const from = toUnits(value, start);
+    const to = toUnits(value, stop);
+    const same = this.base !== null && this.base.slice(0, toUnits(this.base, stop)) === value.slice(0, to);
+    const [first, last] = same ? [from, to] : [this.text.selectionStart, this.text.selectionStart]; // what stood there was changed since
+    return this.take(value.slice(0, first) + text + value.slice(last));
   }
-
-  showProblem(error) {
-    this.problem.hidden = !error;
-    if (error) this.problem.replaceChildren(h("span", { text: error.message }));
-  }
-}
-
-function readSettings() {
-  try { return JSON.parse(localStorage.getItem(SETTINGS_KEY)) ?? defaults(); } catch (error) { toast("The notebook's settings could not be read and begin anew."); return defaults(); }
-}
-
-function defaults() {
-  return { preset: "Balanced", params: { max_tokens: 256 } };
 }
 
 export function mount(element) {

@@ -4,7 +4,9 @@ import { h, icon, iconButton } from "./dom.js";
 
 const BASE = new URL("./", document.baseURI); // right below a reverse proxy's path too
 const THEME_KEY = "paddock.theme";
+const SIDE_KEY = "paddock.side";
 const AREA_KEY = "paddock.area"; // of this tab, so that a reload stays where it was
+const NARROW = matchMedia("(max-width: 860px)"); // where the list of conversations lies over the page
 
 /** Events between the views: "conversation", "conversations-changed", "area", "model", "settings", "show-settings". */
 export const bus = new EventTarget();
@@ -163,7 +165,7 @@ export function openConversation(id, { replace = false } = {}) {
 
 export async function newConversation() {
   try {
-    const { id } = await request("POST", "ui/conversations", {});
+    const { id } = await request("POST", "ui/conversations", { begin: true });
     openConversation(id);
     emit("conversations-changed");
   } catch (error) { report(error); }
@@ -225,7 +227,7 @@ export function shortName(name) {
 // ---- the frame around the views
 
 function buildFrame() {
-  const menu = iconButton("menu", "Conversations", () => document.body.classList.toggle("side-open"), { id: "menu-button" });
+  const menu = iconButton("menu", "Conversations", () => toggleSide(), { id: "menu-button" });
   const settings = h("button", { type: "button", id: "settings-button", class: "bar-button", "aria-label": "Settings", "aria-expanded": "false" }, icon("sliders"), h("span", { text: "Settings" }));
   settings.addEventListener("click", () => toggleDrawer());
   const veil = h("div", { id: "veil", on: { click: () => document.body.classList.remove("side-open", "drawer-open") } });
@@ -234,32 +236,64 @@ function buildFrame() {
   document.body.append(menu, settings, veil);
 }
 
+/** Show or hide the list of conversations: over the page where that is narrow, else for good. */
+export function toggleSide(open = !sideIsOpen()) {
+  if (NARROW.matches) { document.body.classList.toggle("side-open", open); return; }
+  document.body.classList.toggle("side-hidden", !open);
+  localStorage.setItem(SIDE_KEY, open ? "shown" : "hidden");
+}
+
+function sideIsOpen() {
+  return NARROW.matches ? document.body.matches(".side-open") : !document.body.matches(".side-hidden");
+}
+
 export function toggleDrawer(open = !document.body.classList.contains("drawer-open")) {
   document.body.classList.toggle("drawer-open", open);
   document.querySelector("#settings-button")?.setAttribute("aria-expanded", String(open));
   if (open) emit("drawer-opened");
 }
 
+/** Whether Escape is about the settings drawer: the person is in it or nowhere, or it covers everything; not about a list that is open in it. */
+function drawerIsMeant(element) {
+  const drawer = document.querySelector("#drawer");
+  if (!drawer || !document.body.matches(".drawer-open") || element.matches?.('[aria-expanded="true"][role="listbox"], [aria-expanded="true"][role="combobox"]')) return false;
+  return drawer.contains(element) || element === document.body || drawer.offsetWidth >= innerWidth;
+}
+
 function onKey(event) {
-  if ((event.ctrlKey || event.metaKey) && event.shiftKey && event.key.toLowerCase() === "o") { event.preventDefault(); newConversation(); }
   if (event.key === "Escape" && !event.defaultPrevented) {
     if (document.body.matches(".side-open")) document.body.classList.remove("side-open");
+    else if (drawerIsMeant(event.target)) toggleDrawer(false);
     else emit("escape");
   }
 }
 
+/** A private conversation does not come back when its page is loaded again. */
+function leavePrivate() {
+  if (!conversationInAddress()?.startsWith("p") || performance.getEntriesByType("navigation")[0]?.type === "navigate") return;
+  history.replaceState({}, "", location.pathname);
+  setTimeout(() => toast("The private conversation ended when its page was loaded again."), 500);
+}
+
 function start() {
   if (document.body.dataset.area) return;
+  leavePrivate();
   document.body.dataset.area = "chat";
   applyTheme();
   new MutationObserver(applyTheme).observe(document.body, { attributes: true, attributeFilter: ["class"] });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", applyTheme);
   buildFrame();
+  document.body.classList.toggle("side-hidden", localStorage.getItem(SIDE_KEY) === "hidden");
+  document.addEventListener("click", (event) => { if (!NARROW.matches && event.target.closest?.(".side-close")) toggleSide(false); });
   watchAreas();
   document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshModels(); });
   window.addEventListener("popstate", () => emit("conversation", conversationInAddress()));
   refreshModels();
+  import("./keys.js"); // it needs this module, so it comes after it
+  import("./formula_copy.js");
+  import("./page_memory.js");
+  import("./people.js");
 }
 
 start();

@@ -13,6 +13,7 @@ import gradio as gr
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import ModelInfo
+from modules.core.person import PERSON, Person, check_manages
 from modules.services.model_choices import changes
 from modules.ui.form import Form, checked, label_of
 from modules.ui.notices import attempt, notify, sentence
@@ -178,23 +179,41 @@ class ModelsTab:
         """Advice on another model says nothing of this one."""
         return _problem("")
 
-    async def load_as_shown(self, name: str, loader: str, *shown: Any) -> Any:
+    async def load_as_shown(self, name: str, loader: str, request: gr.Request, *shown: Any) -> Any:
         """Load the picked model with the options shown; a failure stays as a sentence above the form."""
         try:
+            check_manages(self._app.settings, person_of(request))
             options = self._forms[loader].read(self._shown_of(loader, shown))
             await self._app.models.load(name, loader, options.model_dump(mode="json", exclude_defaults=True))
         except AppError as error:
             return _problem(sentence(error))
         return _problem("")
 
-    async def load_remembered(self, event: gr.EventData) -> None:
+    async def load_remembered(self, event: gr.EventData, request: gr.Request) -> None:
         """Load a model as it was last loaded; the list itself shows why a load failed."""
         choice = self._app.models.remembered(_told(event, "name"))
-        await attempt(self._app.models.load(choice.name, choice.loader, choice.options), notice=False)
+        if self._may(request):
+            await attempt(self._app.models.load(choice.name, choice.loader, choice.options), notice=False)
 
-    async def unload(self, event: gr.EventData) -> None:
+    async def unload(self, event: gr.EventData, request: gr.Request) -> None:
         """Give a model's memory back."""
-        await attempt(self._app.models.unload(_told(event, "name")))
+        if self._may(request):
+            await attempt(self._app.models.unload(_told(event, "name")))
+
+    def _may(self, request: gr.Request) -> bool:
+        """Whether who asks may load and unload; who may not is told."""
+        try:
+            check_manages(self._app.settings, person_of(request))
+        except AppError as error:
+            notify(error)
+            return False
+        return True
+
+
+def person_of(request: gr.Request) -> Person | None:
+    """Who sent a request whose handler waits in Gradio's queue, which runs it later and beside it."""
+    found = request.request.scope.get(PERSON) if request.request is not None else None
+    return found if isinstance(found, Person) else None
 
 
 def _told(event: gr.EventData, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Notebook: one text that the model continues at its end. Drawn by the browser from the page's own routes."""
+"""Notebook: texts that the model writes on, and what it finds likely in them. Drawn by the browser from the page's own routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The notebook: one text that grows at its end: drawn by `assets/notebook_text.js`."""
+"""The open notebook, all others, and views of its text: drawn by `assets/notebook_text.js`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from modules.ui.views.frame import View
 
 
 class NotebookText(View):
-    """The notebook: one text that grows at its end."""
+    """The open notebook."""
 
     module = "notebook_text"

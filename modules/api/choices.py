@@ -1,0 +1,40 @@
+"""One finished choice of an answer, and OpenAI's words for how it ended, and vLLM's table of a prompt. Knows no route and no shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from modules.core.generation import TokenLogprob, Usage
+
+FINISH_WORDS = MappingProxyType({"stop": "stop", "length": "length", "cancelled": "stop", "error": "stop", None: None})
+
+
+@dataclass
+class Whole:
+    """One finished choice."""
+
+    text: str = ""
+    thinking: str = ""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    finish_reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    seed: int = 0
+
+
+def prompt_table(entries: Sequence[TokenLogprob]) -> list[dict[str, Any] | None]:
+    """The tokens of a prompt as vLLM tells them: nothing for the first, then by token id; a rank where it is known."""
+    return [None if place == 0 else _ranked(entry) for place, entry in enumerate(entries)]
+
+
+def _ranked(entry: TokenLogprob) -> dict[str, Any]:
+    rows = {other.token_id: _row(other, rank) for rank, other in enumerate(entry.top, 1)}
+    rows.setdefault(entry.token_id, _row(entry, None))
+    return {str(token_id): row for token_id, row in rows.items()}
+
+
+def _row(entry: TokenLogprob, rank: int | None) -> dict[str, Any]:
+    return {"logprob": entry.logprob, "rank": rank, "decoded_token": entry.text}

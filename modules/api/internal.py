@@ -1,0 +1,84 @@
+"""Text to token ids and back, counts, and the likeliest next tokens: POST /v1/internal/encode, decode, token-count and logits.
+
+The shapes are those that clients of other local servers know. Token ids are of the plain text, without a token that a model puts in front.
+"""
+
+from __future__ import annotations
+
+from math import exp
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field, field_validator
+
+from modules.api.answers import JsonAnswer
+from modules.api.errors import documented_errors
+from modules.api.schemas import TEXT_LIMIT
+from modules.core.generation import TextPrompt
+from modules.core.model import AdapterChoices
+from modules.services.app import App
+
+MOST_IDS = 1_048_576
+
+
+class TextBody(BaseModel):
+    """A text, and the model whose tokens are meant."""
+
+    text: str = Field(max_length=TEXT_LIMIT)
+    model: str = ""
+
+
+class TokensBody(BaseModel):
+    """Token ids of a model."""
+
+    tokens: list[int] = Field(max_length=MOST_IDS)
+    model: str = ""
+
+
+class LogitsBody(BaseModel):
+    """A text whose next token is asked about."""
+
+    prompt: str = Field(max_length=TEXT_LIMIT)
+    model: str = ""
+    top_logits: int = Field(50, ge=1, le=500)
+    use_samplers: bool = False
+    adapters: AdapterChoices | None = None
+
+    @field_validator("use_samplers")
+    @classmethod
+    def _plain(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("the probabilities are the model's own, before any sampler; leave it out")
+        return value
+
+
+def internal_router(app: App) -> APIRouter:
+    """The routes over an `App`."""
+    router = APIRouter(prefix="/v1/internal", responses=documented_errors())
+
+    @router.post("/encode")
+    async def encode(body: TextBody) -> dict[str, Any]:
+        """Token ids of a text."""
+        tokens = await app.generation.tokenize(body.text, body.model)
+        return {"tokens": tokens, "length": len(tokens)}
+
+    @router.post("/decode", response_model=None)
+    async def decode(body: TokensBody) -> JsonAnswer:
+        """The text of token ids, special tokens as they are written."""
+        return JsonAnswer({"text": await app.generation.detokenize(body.tokens, body.model)})
+
+    @router.post("/token-count")
+    async def count(body: TextBody) -> dict[str, int]:
+        """How many tokens a text has."""
+        return {"length": len(await app.generation.tokenize(body.text, body.model))}
+
+    @router.post("/logits", response_model=None)
+    async def logits(body: LogitsBody) -> JsonAnswer:
+        """The likeliest next tokens after a text, with their probabilities, best first."""
+        found = await app.generation.next_tokens(TextPrompt(text=body.prompt), body.top_logits, body.model, body.adapters)
+        named: dict[str, float] = {}
+        for entry in found:
+            named.setdefault(entry.text, exp(entry.logprob))
+        return JsonAnswer({"logits": named})
+
+    return router

@@ -1,0 +1,73 @@
+"""What the four fields that shape a text may be: bounded before anything reads them.
+
+They say what the whole reply looks like: a grammar, a JSON schema, a regular expression or a list of choices. Here are sizes and depths only, for
+every process; whether a grammar makes sense is found where there is a model (engine/constraints.py).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+SHAPE_FIELDS = ("grammar", "json_schema", "regex", "choices")
+LONGEST_SHAPE = 65_536  # characters of a grammar or schema, and of all choices together
+LONGEST_REGEX = 8_192
+MOST_CHOICES = 1_024
+DEEPEST_SCHEMA = 64  # objects and lists in each other
+
+
+def canonical_schema(value: Any) -> str:
+    """A JSON schema, as text or as an object, as the shortest text; properties stay in their order. Nothing for nothing.
+
+    Raises:
+        ValueError: no JSON, no schema, too long or too deep.
+    """
+    if isinstance(value, str):
+        if len(value) > LONGEST_SHAPE:
+            raise ValueError(_too_long(len(value)))
+        if not value.strip():
+            return ""
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the schema is no JSON ({str(error)[:80]})") from error
+    if not isinstance(value, dict | bool):
+        raise ValueError(f"a schema is a JSON object, like {{“type”: “object”}}; got {type(value).__name__}")
+    if _too_deep(value):
+        raise ValueError(f"at most {DEEPEST_SCHEMA} objects and lists in each other")
+    try:
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the schema is no JSON ({str(error)[:80]})") from error
+    if len(text) > LONGEST_SHAPE:
+        raise ValueError(_too_long(len(text)))
+    return text
+
+
+def checked_choices(choices: tuple[str, ...]) -> tuple[str, ...]:
+    """Each choice once, in their order.
+
+    Raises:
+        ValueError: an empty one, or all together too long.
+    """
+    if any(not choice for choice in choices):
+        raise ValueError("an empty text is no choice")
+    size = sum(map(len, choices))
+    if size > LONGEST_SHAPE:
+        raise ValueError(_too_long(size))
+    return tuple(dict.fromkeys(choices))
+
+
+def _too_long(size: int) -> str:
+    return f"at most {LONGEST_SHAPE} characters; got {size}"
+
+
+def _too_deep(value: Any) -> bool:
+    """Whether there are more levels than allowed; level by level, so that no depth can exhaust the stack."""
+    level: list[Any] = [value] if isinstance(value, dict) else []
+    for _ in range(DEEPEST_SCHEMA):
+        inner = (part for outer in level for part in (outer.values() if isinstance(outer, dict) else outer))
+        level = [part for part in inner if isinstance(part, dict | list)]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,101 @@
+"""From the parameters that shape a text to the notation that llguidance reads, each bounded on the way. Knows no tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from modules.core.errors import InvalidRequest
+from modules.core.text_shape import SHAPE_FIELDS, canonical_schema
+from modules.engine.gbnf import read_gbnf
+from modules.engine.lark import HEADER, write_lark
+from modules.engine.lexemes import Lexemes
+from modules.engine.regex_bounds import bounded_regex
+from modules.engine.rule_facts import check_size
+
+if TYPE_CHECKING:
+    from modules.core.params import GenerationParams
+
+TITLES = MappingProxyType(
+    {"grammar": "grammar", "json_schema": "JSON schema", "regex": "regular expression", "choices": "list of choices"}
+)
+# Of JSON: nothing, a space, or a new line with its indentation. Without a limit some models write spaces for ever
+SPACE = r"( |\r?\n[ \t]{0,20})"
+FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})  # the others say nothing here
+VALUES = frozenset({"enum", "const", "default", "examples"})  # keywords whose values are no schemas
+
+
+def shape_of(params: GenerationParams) -> tuple[str, str | tuple[str, ...]] | None:
+    """The field that shapes the text and its value; None where the text is free."""
+    return next(((name, getattr(params, name)) for name in SHAPE_FIELDS if getattr(params, name)), None)
+
+
+def write_shape(name: str, value: str | tuple[str, ...]) -> str:
+    """The shape in Lark's notation.
+
+    Raises:
+        InvalidRequest: it is not right, or too large.
+    """
+    writers: dict[str, Callable[[Any], str]] = {"grammar": _grammar, "json_schema": _schema, "regex": _regex, "choices": _choices}
+    return writers[name](value)
+
+
+def _grammar(text: str) -> str:
+    rules = read_gbnf(text)
+    check_size(rules)
+    lexemes = Lexemes(rules)
+    if not lexemes.possible:
+        raise InvalidRequest("No text fits the grammar: root never comes to an end. Give each rule that names itself a way out.", field="grammar")
+    return write_lark(rules, lexemes)
+
+
+def _regex(text: str) -> str:
+    import llguidance
+
+    return f"{HEADER}start: TEXT\nTEXT: /{llguidance.regex_to_lark(bounded_regex(text), 'dws')}/\n"
+
+
+def _choices(choices: tuple[str, ...]) -> str:
+    written = (json.dumps(choice, ensure_ascii=False).replace("\x7f", "\\u007f") for choice in choices)
+    return f"{HEADER}start: TEXT\nTEXT: {' | '.join(written)}\n"
+
+
+def _schema(text: str) -> str:
+    try:
+        schema = json.loads(canonical_schema(text))
+    except ValueError as error:
+        raise InvalidRequest(f"The JSON schema cannot be used: {error}.", field="json_schema") from error
+    if schema is True:
+        schema = {}
+    if schema is False:
+        raise InvalidRequest("The JSON schema is false: no text fits it.", field="json_schema")
+    for part in _schemas(schema):
+        keyed = part.get("patternProperties")
+        for pattern in (part.get("pattern"), *(keyed if isinstance(keyed, dict) else ())):
+            if isinstance(pattern, str):
+                _check_pattern(pattern)
+        if isinstance(part.get("format"), str) and part["format"] not in FORMATS:
+            del part["format"]
+    schema["x-guidance"] = {"whitespace_pattern": SPACE, "coerce_one_of": True}
+    return f"{HEADER}start: %json {json.dumps(schema)}\n"
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        bounded_regex(pattern)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"A pattern of the JSON schema: {error.message}", field="json_schema") from error
+
+
+def _schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All objects of a schema that are schemas themselves or hold some; values that are only compared are left out."""
+    waiting: list[Any] = [schema]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, dict):
+            yield part
+            waiting += [inner for key, inner in part.items() if key not in VALUES]
+        elif isinstance(part, list):
+            waiting += part

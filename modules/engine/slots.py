@@ -1,0 +1,263 @@
+"""The slots of a model and what stands in them: who gets which one, what is taken over from earlier work, and what makes room.
+
+Pure bookkeeping over token ids; of a `Runner` it uses the calls that move, save and restore cached positions. Knows no queue and no steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modules.core.model import Adapter
+from modules.engine.pace import Pace
+from modules.engine.prefixes import common_prefix, starts_with
+from modules.engine.sequence import Sequence
+from modules.engine.spill import Spill
+from modules.engine.spill_disk import Reading
+from modules.engine.spill_states import Saved, StateMemory
+
+MIN_WAIT_TOKENS = 32  # for fewer nobody waits until another one has computed them
+MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
+
+
+class SlotMemory(StateMemory, Protocol):
+    """The part of a `Runner` that moves cached positions."""
+
+    def truncate(self, slot: int, length: int) -> int:
+        """Forget positions >= length; the length really kept."""
+        ...
+
+    def copy_prefix(self, source: int, target: int, length: int) -> bool:
+        """Let `target` start with the first positions of `source`; False leaves `target` empty."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One place for a sequence in the model's memory."""
+
+    index: int
+    cached: list[int] = field(default_factory=list)  # ids in memory while idle
+    sequence: Sequence | None = None
+    used_at: int = 0  # tick of the last use
+    adapters: tuple[Adapter, ...] = ()  # what is in memory was computed with them
+    keep_on_disk: bool = True  # what is in memory, once it has to leave
+
+    @property
+    def length(self) -> int:
+        """Positions in memory."""
+        return len(self.cached) if self.sequence is None else self.sequence.computed
+
+    @property
+    def ids(self) -> list[int]:
+        """The ids of which the first `length` are in memory."""
+        return self.cached if self.sequence is None else self.sequence.ids
+
+    def shared_prefix(self, ids: list[int]) -> int:
+        """How many of `ids` stand at the beginning of this slot's memory."""
+        return common_prefix(self.ids, ids, min(self.length, len(ids)))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where the longest known beginning of a prompt is: in a slot, in a saved state, or nowhere."""
+
+    shared: int = 0
+    slot: Slot | None = None
+    saved: Saved | None = None
+
+
+class SlotTable:
+    """All slots of one model."""
+
+    def __init__(self, memory: SlotMemory, *, n_slots: int, capacity_tokens: int, spill: Spill, pace: Pace) -> None:
+        self.slots = [Slot(index) for index in range(n_slots)]
+        self.capacity_tokens = capacity_tokens
+        self.adapters: tuple[Adapter, ...] = ()  # in use on the model
+        self.spill = spill
+        self.min_wait_tokens = MIN_WAIT_TOKENS
+        self._memory = memory
+        self._pace = pace
+        self._tick = 0
+
+    @property
+    def used_tokens(self) -> int:
+        """Tokens in the model's memory, running or idle."""
+        return sum(slot.length for slot in self.slots)
+
+    # ---- coming and going ------------------------------------------------------------------------------------------
+
+    def source_for(self, sequence: Sequence) -> Source:
+        """The longest beginning of a sequence that is known under the present adapters."""
+        ids = sequence.ids[: sequence.reusable]
+        best, best_key = Source(), (False, 0, False, 0)
+        for slot in self.slots:
+            shared = slot.shared_prefix(ids) if slot.adapters == self.adapters else 0
+            sure = self._memory.keeps_parts or shared == slot.length  # elsewhere a cut may lose everything
+            key = (sure, shared, slot.sequence is None, slot.used_at)
+            if shared and key > best_key:
+                best, best_key = Source(shared, slot), key
+        saved, shared = self.spill.longest(ids, self.adapters)
+        return Source(shared, saved=saved) if saved is not None and (True, shared - MIN_COPY_TOKENS) > best_key[:2] else best
+
+    def look_on_disk(self, sequence: Sequence, source: Source) -> Source:
+        """A better source than this one, if what is still to be written is one; or let the sequence wait for what is read for it."""
+        disk = self.spill.disk
+        if disk is None or sequence.deterministic:
+            return source
+        known = source.shared if sequence.leader is None else sequence.common
+        found, shared = disk.bring(sequence.ids[: sequence.reusable], self.adapters, known, self._pace.prefill_s_per_token)
+        if found is None:
+            return source
+        if isinstance(found, Reading):
+            sequence.leader, sequence.common = found, shared
+            return source
+        sequence.leader = None
+        return Source(shared, saved=found)
+
+    def leader_for(self, sequence: Sequence, known: int, running: SequenceABC[Sequence]) -> None:
+        """Let a sequence wait for one that is in prefill, if that will soon have computed more of its beginning than is known by now."""
+        if not self._memory.keeps_parts:
+            return
+        ids = sequence.ids[: sequence.reusable]
+        most = known + self.min_wait_tokens - 1
+        for other in running:
+            if other.pending == 1 or other.leader is not None or other is sequence:
+                continue  # who waits leads nobody, so there is no ring
+            shared = common_prefix(other.ids, ids, min(other.computed + other.unread, len(ids)))  # what is sure to come of it
+            if shared > max(most, other.computed):
+                sequence.leader, sequence.common, most = other, shared, shared
+
+    def occupy(self, sequence: Sequence, source: Source) -> Slot:
+        """Give a sequence a slot: the one where its conversation stands idle, or the free one that was used least recently.
+
+        The memory is touched afterwards, by `begin`: if that fails, nobody is lost.
+        """
+        target = source.slot if source.slot is not None and _goes_on(source.slot, source.shared) else None
+        if sequence.deterministic:
+            target = self.slots[0]
+        elif target is None:
+            free = [slot for slot in self.slots if slot.sequence is None]
+            target = min(free, key=lambda slot: (bool(slot.cached), slot.used_at))
+        target.sequence, target.used_at = sequence, self._next_tick()
+        sequence.slot, sequence.computed = target.index, 0
+        return target
+
+    def begin(self, sequence: Sequence, source: Source) -> None:
+        """Make the memory of an occupied slot ready, with what can be taken over."""
+        target = self.slots[sequence.slot]
+        if sequence.deterministic:
+            while self.evict_idle():
+                pass
+        if source.saved is not None:
+            self.spill.take(source.saved)
+        if source.slot is target:
+            kept = self._cut(target, source.shared)
+        else:
+            self._clear(target)
+            kept = self._bring(source, target)
+        target.adapters = self.adapters
+        sequence.computed = kept
+
+    def take_over(self, sequence: Sequence) -> None:
+        """Let a slot whose sequence waited for others begin with what is known by now, if that is more than it has."""
+        source, leader = self.source_for(sequence), sequence.leader
+        sequence.leader = None
+        if isinstance(leader, Reading) and leader.saved is not None and sequence.common > source.shared:
+            source = Source(sequence.common, saved=leader.saved)
+        if source.saved is not None:
+            self.spill.take(source.saved)
+        sequence.computed = self._bring(source, self.slots[sequence.slot])
+
+    def leave(self, sequence: Sequence) -> Slot:
+        """Free the slot of a sequence; what it computed stays there as a cache."""
+        slot = self.slots[sequence.slot]
+        slot.cached = sequence.ids[: sequence.computed]
+        slot.sequence, slot.used_at, slot.keep_on_disk = None, self._next_tick(), sequence.keep_on_disk
+        sequence.slot = -1
+        return slot
+
+    # ---- room ------------------------------------------------------------------------------------------------------
+
+    def evict(self, slot: Slot) -> None:
+        """Empty an idle slot; what it holds is saved where that is worth it."""
+        if slot.sequence is None and slot.cached:
+            self._clear(slot)
+
+    def evict_idle(self, spared: Slot | None = None) -> bool:
+        """Empty the idle slot that was used least recently; False when there is none but `spared`."""
+        idle = [slot for slot in self.slots if slot.sequence is None and slot.cached and slot is not spared]
+        if not idle:
+            return False
+        self.evict(min(idle, key=lambda slot: slot.used_at))
+        return True
+
+    def make_room(self, tokens: int, spared: Slot | None = None) -> bool:
+        """Evict idle caches other than `spared` until that many tokens fit; False if they cannot."""
+        while self.used_tokens + tokens > self.capacity_tokens:
+            if not self.evict_idle(spared):
+                return False
+        return True
+
+    def forget_all(self) -> None:
+        """Empty every slot, and save nothing; nothing may be running."""
+        for slot in self.slots:
+            slot.cached = []
+            self._memory.truncate(slot.index, 0)
+
+    def cut_back(self, slot: Slot, length: int) -> int:
+        """Take the last positions of a slot out of the memory, as guesses that proved wrong; the length really kept."""
+        return self._memory.truncate(slot.index, length)
+
+    # ---- the memory itself -----------------------------------------------------------------------------------------
+
+    def _cut(self, slot: Slot, length: int) -> int:
+        """Keep only the first positions of a slot's cache; the length really kept."""
+        lost = len(slot.cached) - length
+        if lost > 0:
+            self._save(slot, lost if self._memory.keeps_parts else len(slot.cached))
+            length = min(length, self._memory.truncate(slot.index, length))
+        slot.cached = []
+        return length
+
+    def _clear(self, slot: Slot) -> None:
+        if slot.cached:
+            self._save(slot, len(slot.cached))
+            slot.cached = []
+            self._memory.truncate(slot.index, 0)
+
+    def _save(self, slot: Slot, lost: int) -> None:
+        """Save the cache of a slot, unless another slot holds all of it too."""
+        ids = slot.cached
+        if self._memory.keeps_parts:
+            for other in self.slots:
+                if other is not slot and other.adapters == slot.adapters and other.length >= len(ids) and starts_with(other.ids, ids):
+                    return
+        self.spill.save(
+            slot.index, ids, slot.adapters, lost=lost, prefill_s_per_token=self._pace.prefill_s_per_token, keep_on_disk=slot.keep_on_disk
+        )
+
+    def _bring(self, source: Source, target: Slot) -> int:
+        """Let a slot begin with what is known, instead of the little that it may hold; how much it holds then."""
+        held = target.length
+        known = source.shared if source.shared - held >= MIN_COPY_TOKENS else 0
+        if source.saved is not None:
+            whole = len(source.saved.ids)
+            if known and self.make_room(whole - held):  # a part is cut out of the whole, there
+                self._memory.truncate(target.index, 0)
+                return self.spill.restore(source.saved, target.index, known)
+            self.spill.put_back(source.saved)
+        elif source.slot is not None and known and self.make_room(known - held, source.slot):
+            source.slot.used_at = self._tick
+            return known if self._memory.copy_prefix(source.slot.index, target.index, known) else 0
+        return held
+
+    def _next_tick(self) -> int:
+        self._tick += 1
+        return self._tick
+
+
+def _goes_on(slot: Slot, shared: int) -> bool:
+    """Whether a prompt that shares so much with an idle slot is the same conversation."""
+    return slot.sequence is None and 2 * shared >= len(slot.cached)

@@ -1,0 +1,202 @@
+"""Conversations that lost their slot: what the model's memory held of them, kept in main memory within a budget, and beyond that on disk.
+
+Who was used least recently goes first: to the disk, if there is one (`spill_disk.py`). Knows ids and sizes; no slot's sequence and no queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as SequenceABC
+
+from modules.core.errors import AppError
+from modules.core.model import Adapter
+from modules.engine.prefixes import starts_with
+from modules.engine.spill_disk import DiskSpill, Tell, open_disk
+from modules.engine.spill_states import Saved, StateMemory, longest_of, serves_for
+
+log = logging.getLogger(__name__)
+
+MIN_SPILL_TOKENS = 64  # fewer are computed again as quickly
+MEASURED_SAVES = 3  # before what saving costs is believed
+
+
+class Spill:
+    """Saved states of one model, the least recently used first."""
+
+    def __init__(self, memory: StateMemory, budget_bytes: int) -> None:
+        self._memory = memory
+        self.budget_bytes = budget_bytes
+        self.disk: DiskSpill | None = None
+        self.min_tokens = MIN_SPILL_TOKENS
+        self._saved: list[Saved] = []
+        self._prefill_s_per_token = 0.0
+        self._s_per_byte = 0.0  # of the fastest save so far: the others were held up by something
+        self._copies = 0  # by which that was measured
+        self._next_bytes = 0  # what the next save may need: as much as the last one
+        self.saves = self.restores = self.restored_tokens = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What the states take of main memory."""
+        return sum(saved.size_bytes for saved in self._saved)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all states."""
+        return sum(len(saved.ids) for saved in self._saved)
+
+    def figures(self) -> dict[str, int]:
+        """What counters say of main memory and disk."""
+        own = {
+            "spilled_tokens": self.tokens,
+            "spilled_bytes": self.size_bytes,
+            "spill_saves": self.saves,
+            "spill_restores": self.restores,
+            "restored_tokens": self.restored_tokens,
+        }
+        return own | (self.disk.figures() if self.disk is not None else {})
+
+    def use_disk(self, folder: str, asked_gb: float, tell: Tell) -> None:
+        """Let what main memory has no room for take so much of a disk; `tell` has something done on the thread that uses this."""
+        self.disk = open_disk(self._memory, folder, asked_gb, tell)
+
+    def longest(self, ids: SequenceABC[int], adapters: tuple[Adapter, ...]) -> tuple[Saved | None, int]:
+        """The state in main memory that shares the longest usable prefix with `ids`, and its length."""
+        return longest_of(reversed(self._saved), ids, adapters, least=self.min_tokens, in_parts=self._memory.keeps_parts)
+
+    def save(
+        self, slot: int, ids: list[int], adapters: tuple[Adapter, ...], *, lost: int, prefill_s_per_token: float, keep_on_disk: bool = True
+    ) -> None:
+        """Keep what a slot holds, if that is worth it: `lost` of its tokens are nowhere else and would be computed again.
+
+        Args:
+            slot: the slot.
+            ids: what it holds was computed from these.
+            adapters: and with these.
+            lost: how many tokens would be computed again.
+            prefill_s_per_token: how long that takes; 0 while it is not known.
+            keep_on_disk: whether it may be written to the disk.
+        """
+        self._prefill_s_per_token = prefill_s_per_token
+        if lost < self.min_tokens or (not self.budget_bytes and self.disk is None) or self._covers(ids, adapters):
+            return
+        try:
+            size = self._memory.state_bytes(slot)
+            if not self._has_place(Saved(ids, adapters, None, size, keep_on_disk)) or not self._pays(size, lost * prefill_s_per_token):
+                return
+            if self._memory.keeps_parts:  # the new state has all of theirs
+                for one in [one for one in self._saved if one.adapters == adapters and starts_with(ids, one.ids)]:
+                    self._drop(one)
+            self._make_room(size)
+            begun_s = time.perf_counter()
+            state = self._memory.save_state(slot)
+        except (AppError, MemoryError, RuntimeError) as error:  # then it is computed again
+            log.warning("The state of a slot could not be saved: %s", error)
+            return
+        self._next_bytes = size
+        taken = (time.perf_counter() - begun_s) / size
+        self._s_per_byte = min(self._s_per_byte or taken, taken)
+        self._copies += 1
+        self.saves += size <= self.budget_bytes
+        self._keep(Saved(ids, adapters, state, size, keep_on_disk))
+
+    def take(self, saved: Saved) -> None:
+        """Take a state out, so that nothing that is saved meanwhile pushes it out."""
+        if not saved.lent:
+            self._saved.remove(saved)
+
+    def restore(self, saved: Saved, slot: int, length: int) -> int:
+        """Put the first `length` positions of a state that was taken out into an empty slot; how many it really holds.
+
+        The state stays here only if there is more in it, and on the disk in any case.
+        """
+        kept = self._memory.restore_state(slot, saved.state, length)
+        self.restored_tokens += kept
+        if saved.lent:
+            if self.disk is not None and kept:
+                self.disk.note_restored(kept)
+            return kept
+        self.restores += kept > 0
+        if kept and length < len(saved.ids):
+            self.put_back(saved)
+        else:
+            self._memory.drop_state(saved.state)
+        return kept
+
+    def ready_memory(self, at_rest: Callable[[], bool]) -> None:
+        """Have memory ready for the next save, if the budget has room for it, while nothing else is to be done."""
+        if self._next_bytes and self.size_bytes + self._next_bytes <= self.budget_bytes:
+            try:
+                more = True
+                while more and at_rest():
+                    more = self._memory.ready_memory(self._next_bytes)
+            except MemoryError:  # then the next save finds none either, and says so
+                self._next_bytes = 0
+
+    def put_back(self, saved: Saved) -> None:
+        """Keep a state that was taken out, as the one used last."""
+        if not saved.lent:
+            self._make_room(saved.size_bytes)
+            self._keep(saved)
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._saved.clear()
+        if self.disk is not None:
+            self.disk.clear()
+
+    def rest(self) -> None:
+        """Where nothing can be computed because everybody waits for the disk: wait for it, but only for a moment."""
+        if self.disk is not None:
+            self.disk.rest()
+
+    def close(self) -> None:
+        """Leave nothing on the disk."""
+        if self.disk is not None:
+            self.disk.close()
+
+    def _covers(self, ids: list[int], adapters: tuple[Adapter, ...]) -> bool:
+        """Whether a state here serves as well as one of these ids would; it counts as used then."""
+        for saved in self._saved:
+            if serves_for(saved, ids, adapters, in_parts=self._memory.keeps_parts):
+                self._saved.remove(saved)
+                self._saved.append(saved)
+                return True
+        return False
+
+    def _has_place(self, saved: Saved) -> bool:
+        """Whether there would be a place for a state, here or else on the disk."""
+        if not saved.size_bytes or saved.size_bytes <= self.budget_bytes:
+            return saved.size_bytes > 0
+        return self.disk is not None and self.disk.wants(saved, self._compute_s(saved))
+
+    def _pays(self, size: int, compute_s: float) -> bool:
+        """Whether saving and restoring takes less time than computing again, as far as both are known."""
+        if self._copies < MEASURED_SAVES or not compute_s:
+            return True
+        return 2 * size * self._s_per_byte < compute_s
+
+    def _compute_s(self, saved: Saved) -> float:
+        return len(saved.ids) * self._prefill_s_per_token
+
+    def _keep(self, saved: Saved) -> None:
+        """Here, or on the disk if it is too large."""
+        self._saved.append(saved)
+        if saved.size_bytes > self.budget_bytes:
+            self._push_out(saved)
+
+    def _make_room(self, size: int) -> None:
+        while self._saved and size <= self.budget_bytes < self.size_bytes + size:
+            self._push_out(self._saved[0])
+
+    def _push_out(self, saved: Saved) -> None:
+        """To the disk; if that does not want it, nowhere."""
+        self._saved.remove(saved)
+        if self.disk is None or not self.disk.put(saved, self._compute_s(saved)):
+            self._memory.drop_state(saved.state)
+
+    def _drop(self, saved: Saved) -> None:
+        self._saved.remove(saved)
+        self._memory.drop_state(saved.state)

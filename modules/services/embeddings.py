@@ -1,0 +1,32 @@
+"""Texts to vectors, for whoever asks: chooses the engine and hands the texts on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modules.core.errors import NotOffered
+from modules.core.generation import EmbeddingRequest, Embeddings
+from modules.core.model import AdapterChoice
+from modules.services.adapters import AdapterService
+from modules.services.models import ModelService
+
+
+class EmbeddingService:
+    """Asks the engine of a model for vectors, loading it when needed."""
+
+    def __init__(self, models: ModelService, adapters: AdapterService) -> None:
+        self._models = models
+        self._adapters = adapters
+
+    async def embed(self, request: EmbeddingRequest, model: str = "", adapters: Sequence[AdapterChoice] | None = None) -> Embeddings:
+        """The vectors of texts, in their order; adapters as in a generation.
+
+        Raises:
+            NoModelLoaded: nothing to answer with.
+            NotOffered: the model makes no vectors.
+            InvalidRequest: a text, an id or the dimensions cannot be used.
+        """
+        engine = await self._models.get(model)
+        if not engine.card.can_embed:
+            raise NotOffered(f"{engine.name} makes no vectors here; choose an embedding model, or any model of this machine.")
+        return await engine.embed(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))

@@ -1,0 +1,65 @@
+"""What a prompt of the chat is made of, as it is stored: the path to a message with its images and documents, and what is not sent yet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from modules.core.errors import InvalidRequest
+from modules.services.conversation_prompt import PromptPart, prompt_parts, summarised_path, with_summary
+from modules.services.conversation_settings import ConversationSettings, stored_settings
+from modules.services.storage import Stores
+from modules.store.records import MessageRecord, StoredFile
+
+IMAGES_IN_PROMPT_BYTES = 32 << 20
+UNSENT = "unsent"  # id of the message that is still being typed
+
+
+@dataclass(frozen=True, slots=True)
+class PromptMaterial:
+    """The messages of a prompt; the documents in them with what was read from each, by hash; and the stored messages by their ids."""
+
+    parts: tuple[PromptPart, ...]
+    files: tuple[StoredFile, ...]
+    texts: Mapping[str, str]
+    records: Mapping[str, MessageRecord]
+
+
+def material_of(stores: Stores, owner: str, message_id: str) -> PromptMaterial:
+    """What a model gets to see to answer (or continue) a message: system prompt, then the path to it.
+
+    Raises:
+        InvalidRequest: more of images than can be looked at for one reply.
+        NotFound: there is no such message, or it is another owner's; so below.
+    """
+    found, path = stores.messages.path(owner, message_id)
+    return _made(stores, owner, found.id, path, stored_settings(found.settings))
+
+
+def unsent_material(stores: Stores, owner: str, conversation_id: str, text: str) -> PromptMaterial:
+    """What a model would get to see if `text` were sent now, with the documents that wait."""
+    found = stores.messages.read(owner, conversation_id)
+    waiting = stores.files.waiting(owner, conversation_id)
+    path = found.messages
+    if text.strip() or waiting:
+        path = (*path, MessageRecord(UNSENT, conversation_id, None, "user", text, 0.0, 0.0, files=waiting))
+    return _made(stores, owner, conversation_id, path, stored_settings(found.settings))
+
+
+def _made(stores: Stores, owner: str, conversation_id: str, whole: tuple[MessageRecord, ...], settings: ConversationSettings) -> PromptMaterial:
+    shortened = summarised_path(whole, settings.summary_until) if settings.summary.strip() else None
+    path = whole if shortened is None else shortened
+    images = stores.messages.image_files(owner, conversation_id, path)
+    total_bytes = sum(len(images[image.hash]) for record in path for image in record.images)
+    if total_bytes > IMAGES_IN_PROMPT_BYTES:
+        raise InvalidRequest(
+            f"The images of this conversation have {total_bytes >> 20} MiB; {IMAGES_IN_PROMPT_BYTES >> 20} MiB can be looked at for one reply. "
+            "Go on in a new conversation.",
+            field="images",
+        )
+    files = tuple(file for record in path for file in record.files)
+    texts = stores.files.texts(owner, conversation_id, files)
+    parts = prompt_parts(path, settings.system_prompt, images, texts)
+    if shortened is not None:
+        parts = with_summary(parts, settings.summary)
+    return PromptMaterial(parts, files, texts, {record.id: record for record in path})

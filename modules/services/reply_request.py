@@ -1,0 +1,77 @@
+"""From a conversation and its settings to the request that a reply is written from.
+
+Everything that goes into a prompt of the chat comes together here: the path, the settings, the preset, the prompt template. Knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modules.core.generation import ChatPrompt, GenerationRequest
+from modules.core.messages import Message
+from modules.core.model import AdapterChoice
+from modules.services.characters import Casting
+from modules.services.conversation_settings import ConversationSettings
+from modules.services.conversations import ConversationService
+from modules.services.presets import PresetService
+from modules.services.prompt_material import PromptMaterial
+from modules.services.storage import is_private
+from modules.services.templates import TemplateService
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRequest:
+    """What the engine is asked, and the adapters of the conversation (None: those in use on the model)."""
+
+    request: GenerationRequest
+    adapters: Sequence[AdapterChoice] | None
+
+
+class ReplyRequests:
+    """Makes the requests of replies."""
+
+    def __init__(self, conversations: ConversationService, presets: PresetService, templates: TemplateService, casting: Casting) -> None:
+        self._conversations = conversations
+        self._presets = presets
+        self._templates = templates
+        self._casting = casting
+
+    async def make(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool) -> ReplyRequest:
+        """The request for a reply to the message `prompt_end_id`, or for more of it where it is a reply that goes on.
+
+        Raises:
+            AppError: a message, a preset or a template is not there, or cannot be used.
+        """
+        settings = await self._conversations.paths.settings(owner, conversation_id)
+        messages = await self._conversations.messages_for_prompt(owner, prompt_end_id)
+        return await self._request(settings, messages, (owner, conversation_id), continues=continues)
+
+    async def unsent(self, owner: str, conversation_id: str, text: str) -> tuple[ReplyRequest, PromptMaterial]:
+        """The request that sending `text` now would make, and what it is made of.
+
+        Raises:
+            AppError: as above.
+        """
+        settings = await self._conversations.paths.settings(owner, conversation_id)
+        material = await self._conversations.unsent_material(owner, conversation_id, text)
+        messages = tuple(part.message for part in material.parts)
+        return await self._request(settings, messages, (owner, conversation_id), continues=False), material
+
+    async def _request(self, settings: ConversationSettings, messages: tuple[Message, ...], whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
+        messages, params = await self._casting.play(settings, messages, self._presets.merge(settings.preset, settings.params))
+        template = await self._templates.source(settings.template) if settings.template else None
+        request = GenerationRequest(
+            prompt=ChatPrompt(
+                messages=messages,
+                template=template,
+                template_variables={**await self._casting.variables(settings), **settings.template_variables},
+                continue_final_message=continues,
+                overflow=settings.overflow,
+                dialogue=await self._casting.dialogue(settings),
+            ),
+            params=params,
+            client="/".join(whose),
+            keep_on_disk=not is_private(whose[1]),
+        )
+        return ReplyRequest(request, settings.adapters)

@@ -1,0 +1,114 @@
+// Which notebook is open: its name, and all others below it, to search, make, rename, delete and bring back.
+
+import { askInPlace, h, icon, iconButton, plural } from "./dom.js";
+import { Drop, when } from "./notebook_drop.js";
+import { report, request, toast } from "./page.js";
+
+const SEARCH_DELAY_MS = 200;
+
+export class NotebookList {
+  /** `open(id)` shows one (an empty id: the last one opened), `current()` is the open one's id. */
+  constructor({ open, current }) {
+    Object.assign(this, { open, current, deleted: false, asked: 0 });
+    this.name = h("span", { class: "notebook-name", text: "Notebook" });
+    const button = h("button", { type: "button", class: "small-button notebook-open", title: "All notebooks" }, this.name, icon("chevron"));
+    this.drop = new Drop(button, "Notebooks", () => this.show());
+    this.search = h("input", { type: "search", placeholder: "Search notebooks", "aria-label": "Search notebooks", on: { input: () => this.searchSoon() } });
+    this.rows = h("ul", { "aria-label": "Notebooks" });
+    this.bin = h("button", { type: "button", class: "small-button", on: { click: () => { this.deleted = !this.deleted; this.fill(); } } });
+    const make = h("button", { type: "button", class: "small-button primary", text: "New notebook", on: { click: () => this.make() } });
+    this.drop.panel.append(h("div", { class: "notebook-drop-head" }, this.search, make), this.rows, this.bin);
+    this.element = this.drop.element;
+  }
+
+  setName(name) {
+    this.name.textContent = name || "Untitled";
+  }
+
+  async show() {
+    this.deleted = false;
+    this.search.value = "";
+    await this.fill();
+    this.search.focus();
+  }
+
+  searchSoon() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.fill(), SEARCH_DELAY_MS);
+  }
+
+  async fill() {
+    const asked = this.asked += 1;
+    const query = new URLSearchParams({ search: this.search.value, deleted: String(this.deleted) });
+    try {
+      const { notebooks } = await request("GET", `ui/notebooks?${query}`);
+      if (asked !== this.asked) return;
+      this.bin.textContent = this.deleted ? "Back to the notebooks" : "Deleted notebooks";
+      const none = this.search.value ? "No notebook has these words." : this.deleted ? "Nothing was deleted in the last 30 days." : "There is no notebook yet.";
+      this.rows.replaceChildren(...(notebooks.length ? notebooks.map((row) => (this.deleted ? this.binned(row) : this.row(row))) : [h("li", { class: "side-note", text: none })]));
+    } catch (error) { report(error); }
+  }
+
+  row(notebook) {
+    const about = h("span", { class: "notebook-about", text: `${plural(notebook.characters, "character")} · ${when(notebook.updated_s)}` });
+    const choose = h("button", { type: "button", class: "notebook-row", on: { click: () => { this.drop.toggle(false); this.open(notebook.id); } } }, h("span", { class: "notebook-row-name", text: notebook.name }), about);
+    const line = h("div", { class: "notebook-line" }, choose,
+      iconButton("edit", `Rename “${notebook.name}”`, () => this.rename(item, line, notebook)),
+      iconButton("trash", `Delete “${notebook.name}”`, () => this.remove(line, notebook)));
+    const item = h("li", { class: notebook.id === this.current() ? "open" : "", "aria-current": notebook.id === this.current() ? "true" : false }, line);
+    return item;
+  }
+
+  binned(notebook) {
+    const back = h("button", { type: "button", class: "small-button", text: "Bring back", on: { click: () => this.bringBack(notebook.id) } });
+    return h("li", {}, h("div", { class: "notebook-line" }, h("span", { class: "notebook-row" }, h("span", { class: "notebook-row-name", text: notebook.name }),
+      h("span", { class: "notebook-about", text: `deleted ${when(notebook.deleted_s)}; kept for 30 days` })), back));
+  }
+
+  rename(item, line, notebook) {
+    const field = h("input", { type: "text", class: "notebook-rename", value: notebook.name, maxlength: "200", "aria-label": "Name of the notebook" });
+    const end = async (keep) => {
+      if (!field.isConnected) return;
+      const name = field.value.trim();
+      item.replaceChildren(line);
+      if (keep && name !== notebook.name) await this.change("PATCH", notebook.id, { name });
+    };
+    field.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" && event.key !== "Escape") return;
+      event.preventDefault();
+      event.stopPropagation();
+      end(event.key === "Enter");
+    });
+    field.addEventListener("blur", () => end(true));
+    item.replaceChildren(field);
+    field.select();
+  }
+
+  async remove(line, notebook) {
+    if (!await askInPlace(line, `Delete “${notebook.name}”?`, "Delete")) return;
+    await this.change("DELETE", notebook.id);
+    toast(`“${notebook.name}” is in the bin for 30 days: Deleted notebooks, at the end of the list.`);
+    if (notebook.id === this.current()) this.open("");
+  }
+
+  async bringBack(id) {
+    try { await request("POST", `ui/notebooks/${id}/restore`, {}); } catch (error) { report(error); }
+    await this.fill();
+  }
+
+  async change(method, id, body) {
+    try {
+      await request(method, `ui/notebooks/${id}`, body);
+      if (body?.name && id === this.current()) this.setName(body.name);
+    } catch (error) { report(error); }
+    await this.fill();
+  }
+
+  async make() {
+    try {
+      const { id } = await request("POST", "ui/notebooks", {});
+      this.drop.toggle(false);
+      this.open(id);
+    } catch (error) { report(error); }
+  }
+}

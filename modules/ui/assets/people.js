@@ -1,0 +1,53 @@
+// A server that several people share: what belongs to all can be looked at, not changed, and says why. The server refuses it anyway.
+
+import { h } from "./dom.js";
+import { address, request } from "./page.js";
+
+// What changes something for all, by place; where a whole area does, all its controls
+const WHOLE = Object.freeze(["#area-models", "#area-training"]);
+const SINGLE = Object.freeze([
+  ".chat-choice.of-all, .of-all .chat-choice input",
+  "#preset-save, #preset-name :is(input, textarea), #preset-default, #preset-import, #drawer button.stop, #grammar-buttons button, #grammar-name :is(input, textarea)",
+  "#template-save, #template-delete, #template-import, #template-choice, #template-try, .tpl-bin button",
+  '.cast-tools [aria-label^="Delete "], .cast-form [type="submit"], .cast-buttons [title^="A card as"]',
+]);
+const CONTROLS = "button, input, select, textarea";
+const HELD = "data-held";
+
+let refused = "";
+let login = ""; // where the key can be typed
+
+/** Why this person may not change what belongs to all; empty where they may. */
+export function whyNot() {
+  return refused;
+}
+
+function hold(control) {
+  if (control.disabled && control.hasAttribute(HELD)) return;
+  control.disabled = true;
+  control.title = refused;
+  control.setAttribute(HELD, "");
+}
+
+function holdAll() {
+  for (const area of WHOLE) {
+    const root = document.querySelector(area);
+    if (!root) continue;
+    root.querySelectorAll(CONTROLS).forEach(hold);
+    if (!root.querySelector(".held-note")) root.prepend(h("p", { class: "held-note", role: "note" }, refused, login && h("a", { href: address(login), text: "Type the key" })));
+  }
+  document.querySelectorAll(SINGLE.join(",")).forEach(hold);
+}
+
+async function begin() {
+  const told = await request("GET", "ui/person").catch(() => ({}));
+  if (!told.refused) return;
+  ({ refused, login } = told);
+  document.body.classList.add("held");
+  let asked = 0;
+  const soon = () => { asked ||= requestAnimationFrame(() => { asked = 0; holdAll(); }); };
+  new MutationObserver(soon).observe(document.body, { subtree: true, childList: true, attributes: true, attributeFilter: ["disabled"] });
+  holdAll();
+}
+
+begin();

@@ -1,0 +1,34 @@
+// Between the options form (stock components) and the views: fills the form, asks what it holds, keeps what is typed.
+
+import { change, draft } from "./training_draft.js";
+import { listen } from "./page.js";
+
+const ANSWER_MS = 20000;
+const waiting = new Map(); // question → resolve
+let ask = null; // set when the form is there
+let asked = 0;
+
+/** What the form holds now: {options, problem}; `options` is null when something in it is wrong. */
+export async function collectOptions() {
+  if (!ask) return { options: null, problem: "The options have not come yet. Wait a moment, then try again." };
+  const question = (asked += 1);
+  return new Promise((resolve) => {
+    waiting.set(question, resolve);
+    setTimeout(() => resolve({ options: null, problem: "The options could not be read. Check that Paddock is still running, then try again." }), ANSWER_MS);
+    ask(question);
+  }).finally(() => waiting.delete(question));
+}
+
+export function mount(element, { props, watch, trigger }) {
+  ask = (question) => trigger("collect", { question });
+  listen("training-options", (options) => trigger("show", { options }));
+  watch("value", () => {
+    if (!props.value) return;
+    const { question, options, problem, shown } = JSON.parse(props.value);
+    change({ shown });
+    waiting.get(question)?.({ options, problem });
+  });
+  element.replaceChildren();
+  element.removeAttribute("aria-busy");
+  if (draft.shown) trigger("show", { shown: draft.shown });
+}

@@ -1,0 +1,173 @@
+"""The settings drawer: a parameter is found by a word, what differs from the preset is marked and taken back, a preset comes from a file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Locator, Page, expect
+
+from modules.core.params import DEFAULT_ORDER
+from tests.e2e.screens import ChatScreen, ModelsScreen
+from tests.paddock_server import STARTER, PaddockServer, wait_for
+
+FOREIGN = "temperature: 0.87\ntop_p: 0.99\ntop_k: 85\nrepetition_penalty: 1.05\ntemperature_last: true\ntop_a: 0.3\n"
+
+
+class Drawer:
+    """The open drawer of a conversation without settings of its own."""
+
+    def __init__(self, page: Page, server: PaddockServer) -> None:
+        self.page = page
+        self.chat = ChatScreen(page, server).open(server.make_conversation((("user", "Hello"),)))
+        page.get_by_role("button", name="Settings", exact=True).click()
+        self.element = page.locator("#drawer")
+        self.search = page.get_by_label("Find a parameter")
+        self.changes = page.get_by_role("group", name="Differs from the preset")
+        expect(self.search).to_be_visible()
+        expect(page.get_by_label("Preset", exact=True)).to_have_value("Balanced")  # the conversation's settings have come
+
+    def number(self, label: str) -> Locator:
+        return self.element.get_by_role("spinbutton", name=f"number input for {label}", exact=True)
+
+
+@pytest.fixture
+def drawer(context: BrowserContext, starter: PaddockServer) -> Iterator[Drawer]:
+    yield Drawer(context.new_page(), starter)
+
+
+def test_a_parameter_is_found_by_a_word(drawer: Drawer) -> None:
+    drawer.search.fill("repeat")
+    expect(drawer.element.locator(".field-dry_multiplier")).to_be_visible()
+    expect(drawer.element.locator(".field-temperature")).to_be_hidden()
+    drawer.search.fill("zebra")
+    expect(drawer.element.get_by_text("No parameter is about “zebra”.")).to_be_visible()
+    drawer.search.fill("")
+    expect(drawer.element.locator(".field-temperature")).to_be_visible()
+    expect(drawer.element.locator(".field-dry_multiplier")).to_be_hidden()
+
+
+def test_what_differs_is_marked_and_taken_back(drawer: Drawer, starter: PaddockServer) -> None:
+    before = drawer.number("Temperature").input_value()
+    expect(drawer.changes).to_be_hidden()
+    drawer.number("Temperature").fill("1.3")
+    drawer.number("Temperature").press("Tab")
+    expect(drawer.changes.get_by_role("button")).to_have_count(1)
+    drawer.number("Top k").fill("7")
+    drawer.number("Top k").press("Tab")
+    expect(drawer.changes.get_by_role("button")).to_have_count(2)
+    expect(drawer.changes).to_contain_text("Temperature 1.3")
+    mark = "block => getComputedStyle(block.querySelector('[data-testid=block-info]'), '::after').content"
+    assert "●" in drawer.element.locator(".field-temperature").evaluate(mark)
+    assert "●" not in drawer.element.locator(".field-top_p").evaluate(mark)
+    drawer.changes.get_by_role("button", name="Take Temperature back to the preset").click()
+    expect(drawer.changes.get_by_role("button")).to_have_count(1)
+    expect(drawer.number("Temperature")).to_have_value(before)
+    expect(drawer.number("Top k")).to_have_value("7")
+    wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["params"] == {"top_k": 7}, "the one that was kept is stored")
+
+
+def test_a_preset_of_another_program_is_imported(drawer: Drawer, tmp_path: Path) -> None:
+    file = tmp_path / "Big O.yaml"
+    file.write_text(FOREIGN)
+    drawer.page.get_by_label("Preset file").set_input_files(file)
+    expect(drawer.page.get_by_text("Left out, as it has no place here: top_a 0.3.")).to_be_visible()
+    expect(drawer.number("Temperature")).to_have_value("0.87")
+    expect(drawer.page.get_by_label("Preset", exact=True)).to_have_value("Big O")
+    expect(drawer.element.get_by_text("As last used with")).to_be_visible()
+    expect(drawer.changes).to_be_hidden()
+
+
+def test_a_preset_is_deleted_only_when_it_is_meant(drawer: Drawer, tmp_path: Path, starter: PaddockServer) -> None:
+    page = drawer.page
+    file = tmp_path / "Short lived.yaml"
+    file.write_text("top_k: 12\n")
+    page.get_by_label("Preset file").set_input_files(file)
+    chosen = page.get_by_label("Preset", exact=True)
+    expect(chosen).to_have_value("Short lived")
+    drawer.element.get_by_role("button", name="Save as preset").click()
+    drawer.element.get_by_role("button", name="Delete the chosen preset").click()
+    expect(drawer.element.get_by_text("Delete the preset “Short lived” for good?")).to_be_visible()
+    drawer.element.get_by_role("button", name="Keep it").click()
+    expect(drawer.element.get_by_text("for good?")).to_be_hidden()
+    expect(chosen).to_have_value("Short lived")
+    drawer.element.get_by_role("button", name="Delete the chosen preset").click()
+    drawer.element.get_by_role("button", name="Delete it").click()
+    expect(chosen).to_have_value("Neutral")
+
+
+def test_samplers_are_put_in_order_by_dragging_and_by_keys(drawer: Drawer, starter: PaddockServer) -> None:
+    drawer.search.fill("temperature")  # also a row of the order
+    rows = drawer.element.get_by_role("list", name="Sampler order").get_by_role("listitem")
+    expect(rows).to_have_count(len(DEFAULT_ORDER))
+    expect(drawer.element.locator(".sampler.acting .sampler-name")).to_have_text(["Top k", "Top p", "Min p", "Temperature"])
+    drawer.element.locator("[data-name=temperature] .sampler-grip").drag_to(drawer.element.locator("[data-name=penalties]"), target_position={"x": 20, "y": 2})
+    expect(rows.first).to_contain_text("Temperature")
+    first = drawer.element.get_by_role("button", name="Move Penalties up")
+    first.press("Alt+ArrowDown")
+    expect(drawer.element.get_by_text("Penalties is now 3 of")).to_be_attached()
+    expect(first).to_be_focused()
+    drawer.element.get_by_role("checkbox", name="Use XTC").uncheck()
+    order = ["temperature", "dry", "penalties", *(name for name in DEFAULT_ORDER if name not in ("temperature", "dry", "penalties", "xtc"))]
+    wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["params"] == {"sampler_order": order}, "the order is stored")
+    drawer.number("Temperature").fill("0")
+    drawer.number("Temperature").press("Tab")
+    expect(drawer.element.locator(".sampler.acting")).to_have_count(0)
+    drawer.element.get_by_role("button", name="Usual order").click()
+    expect(rows.last).to_contain_text("Smoothing")
+    wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["params"] == {"temperature": 0.0}, "the usual order is stored as none")
+
+
+def test_a_model_has_the_preset_last_used_with_it(drawer: Drawer, starter: PaddockServer) -> None:
+    page, preset = drawer.page, drawer.page.get_by_label("Preset", exact=True)
+    preset.click()
+    page.get_by_role("option", name="Precise").click()
+    expect(page.get_by_text("As last used with starter-Q8_0.", exact=True)).to_be_visible()
+    wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["preset"] == "Precise", "it is stored")
+    other = ChatScreen(page, starter).open(starter.make_conversation((("user", "Hello"),)))
+    expect(preset).to_have_value("Balanced")
+    drawer.element.get_by_role("button", name="Take Precise, last used with").click()
+    expect(preset).to_have_value("Precise")
+    wait_for(lambda: starter.conversation(other.id)["settings"]["preset"] == "Precise", "it is taken")
+    page.get_by_role("button", name="Done").click()
+    page.get_by_role("button", name="New chat").click()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    expect(preset).to_have_value("Precise")
+    page.get_by_role("button", name="Done").click()
+    ModelsScreen(page, starter).show().press(STARTER, "Unload")
+    wait_for(lambda: not starter.loaded(), "no model is loaded")
+    page.get_by_role("tab", name="Chat", exact=True).first.click()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    preset.click()
+    page.get_by_role("option", name="Creative").click()
+    starter.load()
+    expect(page.get_by_text("Preset “Precise”, as last used with")).to_be_visible()
+    expect(preset).to_have_value("Precise")
+    preset.click()
+    page.get_by_role("option", name="Balanced").click()
+    expect(page.get_by_text("As last used with starter-Q8_0.", exact=True)).to_be_visible()
+
+
+def test_a_grammar_comes_from_a_file_and_is_kept_in_one(drawer: Drawer, starter: PaddockServer) -> None:
+    page, element = drawer.page, drawer.element
+    drawer.search.fill("grammar")
+    text, file = element.locator(".field-grammar textarea"), element.get_by_label("Grammar file", exact=True)
+    file.click()
+    page.get_by_role("option", name="Yes or no").click()
+    expect(text).to_have_value(re.compile(r'"Yes" \| "No"'))
+    wait_for(lambda: "Yes" in starter.conversation(drawer.chat.id)["settings"]["params"].get("grammar", ""), "the grammar is stored")
+    text.fill('root ::= [0-9]{1,9}\nrest ::= (')
+    expect(element.locator("#grammar-note")).to_contain_text("not right in line 2, column 11")
+    text.fill("root ::= [0-9]{1,9}")
+    expect(element.locator("#grammar-note")).to_be_hidden()
+    element.get_by_label("Name to save the grammar under").fill("Digits")
+    element.get_by_role("button", name="Save grammar").click()
+    expect(file).to_have_value("Digits")
+    element.get_by_role("button", name="Delete the file").click()
+    element.get_by_role("button", name="Delete this grammar").click()
+    expect(file).to_have_value("none")
+    expect(text).to_have_value("root ::= [0-9]{1,9}")
+    page.get_by_role("button", name="Done").click()
+    assert re.fullmatch(r"\d{1,9}", drawer.chat.say("How many?").strip())

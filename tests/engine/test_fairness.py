@@ -1,0 +1,84 @@
+"""Running replies go on while long prompts are read: on a machine whose time is reckoned, not measured."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+
+from modules.engine.pace import LEAST_CHUNK_S, LONGEST_CHUNK_S, MIN_CHUNK_TOKENS
+from tests.engine.test_scheduler import check_output, make, sequence
+from tests.fakes import FakeRunner, next_byte
+
+# Seconds of any step, and of each token: a graphics card, two small models on a processor, a large one, one with few active parameters, one beside much else
+MACHINES = {"card": (0.015, 0.0003), "tiny": (0.002, 0.0004), "small": (0.03, 0.008), "large": (0.4, 0.05), "experts": (0.4, 0.004), "starved": (1.5, 0.001)}
+
+
+class Machine:
+    """A scheduler and a model whose steps take a reckoned time."""
+
+    def __init__(self, fixed_s: float, token_s: float) -> None:
+        self.runner = FakeRunner(slots=4, context=8192, batch=512)
+        self.scheduler = make(self.runner)
+        self.fixed_s, self.token_s = fixed_s, token_s
+        self.now_s = 0.0
+        self.times: dict[object, list[float]] = {}  # of each token
+
+    def step(self) -> None:
+        self.scheduler.admit()
+        shares = self.scheduler.plan()
+        seconds = self.fixed_s + self.token_s * sum(len(share.row.token_ids) for share in shares)
+        self.runner.forward([share.row for share in shares])
+        self.now_s += seconds
+        self.scheduler.advance(shares, seconds)
+        for share in shares:
+            one = share.sequence
+            if share.completes:
+                one.ids.append(next_byte(one.ids))
+                self.times.setdefault(one, []).append(self.now_s)
+                if len(one.ids) >= one.max_length:
+                    self.scheduler.finish(one)
+                    check_output(one)
+
+    def until(self, condition) -> None:
+        for _ in range(20_000):
+            if condition():
+                return
+            self.step()
+        raise AssertionError("did not happen")
+
+
+@pytest.mark.parametrize("kind", MACHINES)
+def test_a_long_prompt_holds_no_stream_up_for_long_and_is_not_held_up_for_long(kind: str) -> None:
+    fixed_s, token_s = MACHINES[kind]
+    machine = Machine(fixed_s, token_s)
+    streams = [sequence([number] * 40, 6000) for number in range(2)]
+    for one in streams:
+        machine.scheduler.submit(one)
+    machine.until(lambda: all(one.produced >= 10 for one in streams))
+    decode_s = fixed_s + 2 * token_s
+    begun_s, long = machine.now_s, sequence([9, 8] * 2048, 4)
+    machine.scheduler.submit(long)
+    machine.until(lambda: long.produced >= 1)
+    read_s = machine.now_s - begun_s
+    chunk_s = max(min(LONGEST_CHUNK_S, max(LEAST_CHUNK_S, 2 * decode_s)), MIN_CHUNK_TOKENS * token_s)
+    for one in streams:
+        times = [begun_s, *(time for time in machine.times[one] if time > begun_s)]
+        gaps = [after - before for before, after in pairwise(times)]
+        assert max(gaps) <= 2 * decode_s + chunk_s
+    at_once_s = 4096 * token_s + 8 * fixed_s
+    assert read_s <= 2 * at_once_s + 8 * decode_s  # the streams have the rest
+
+
+def test_many_long_prompts_together_are_one_chunk_a_step() -> None:
+    fixed_s, token_s = MACHINES["small"]
+    machine = Machine(fixed_s, token_s)
+    stream = sequence([1] * 40, 6000)
+    machine.scheduler.submit(stream)
+    machine.until(lambda: stream.produced >= 10)
+    begun_s, prompts = machine.now_s, [sequence([number] * 1000, 4) for number in (5, 6, 7)]
+    for one in prompts:
+        machine.scheduler.submit(one)
+    machine.until(lambda: all(one.produced >= 1 for one in prompts))
+    times = [begun_s, *(time for time in machine.times[stream] if time > begun_s)]
+    assert max(after - before for before, after in pairwise(times)) <= 2 * (fixed_s + 4 * token_s) + LEAST_CHUNK_S

@@ -1,0 +1,153 @@
+"""Few tokens of a prompt that are read sooner as part of a whole tile: when that pays, and that texts stay what they are."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+from modules.core.model import ImageToken
+from modules.engine.pace import LONGEST_CHUNK_S
+from modules.engine.scheduler import BEGUN_TOKENS
+from modules.engine.tiles import RENEW_TIMES, Tiles
+from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence, step
+from tests.fakes import FakeRunner
+
+ROWS = 64
+SLOW, QUICK = 0.01, 0.004  # seconds for each token, without tiles and in them
+
+
+def measured(depth: int = 1000, parts: float = SLOW, whole: float = QUICK) -> Tiles:
+    tiles = Tiles(ROWS)
+    tiles.note(512, depth, 512 * whole)
+    tiles.note(30, depth, 30 * parts)
+    return tiles
+
+
+def tiled(**options) -> tuple[FakeRunner, object]:
+    """A runner whose steps are known to be slow where they are small."""
+    runner = FakeRunner(slots=1, context=4096, batch=512, **options)
+    runner.tile_rows = ROWS
+    scheduler = make(runner)
+    scheduler.pace.tiles = measured()
+    return runner, scheduler
+
+
+def next_turn(ids: list[int]) -> tuple:
+    """A talk and its next turn of 40 tokens, which was just admitted; with what runs them."""
+    runner, scheduler = tiled()
+    first = sequence(ids)
+    scheduler.submit(first)
+    run_all(scheduler, runner)
+    scheduler.pace.tiles = measured()
+    second = sequence([*first.ids, *[8] * 40])
+    scheduler.submit(second)
+    scheduler.admit()
+    return runner, scheduler, first, second
+
+
+def test_a_tile_pays_only_where_its_time_is_less():
+    tiles = measured()
+    assert not tiles.pays(28, 1000)  # 64 at 4 ms take longer than 28 at 10
+    assert tiles.pays(29, 1000)
+    assert tiles.pays(63, 1000)
+    assert not tiles.pays(64, 1000)  # is one
+    assert not tiles.pays(1, 1000)  # a reply that goes on
+    assert not tiles.pays(63, 40)  # not so many are known
+
+
+@pytest.mark.parametrize(("whole", "parts", "asked", "pays"), [(1000, 1000, 5000, True), (1000, 5000, 1000, False), (5000, 1000, 1000, True)])
+def test_what_was_measured_elsewhere_never_promises_too_much(whole, parts, asked, pays):
+    tiles = Tiles(ROWS)
+    tiles.note(512, whole, 512 * QUICK)
+    tiles.note(30, parts, 30 * SLOW)
+    assert tiles.pays(60, asked) is pays
+
+
+def test_nothing_is_assumed_before_both_were_measured():
+    tiles = Tiles(ROWS)
+    assert not tiles.pays(60, 1000)
+    tiles.note(512, 1000, 2.0)
+    assert not tiles.pays(60, 1000)
+    tiles.note(5, 1000, 5.0)  # too few to say anything
+    assert not tiles.pays(60, 1000)
+    tiles.note(20, 1000, 0.2)
+    assert tiles.pays(60, 1000)
+    assert not any(Tiles().pays(60, 1000) for _ in range(3))
+    assert [Tiles().cut(530, 512), Tiles().at_least(3, 1000, 1.0)] == [512, 3]
+
+
+def test_what_is_known_is_measured_again_now_and_then():
+    tiles = measured()
+    assert [tiles.pays(60, 1000) for _ in range(RENEW_TIMES)].count(False) == 1
+    for _ in range(20):
+        tiles.note(30, 1000, 30 * QUICK)
+    assert not tiles.pays(60, 1000)
+
+
+def test_beside_replies_a_tile_is_read_where_each_token_is_much_cheaper():
+    tiles = measured()
+    assert tiles.at_least(16, 1000, LONGEST_CHUNK_S) == ROWS + 1
+    assert tiles.at_least(16, 1000, ROWS * QUICK - 0.01) == 16  # a pause that is too long
+    assert tiles.at_least(200, 1000, LONGEST_CHUNK_S) == 200
+    assert measured(parts=1.5 * QUICK).at_least(16, 1000, LONGEST_CHUNK_S) == 16
+    untried = Tiles(ROWS)
+    untried.note(30, 0, 30 * SLOW)
+    assert untried.at_least(16, 600, LONGEST_CHUNK_S) == ROWS + 1  # to know it
+    assert untried.at_least(16, 600, ROWS * SLOW - 0.01) == 16
+
+
+@pytest.mark.parametrize(("pending", "most", "count"), [(530, 512, 466), (512, 512, 512), (576, 512, 512), (1000, 512, 512), (130, 100, 100), (60, 512, 60)])
+def test_what_is_left_of_a_prompt_is_a_whole_tile(pending, most, count):
+    assert Tiles(ROWS).cut(pending, most) == count
+
+
+def test_a_turn_of_a_few_tokens_takes_known_ones_along():
+    runner, scheduler, _, second = next_turn([7] * 2000)
+    assert second.reused == second.computed == len(second.ids) - ROWS
+    assert len(scheduler.plan()[0].row.token_ids) == ROWS
+    run_all(scheduler, runner)
+    check_output(second)
+
+
+def test_an_image_is_never_cut():
+    _, _, first, second = next_turn([*[7] * 1900, *(ImageToken(50) for _ in range(100))])
+    assert second.computed == len(first.ids) - 1
+
+
+def test_a_long_prompt_beside_a_reply_is_read_in_tiles():
+    runner = FakeRunner(slots=2, context=4096, batch=512)
+    runner.tile_rows = ROWS
+    scheduler = make(runner)
+    talking = sequence([1, 2, 3], 3000)
+    scheduler.submit(talking)
+    for _ in range(BEGUN_TOKENS + 2):
+        step(scheduler, runner)
+    reading = sequence(list(range(200)) * 15, 5)
+    scheduler.submit(reading)
+    counts = []
+    while reading.pending > 1:
+        scheduler.admit()
+        count = len(scheduler.plan()[-1].row.token_ids)
+        if reading.produced == 0 and reading.pending > count:
+            counts.append(count)
+        step(scheduler, runner, seconds=0.01 + count * (0.04 if count < ROWS else 0.01))
+    assert set(counts[-10:]) == {ROWS + 1}
+    run_all(scheduler, runner)
+    check_output(talking)
+    check_output(reading)
+
+
+class TiledMachine(SchedulerMachine):
+    """The same with small tiles that always pay."""
+
+    def scheduler_of(self, runner):
+        runner.tile_rows = 8
+        scheduler = make(runner)
+        scheduler.pace.tiles.note(8, 0, 0.001)
+        scheduler.pace.tiles.note(8, 10_000, 0.001)
+        scheduler.pace.tiles._parts[0] = 5.0
+        return scheduler
+
+
+TestTiledMachine = TiledMachine.TestCase
+TestTiledMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

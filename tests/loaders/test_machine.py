@@ -1,0 +1,35 @@
+"""Main memory for conversations without a slot: as asked for, or by what the machine has."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from modules.loaders import machine
+from modules.loaders.machine import MOST_SPILL_BYTES, spill_bytes
+from modules.loaders.registry import find_loader
+from tests.tiny_models import TinyFiles
+
+
+@pytest.mark.parametrize(("total", "free", "expected"), [
+    (8_000_000_000, 6_000_000_000, 800_000_000),
+    (64_000_000_000, 60_000_000_000, MOST_SPILL_BYTES),
+    (64_000_000_000, 1_000_000_000, 250_000_000),  # a container may have less than the machine
+])  # fmt: skip
+def test_by_itself_it_is_a_tenth_and_never_a_large_part_of_what_is_free(monkeypatch: pytest.MonkeyPatch, total: int, free: int, expected: int) -> None:
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(total=total, available=free))
+    monkeypatch.setattr(machine, "available_bytes", lambda: free)
+    assert spill_bytes(-1) == expected
+    assert spill_bytes(0) == 0
+    assert spill_bytes(12.5) == 12_500_000_000
+
+
+@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
+def test_loaders_hand_on_what_was_asked_for(tiny: TinyFiles, name: str) -> None:
+    path = tiny.gguf if name == "llama.cpp" else tiny.folder
+    spec = find_loader(path, name)
+    for asked, expected in ((0.001, 1_000_000), (0, 0)):
+        model = spec.load(path, spec.options(spill_memory_gb=asked, slots=1, threads=1), lambda stage, done: None)
+        assert model.spill_bytes == expected
+        model.runner.close()

@@ -1,0 +1,135 @@
+"""What a prompt takes of the context, counted by a real engine: its parts, what would be left out, pins, and refusing instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.core.errors import InvalidRequest, NotFound
+from modules.services.app import App
+from modules.services.context import ContextUse
+from tests.services.reply_steps import ANN, SHORT, ended, talk
+
+pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
+
+LONG_TEXT = "The lamp is on and it is warm. " * 9  # several of them do not fit into 1,024 tokens
+
+
+async def told(app: App, conversation_id: str, turns: int) -> list[str]:
+    """A conversation of so many long turns; the ids of its messages."""
+    ids: list[str] = []
+    for number in range(2 * turns):
+        role = "assistant" if number % 2 else "user"
+        ids.append((await app.conversations.append(ANN, conversation_id, ids[-1] if ids else None, role, f"Number {number}. {LONG_TEXT}")).id)
+    return ids
+
+
+async def look(app: App, conversation_id: str, text: str = "") -> ContextUse:
+    await app.models.get()  # it is being loaded when the first test begins
+    use = await app.context.look(ANN, conversation_id, text)
+    assert use is not None
+    return use
+
+
+async def test_every_part_is_counted(app: App) -> None:
+    conversation_id = await talk(app, {**SHORT, "system_prompt": "You speak of lamps."})
+    await app.attachments.add_text(ANN, conversation_id, "The lamp is on.\n" * 10)
+    use = await look(app, conversation_id, "Is it on?")
+    assert (use.limit, use.room, use.policy, use.left_out, use.refusal) == (1024, 1012, "drop_oldest", (), "")
+    assert use.system == len(await app.generation.tokenize("You speak of lamps."))
+    assert use.typed == len(await app.generation.tokenize("Is it on?"))
+    assert use.attachments > 60
+    assert use.total is not None
+    assert use.total == use.system + use.attachments + use.typed + use.history
+    assert use.history < 30, "the words of the template"
+    (waiting,) = await app.attachments.waiting(ANN, conversation_id)
+    _, reply_id = await app.replies.send(ANN, conversation_id, "Is it on?", files=[waiting.id])
+    reply = await ended(app, conversation_id)
+    assert (reply.id, reply.error) == (reply_id, "")
+    assert reply.receipt is not None
+    assert reply.receipt["prompt_tokens"] == use.total, "what was shown before is what was sent"
+    after = await look(app, conversation_id)
+    assert (after.typed, after.attachments) == (0, use.attachments)
+
+
+async def test_a_conversation_with_a_shorter_context(app: App) -> None:
+    conversation_id = await talk(app, {**SHORT, "params": {"max_tokens": 8, "context_tokens": 300}})
+    await told(app, conversation_id, 3)
+    use = await look(app, conversation_id)
+    assert (use.limit, use.room) == (300, 292)
+    assert use.total is not None and use.total > 300 and use.left_out
+
+
+async def test_what_will_be_left_out_is_named_and_a_pin_keeps_it(app: App) -> None:
+    conversation_id = await talk(app)
+    ids = await told(app, conversation_id, 8)
+    use = await look(app, conversation_id, "And now?")
+    assert use.total is not None and use.total > use.room
+    assert use.kept is not None and use.kept <= use.room
+    gone = [message.id for message in use.left_out]
+    assert gone == ids[: len(gone)]
+    assert len(gone) >= 2
+    assert use.left_out[0].words.startswith("Number 0. The lamp is on")
+    assert (use.left_out[0].role, use.left_out[1].role) == ("user", "assistant")
+    await app.conversations.pin_message(ANN, ids[1], True)
+    pinned = [message.id for message in (await look(app, conversation_id, "And now?")).left_out]
+    assert pinned[0] == ids[2], "with its question"
+    assert len(pinned) >= len(gone)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = await ended(app, conversation_id)
+    assert reply.receipt is not None
+    assert reply.receipt["dropped_messages"] == len(pinned)
+
+
+async def test_refusing_is_said_before_and_after_it_is_sent(app: App) -> None:
+    conversation_id = await talk(app, {**SHORT, "overflow": "refuse"})
+    await told(app, conversation_id, 8)
+    use = await look(app, conversation_id, "And now?")
+    assert (use.left_out, use.kept) == ((), None)
+    assert use.room == 1023
+    assert use.refusal.startswith(f"The conversation needs {use.total:,} tokens, and there is room for 1,023. Start a new chat, allow")
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = await ended(app, conversation_id)
+    assert (reply.status, reply.error) == ("failed", use.refusal)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "drop_oldest"})
+    await app.replies.regenerate(ANN, conversation_id, reply.id)
+    assert (await ended(app, conversation_id)).status == "complete"
+
+
+async def test_a_summary_stands_for_the_oldest_messages(app: App) -> None:
+    conversation_id = await talk(app)
+    ids = await told(app, conversation_id, 8)
+    await app.conversations.pin_message(ANN, ids[2], True)
+    gone = [message.id for message in (await look(app, conversation_id, "And now?")).left_out]
+    summary = await app.summaries.summarise(ANN, conversation_id, "And now?")
+    assert summary
+    settings = (await app.conversations.read(ANN, conversation_id)).settings
+    assert (settings.summary, settings.summary_until) == (summary, gone[-1])
+    messages = await app.conversations.messages_for_prompt(ANN, ids[-1])
+    assert messages[0].content == f"[Summary of the conversation so far: {summary}]\n\nNumber 2. {LONG_TEXT}", "the pinned question stays"
+    assert [message.content.split(".")[0] for message in messages[1:]] == [f"Number {number}" for number in range(3, 16) if number == 3 or ids[number] not in gone]
+    use = await look(app, conversation_id, "And now?")
+    assert use.total is not None and use.total < 1024
+    assert set(gone).isdisjoint(message.id for message in use.left_out)
+    with pytest.raises(InvalidRequest, match="nothing to summarise"):
+        await app.summaries.summarise(ANN, await talk(app))
+    await app.conversations.update_settings(ANN, conversation_id, {"summary": ""})
+    assert len(await app.conversations.messages_for_prompt(ANN, ids[-1])) == 16
+    await app.conversations.update_settings(ANN, conversation_id, {"summary": "Lamps.", "summary_until": "not here"})
+    assert len(await app.conversations.messages_for_prompt(ANN, ids[-1])) == 16, "of another branch"
+
+
+async def test_more_than_can_be_counted(app: App) -> None:
+    conversation_id = await talk(app)
+    await app.attachments.add_text(ANN, conversation_id, "lamp " * 20_000)
+    use = await look(app, conversation_id, "What is it?")
+    assert use.total is None
+    assert "has more text than can be rendered, and there is room for 1,012" in use.refusal
+
+
+async def test_an_empty_conversation_and_one_that_is_not_there(app: App) -> None:
+    await app.models.get()
+    use = await app.context.look("cid", await app.conversations.create("cid", SHORT), "")
+    assert use is not None
+    assert (use.total, use.history, use.left_out) == (0, 0, ())
+    with pytest.raises(NotFound):
+        await app.context.look("bob", await talk(app), "x")

@@ -1,0 +1,158 @@
+"""Conversations move in and out: what a file brought is stored and told, and what leaves comes back as it was."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.errors import InvalidRequest, NotFound
+from modules.core.messages import Image
+from modules.services import conversation_imports
+from modules.services.conversation_exports import WRITERS, ConversationExports
+from modules.services.conversation_imports import ConversationImports, ImportReport
+from modules.services.conversations import ConversationService
+from modules.services.storage import Storage
+from modules.store.records import NewFile
+
+ANN, BOB = "ann", "bob"
+SAMPLES = Path(__file__).parents[1] / "samples"
+
+
+class Moves:
+    """The services over one store."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.storage = Storage(folder)
+        self.conversations = ConversationService(self.storage)
+        self.imports = ConversationImports(self.storage, folder)
+        self.exports = ConversationExports(self.storage)
+
+    async def take(self, content: bytes, name: str = "chats.json", owner: str = ANN) -> ImportReport:
+        async def pieces() -> AsyncIterator[bytes]:
+            for at in range(0, len(content), 1000):
+                yield content[at : at + 1000]
+
+        return await self.imports.take(owner, name, pieces())
+
+    async def shown(self, conversation_id: str, owner: str = ANN) -> list[str]:
+        return [message.content for message in (await self.conversations.read(owner, conversation_id)).messages]
+
+
+@pytest.fixture
+async def moves(tmp_path: Path) -> AsyncIterator[Moves]:
+    made = Moves(tmp_path / "state")
+    yield made
+    await made.storage.close()
+
+
+async def test_a_file_of_each_program_becomes_conversations(moves: Moves) -> None:
+    for name, count, form in (
+        ("chatgpt.json", 2, "ChatGPT"), ("claude.json", 1, "Claude"), ("sillytavern.jsonl", 1, "SillyTavern"), ("textgen.json", 1, "text-generation-webui"),
+        ("openai.jsonl", 2, "messages"), ("sharegpt.json", 2, "messages"),
+    ):  # fmt: skip
+        report = await moves.take((SAMPLES / name).read_bytes(), name)
+        assert (report.imported, report.refused, report.formats) == (count, 0, [form]), name
+        for row in report.conversations:
+            assert await moves.shown(row.id)
+    assert report.empty == 0
+    listed = await moves.conversations.list(ANN)
+    assert len(listed) == 9
+    rows = {row.title: row for row in listed}
+    assert rows["Boiling on Everest"].updated_s == 1736209800.0
+    assert rows["Postgres for metrics"].pinned
+    assert await moves.conversations.list(BOB) == ()
+
+
+async def test_what_is_refused_is_told_and_the_rest_is_there(moves: Moves) -> None:
+    good = {"messages": [{"role": "user", "content": "hi"}]}
+    bad = {"messages": [{"role": "user", "content": "x" * 2_000_001}]}
+    empty = {"uuid": "e", "name": "", "chat_messages": []}
+    report = await moves.take(json.dumps([good, bad, {"weather": "fine"}, empty, good]).encode())
+    assert (report.imported, report.refused, report.empty) == (2, 2, 1)
+    assert "2000000" in report.refusals[0].reason.replace(",", "")
+    assert "row 3" in report.refusals[1].where and "weather" in report.refusals[1].reason
+    assert len(await moves.conversations.list(ANN)) == 2
+
+
+async def test_a_file_over_the_limits_leaves_nothing(moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidRequest, match="empty"):
+        await moves.take(b"")
+    monkeypatch.setattr(conversation_imports, "FILE_LIMIT_BYTES", 1 << 20)
+    with pytest.raises(InvalidRequest, match="larger than 1 MiB"):
+        await moves.take(b" " * (1 << 20) + b"x")
+    assert await moves.conversations.list(ANN) == ()
+    monkeypatch.setattr(conversation_imports, "CONVERSATIONS_LIMIT", 2)
+    report = await moves.take(json.dumps([{"messages": [{"role": "user", "content": "hi"}]}] * 3).encode())
+    assert (report.imported, report.refused) == (2, 1)
+
+
+async def whole(moves: Moves) -> str:
+    """A conversation with everything that one can have."""
+    image = Image(kind="png", data=base64.b64encode(b"pixels").decode())
+    conversation_id = await moves.conversations.create(ANN, {"system_prompt": "Be brief."})
+    waiting = await moves.storage.run(lambda stores: stores.files.add(ANN, conversation_id, NewFile("notes.txt", "text", "Buy milk.", "1 line", 9), 5))
+    question = await moves.conversations.append(ANN, conversation_id, None, "user", "look at this", images=[image], files=[waiting.id])
+    reply = await moves.conversations.append(ANN, conversation_id, question.id, "assistant", "<think>It is milk.</think>\n\nMilk.")
+    await moves.conversations.save_reply(ANN, reply.id, content=reply.content, status="complete", model="m", receipt={"seed": 7})
+    other = await moves.conversations.add_version(ANN, reply.id, "Only milk.")
+    await moves.conversations.rate(ANN, reply.id, 1)
+    await moves.conversations.select_version(ANN, reply.id)
+    await moves.conversations.rename(ANN, conversation_id, "Groceries & more")
+    await moves.conversations.pin(ANN, conversation_id, True)
+    assert other.id != reply.id
+    return conversation_id
+
+
+def placed(file: dict[str, Any]) -> dict[str, Any]:
+    """A file with places instead of ids."""
+    places = {message["id"]: place for place, message in enumerate(file["messages"])}
+    named = {message["id"]: {**message, **{key: places.get(message[key]) for key in ("id", "parent_id", "edited_from")}} for message in file["messages"]}
+    return {**file, "head_id": places[file["head_id"]], "messages": list(named.values())}
+
+
+async def test_our_own_form_loses_nothing(moves: Moves) -> None:
+    conversation_id = await whole(moves)
+    file = await moves.exports.write(ANN, conversation_id, "json")
+    assert file.name == "groceries-more.json"
+    report = await moves.take(file.content, file.name, BOB)
+    again = await moves.exports.write(BOB, report.conversations[0].id, "json")
+    before, after = json.loads(file.content), json.loads(again.content)
+    assert report.formats == ["Paddock"]
+    assert placed(after) == placed(before)
+    assert after["messages"][0]["files"] == [{"name": "notes.txt", "kind": "text", "note": "1 line", "size_bytes": 9, "text": "Buy milk."}]
+    assert after["messages"][0]["images"]
+    assert (after["title"], after["pinned"], after["updated_s"]) == ("Groceries & more", True, before["updated_s"])
+    assert await moves.shown(report.conversations[0].id, BOB) == await moves.shown(conversation_id)
+
+
+async def test_the_other_forms_hold_the_path_that_is_shown(moves: Moves) -> None:
+    conversation_id = await whole(moves)
+    markdown = (await moves.exports.write(ANN, conversation_id, "markdown")).content.decode()
+    assert markdown.startswith("# Groceries & more\n\n> Be brief.\n\n## You · ")
+    assert "*Attached file notes.txt*" in markdown and "*Attached image 1*" in markdown
+    assert "> *Thinking:* It is milk.\n\nMilk.\n" in markdown
+    assert "Only milk." not in markdown
+    openai = json.loads((await moves.exports.write(ANN, conversation_id, "openai")).content)
+    assert [message["role"] for message in openai["messages"]] == ["system", "user", "assistant"]
+    assert openai["messages"][1]["content"] == "notes.txt:\n\nBuy milk.\n\nlook at this"
+    sharegpt = json.loads((await moves.exports.write(ANN, conversation_id, "sharegpt")).content)
+    assert [turn["from"] for turn in sharegpt[0]["conversations"]] == ["system", "human", "gpt"]
+    for form in ("openai", "sharegpt"):
+        report = await moves.take((await moves.exports.write(ANN, conversation_id, form)).content, "again", BOB)
+        record = await moves.conversations.read(BOB, report.conversations[0].id)
+        assert (record.settings.system_prompt, len(record.messages)) == ("Be brief.", 2)
+
+
+async def test_only_the_owner_takes_a_conversation_along(moves: Moves) -> None:
+    conversation_id = await moves.conversations.create(ANN)
+    for form in WRITERS:
+        with pytest.raises(NotFound):
+            await moves.exports.write(BOB, conversation_id, form)
+    with pytest.raises(InvalidRequest, match="“pdf”"):
+        await moves.exports.write(ANN, conversation_id, "pdf")

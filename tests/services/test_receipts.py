@@ -1,0 +1,85 @@
+"""Receipts say what was asked and what wrote; what the model saw can be seen again."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modules.core.errors import InvalidRequest, NotFound
+from modules.services.app import App
+from modules.services.receipts import changed, short
+from tests.services.conftest import ONE, WRITING
+from tests.services.reply_steps import ANN, SHORT, ended, talk
+
+pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
+
+
+async def test_a_receipt_says_what_was_asked_and_what_wrote(app: App, model_files: Path) -> None:
+    conversation_id = await talk(app)
+    _, reply = await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    receipt = (await ended(app, conversation_id)).receipt or {}
+    assert receipt["params"]["temperature"] == 0
+    assert receipt["params"]["max_tokens"] == 12
+    assert set(changed(receipt)) == {"temperature", "max_tokens"}
+    made = receipt["made_by"]
+    assert (made["loader"], made["context_length"], made["options"]) == ("llama.cpp", 1024, WRITING)
+    assert made["engine"].startswith("llama-cpp-python ")
+    assert len(receipt["prompt_hash"]) == len(receipt["template"]["hash"]) == 64
+    assert receipt["template"]["origin"]
+    file = model_files / ONE
+    hashed = hashlib.sha256(file.read_bytes()).hexdigest()
+    kept: dict[str, Any] = {}
+
+    async def complete() -> bool:
+        kept.update((await app.conversations.message(ANN, reply)).receipt or {})
+        return "sha256" in kept["made_by"]["file"]
+
+    async with asyncio.timeout(20):
+        while not await complete():
+            await asyncio.sleep(0.02)
+    assert kept["made_by"]["file"] == {
+        "name": ONE, "size_bytes": file.stat().st_size, "modified_ns": file.stat().st_mtime_ns, "sha256": hashed,
+    }  # fmt: skip
+    assert {name: value for name, value in kept.items() if name != "made_by"} == {name: value for name, value in receipt.items() if name != "made_by"}
+    told = short(kept) or {}
+    assert "seed" in told and not {"params", "made_by", "prompt_hash"} & told.keys()
+
+
+async def test_what_the_model_saw_is_shown_and_known_to_be_the_same(app: App) -> None:
+    conversation_id = await talk(app, {**SHORT, "system_prompt": "Be brief."})
+    question, reply = await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    await ended(app, conversation_id)
+    seen = await app.seen.of(ANN, reply)
+    assert seen["same"] is True
+    assert [one["role"] for one in seen["messages"]] == ["system", "user"]
+    assert "What is a LoRA?" in seen["text"] and seen["context_length"] == 1024
+    assert (await app.seen.of(ANN, question))["same"] is None, "of a message no receipt tells"
+    await app.replies.extend(ANN, conversation_id, reply)
+    await ended(app, conversation_id)
+    assert (await app.seen.of(ANN, reply))["same"] is True, "the first part was written from this"
+    await app.conversations.update_settings(ANN, conversation_id, {"system_prompt": "Be long."})
+    assert (await app.seen.of(ANN, reply))["same"] is False
+    with pytest.raises(NotFound):
+        await app.seen.of("bob", reply)
+    alone = await app.conversations.append(ANN, await talk(app), None, "assistant", "Hello")
+    with pytest.raises(InvalidRequest, match="answers nothing"):
+        await app.seen.of(ANN, alone.id)
+
+
+async def test_a_reply_is_written_again_from_its_receipt(app: App) -> None:
+    conversation_id = await talk(app, {"preset": "", "params": {"temperature": 1.0, "top_k": 1, "max_tokens": 12}})
+    question, reply = await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    first = await ended(app, conversation_id)
+    await app.conversations.update_settings(ANN, conversation_id, {"params": {"temperature": 0.1}})
+    again = await app.replies.replay(ANN, conversation_id, reply)
+    second = await ended(app, conversation_id)
+    receipt = second.receipt or {}
+    assert (second.id, second.parent_id, second.version_count) == (again, question, 2)
+    assert (receipt["seed"], receipt["params"]["temperature"]) == ((first.receipt or {})["seed"], 1.0)
+    assert (second.content, receipt["replay"]) == (first.content, {"of": reply, "same_model": True, "same_prompt": True, "same_text": True})
+    with pytest.raises(InvalidRequest, match="regenerate this one"):
+        await app.replies.replay(ANN, conversation_id, question)
