@@ -1,10 +1,12 @@
 """What `launch.py test` runs, in order, and the browser it needs.
 
+A whole run asks a second time, alone, for the few tests that failed: what passes then is named in the summary as unsteady.
 Knows the tools' command lines and where a Chromium may lie. Knows nothing of the tests' contents.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -41,6 +43,8 @@ PARALLEL = (*BY_FILES, "-p", "no:schemathesis")  # a plug-in that takes a second
 PROCESSES = "processes"  # the marker of tests that start processes again and again: a stage of its own
 TORCH = "torch"  # the marker of tests that load torch and its family (tests/conftest.py): another
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
+SOME_FAILED = 1  # and when tests ran and some failed
+UNSTEADY = 4  # up to so many failures are run again: a busy machine upsets one test or two, a defect comes back
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Stage:
 
     name: str
     command: tuple[str, ...]
+    failures: Path | None = None
+    """Where pytest writes which tests failed; none: nothing is run again."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,7 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
     python = str(place.python)
     tests = place.root / "tests"
     pytest = (python, "-m", "pytest", "-q")
+    caches = place.root / ".pytest_cache"
     rules = [
         Stage("ruff", (python, "-m", "ruff", "check", ".")),
         Stage("import-linter", (python, "-c", "from importlinter.cli import lint_imports_command as run; run()")),
@@ -123,7 +130,26 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
     for name in APART:
         if any((tests / name).glob("**/test_*.py")):
             found.append(Stage(name, (*pytest, *BY_FILES, str(tests / name), *arguments)))
-    return found if arguments else rules + found
+    return found if arguments else rules + [noting_failures(stage, caches / stage.name) for stage in found]
+
+
+def noting_failures(stage: Stage, cache: Path) -> Stage:
+    """The same stage, with pytest's memory of what failed in a folder of its own that begins empty."""
+    return Stage(stage.name, (*stage.command, "-o", f"cache_dir={cache}", "--cache-clear"), cache / "v" / "cache" / "lastfailed")
+
+
+def failed_tests(stage: Stage) -> list[str]:
+    """The tests that failed in a run of the stage, by pytest's own record."""
+    try:
+        return sorted(json.loads(stage.failures.read_text(encoding="utf-8"))) if stage.failures else []
+    except (OSError, ValueError):
+        return []
+
+
+def again(stage: Stage) -> tuple[str, ...]:
+    """The command that runs only what failed, in one process: nothing else disturbs it."""
+    command = tuple(word for word in stage.command if word != "--cache-clear")
+    return (*command, "--last-failed", "--last-failed-no-failures", "none", "-n", "0")
 
 
 def run_stage(stage: Stage, place: Place, chromium: str, *, required: bool) -> Outcome:
@@ -136,9 +162,15 @@ def run_stage(stage: Stage, place: Place, chromium: str, *, required: bool) -> O
     env = {**os.environ, "PADDOCK_CHROMIUM": chromium, "PYTHONUNBUFFERED": "1"}
     started = time.monotonic()
     status = subprocess.run(stage.command, cwd=place.root, env=env, check=False).returncode
+    note = ""
+    failed = failed_tests(stage) if status == SOME_FAILED else []
+    if failed and len(failed) <= UNSTEADY:
+        print(f"\n== {stage.name}, once more: {', '.join(failed)}", flush=True)
+        status = subprocess.run(again(stage), cwd=place.root, env=env, check=False).returncode
+        note = f"unsteady (failed, then passed alone): {', '.join(failed)}"
     seconds = time.monotonic() - started
     if status == 0:
-        return Outcome(stage.name, "ok", seconds)
+        return Outcome(stage.name, "ok", seconds, note)
     if status == NO_TESTS and "pytest" in stage.command:
         return Outcome(stage.name, "none", seconds, "no test selected")
     return Outcome(stage.name, "FAILED", seconds, f"exit status {status}")

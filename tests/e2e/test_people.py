@@ -45,9 +45,10 @@ def new_page(browser: Browser, shared: PaddockServer) -> Iterator[Callable[[], P
         return made[-1].new_page()
 
     yield make
+    complaints = watch.unexpected()  # before the streams of the pages are cut
     for context in made:
         context.close()
-    assert not watch.unexpected(), "\n".join(watch.unexpected())
+    assert not complaints, "\n".join(complaints)
 
 
 def test_two_people_have_their_own_and_only_the_key_changes_what_belongs_to_all(shared: PaddockServer, new_page: Callable[[], Page]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,40 @@ def test_a_browser_is_installed_only_with_the_right_to() -> None:
     assert checks.browser_commands("apt-get", root=False, sudo=True)[0][:3] == ["sudo", "-n", "apt-get"]
     assert checks.browser_commands("brew", root=False, sudo=True)[0][0] == "brew"
     assert checks.browser_commands("", root=True, sudo=True) == []
+
+
+UNSTEADY_TESTS = """
+import pathlib
+import pytest
+seen = pathlib.Path(__file__).with_name("seen")
+
+def test_good(): pass
+
+def test_once():
+    first = not seen.exists()
+    seen.touch()
+    assert not first
+
+@pytest.mark.skipif("{bad}" != "yes", reason="not asked for")
+def test_bad(): assert False
+"""
+
+
+@pytest.mark.parametrize(("bad", "word"), [("no", "ok"), ("yes", "FAILED")])
+@pytest.mark.processes
+def test_what_failed_runs_once_more_alone_and_is_named(tmp_path: Path, bad: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "test_made.py").write_text(UNSTEADY_TESTS.replace("{bad}", bad), encoding="utf-8")
+    plain = checks.Stage("made", (sys.executable, "-m", "pytest", "-q", *checks.BY_FILES, str(tmp_path)))
+    stage = checks.noting_failures(plain, tmp_path / "cache")
+    outcome = checks.run_stage(stage, steps.Place(tmp_path), "", required=True)
+    assert outcome.word == word
+    assert "once more" in capsys.readouterr().out
+    assert ("test_once" in outcome.note) == (word == "ok")
+
+
+def test_many_failures_are_a_defect_and_are_not_run_again(tmp_path: Path) -> None:
+    record = tmp_path / "lastfailed"
+    record.write_text('{"' + '": true, "'.join(f"test_{number}" for number in range(checks.UNSTEADY + 1)) + '": true}', encoding="utf-8")
+    stage = checks.Stage("made", (sys.executable, "-c", "raise SystemExit(1)"), record)
+    assert len(checks.failed_tests(stage)) == checks.UNSTEADY + 1
+    assert checks.run_stage(stage, steps.Place(tmp_path), "", required=True).note == "exit status 1"
