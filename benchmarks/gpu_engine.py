@@ -5,8 +5,8 @@
     python3 -m benchmarks.gpu_engine --device cpu --layers 2 --width 256 --batches 1 2 --tokens 8 --rounds 1     that the benchmark itself runs
 
 One contestant after the other, on a card that nobody else uses; printed are medians and ours by theirs. All write the same number of tokens after prompts of
-as many random ones, greedy; ours also by chance (temperature 0.8, top-k 40, top-p 0.95), where only the likeliest tokens leave the card. Needs no network and
-no model on the disk. A contestant that fails is reported with its sentence; the others go on.
+as many random ones, greedy; ours also with steps that are played back as CUDA graphs, and by chance (temperature 0.8, top-k 40, top-p 0.95), where only the
+likeliest tokens leave the card. Needs no network and no model on the disk. A contestant that fails is reported with its sentence; the others go on.
 """
 
 from __future__ import annotations
@@ -52,13 +52,21 @@ def make_model(options: argparse.Namespace) -> Any:
     return model.eval().requires_grad_(False)
 
 
-def ours(model: Any, slots: int, tokens: int, params: GenerationParams) -> Contestant:
-    """Our runner and sampler, as the engine drives them."""
+def ours(model: Any, slots: int, tokens: int, params: GenerationParams, *, recorded: bool = False) -> Contestant:
+    """Our runner and sampler, as the engine drives them; with `recorded` steps are CUDA graphs.
+
+    Raises:
+        RuntimeError: steps cannot be recorded, or are not faster so.
+    """
     from modules.core.model import Row
-    from modules.loaders.transformers.loader import choose_runner
+    from modules.loaders.transformers.agreement import choose_runner, record_steps
     from modules.loaders.transformers.network import Network
 
-    runner = choose_runner(Network(model, CONTEXT), slots, 2048)
+    network = Network(model, CONTEXT)
+    runner = choose_runner(network, slots, 2048)
+    refusal = record_steps(runner, network) if recorded else ""
+    if refusal:
+        raise RuntimeError(refusal)
 
     def run(prompts: list[list[int]]) -> int:
         texts = [list(prompt) for prompt in prompts]
@@ -134,6 +142,7 @@ def measure(options: argparse.Namespace, stack: ExitStack) -> None:
     slots = max(options.batches)
     makers: dict[str, Callable[[], Contestant]] = {
         "ours, greedy": lambda: ours(model, slots, options.tokens, GenerationParams(temperature=0, ban_eos=True)),
+        "ours, recorded": lambda: ours(model, slots, options.tokens, GenerationParams(temperature=0, ban_eos=True), recorded=True),
         "ours, by chance": lambda: ours(model, slots, options.tokens, GenerationParams(**CHANCE, ban_eos=True)),
         "model.generate": lambda: generate(model, options.tokens),
         "continuous batching": lambda: continuous_batching(model, options.tokens, stack),  # last: it changes how the model attends

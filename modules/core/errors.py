@@ -117,3 +117,8 @@ def error_from(kind: str, message: str, details: dict[str, Any] | None = None) -
         if cls.__name__ == kind:
             return cls(message, **(details or {}))
     return AppError(message, **(details or {}))
+
+
+def first_line(error: BaseException) -> str:
+    """What a library said, cut to a length that fits into a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:250]

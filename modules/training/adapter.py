@@ -11,10 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from modules.core.errors import InvalidRequest, UnsupportedFormat
+from modules.core.errors import InvalidRequest, UnsupportedFormat, first_line
 from modules.loaders.adapter_config import CONFIG, WEIGHTS, check_adapter_config
 from modules.loaders.folder_header import read_json
-from modules.loaders.transformers.loader import first_line
 from modules.training import pissa, word_table
 from modules.training.base_model import OTHER_SENSES, QUANTIZED
 from modules.training.fingerprint import check_same_base

@@ -19,10 +19,11 @@ from modules.core.errors import (
     NotFound,
     OutOfMemory,
     UnsupportedFormat,
+    first_line,
 )
 from modules.loaders.folder_header import FolderHeader, read_folder_header, read_weight_header, weight_files
 from modules.loaders.machine import available_bytes, check_memory, size_text
-from modules.loaders.transformers.loader import first_line, read_config
+from modules.loaders.transformers.loader import read_config
 from modules.training.forecast import NUMBER_BYTES, precision_of
 from modules.training.options import TrainingOptions
 

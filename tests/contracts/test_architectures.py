@@ -12,7 +12,7 @@ import pytest
 from modules.core.errors import OutOfMemory
 from modules.core.model import Row
 from modules.engine.logits import NumpyRow
-from modules.loaders.transformers.loader import choose_runner
+from modules.loaders.transformers.agreement import choose_runner
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.runner import SlotRunner, _groups
 from modules.loaders.transformers.single_runner import SingleRunner

@@ -16,7 +16,7 @@ from modules.core.model import LoadedModel, Row, Runner
 from modules.core.params import GenerationParams
 from modules.engine.engine import Engine
 from modules.loaders.registry import find_loader
-from modules.loaders.transformers.loader import choose_runner
+from modules.loaders.transformers.agreement import choose_runner
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.single_runner import SingleRunner
 from tests.engine.ties import assert_same_but_for_ties

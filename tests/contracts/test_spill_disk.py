@@ -15,7 +15,7 @@ from modules.core.generation import EngineCounters, TokenLogprob
 from modules.core.model import Row, Runner
 from modules.engine import spill_disk
 from modules.engine.engine import Engine
-from modules.loaders.transformers.loader import choose_runner
+from modules.loaders.transformers.agreement import choose_runner
 from modules.loaders.transformers.network import Network
 from tests.contracts.test_spill import COUNT, GREEDY, Borrowed, Ids, load
 from tests.engine.ties import assert_same_but_for_ties

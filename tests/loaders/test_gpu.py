@@ -120,6 +120,22 @@ def test_what_is_over_a_cap_of_the_card_lies_in_main_memory(folder: Path) -> Non
     model.runner.close()
 
 
+@pytest.mark.parametrize("changes", [{}, {"quantize": "4bit"}, {"dtype": "float32"}], ids=str)
+def test_recorded_steps_write_the_same_as_plain_ones(folder: Path, changes: dict[str, Any]) -> None:
+    texts, speeds = [], []
+    for recorded in (False, True):
+        model = load_folder(folder, TransformersOptions(slots=2, cuda_graphs=recorded, **changes), silent)
+        steps = model.runner.recorded  # type: ignore[attr-defined]
+        told(f"{changes}, recorded {recorded}: notes {model.notes}")
+        speeds.append(speed(model))
+        model.runner.truncate(0, 0)
+        texts.append(greedy(model))
+        assert recorded or steps is None
+        model.runner.close()
+    told(f"{changes}: {speeds[0]:.0f} tokens/s plain, {speeds[1]:.0f} recorded")
+    assert "dtype" not in changes or texts[0] == texts[1]  # halves may differ in their last digit
+
+
 # ---- llama.cpp
 
 

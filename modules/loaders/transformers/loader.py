@@ -18,8 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from modules.core.errors import LoadFailed, MissingRequirement, NotFound, OutOfMemory, UnsupportedFormat
-from modules.core.model import Adapter, LoadedModel, Row, Runner
+from modules.core.errors import (
+    LoadFailed,
+    MissingRequirement,
+    NotFound,
+    OutOfMemory,
+    UnsupportedFormat,
+    first_line,
+)
+from modules.core.model import Adapter, LoadedModel, Runner
 from modules.loaders.draft import with_draft
 from modules.loaders.fit import together
 from modules.loaders.folder_header import FolderHeader, read_folder_header, read_folder_template, safe_config
@@ -28,6 +35,7 @@ from modules.loaders.model_info import read_info
 from modules.loaders.shape import folder_shape
 from modules.loaders.spec import Progress
 from modules.loaders.transformers.adapters import AdapterSet
+from modules.loaders.transformers.agreement import choose_runner, record_steps, tolerance
 from modules.loaders.transformers.compiled import compile_parts
 from modules.loaders.transformers.embedding_model import (
     check_embedding_model,
@@ -41,19 +49,14 @@ from modules.loaders.transformers.norms import fuse_norms
 from modules.loaders.transformers.options import TransformersOptions
 from modules.loaders.transformers.packed import use_onednn
 from modules.loaders.transformers.runner import SlotRunner
-from modules.loaders.transformers.seeing_runner import SeeingRunner
 from modules.loaders.transformers.sight import Sight
-from modules.loaders.transformers.single_runner import SingleRunner
 from modules.loaders.transformers.tokenizer import read_tokenizer
 
 if TYPE_CHECKING:
     import torch
 
-log = logging.getLogger(__name__)
-
 VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,30}")
 GPU_SHARE = 0.9  # of a GPU's free memory for weights when only main memory is capped
-CHECK_IDS = tuple((7919 * place + 13) % 251 for place in range(7))
 
 
 def load(path: Path, options: TransformersOptions, progress: Progress) -> LoadedModel:
@@ -89,13 +92,13 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
     notes += _quickened(network, options, progress)
     progress("Checking the batch", None)
     sight, blindness = open_eyes(path, config, network, tokenizer.library, options)
-    runner = choose_runner(network, options.slots, options.batch_tokens, sight)
-    if runner.n_slots < options.slots:
-        notes.append(f"This architecture ({header.config.get('model_type')}) writes one reply at a time, so there is 1 slot instead of {options.slots}.")
+    runner, remarks = _runner(network, options, sight)
     adapters = AdapterSet(model)
 
     def set_adapters(chosen: Sequence[Adapter]) -> None:
         adapters.apply(chosen)
+        if isinstance(runner, SlotRunner) and runner.recorded is not None:
+            runner.recorded.forget()
         if sight is not None:
             sight.forget()
 
@@ -110,8 +113,8 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
         memory_bytes=max(0, resident_bytes() - before),
     )
     if sight is not None:
-        blindness = with_eyes(loaded, network, sight, _tolerance(network))
-    loaded.notes = (*notes, *filter(None, [blindness]))
+        blindness = with_eyes(loaded, network, sight, tolerance(network))
+    loaded.notes = (*notes, *remarks, *filter(None, [blindness]))
     loaded = with_draft(loaded, options, lambda draft, told: load(draft, options.of_draft(context_length), told), progress)
     _quiet(options, header)  # the draft model chose the number of threads by its own size
     return loaded
@@ -125,6 +128,17 @@ def _quickened(network: Network, options: TransformersOptions, progress: Progres
         return []
     progress("Compiling", None)
     return [note for note in [compile_parts(network)] if note]
+
+
+def _runner(network: Network, options: TransformersOptions, sight: Sight | None) -> tuple[Runner, list[str]]:
+    """The fastest runner that is right for the model, and what could not be as asked."""
+    runner, remarks = choose_runner(network, options.slots, options.batch_tokens, sight), []
+    if runner.n_slots < options.slots:
+        kind = network.model.config.model_type
+        remarks.append(f"This architecture ({kind}) writes one reply at a time, so there is 1 slot instead of {options.slots}.")
+    if options.cuda_graphs:
+        remarks.append(record_steps(runner, network))
+    return runner, [remark for remark in remarks if remark]
 
 
 def read_config(header: FolderHeader) -> Any:
@@ -304,11 +318,6 @@ def spill_folder() -> Path:
     return folder
 
 
-def first_line(error: BaseException) -> str:
-    """What a library said, cut to a length that fits into a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:250]
-
-
 def _refusal(name: str, error: Exception) -> LoadFailed:
     """The right error for what transformers or PyTorch said."""
     text = first_line(error)
@@ -320,72 +329,3 @@ def _refusal(name: str, error: Exception) -> LoadFailed:
     if "unrecognized configuration class" in lower:
         return UnsupportedFormat(f"{name} is not a model that continues text; choose another one.")
     return UnsupportedFormat(f"transformers could not load {name}: {text}. Try other options, or download it again.")
-
-
-def choose_runner(network: Network, slots: int, batch_tokens: int, sight: Sight | None = None) -> Runner:
-    """The fastest runner that computes what the plain model computes: slots, one slot with a cache, one slot without.
-
-    Raises:
-        UnsupportedFormat: not even the plain model runs.
-    """
-    with network.small_window():
-        expected = _plain_logits(network)
-        if network.may_batch:
-            runner = SlotRunner(network, slots, batch_tokens) if sight is None else SeeingRunner(network, slots, batch_tokens, sight)
-            if _agrees(network, runner, expected):
-                return runner
-    expected = _plain_logits(network)
-    cached = SingleRunner(network, batch_tokens, cached=True)
-    if network.takes_cache and _agrees(network, cached, expected):
-        return cached
-    return SingleRunner(network, batch_tokens, cached=False)
-
-
-def _check_sequences(network: Network) -> tuple[list[int], list[int]]:
-    ids = [token % network.vocab_size for token in CHECK_IDS][: network.context_length]
-    return ids, ids[3::-1]
-
-
-def _plain_logits(network: Network) -> list[Any]:
-    """Last logits of the check sequences by a plain pass without a cache."""
-    try:
-        extra = {"use_cache": False} if network.takes_cache else {}
-        return [
-            network.run(network.torch.tensor([ids], device=network.device), **extra)[0, -1].float().cpu() for ids in _check_sequences(network)
-        ]
-    except Exception as error:
-        raise UnsupportedFormat(f"This model cannot be run by the transformers loader ({first_line(error)}); choose another one.") from error
-
-
-def _agrees(network: Network, runner: Runner, expected: list[Any]) -> bool:
-    """Whether ragged steps of the runner give the logits of plain passes, within the precision of the weights."""
-    long, short = _check_sequences(network)
-    steps: list[list[Row]]
-    if runner.n_slots > 1:
-        steps = [
-            [Row(0, 0, long[:3])],
-            [Row(0, 3, long[3:5]), Row(1, 0, short[:1])],
-            [Row(0, 5, long[5:6]), Row(1, 1, short[1:])],
-            [Row(0, 6, long[6:])],
-        ]
-    else:
-        steps = [[Row(0, 0, long[:5])], [Row(0, 5, long[5:])]]
-    try:
-        found = {row.slot: logits for step in steps for row, logits in zip(step, _as_tensors(network, runner, step), strict=True)}
-        for slot in range(runner.n_slots):
-            runner.truncate(slot, 0)
-    except Exception as error:  # noqa: BLE001 - any failure of a foreign architecture means: not this way
-        log.info("this way of running does not suit the model: %s", first_line(error))
-        return False
-    limit = _tolerance(network)
-    return all(float((found[slot] - expected[slot]).norm() / expected[slot].norm().clamp_min(1e-9)) < limit for slot in found)
-
-
-def _as_tensors(network: Network, runner: Runner, step: list[Row]) -> list[Any]:
-    return [network.torch.as_tensor(row.full() if hasattr(row, "full") else row).clone() for row in runner.forward(step)]
-
-
-def _tolerance(network: Network) -> float:
-    if getattr(network.model, "is_quantized", False):
-        return 0.15
-    return 2e-3 if network.dtype == network.torch.float32 else 5e-2

@@ -50,6 +50,10 @@ class TransformersOptions(LoadOptions):
         False,
         description="Compile the parts between attention: a slow first minute, then faster steps. Needs a C++ compiler.",
     )
+    cuda_graphs: bool = Field(
+        False,
+        description="On one CUDA card, record the steps that write a token and play them back, where that is faster: less waiting for Python, some more memory.",
+    )
     weight_blocks: bool = Field(
         False,
         description="On a processor, keep the weights a second time in the order that several replies at once are computed fastest with; "
@@ -90,4 +94,4 @@ class TransformersOptions(LoadOptions):
 
     def of_draft(self, context_length: int) -> TransformersOptions:
         """How a draft model is loaded beside a model: for the same slots and contexts."""
-        return self.model_copy(update={"draft_model": "", "draft_lookup": False, "context_length": context_length, "torch_compile": False, "weight_blocks": False})
+        return self.model_copy(update={"draft_model": "", "draft_lookup": False, "context_length": context_length, "torch_compile": False, "cuda_graphs": False, "weight_blocks": False})

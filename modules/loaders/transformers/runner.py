@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Row
 from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.recorded import RecordedSteps
 from modules.loaders.transformers.slot_cache import SlotCache
 from modules.loaders.transformers.states import packed, unpacked
 
@@ -41,6 +42,7 @@ class SlotRunner:
         self.keeps_parts, self.tile_rows = True, 0
         self._lengths = [0] * slots
         self._cache: SlotCache | None = SlotCache(slots, network.context_length)
+        self.recorded: RecordedSteps | None = None
 
     def forward(self, rows: Sequence[Row]) -> list[Any]:
         """Run the rows; one float32 array [vocab] (or a row on the device) per output.
@@ -81,6 +83,10 @@ class SlotRunner:
 
     def _pass(self, rows: Sequence[Row]) -> list[list[Any]]:
         """One forward pass of rows that share a width; the outputs of each."""
+        if self.recorded is not None and self._is_plain_step(rows):
+            played = self.recorded.logits(rows, self._open_cache())
+            if played is not None:
+                return [[entry] for entry in self._network.rows(played)]
         if len(rows) == 1:
             return [self._network.rows(self._logits(rows, rows[0].outputs)[0])]
         most = max(row.outputs for row in rows)
@@ -88,6 +94,10 @@ class SlotRunner:
         order = np.argsort(np.argsort([row.slot for row in rows]))
         entries = self._network.rows(logits.flatten(0, 1))
         return [entries[(place + 1) * most - row.outputs : (place + 1) * most] for place, row in zip(order, rows, strict=True)]
+
+    def _is_plain_step(self, rows: Sequence[Row]) -> bool:
+        """Whether each row goes on by one token of text."""
+        return all(len(row.token_ids) == 1 for row in rows)
 
     def _logits(self, rows: Sequence[Row], outputs: int) -> Any:
         """Pad on the left, place, mask and run: [rows, outputs, vocab]."""
@@ -194,7 +204,7 @@ class SlotRunner:
         """Drop cache and model; memory of a GPU goes back with them."""
         if self._cache is None:
             return
-        self._cache = None
+        self._cache = self.recorded = None
         release(self._network)
 
 

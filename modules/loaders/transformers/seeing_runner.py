@@ -67,6 +67,9 @@ class SeeingRunner(SlotRunner):
         ids = [self._sight.image_token] * (row.start - begin) + list(_with_ids(row, self._sight.image_token).token_ids)
         return dataclasses.replace(row, start=begin, token_ids=ids[: end - begin])
 
+    def _is_plain_step(self, rows: Sequence[Row]) -> bool:
+        return not self._stepping and super()._is_plain_step(rows)
+
     def _computed(self, held: Held) -> int:
         """How many ids of a slot are in the cache."""
         unfinished = held.unfinished if self._sight.is_whole else None

@@ -33,6 +33,7 @@ class SlotCache:
         self._one: tuple[int, int] | None = None
         self._length = 0
         self.capacity = 0
+        self.generation = 0  # grows whenever storage moves
 
     @property
     def scratch(self) -> int:
@@ -54,7 +55,9 @@ class SlotCache:
             self.capacity = held
             raise
 
-    def plan(self, rows: list[int], positions: torch.Tensor, length: int, *, one: tuple[int, int] | None = None) -> None:
+    def plan(
+        self, rows: list[int], positions: torch.Tensor, length: int, *, one: tuple[int, int] | None = None, slots: torch.Tensor | None = None
+    ) -> None:
         """Announce the next forward pass.
 
         Args:
@@ -62,13 +65,15 @@ class SlotCache:
             positions: [rows, tokens] where each token is written; padding has `scratch`.
             length: longest sequence after the pass, which is how much every row reads.
             one: (start, end) if there is one row without padding, which is then written as a slice.
+            slots: [rows, 1] the same as `rows`, where they are on the device already.
         """
         import torch
 
         self._rows = rows
         neighbours = all(after == before + 1 for before, after in pairwise(rows))
         self._span = slice(rows[0], rows[-1] + 1) if neighbours else None
-        self._placed = {positions.device: (torch.tensor(rows, device=positions.device)[:, None], positions)}
+        slots = torch.tensor(rows, device=positions.device)[:, None] if slots is None else slots
+        self._placed = {positions.device: (slots, positions)}
         self._one = one
         self._length = length
 
@@ -88,6 +93,7 @@ class SlotCache:
         if held is not None:
             grown[:, :, : held.shape[2]] = held
         store[layer] = grown
+        self.generation += 1
         return grown
 
     def _write(self, store: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
