@@ -26,7 +26,7 @@ FAILURES_PER_MINUTE = 10
 KEPT_ADDRESSES = 10_000
 OTHER_SCHEMES = frozenset({"basic", "digest", "negotiate"})
 API_PATHS = ("/v1", "/metrics")  # need the key wherever there is one
-OPEN_PATHS = frozenset({"/login", "/health", "/ui/assets/app.css"})
+OPEN_PATHS = frozenset({"/login", "/health"})
 
 
 def _digest(text: str) -> bytes:

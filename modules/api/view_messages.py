@@ -35,6 +35,7 @@ class ViewFunctions(Rendering, Protocol):
     """What the page's routes need from the page: rendering and the folder of its scripts."""
 
     assets: Path
+    assets_version: str
     fonts: Path
 
     def blocks(self, text: str) -> tuple[str, ...]:

@@ -128,13 +128,14 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
             "memory": {"total_bytes": status.memory_total_bytes, "available_bytes": status.memory_available_bytes},
         }
 
-    @router.get("/assets/{name}", response_model=None)
-    async def asset(name: str) -> Response:
-        """A script or style of the page."""
+    @router.get("/assets/{version}/{name}", response_model=None)
+    async def asset(version: str, name: str) -> Response:
+        """A script or style of the page. One of another version is served as it is now: a page that was open while the server was renewed asks for it."""
         path = functions.assets / checked_name(name, "file")
         if not path.is_file():
             raise NotFound(f"There is no file “{name}”.")
         kind = "text/javascript" if path.suffix == ".js" else mimetypes.guess_type(path.name)[0]
-        return FileResponse(path, media_type=kind, headers={"cache-control": "no-cache"})
+        kept = "private, max-age=31536000, immutable" if version == functions.assets_version else "no-cache"
+        return FileResponse(path, media_type=kind, headers={"cache-control": kept})
 
     return router

@@ -6,11 +6,11 @@ A new area is one file in `tabs/` and one row in `TABS`. Knows no routes: the vi
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from modules.ui.page_files import ASSETS, FONTS, VERSION, address
 from modules.ui.render import BlockCache, Renderer, StreamingRenderer
 from modules.ui.settings_drawer import SettingsDrawer
 from modules.ui.tabs import chat, models, notebook, templates, training
@@ -20,8 +20,6 @@ from modules.ui.views.conversation_list import ConversationList
 if TYPE_CHECKING:
     from modules.services.app import App
 
-ASSETS = Path(__file__).parent / "assets"
-FONTS = Path(__file__).parent / "fonts"
 TABS: tuple[tuple[str, str, Callable[[App], None]], ...] = (
     ("chat", "Chat", chat.build),
     ("notebook", "Notebook", notebook.build),
@@ -29,23 +27,12 @@ TABS: tuple[tuple[str, str, Callable[[App], None]], ...] = (
     ("training", "Training", training.build),
     ("templates", "Templates", templates.build),
 )
-# Gradio scopes and inlines `css_paths`; a link keeps our rules as written. Until it has come nothing half-styled is shown.
-HEAD = """
-<link rel="stylesheet" href="ui/assets/app.css">
-<link rel="stylesheet" href="ui/assets/training.css">
-<link rel="stylesheet" href="ui/assets/characters.css">
-<link rel="stylesheet" href="ui/assets/keys.css">
-<link rel="stylesheet" href="ui/assets/notebook.css">
-<link rel="stylesheet" href="ui/assets/formulas.css">
-<link rel="stylesheet" href="ui/assets/templates.css">
-<link rel="stylesheet" href="ui/assets/settings.css">
-<link rel="stylesheet" href="ui/assets/conversations.css">
-<link rel="stylesheet" href="ui/assets/chat_menu.css">
-<link rel="stylesheet" href="ui/assets/chat_looks.css">
-<link rel="stylesheet" href="ui/assets/attachments.css">
-<link rel="stylesheet" href="ui/assets/receipts.css">
-<link rel="stylesheet" href="ui/assets/people.css">
-<link rel="icon" href="ui/assets/icon.svg" type="image/svg+xml">
+# Gradio scopes and inlines `css_paths`; links keep our rules as written. Until they have come nothing half-styled is shown.
+STYLES = (
+    "app", "training", "characters", "keys", "notebook", "formulas", "templates", "settings", "conversations", "chat_menu", "chat_looks", "attachments",
+    "receipts", "people",
+)  # fmt: skip
+META = """
 <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
 <meta name="color-scheme" content="light dark">
 """
@@ -66,11 +53,17 @@ def build_page(app: App) -> gr.Blocks:
     return page
 
 
+def head() -> str:
+    """What the page's head holds beside Gradio's own."""
+    links = [f'<link rel="stylesheet" href="{address(name)}.css">' for name in STYLES]
+    return "\n".join(["", *links, f'<link rel="icon" href="{address("icon.svg")}" type="image/svg+xml">', META.strip(), ""])
+
+
 def page_options() -> dict[str, Any]:
     """Keyword arguments for `gr.mount_gradio_app`."""
     return {
         "theme": build_theme(),
-        "head": HEAD,
+        "head": head(),
         "css": "body:not([data-area]) .gradio-container { visibility: hidden; }",
         "footer_links": [],
         "run_history": False,
@@ -90,6 +83,7 @@ class ViewRendering:
         self._renderer = Renderer()
         self._cache = BlockCache(self._renderer)
         self.assets = ASSETS
+        self.assets_version = VERSION
         self.fonts = FONTS
 
     def blocks(self, text: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -70,3 +71,18 @@ def test_an_address_that_is_none_is_not_found(server: PaddockServer, method: str
 @pytest.mark.parametrize(("method", "path"), WRONG_METHOD)
 def test_a_wrong_method_is_told_from_an_unknown_address(server: PaddockServer, method: str, path: str) -> None:
     assert method in error_of(server.http.request(method, path), 405)["message"]
+
+
+def test_scripts_are_kept_by_the_browser_until_they_change(server: PaddockServer) -> None:
+    page = server.http.get("").text.replace("\\", "")
+    named = set(re.findall(r"ui/assets/([0-9a-f]{12})/", page))
+    assert len(named) == 1
+    version = named.pop()
+    current = server.http.get(f"ui/assets/{version}/page.js")
+    assert current.headers["content-type"].startswith("text/javascript")
+    assert "immutable" in current.headers["cache-control"]
+    renewed = server.http.get("ui/assets/0123456789ab/page.js")  # a page of the version before, still open
+    assert renewed.text == current.text
+    assert renewed.headers["cache-control"] == "no-cache"
+    for wrong in ("nothing.js", "..%2fapp.py", "%2e%2e"):
+        assert server.http.get(f"ui/assets/{version}/{wrong}").status_code in (400, 404)

@@ -12,8 +12,9 @@ from modules.core.errors import InvalidRequest, LoadFailed
 from modules.core.params import GenerationParams
 from modules.core.settings import Settings
 from modules.services.app import build_app
-from modules.ui import notices
-from modules.ui.app import ASSETS, TABS, ViewRendering, build_page, page_options
+from modules.ui import notices, page_files
+from modules.ui.app import TABS, ViewRendering, build_page, page_options
+from modules.ui.page_files import ASSETS
 from modules.ui.settings_drawer import SettingsDrawer, _shown
 from modules.ui.views.frame import View
 
@@ -230,3 +231,15 @@ def test_rendering_for_the_routes():
 )
 def test_controls_of_thinking_are_shown_where_the_template_reads_them_or_they_are_set(offered, is_set, shown):
     assert _shown(offered, "enable_thinking", is_set) == shown
+
+
+def test_every_style_is_linked_and_every_address_changes_with_the_files(tmp_path):
+    linked = re.findall(r"ui/assets/[0-9a-f]{12}/([a-z_]+)\.css", page_options()["head"])
+    loaded_by_scripts = {"perplexity"}
+    assert {path.stem for path in ASSETS.glob("*.css")} == {*linked, *loaded_by_scripts}
+    assert page_files.address("page.js") == f"ui/assets/{page_files.files_version(ASSETS)}/page.js"
+    versions = set()
+    for name, text in (("page.js", "1"), ("page.js", "2"), ("app.css", "1"), ("app.css", "")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        versions.add(page_files.files_version(tmp_path))
+    assert len(versions) == 4

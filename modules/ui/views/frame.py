@@ -10,10 +10,12 @@ from typing import Any
 
 import gradio as gr
 
+from modules.ui.page_files import address
+
 SKELETON = '<div class="view" aria-busy="true"></div>'
 # Event names must stand quoted in the script: Gradio makes listeners of the quoted words it finds.
 SCRIPT = """
-import(new URL('ui/assets/%(module)s.js', document.baseURI).href)
+import(new URL('%(address)s', document.baseURI).href)
   .then((module) => module.mount(element.querySelector('.view'), {props, watch, trigger: (name, data) => trigger(name, data)}))
   .catch((error) => { element.textContent = 'This part of the page could not be loaded. Reload the page. (' + error.message + ')'; });
 // events: %(events)s
@@ -30,7 +32,7 @@ class View(gr.HTML):
         super().__init__(
             value=value,
             html_template=SKELETON,
-            js_on_load=SCRIPT % {"module": self.module, "events": ", ".join(f"'{name}'" for name in self.event_names)},
+            js_on_load=SCRIPT % {"address": address(f"{self.module}.js"), "events": ", ".join(f"'{name}'" for name in self.event_names)},
             apply_default_css=False,
             padding=False,
             container=False,
