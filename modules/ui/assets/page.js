@@ -31,12 +31,13 @@ export function address(path) {
   return new URL(path.replace(/^\//, ""), BASE);
 }
 
-/** One JSON request. Throws `RequestError` whose message is a sentence for the person. */
-export async function request(method, path, body) {
+/** One JSON request. Throws `RequestError` whose message is a sentence for the person. `keepalive`: sent also when the page goes. */
+export async function request(method, path, body, { keepalive = false } = {}) {
   let response;
   try {
     response = await fetch(address(path), {
       method,
+      keepalive,
       headers: body === undefined ? {} : { "content-type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
     });

@@ -8,7 +8,6 @@ import { button, later } from "./training_fields.js";
 
 const NAME = /^[a-z][a-z0-9_]*$/;
 const FILE_LIMIT = 200000;
-const ECHO_MS = 3000;
 const MOST_TRIES = 50;
 const STEPS_MS = 60; // until an opened group has drawn its fields
 
@@ -74,13 +73,7 @@ export function mount(element, { trigger }) {
 
   document.addEventListener("focusin", ({ target }) => { if (reasons.size && target.closest?.("#drawer [class*='field-']")) disable(); }); // of a group that was opened since
 
-  let edited = { key: "", at: 0 };
-  listen("settings", ({ scope: name, key, settings }) => {
-    if (edited.key === key && Date.now() - edited.at < ECHO_MS) return; // may be older than what is set now
-    known.set(name, settings);
-    showChanges();
-  });
-  listen("settings-edited", ({ scope: name, key, settings }) => { edited = { key, at: Date.now() }; known.set(name, { ...known.get(name), ...settings }); showChanges(); });
+  listen("settings-known", ({ scope: name, settings }) => { known.set(name, settings); showChanges(); });
   listen("area", showChanges);
   listen("model", showChanges);
   listen("drawer-opened", () => { chips.dataset.drawn = ""; showChanges(); });
