@@ -16,7 +16,13 @@ from modules.core.messages import Image, Message
 from modules.services.conversation_files import TITLE_LIMIT, exported, imported, new_images, title_from
 from modules.services.conversation_news import ConversationChange, ConversationNews, Subscription
 from modules.services.conversation_paths import ConversationPaths
-from modules.services.conversation_settings import ConversationSettings, Within, edited, settings_from, stored_settings
+from modules.services.conversation_settings import (
+    ConversationSettings,
+    Within,
+    edited,
+    settings_from,
+    stored_settings,
+)
 from modules.services.prompt_material import PromptMaterial, material_of, unsent_material
 from modules.services.storage import Storage, Stores
 from modules.store.records import (

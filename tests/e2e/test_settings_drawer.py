@@ -60,8 +60,11 @@ def test_what_differs_is_marked_and_taken_back(drawer: Drawer, starter: PaddockS
     expect(drawer.changes.get_by_role("button")).to_have_count(2)
     expect(drawer.changes).to_contain_text("Temperature 1.3")
     mark = "block => getComputedStyle(block.querySelector('[data-testid=block-info]'), '::after').content"
-    assert "●" in drawer.element.locator(".field-temperature").evaluate(mark)
-    assert "●" not in drawer.element.locator(".field-top_p").evaluate(mark)
+    marks = {name: drawer.element.locator(f".field-{name}").evaluate(mark) for name in ("temperature", "top_k", "top_p")}
+    assert "●○" in marks["temperature"] and "●○" in marks["top_k"], "from the preset and from neutral"
+    assert "○" in marks["top_p"] and "●" not in marks["top_p"], "the preset itself is not neutral there"
+    drawer.element.locator(".field-top_p").hover(position={"x": 5, "y": 5})
+    expect(drawer.element.locator(".field-top_p")).to_have_attribute("title", "Differs from neutral, which is 1.")
     drawer.changes.get_by_role("button", name="Take Temperature back to the preset").click()
     expect(drawer.changes.get_by_role("button")).to_have_count(1)
     expect(drawer.number("Temperature")).to_have_value(before)

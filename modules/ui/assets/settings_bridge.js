@@ -12,9 +12,14 @@ const FORMS_KEPT = 8; // an answer about an earlier form may still come
 const TYPED_IN = '#drawer textarea, #drawer input[type="text"]';
 
 let acting = []; // the samplers that take part with the values shown
+let apart = {}; // of the parameters whose value is not neutral: the neutral one
 
 export function actingSamplers() {
   return acting;
+}
+
+export function apartFromNeutral() {
+  return apart;
 }
 
 class SettingsBridge {
@@ -113,13 +118,13 @@ class SettingsBridge {
 
   // ---- what the form says
 
-  heard({ key, asked, acting: names, shown, settings }) {
+  heard({ key, asked, acting: names, apart: neutral, shown, settings }) {
     const form = this.forms.get(asked);
     if (form && shown) form.read = shown;
     if (shown && asked < this.answered) { this.shown = ""; this.show(); return; } // an older answer came later and stands in the form now
     if (shown) this.answered = asked;
     if (names) {
-      acting = names;
+      [acting, apart] = [names, neutral];
       emit("samplers-acting");
     }
     if (!settings || !form?.read) return;
