@@ -68,13 +68,12 @@ class Notebook extends NotebookTyping {
 
   follow() {
     this.text.addEventListener("input", () => this.typed());
-    this.text.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); this.run(); }
-    });
     listen("model", () => this.remote.replaceChildren(state.models.loaded[0]?.host ? remoteBadge(state.models.loaded[0]) : ""));
     listen("area", (area) => (area === "notebook" ? this.attach() : this.detach()));
     listen("escape", () => { if (state.area === "notebook" && this.running) this.act("stop"); });
     listen("settings-edited", ({ scope, settings }) => { if (scope === "notebook") this.settings.edit(settings); });
+    listen("save-notebook", () => this.save());
+    listen("keys-changed", () => this.setRunning(this.running));
     listen("open-notebook", (id) => this.open(id));
     window.addEventListener("pagehide", () => this.leave());
   }
