@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
@@ -15,6 +15,7 @@ from modules.api.view_message_tree import OK
 from modules.api.view_messages import ConversationView, MessageRendering, ViewFunctions
 from modules.core.errors import InvalidRequest
 from modules.services.app import App
+from modules.services.conversation_settings import EntryEdits
 from modules.services.storage import is_private
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class TitleBody(BaseModel):
     pinned: bool | None = None
     tags: list[str] | None = Field(None, max_length=100)
     settings: dict[str, Any] | None = None
+    within: dict[Literal["params", "template_variables"], EntryEdits] | None = None  # entries of settings
 
 
 def conversations_router(app: App, functions: ViewFunctions) -> APIRouter:
@@ -132,8 +134,8 @@ async def _change(app: App, conversation_id: str, body: TitleBody) -> None:
         await app.conversations.pin(owner(), conversation_id, body.pinned)
     if body.tags is not None:
         await app.conversations.tag(owner(), conversation_id, body.tags)
-    if body.settings is not None:
-        await app.conversations.update_settings(owner(), conversation_id, body.settings)
+    if body.settings is not None or body.within is not None:
+        await app.conversations.update_settings(owner(), conversation_id, body.settings or {}, within=body.within)
 
 
 def _row(row: ConversationSummary) -> dict[str, Any]:

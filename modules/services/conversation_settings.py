@@ -49,6 +49,25 @@ class ConversationSettings(BaseModel, frozen=True, extra="forbid"):
         return value
 
 
+class EntryEdits(BaseModel, frozen=True, extra="forbid"):
+    """What somebody changed among the entries of one setting; the others stay, whoever wrote them."""
+
+    put: dict[str, Any] = Field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+
+
+Within = Mapping[Literal["params", "template_variables"], EntryEdits]
+
+
+def edited(before: Mapping[str, Any], values: Mapping[str, Any], within: Within | None = None) -> dict[str, Any]:
+    """Settings with the named ones replaced, and single entries of others changed."""
+    after = {**before, **values}
+    for name, edits in (within or {}).items():
+        kept = {key: value for key, value in (after.get(name) or {}).items() if key not in edits.drop}
+        after[name] = {**kept, **edits.put}
+    return after
+
+
 def settings_from(values: Mapping[str, Any]) -> ConversationSettings:
     """Checked settings; `params` is checked against the bounds of the parameters and keeps only what was given.
 

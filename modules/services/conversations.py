@@ -16,7 +16,13 @@ from modules.core.messages import Image, Message
 from modules.services.conversation_files import TITLE_LIMIT, exported, imported, new_images, title_from
 from modules.services.conversation_news import ConversationChange, ConversationNews, Subscription
 from modules.services.conversation_paths import ConversationPaths
-from modules.services.conversation_settings import ConversationSettings, settings_from, stored_settings
+from modules.services.conversation_settings import (
+    ConversationSettings,
+    Within,
+    edited,
+    settings_from,
+    stored_settings,
+)
 from modules.services.prompt_material import PromptMaterial, material_of, unsent_material
 from modules.services.storage import Storage, Stores
 from modules.store.records import (
@@ -161,13 +167,15 @@ class ConversationService:
         cleaned = checked_tags(tags)
         await self._storage.of(conversation_id).run(lambda stores: stores.conversations.tag(owner, conversation_id, cleaned))
 
-    async def update_settings(self, owner: str, conversation_id: str, values: Mapping[str, Any], rev: int | None = None) -> ConversationSettings:
-        """Replace the named settings, leave the others; the settings as they are then.
+    async def update_settings(
+        self, owner: str, conversation_id: str, values: Mapping[str, Any], rev: int | None = None, within: Within | None = None
+    ) -> ConversationSettings:
+        """Replace the named settings, leave the others; of those in `within` single entries change. The settings as they are then.
 
         Raises:
             InvalidRequest: an unknown name or a value outside its limits.
         """
-        settings, changed = await self._storage.of(conversation_id).run(lambda stores: _update_settings(stores, owner, conversation_id, values, rev))
+        settings, changed = await self._storage.of(conversation_id).run(lambda stores: _update_settings(stores, owner, conversation_id, (values, within), rev))
         if changed:
             self._news.publish(conversation_id, "settings")
         return settings
@@ -342,7 +350,7 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
 
 
 def _update_settings(
-    stores: Stores, owner: str, conversation_id: str, values: Mapping[str, Any], rev: int | None
+    stores: Stores, owner: str, conversation_id: str, edits: tuple[Mapping[str, Any], Within | None], rev: int | None
 ) -> tuple[ConversationSettings, bool]:
     """Merge and store; when another change comes between reading and writing, once more on top of that one."""
     for _ in range(SETTINGS_TRIES):
@@ -350,7 +358,7 @@ def _update_settings(
         if rev is not None and rev != found.rev:
             break
         before = stored_settings(found.settings)
-        after = settings_from({**before.model_dump(), **values})
+        after = settings_from(edited(before.model_dump(), *edits))
         if after == before:
             return after, False
         try:

@@ -1,13 +1,14 @@
 """The settings drawer: system prompt, preset, every generation parameter, template, adapters. One for conversations and the notebook.
 
 Knows the form and the preset and template services. Whose settings are shown is the browser's business: the bridge says `show` with a key
-and gets back JSON with the same key, so that an edit never lands in another conversation.
+and gets back JSON with the same key, so that an edit never lands in another conversation. What was edited it finds by comparing two readings
+of the same form, so that only that is stored; the system prompt it reads itself while it is typed.
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
 
@@ -33,6 +34,15 @@ THINKING = (("Model default", ""), ("On", "on"), ("Off", "off"))
 EFFORT = (("Model default", ""), ("Low", "low"), ("Medium", "medium"), ("High", "high"))
 
 
+class Shown(NamedTuple):
+    """What stands above the parameters, as the components hold it."""
+
+    template: str
+    thinking: str
+    effort: str
+    preset: str
+
+
 class SettingsDrawer:
     """Builds the drawer and wires it. Handlers are methods that take and return plain component values."""
 
@@ -46,11 +56,13 @@ class SettingsDrawer:
         """Make the components and their events in the page that is open now."""
         with gr.Column(elem_id="drawer"):
             self.bridge = SettingsBridge(elem_id="settings-bridge")
-            self.key = gr.State("")
+            # With the form in the browser, not on the server: what a form is read as belongs to what that form showed
+            self.key = gr.Textbox(visible="hidden", label="Whose settings")
+            self.asked = gr.Number(visible="hidden", label="Which showing", precision=0)
             self.problem = gr.Markdown("", elem_id="settings-problem", visible="hidden")
             with gr.Group(elem_id="conversation-settings"):
                 self.system = gr.Textbox(label="System prompt", placeholder="How the model should behave in this conversation", lines=3,
-                                         max_lines=12, elem_id="system-prompt")  # fmt: skip
+                                         max_lines=12, elem_id="system-prompt", interactive=True)  # fmt: skip
                 self.template = gr.Dropdown(label="Prompt template", choices=[("The model's own", "")], value="", filterable=False,
                                             info="How messages become the text that the model reads.")  # fmt: skip
                 self.thinking = gr.Dropdown(label="Thinking", choices=list(THINKING), value="", filterable=False,
@@ -80,40 +92,41 @@ class SettingsDrawer:
 
     @property
     def _rest(self) -> list[Any]:
-        return [self.system, self.template, self.thinking, self.effort, self.preset]
+        return [self.template, self.thinking, self.effort, self.preset]
 
     def _wire(self) -> None:
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
         parts = self._form.components
         everything = [*self._rest, *parts]
-        self.bridge.show(self.show, None, [self.bridge, self.key, self.problem, *everything, *self._memory.parts, *self._grammar.parts],
+        self.bridge.show(self.show, None, [self.bridge, self.key, self.asked, self.problem, self.system, *everything, *self._memory.parts, *self._grammar.parts],
                          trigger_mode="multiple", **quiet)  # fmt: skip  # the next is asked before the last came
-        edited = [self.bridge, self.problem]
-        edits = [part.input for part in [self.system, self.template, self.thinking, self.effort, *parts]]
-        # Gradio's text boxes tell of typed characters only; what was pasted, cut or deleted counts when the box is left
-        edits += [part.blur for part in [self.system, *parts] if isinstance(part, gr.Textbox)]
-        gr.on(edits, self.collect, [self.key, *everything], edited, trigger_mode="always_last", **quiet)
+        read, edited = [self.key, self.asked, *everything], [self.bridge, self.problem]
+        edits = [part.input for part in [self.template, self.thinking, self.effort, *parts]]
+        # Gradio's text boxes tell of typed characters only; the bridge tells of what was pasted, cut or deleted
+        edits += [part.blur for part in parts if isinstance(part, gr.Textbox)]
+        gr.on(edits, self.collect, read, edited, trigger_mode="always_last", **quiet)
+        self.bridge.typed(self.collect, read, edited, trigger_mode="always_last", **quiet)
         afresh = [self.problem, *parts]
         for event, preset in ((self.preset.input, self.preset), (self.reset.click, self.preset)):
-            event(self.apply_preset, preset, afresh, **quiet).then(self.collect, [self.key, *everything], edited, **quiet)
+            event(self.apply_preset, preset, afresh, **quiet).then(self.collect, read, edited, **quiet)
         memory, chosen = self._memory, [self.key, self.preset]
         remembered = [self.preset, *memory.parts]
         self.preset.input(memory.chosen, chosen, remembered, **quiet)
         memory.default.click(memory.make_default, chosen, remembered, **quiet)
         for taken, preset in ((self.neutral, lambda: NEUTRAL), (memory.offer, memory.taken)):
             taken.click(preset, None, self.preset, **quiet).then(self.apply_preset, self.preset, afresh, **quiet).then(
-                self.collect, [self.key, *everything], edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
-        self.tools.reset(self.reset_one, self.preset, afresh, **quiet).then(self.collect, [self.key, *everything], edited, **quiet)
+                self.collect, read, edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
+        self.tools.reset(self.reset_one, self.preset, afresh, **quiet).then(self.collect, read, edited, **quiet)
         self.preset.input(lambda: _problem(""), None, self.told, **quiet)
         self.tools.import_preset(self.import_preset, None, [self.told, self.preset, *afresh], **quiet).then(
-            self.collect, [self.key, *everything], edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
-        self._grammar.wire(self._form.component("grammar"), quiet).then(self.collect, [self.key, *everything], edited, **quiet)
+            self.collect, read, edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
+        self._grammar.wire(self._form.component("grammar"), quiet).then(self.collect, read, edited, **quiet)
         self.save.click(self.save_preset, [self.name, self.replace, *parts], [self.preset, self.problem], **quiet).then(
-            self.collect, [self.key, *everything], edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
+            self.collect, read, edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
         self.delete.click(self.ask_delete, self.preset, [self.sure, self.question], **quiet)
         self.keep.click(lambda: gr.update(visible=False), None, self.sure, **quiet)
         self.really.click(self.delete_preset, self.preset, [self.preset, self.problem, self.sure], **quiet).then(
-            self.collect, [self.key, *everything], edited, **quiet).then(memory.told, chosen, remembered, **quiet)  # fmt: skip
+            self.collect, read, edited, **quiet).then(memory.told, chosen, remembered, **quiet)  # fmt: skip
 
     # ---- handlers --------------------------------------------------------------------------------------------------
 
@@ -122,7 +135,7 @@ class SettingsDrawer:
         data: dict[str, Any] = event._data if isinstance(event._data, dict) else {}
         settings: dict[str, Any] = data.get("settings") or {}
         variables = settings.get("template_variables") or {}
-        key, preset = str(data.get("key") or ""), str(settings.get("preset") or "")
+        key, asked, preset = str(data.get("key") or ""), int(data.get("asked") or 0), str(settings.get("preset") or "")
         problem, params = "", GenerationParams()
         try:
             params = self._app.presets.merge(preset, settings.get("params") or {})
@@ -133,10 +146,11 @@ class SettingsDrawer:
         templates = [(usual, "")] + [(row.name, row.name) for row in await self._app.templates.list() if not row.problem]
         thinking, effort = variables.get("enable_thinking"), variables.get("reasoning_effort") or ""
         offered = self._offered(settings)
+        shown = Shown(settings.get("template") or "", "" if thinking is None else "on" if thinking else "off", effort, preset)
         return [
-            _told(params, asked=data.get("asked")), key, _problem(problem), settings.get("system_prompt") or "",
-            gr.update(choices=templates, value=settings.get("template") or ""),
-            gr.update(value="" if thinking is None else "on" if thinking else "off", visible=_shown(offered, "enable_thinking", thinking is not None)),
+            _told(params, key=key, asked=asked, shown=self._settings(key, shown, None if problem else params)), key, asked, _problem(problem),
+            settings.get("system_prompt") or "", gr.update(choices=templates, value=shown.template),
+            gr.update(value=shown.thinking, visible=_shown(offered, "enable_thinking", thinking is not None)),
             gr.update(value=effort, visible=_shown(offered, "reasoning_effort", bool(effort))),
             gr.update(choices=self._preset_choices(), value=preset, info=self._memory.sentence(key, preset)), *self._form.updates(params),
             *self._memory.buttons(key, preset), *self._grammar.looked_at(params.grammar),
@@ -147,23 +161,28 @@ class SettingsDrawer:
         engine = self._app.models.loaded()
         return None if engine is None or settings.get("template") else engine.card.template_variables
 
-    def collect(self, key: str, system: str, template: str, thinking: str, effort: str, preset: str, *shown: Any) -> list[Any]:
-        """What the form holds as settings: only what differs from the preset is kept in `params`."""
+    def collect(self, key: str, asked: float | None, *values: Any) -> list[Any]:
+        """What the form holds as settings; parameters that cannot be read are told, and do not keep the rest from being stored."""
+        shown = Shown(*values[:4])
+        told, params = "", None
         try:
-            params = self._form.read(shown)
-            base = self._app.presets.merge(preset, {})
+            self._app.presets.merge(shown.preset, {})
+            params = self._form.read(values[4:])
         except AppError as error:
-            return [gr.update(), _problem(error.message)]
-        values, before = params.model_dump(mode="json"), base.model_dump(mode="json")
-        variables: dict[str, Any] = {}
-        if thinking:
-            variables["enable_thinking"] = thinking == "on"
-        if effort:
-            variables["reasoning_effort"] = effort
-        settings: dict[str, Any] = {"preset": preset, "params": {name: value for name, value in values.items() if value != before[name]}}
+            told = error.message
+        return [_told(params, key=key, asked=int(asked or 0), settings=self._settings(key, shown, params)), _problem(told)]
+
+    def _settings(self, key: str, shown: Shown, params: BaseModel | None) -> dict[str, Any]:
+        """The form as settings: only what differs from the preset is kept in `params`, and of the template's variables those that have a control."""
+        settings: dict[str, Any] = {"preset": shown.preset}
+        if params is not None:
+            before = self._app.presets.merge(shown.preset, {}).model_dump(mode="json")
+            settings["params"] = {name: value for name, value in params.model_dump(mode="json").items() if value != before[name]}
         if key != "notebook":
-            settings.update(system_prompt=system, template=template, template_variables=variables)
-        return [_told(params, key=key, settings=settings), _problem("")]
+            variables = {"enable_thinking": shown.thinking == "on"} if shown.thinking else {}
+            effort = {"reasoning_effort": shown.effort} if shown.effort else {}
+            settings.update(template=shown.template, template_variables={**variables, **effort})
+        return settings
 
     def apply_preset(self, preset: str) -> list[Any]:
         """Show the values of a preset."""
@@ -226,9 +245,13 @@ def _shown(offered: tuple[str, ...] | None, name: str, is_set: bool) -> Any:
     return True if is_set or offered is None or name in offered else "hidden"
 
 
-def _told(params: BaseModel, **more: Any) -> str:
-    """What the browser is told through the bridge: which samplers take part, and perhaps settings that were edited."""
-    return json.dumps({**more, "acting": samplers_acting(params)})  # type: ignore[arg-type]
+def _told(params: BaseModel | None, **more: Any) -> str:
+    """What the browser is told through the bridge: perhaps settings, which samplers take part, and the neutral values of what is not neutral."""
+    if params is not None:
+        neutral, values = GenerationParams().model_dump(mode="json"), params.model_dump(mode="json")
+        apart = {name: neutral[name] for name, value in values.items() if value != neutral[name]}
+        more = {**more, "acting": samplers_acting(params), "apart": apart}  # type: ignore[arg-type]
+    return json.dumps(more)
 
 
 def _problem(message: str) -> Any:

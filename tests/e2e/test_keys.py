@@ -7,7 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.e2e.screens import ChatScreen
+from tests.e2e.screens import ChatScreen, NotebookScreen
 from tests.paddock_server import STARTER, PaddockServer
 
 TALK = (("user", "What is a foal?"), ("assistant", "A young horse."))
@@ -80,6 +80,85 @@ def test_keys_do_what_the_buttons_do(chat: ChatScreen, page: Page, starter: Padd
     expect(page.locator("body")).to_have_attribute("data-area", "models")
     page.keyboard.press("Alt+1")
     expect(page.locator("body")).to_have_attribute("data-area", "chat")
+
+
+def rebind(page: Page, title: str, key: str) -> None:
+    """Give an action another key on the sheet, which is open."""
+    change = sheet(page).get_by_role("button", name=re.compile(f"Change the key of “{title}"))
+    change.click()
+    page.keyboard.press(key)
+
+
+def test_sending_and_stopping_have_keys_that_can_be_changed(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    chat.open(starter.make_conversation((*TALK, ("user", "And?")), title="Other keys"))
+    chat.log.click(position={"x": 5, "y": 5})
+    page.keyboard.press("?")
+    rebind(page, "New line", "Enter")
+    expect(sheet(page).get_by_role("alert")).to_contain_text("Enter belongs to “Send, or save an edit”")
+    rebind(page, "Send, or", "x")
+    expect(sheet(page).get_by_role("alert")).to_contain_text("X writes or moves in the text there")
+    rebind(page, "Send, or", "ControlOrMeta+Enter")  # another version has it where the box is empty
+    rebind(page, "New line", "Alt+Enter")
+    expect(sheet(page).get_by_role("alert")).to_contain_text("belongs to “Continue the last reply”")
+    rebind(page, "Stop the reply", "Alt+Q")
+    page.keyboard.press("Escape")
+    expect(sheet(page)).to_have_count(0)
+    chat.box.fill("first")
+    chat.box.press("Enter")
+    chat.box.press_sequentially("second")
+    expect(chat.box).to_have_value("first\nsecond")
+    with starter.slowed():
+        expect(page.get_by_role("button", name=re.compile(r"Send \((Ctrl|⌘)\+Enter\)"))).to_be_enabled()
+        chat.box.press("ControlOrMeta+Enter")
+        stop = page.get_by_role("button", name="Stop (Alt+Q)")
+        expect(stop).to_be_visible()
+        expect(chat.box).to_have_value("")
+        page.keyboard.press("Alt+Q")
+        expect(stop).to_have_count(0)
+
+
+def test_the_notebook_has_keys(notebook: NotebookScreen, page: Page) -> None:
+    notebook.open().fill("Once upon a time")
+    notebook.saved("Once upon a time")
+    page.keyboard.press("ControlOrMeta+Enter")
+    expect(notebook.text).not_to_have_value("Once upon a time")
+    written = notebook.done()
+    page.keyboard.press("Alt+Z")
+    expect(notebook.text).to_have_value("Once upon a time")
+    page.keyboard.press("Alt+Shift+Z")
+    expect(notebook.text).to_have_value(written)
+    page.keyboard.press("Alt+N")
+    expect(page.get_by_role("list", name="Likeliest next tokens").get_by_role("listitem")).to_have_count(10)
+    page.keyboard.press("Alt+Shift+2")
+    expect(page.get_by_role("region", name="The text as Markdown")).to_be_visible()
+    page.keyboard.press("Alt+Shift+1")
+    expect(page.get_by_role("region", name="The text as Markdown")).to_be_hidden()
+    page.keyboard.press("Alt+H")
+    expect(page.get_by_role("list", name="Versions")).to_be_visible()
+
+
+def press_option(page: Page, locator: Locator, *, key: str, code: str, control: bool = False) -> bool:
+    """A key with Option as a Mac tells it; whether the page took it from the text."""
+    init = {"key": key, "code": code, "altKey": True, "ctrlKey": control, "bubbles": True, "cancelable": True}
+    return bool(locator.evaluate("(element, init) => !element.dispatchEvent(new KeyboardEvent('keydown', init))", init))
+
+
+def test_option_on_a_mac_writes_in_a_box_and_is_a_key_elsewhere(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    page.add_init_script("Object.defineProperty(navigator, 'platform', { get: () => 'MacIntel' })")
+    chat.open(starter.make_conversation(TALK, title="On a Mac"))
+    dark = re.compile("dark")
+    assert not press_option(page, chat.box, key="@", code="KeyL"), "a German Mac writes @ so"
+    expect(page.locator("body")).not_to_have_class(dark)
+    assert press_option(page, chat.box, key="@", code="KeyL", control=True)
+    expect(page.locator("body")).to_have_class(dark)
+    assert press_option(page, chat.log, key="@", code="KeyL")
+    expect(page.locator("body")).not_to_have_class(dark)
+    chat.log.click(position={"x": 5, "y": 5})
+    page.keyboard.press("?")
+    change = sheet(page).get_by_role("button", name=re.compile("Change the key of “Light or dark”"))
+    change.click()
+    press_option(page, change, key="Dead", code="KeyN")
+    expect(sheet(page).get_by_role("alert")).to_contain_text("⌥+N belongs to")
 
 
 def test_the_palette_goes_to_conversations_models_and_presets(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:

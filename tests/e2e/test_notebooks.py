@@ -165,6 +165,7 @@ def test_one_of_several_alternatives_is_picked(notebook: NotebookScreen, page: P
     chosen = second.locator(".alternative-text").text_content()
     page.reload()  # the choice stays
     notebook.show()
+    expect(page.get_by_label("How many alternatives")).to_have_value("3")
     expect(cards).to_have_count(3)
     use.click()
     expect(notebook.text).to_have_value(f"{BEGINNING}{chosen}{END}")

@@ -60,13 +60,64 @@ def test_what_differs_is_marked_and_taken_back(drawer: Drawer, starter: PaddockS
     expect(drawer.changes.get_by_role("button")).to_have_count(2)
     expect(drawer.changes).to_contain_text("Temperature 1.3")
     mark = "block => getComputedStyle(block.querySelector('[data-testid=block-info]'), '::after').content"
-    assert "●" in drawer.element.locator(".field-temperature").evaluate(mark)
-    assert "●" not in drawer.element.locator(".field-top_p").evaluate(mark)
+    marks = {name: drawer.element.locator(f".field-{name}").evaluate(mark) for name in ("temperature", "top_k", "top_p")}
+    assert "●○" in marks["temperature"] and "●○" in marks["top_k"], "from the preset and from neutral"
+    assert "○" in marks["top_p"] and "●" not in marks["top_p"], "the preset itself is not neutral there"
+    drawer.element.locator(".field-top_p").hover(position={"x": 5, "y": 5})
+    expect(drawer.element.locator(".field-top_p")).to_have_attribute("title", "Differs from neutral, which is 1.")
     drawer.changes.get_by_role("button", name="Take Temperature back to the preset").click()
     expect(drawer.changes.get_by_role("button")).to_have_count(1)
     expect(drawer.number("Temperature")).to_have_value(before)
     expect(drawer.number("Top k")).to_have_value("7")
     wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["params"] == {"top_k": 7}, "the one that was kept is stored")
+
+
+@pytest.fixture
+def prompt(drawer: Drawer) -> Locator:
+    """The box of the system prompt, as it is typed into and not left."""
+    box = drawer.page.get_by_label("System prompt", exact=True)
+    box.click()
+    return box
+
+
+def paste(box: Locator, text: str) -> None:
+    """Put text into the box that has the cursor, as pasting does: without a key."""
+    box.page.keyboard.insert_text(text)
+
+
+def test_a_system_prompt_is_stored_while_it_is_typed_and_when_the_page_goes(drawer: Drawer, prompt: Locator, starter: PaddockServer) -> None:
+    page = drawer.page
+    expect(drawer.element.get_by_text("Saved", exact=True)).to_be_hidden()
+    paste(prompt, "Be brief.")
+    expect(drawer.element.get_by_text("Saved", exact=True)).to_be_visible()
+    expect(prompt).to_be_focused()
+    assert starter.conversation(drawer.chat.id)["settings"]["system_prompt"] == "Be brief."
+    paste(prompt, " Rhyme.")
+    page.reload()
+    wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["system_prompt"] == "Be brief. Rhyme.", "it is stored though the page went")
+    expect(page.get_by_label("System prompt", exact=True)).to_have_value("Be brief. Rhyme.")
+
+
+def test_settings_of_two_tabs_do_not_overwrite_each_other(drawer: Drawer, prompt: Locator, context: BrowserContext, starter: PaddockServer) -> None:
+    stored = lambda: starter.conversation(drawer.chat.id)["settings"]  # noqa: E731
+    starter.ask("PATCH", f"ui/conversations/{drawer.chat.id}", {"settings": {"template_variables": {"tone": "dry"}}})
+    other = context.new_page()
+    other.goto(drawer.page.url)  # its settings open as they were
+    theirs = other.get_by_label("System prompt", exact=True)
+    expect(other.get_by_label("Preset", exact=True)).to_have_value("Balanced")
+    temperature = other.locator("#drawer").get_by_role("spinbutton", name="number input for Temperature", exact=True)
+    temperature.fill("1.3")  # so close to the other edit that its news come while this one is on its way
+    paste(prompt, "Be brief.")
+    drawer.number("Top k").fill("7")
+    drawer.number("Top k").press("Tab")
+    expect(theirs).to_have_value("Be brief.")
+    expect(drawer.number("Temperature")).to_have_value("1.3")
+    temperature.fill("1.2")
+    temperature.press("Tab")
+    expect(drawer.number("Temperature")).to_have_value("1.2")
+    wait_for(lambda: stored()["params"] == {"temperature": 1.2, "top_k": 7}, "both edits are stored")
+    assert stored()["system_prompt"] == "Be brief."
+    assert stored()["template_variables"] == {"tone": "dry"}, "what the page has no control for stays"
 
 
 def test_a_preset_of_another_program_is_imported(drawer: Drawer, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ def test_three_versions_are_written_side_by_side_and_one_is_used(chat: ChatScree
     assert len({chat.words(columns.nth(place).locator(".message")) for place in range(3)}) > 1
     page.reload()
     expect(columns).to_have_count(3)  # also after a reload, and on another device
+    expect(page.get_by_label("Replies at once")).to_have_value("3")
     second = chat.words(columns.nth(1).locator(".message"))
     columns.nth(1).get_by_role("button", name="Use this one").click()
     expect(beside).to_have_count(0)

@@ -13,6 +13,7 @@ import pytest
 from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.messages import Image, Message
 from modules.services.conversation_news import WAITING_LIMIT
+from modules.services.conversation_settings import EntryEdits
 from modules.services.conversations import ConversationService, ConversationSettings
 from modules.services.storage import Storage
 
@@ -176,6 +177,17 @@ async def test_settings_are_merged_and_checked(service: ConversationService) -> 
     }
     await service.update_settings(ANN, conversation_id, {"preset": "Creative"})
     assert (await service.read(ANN, conversation_id)).rev == after.rev, "the same again changes nothing"
+
+
+async def test_single_entries_of_settings_are_changed(service: ConversationService) -> None:
+    conversation_id = await service.create(ANN)
+    await service.update_settings(ANN, conversation_id, {"params": {"temperature": 0.5, "top_k": 7}, "template_variables": {"tone": "dry"}})
+    edits = {"params": EntryEdits(put={"top_p": 0.5}, drop=("top_k", "min_p")), "template_variables": EntryEdits(put={"enable_thinking": True})}
+    after = await service.update_settings(ANN, conversation_id, {"system_prompt": "Be brief."}, within=edits)
+    assert after.params == {"temperature": 0.5, "top_p": 0.5} and after.system_prompt == "Be brief."
+    assert after.template_variables == {"tone": "dry", "enable_thinking": True}
+    with pytest.raises(InvalidRequest, match="temprature"):
+        await service.update_settings(ANN, conversation_id, {}, within={"params": EntryEdits(put={"temprature": 1})})
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from modules.ui.page_files import ASSETS
 from modules.ui.settings_drawer import SettingsDrawer, _shown
 from modules.ui.views.frame import View
 
-VIEW_EVENTS = {"collect", "show", "input", "pick", "load_model", "unload_model", "reset", "import_preset"}
+VIEW_EVENTS = {"collect", "show", "typed", "input", "pick", "load_model", "unload_model", "reset", "import_preset"}
 
 
 @pytest.fixture
@@ -113,38 +113,48 @@ def test_gradio_imports_without_its_stub_writer_and_no_heavy_library():
 
 def plain_values(drawer, updates):
     """What the components of the settings hold after these updates; others follow."""
-    own = updates[: 5 + len(drawer._form.fields)]
+    own = updates[: 4 + len(drawer._form.fields)]
     return [value.get("value") if isinstance(value, dict) else value for value in own]
 
 
+def split(answer):
+    """Of what `show` answers: the problem, and the components that are read."""
+    _, _, _, problem, _, *rest = answer
+    return problem, rest
+
+
 async def test_shown_settings_come_back_unchanged(drawer):
-    settings = {"preset": "Balanced", "params": {"top_k": 40}, "system_prompt": "Be brief.", "template": "", "template_variables": {"enable_thinking": False}}
-    _, key, problem, *rest = await drawer.show(event({"key": "c1", "settings": settings}))
-    assert key == "c1" and problem["value"] == ""
+    settings = {"preset": "Balanced", "params": {"top_k": 40}, "template": "", "template_variables": {"enable_thinking": False}}
+    unknown = {"template_variables": {"enable_thinking": False, "tone": "dry"}, "system_prompt": "Be brief."}  # the form has no control for one, and reads not the other
+    told, key, asked, problem, system, *rest = await drawer.show(event({"key": "c1", "asked": 3, "settings": {**settings, **unknown}}))
+    assert (key, asked, problem["value"], system) == ("c1", 3, "", "Be brief.")
     plain = plain_values(drawer, rest)
-    sent, _ = drawer.collect(key, *plain)
-    assert json.loads(sent) == {"key": "c1", "settings": settings, "acting": ["top_k", "top_p", "temperature"]}
+    sent, _ = drawer.collect(key, asked, *plain)
+    more = {"key": "c1", "asked": 3, "acting": ["top_k", "top_p", "temperature"], "apart": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}}
+    assert json.loads(sent) == {"settings": settings, **more}
+    assert json.loads(told) == {"shown": settings, **more}, "both readings of the same form are alike, so nothing is stored"
 
 
 async def test_the_notebook_has_no_conversation_settings(drawer):
-    _, _, _, *rest = await drawer.show(event({"key": "notebook", "settings": {"preset": "", "params": {"max_tokens": 9}}}))
+    *_, rest = split(await drawer.show(event({"key": "notebook", "settings": {"preset": "", "params": {"max_tokens": 9}}})))
     plain = plain_values(drawer, rest)
-    sent, _ = drawer.collect("notebook", *plain)
+    sent, _ = drawer.collect("notebook", 1, *plain)
     assert json.loads(sent)["settings"] == {"preset": "", "params": {"max_tokens": 9}}
 
 
 async def test_a_preset_that_is_gone_is_told(drawer):
-    _, _, problem, *_ = await drawer.show(event({"key": "c1", "settings": {"preset": "Lost", "params": {}}}))
+    problem, _ = split(await drawer.show(event({"key": "c1", "settings": {"preset": "Lost", "params": {}}})))
     assert "Lost" in problem["value"]
 
 
-async def test_a_wrong_value_sends_nothing_and_is_told(drawer):
-    _, _, _, *rest = await drawer.show(event({"key": "c1", "settings": {}}))
+async def test_a_wrong_value_is_told_and_the_rest_is_sent(drawer):
+    _, rest = split(await drawer.show(event({"key": "c1", "settings": {"template": "ChatML"}})))
     plain = plain_values(drawer, rest)
     names = [field.name for field in drawer._form.fields]
     plain[len(plain) - len(names) + names.index("seed")] = "minus one"
-    sent, problem = drawer.collect("c1", *plain)
-    assert "value" not in sent and problem["value"].startswith("Seed")
+    sent, problem = drawer.collect("c1", None, *plain)
+    settings = json.loads(sent)["settings"]
+    assert problem["value"].startswith("Seed") and "params" not in settings and settings["template"] == "ChatML"
 
 
 def test_a_preset_can_be_saved_and_deleted(drawer, app, monkeypatch):

@@ -4,12 +4,9 @@ import { AdapterControl, adapterWords, choicesInWords, settled } from "./adapter
 import { h } from "./dom.js";
 import { emit, listen, request, state } from "./page.js";
 
-const ECHO_MS = 3000;
-
 class AdapterChoice {
   constructor(element) {
     this.known = new Map(); // scope → {key, adapters}
-    this.edited = { key: "", at: 0 };
     this.found = null; // of ui/adapters
     this.shown = {}; // scope and key of what the controls are for
     this.own = h("input", { type: "checkbox", id: "own-adapters" });
@@ -22,7 +19,7 @@ class AdapterChoice {
     element.replaceChildren(this.body);
     element.removeAttribute("aria-busy");
     this.changed = settled(() => this.choose(this.controls.map((control) => control.choice).filter(Boolean)));
-    listen("settings", ({ scope, key, settings }) => this.take(scope, key, settings.adapters ?? null));
+    listen("settings-known", ({ scope, key, settings }) => this.take(scope, key, settings.adapters ?? null));
     listen("drawer-opened", () => this.look());
     listen("area", () => this.look());
     listen("model", () => this.follow());
@@ -37,7 +34,6 @@ class AdapterChoice {
   }
 
   take(scope, key, adapters) {
-    if (this.edited.key === key && Date.now() - this.edited.at < ECHO_MS) return; // may be older than what is set here
     const before = JSON.stringify(this.known.get(scope));
     this.known.set(scope, { key, adapters });
     if (scope === this.scope && before !== JSON.stringify(this.known.get(scope))) this.draw();
@@ -65,7 +61,6 @@ class AdapterChoice {
     const isOpen = current?.key === key && scope === this.scope;
     const isNew = isOpen && (current.adapters === null) !== (adapters === null);
     if (current?.key === key) current.adapters = adapters;
-    this.edited = { key, at: Date.now() };
     emit("settings-edited", { scope, key, settings: { adapters } });
     if (isNew || !isOpen) this.draw(); // else the controls show it, and one may be under somebody's finger
   }

@@ -5,6 +5,7 @@ import { PARTS } from "./composer_parts.js";
 import { ContextMeter, pasteLimit } from "./context_meter.js";
 import { autoGrow, h, icon, plural } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
+import { isKey, withKey, writeNewLine } from "./key_bindings.js";
 import { listen, modelInWords, openArea, shortName, state } from "./page.js";
 import { whereItGoes } from "./remote_row.js";
 
@@ -35,15 +36,16 @@ export class Composer {
     window.addEventListener("dragover", (event) => { if (bringsFiles(event)) event.preventDefault(); });
     window.addEventListener("drop", (event) => this.onDrop(event));
     listen("model", () => this.showModel());
+    listen("keys-changed", () => { this.button.dataset.shows = ""; this.setRunning(this.running); });
     this.setRunning(false);
     this.showModel();
   }
 
   onKey(event) {
-    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
-      event.preventDefault();
-      if (!this.running) this.act();
-    }
+    if (isKey(event, "newline")) writeNewLine(event);
+    if (!isKey(event, "send")) return;
+    event.preventDefault();
+    if (!this.running) this.act();
   }
 
   /** Files are attached, and so is a long text. What comes with its text from a word processor is meant as text. */
@@ -127,8 +129,8 @@ export class Composer {
     if (this.button.dataset.shows !== name) {
       this.button.dataset.shows = name;
       this.button.replaceChildren(icon(name));
-      this.button.setAttribute("aria-label", running ? "Stop (Esc)" : "Send (Enter)");
-      this.button.title = running ? "Stop (Esc)" : "Send (Enter)";
+      this.button.title = running ? withKey("Stop", "stop") : withKey("Send", "send");
+      this.button.setAttribute("aria-label", this.button.title);
     }
     this.showPrint();
     this.button.disabled = !running && (!this.filled || this.sending);

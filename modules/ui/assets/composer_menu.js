@@ -2,7 +2,7 @@
 
 import { answerOf } from "./cards.js";
 import { h, icon } from "./dom.js";
-import { keyFor, keyMarks } from "./keys.js";
+import { isKey, keyFor, keyMarks, writeNewLine } from "./key_bindings.js";
 import { address, emit, request } from "./page.js";
 
 const ACTIONS = Object.freeze([
@@ -123,8 +123,9 @@ class ComposerMenu {
       if (await this.postTurn("begin", { begin_with: input.value })) this.hide();
     };
     input.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); send(); }
-      if (event.key === "Escape") { event.preventDefault(); event.stopPropagation(); this.hide(); }
+      if (isKey(event, "send")) { event.preventDefault(); send(); }
+      if (isKey(event, "newline")) writeNewLine(event);
+      if (isKey(event, "leave")) { event.preventDefault(); event.stopPropagation(); this.hide(); }
     });
     this.show(input, h("button", { type: "button", class: "small-button primary", text: "Send", on: { click: send } }),
       h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: () => this.hide() } }));

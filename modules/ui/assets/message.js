@@ -2,6 +2,7 @@
 
 import { askInPlace, autoGrow, copyText, flash, h, icon, iconButton, plural, replaceBlocks } from "./dom.js";
 import { dropEdit, editDraft, keepEdit, wasEditing } from "./edit_drafts.js";
+import { isKey, keyFor, keyInWords, writeNewLine } from "./key_bindings.js";
 import { Heads, tools as moreTools } from "./message_parts.js";
 import { report, request } from "./page.js";
 import { receiptOf } from "./receipt.js";
@@ -197,12 +198,14 @@ export class MessageView {
     const main = h("button", { type: "button", class: "small-button primary", text: user ? "Save and send" : "Save", on: { click: () => save(user) } });
     const only = user ? h("button", { type: "button", class: "small-button", text: "Save only", on: { click: () => save(false) } }) : null;
     const cancel = h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: end } });
-    const hint = h("span", { class: "hint", text: `Enter ${user ? "sends" : "saves"} · Shift+Enter new line · Esc cancels` });
+    const keys = [["send", user ? "sends" : "saves"], ["newline", "new line"], ["leave", "cancels"]].filter(([id]) => keyFor(id));
+    const hint = h("span", { class: "hint", text: keys.map(([id, does]) => `${keyInWords(keyFor(id))} ${does}`).join(" · ") });
     const form = h("div", { class: "edit-form" }, area, h("div", { class: "edit-buttons" }, hint, cancel, only, main));
     area.addEventListener("input", () => { autoGrow(area, 0.6); keepEdit(this.id, area.value); });
     area.addEventListener("keydown", (event) => {
-      if (event.key === "Escape") { event.preventDefault(); end(); }
-      if (event.key === "Enter" && !event.isComposing && !event.shiftKey) { event.preventDefault(); save(user); }
+      if (isKey(event, "leave")) { event.preventDefault(); end(); }
+      if (isKey(event, "newline")) writeNewLine(event);
+      if (isKey(event, "send")) { event.preventDefault(); save(user); }
     });
     this.element.classList.add("editing");
     this.body.after(form);

@@ -10,6 +10,7 @@ import {
   Stream, conversationInAddress, emit, listen, loadedModel, openConversation, report, request, sayLeft, state,
 } from "./page.js";
 import { PRIVATE_TITLE, isPrivate, privateBanner } from "./private_chat.js";
+import { SettingsSaving } from "./settings_saving.js";
 
 const LAST = "paddock.last-conversation";
 const EXAMPLES = [
@@ -23,6 +24,7 @@ class MessageList {
   constructor(element) {
     this.running = []; // ids of the replies being written
     this.pending = new Map();
+    this.saving = new SettingsSaving();
     this.frame = 0;
     this.composer = new Composer({ send: (text, images, files) => this.send(text, images, files), stop: () => this.stop() });
     this.list = h("div", { class: "messages", role: "log", "aria-live": "polite", "aria-label": "Conversation" });
@@ -259,7 +261,7 @@ class MessageList {
     const { id } = this;
     if (!id) return false;
     try {
-      await this.settingsSaved;
+      await this.saving.done;
       await request("POST", `ui/conversations/${id}/send`, { text, images, files, versions: this.composer.versions });
       emit("conversations-changed");
       return true;
@@ -283,7 +285,7 @@ class MessageList {
     const { id } = this;
     this.composer.showProblem(null);
     try {
-      await this.settingsSaved;
+      await this.saving.done;
       return await request("POST", `ui/conversations/${id}/${verb}`, body);
     } catch (error) {
       this.showProblem(id, error);
@@ -314,9 +316,8 @@ class MessageList {
   }
 
   /** The settings drawer changed; a send that follows waits for this. */
-  saveSettings({ scope, key, settings }) {
-    if (scope !== "chat") return;
-    this.settingsSaved = Promise.resolve(this.settingsSaved).then(() => request("PATCH", `ui/conversations/${key}`, { settings }).catch(report));
+  saveSettings({ scope, key, settings, edits = { settings }, leaving }) {
+    if (scope === "chat") this.saving.save(key, edits, { leaving });
   }
 
   async copyCode(event) {

@@ -32,7 +32,8 @@ export class NotebookSettings {
     this.values = { ...this.values, ...changes };
     const edit = this.edits += 1;
     const id = this.current();
-    this.saving = (this.saving ?? Promise.resolve()).then(() => request("PUT", "ui/notebook/settings", { id, settings: this.values })).catch(report);
+    const save = () => request("PUT", "ui/notebook/settings", { id, settings: this.values }).then(() => emit("settings-saved", { key: "notebook" }));
+    this.saving = (this.saving ?? Promise.resolve()).then(save).catch((error) => { emit("settings-saved", { key: "notebook", problem: error.message }); report(error); });
     await this.saving;
     if (edit === this.edits) this.saving = null;
   }

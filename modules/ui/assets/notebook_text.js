@@ -1,6 +1,7 @@
 // The notebook that is open: its buttons and views, where the model writes, and what is taken of it. The text itself is in notebook_typing.js.
 
 import { h, iconButton, plural } from "./dom.js";
+import { keptChoice } from "./kept_choice.js";
 import { NextTokens } from "./next_tokens.js";
 import { Alternatives } from "./notebook_alternatives.js";
 import { sendToChat } from "./notebook_chat.js";
@@ -15,6 +16,7 @@ import { NotebookView } from "./notebook_view.js";
 import { Stream, listen, report, request, sayLeft, state } from "./page.js";
 import { remoteBadge } from "./remote_row.js";
 
+const TRIES_KEY = "paddock.notebook.tries";
 const WHERE_KEY = "paddock.notebook.where";
 const PLACES = Object.freeze({ end: "At the end", cursor: "At the cursor", aside: "Beside the text" });
 const MOST_TRIES = 6;
@@ -40,8 +42,8 @@ class Notebook extends NotebookTyping {
     this.where = h("select", { "aria-label": "Where to write", title: "Where the model writes. At the cursor, selected text is replaced; what follows stays. Beside the text, yours stays as it is.", on: { change: () => this.chooseWhere() } },
       ...Object.entries(PLACES).map(([value, text]) => h("option", { value, text })));
     this.where.value = localStorage.getItem(WHERE_KEY) in PLACES ? localStorage.getItem(WHERE_KEY) : "end";
-    this.tries = h("select", { "aria-label": "How many alternatives", title: "How many texts are written at once, to pick one" },
-      ...Array.from({ length: MOST_TRIES }, (_, place) => h("option", { value: String(place + 1), text: plural(place + 1, "text") })));
+    this.tries = keptChoice(h("select", { "aria-label": "How many alternatives", title: "How many texts are written at once, to pick one" },
+      ...Array.from({ length: MOST_TRIES }, (_, place) => h("option", { value: String(place + 1), text: plural(place + 1, "text") }))), TRIES_KEY);
     this.undo = iconButton("undo", "Undo (takes back the last generation or edit)", () => this.act("undo"));
     this.redo = iconButton("redo", "Redo", () => this.act("redo"));
     this.again = iconButton("retry", "Regenerate: take the last generation back and write another", () => (this.aside ? this.run() : this.act("regenerate", { settings: this.settings.values })));
@@ -66,13 +68,12 @@ class Notebook extends NotebookTyping {
 
   follow() {
     this.text.addEventListener("input", () => this.typed());
-    this.text.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); this.run(); }
-    });
     listen("model", () => this.remote.replaceChildren(state.models.loaded[0]?.host ? remoteBadge(state.models.loaded[0]) : ""));
     listen("area", (area) => (area === "notebook" ? this.attach() : this.detach()));
     listen("escape", () => { if (state.area === "notebook" && this.running) this.act("stop"); });
     listen("settings-edited", ({ scope, settings }) => { if (scope === "notebook") this.settings.edit(settings); });
+    listen("save-notebook", () => this.save());
+    listen("keys-changed", () => this.setRunning(this.running));
     listen("open-notebook", (id) => this.open(id));
     window.addEventListener("pagehide", () => this.leave());
   }

@@ -2,6 +2,7 @@
 
 import { costInWords } from "./cost.js";
 import { h, icon, number, plural } from "./dom.js";
+import { withKey } from "./key_bindings.js";
 import { behindAfterEdit, grownPart, tailUnits } from "./notebook_places.js";
 import { request, report } from "./page.js";
 
@@ -225,7 +226,7 @@ export class NotebookTyping {
     this.previous = this.text.value;
     if (!running) this.behind = this.tail = 0;
     this.generate.replaceChildren(icon(running ? "stop" : "send"), h("span", { text: running ? "Stop" : "Generate" }));
-    this.generate.title = running ? "Stop (Esc)" : "Generate (Ctrl+Enter)";
+    this.generate.title = running ? withKey("Stop", "stop") : withKey("Generate", "notebook-generate");
     this.text.classList.toggle("streaming", running);
     for (const button of [this.undo, this.redo, this.again]) button.classList.toggle("waits", running);
     this.showSaved();

@@ -31,12 +31,13 @@ export function address(path) {
   return new URL(path.replace(/^\//, ""), BASE);
 }
 
-/** One JSON request. Throws `RequestError` whose message is a sentence for the person. */
-export async function request(method, path, body) {
+/** One JSON request. Throws `RequestError` whose message is a sentence for the person. `keepalive`: sent also when the page goes. */
+export async function request(method, path, body, { keepalive = false } = {}) {
   let response;
   try {
     response = await fetch(address(path), {
       method,
+      keepalive,
       headers: body === undefined ? {} : { "content-type": "application/json" },
       body: body === undefined ? undefined : JSON.stringify(body),
     });
@@ -253,19 +254,19 @@ export function toggleDrawer(open = !document.body.classList.contains("drawer-op
   if (open) emit("drawer-opened");
 }
 
-/** Whether Escape is about the settings drawer: the person is in it or nowhere, or it covers everything; not about a list that is open in it. */
+/** Whether leaving is about the settings drawer: the person is in it or nowhere, or it covers everything; not about a list that is open in it. */
 function drawerIsMeant(element) {
   const drawer = document.querySelector("#drawer");
   if (!drawer || !document.body.matches(".drawer-open") || element.matches?.('[aria-expanded="true"][role="listbox"], [aria-expanded="true"][role="combobox"]')) return false;
   return drawer.contains(element) || element === document.body || drawer.offsetWidth >= innerWidth;
 }
 
-function onKey(event) {
-  if (event.key === "Escape" && !event.defaultPrevented) {
-    if (document.body.matches(".side-open")) document.body.classList.remove("side-open");
-    else if (drawerIsMeant(event.target)) toggleDrawer(false);
-    else emit("escape");
-  }
+/** Close the list that lies over the page, or the settings where the person is in them; whether there was something to leave. */
+export function leaveSomething(element) {
+  const overPage = document.body.matches(".side-open");
+  if (!overPage && !drawerIsMeant(element)) return false;
+  if (overPage) document.body.classList.remove("side-open"); else toggleDrawer(false);
+  return true;
 }
 
 /** A private conversation does not come back when its page is loaded again. */
@@ -286,7 +287,6 @@ function start() {
   document.body.classList.toggle("side-hidden", localStorage.getItem(SIDE_KEY) === "hidden");
   document.addEventListener("click", (event) => { if (!NARROW.matches && event.target.closest?.(".side-close")) toggleSide(false); });
   watchAreas();
-  document.addEventListener("keydown", onKey);
   document.addEventListener("visibilitychange", () => { if (!document.hidden) refreshModels(); });
   window.addEventListener("popstate", () => emit("conversation", conversationInAddress()));
   refreshModels();

@@ -2,7 +2,8 @@
 
 import { openDialog } from "./dialog.js";
 import { h } from "./dom.js";
-import { actionRows, keyMarks } from "./keys.js";
+import { keyMarks } from "./key_bindings.js";
+import { actionRows } from "./keys.js";
 import { openArea, openConversation, report, request, shortName, state } from "./page.js";
 
 const MOST = 8; // of each kind
@@ -61,7 +62,7 @@ class Palette {
     this.rows = [];
     const parts = [];
     for (const [name, rows] of this.groups()) {
-      const shown = rows.slice(0, this.input.value || name !== "Actions" ? MOST : 40);
+      const shown = rows.slice(0, this.input.value || name !== "Actions" ? MOST : 100);
       if (!shown.length) continue;
       parts.push(h("h3", { text: name, "aria-hidden": "true" }), ...shown.map((row) => this.option(row)));
     }

@@ -1,76 +1,187 @@
-// Between the settings drawer (stock components) and the views. It is told whose settings are open and hands edits to their owner.
+// Between the settings drawer (stock components) and the views. It is told whose settings are open and hands edits to their owner: only what
+// was edited, so that what another window or view stored meanwhile stays.
 
 import { h } from "./dom.js";
 import { emit, listen, loadedModel, state, toggleDrawer } from "./page.js";
+import { asText, editsBetween, withEdits } from "./settings_edits.js";
 
 const ECHO_MS = 3000;
+const TYPED_MS = 400; // after the last key; what was typed is stored within a second also while typing goes on
+const TYPED_LATEST_MS = 800;
+const FORMS_KEPT = 8; // an answer about an earlier form may still come
+const TYPED_IN = '#drawer textarea, #drawer input[type="text"]';
+
 let acting = []; // the samplers that take part with the values shown
+let apart = {}; // of the parameters whose value is not neutral: the neutral one
 
 export function actingSamplers() {
   return acting;
 }
 
-/** The same value with the keys of its objects in order, so that equal settings compare equal. */
-function sorted(value) {
-  if (Array.isArray(value)) return value.map(sorted);
-  if (value === null || typeof value !== "object") return value;
-  return Object.fromEntries(Object.keys(value).sort().map((key) => [key, sorted(value[key])]));
+export function apartFromNeutral() {
+  return apart;
 }
 
-export function mount(element, { props, watch, trigger }) {
-  const known = new Map(); // scope → {key, settings} as last shown by a view or edited here
-  let shown = "";
-  let model = "";
-  let asked = 0; // how often the form was asked to show something
-  let answered = 0;
-  let edited = { key: "", at: 0 };
-
-  const scope = () => (state.area === "notebook" ? "notebook" : "chat");
-  const identity = ({ key, settings: { adapters, ...shownHere } }) => JSON.stringify([key, sorted(shownHere)]); // adapters have a view of their own
-
-  function show() {
-    const current = known.get(scope());
-    if (!current || !document.body.classList.contains("drawer-open")) return;
-    const wanted = identity(current);
-    if (wanted === shown) return;
-    shown = wanted;
-    trigger("show", { key: current.key, settings: current.settings, asked: (asked += 1) });
+class SettingsBridge {
+  constructor(element, { props, watch, trigger }) {
+    Object.assign(this, { props, trigger, shown: "", model: "", answered: 0, asked: 0 });
+    this.known = new Map(); // scope → {key, settings} as last shown by a view or edited here
+    this.forms = new Map(); // number of a showing → {key, settings, read}: what it shows, and how the form was last read
+    this.edited = { key: "", at: 0 };
+    this.late = new Map(); // scope → what came while something was edited here
+    this.typed = null; // a system prompt that is not stored yet: {form, text}
+    this.saved = h("span", { class: "settings-saved", role: "status" });
+    watch("value", () => { if (props.value) this.heard(JSON.parse(props.value)); });
+    this.follow();
+    if (state.conversation) this.news({ scope: "chat", key: state.conversation.id, settings: state.conversation.settings });
+    element.replaceChildren(h("h2", { text: "Settings" }), this.saved, h("button", { type: "button", class: "drawer-close", text: "Done", on: { click: () => toggleDrawer(false) } }));
+    element.removeAttribute("aria-busy");
   }
 
-  listen("settings", ({ scope: name, key, settings }) => {
-    // The echo of an edit may be older than what is typed now
-    if (edited.key === key && Date.now() - edited.at < ECHO_MS) return;
-    known.set(name, { key, settings });
-    show();
-  });
-  listen("settings-edited", ({ scope: name, key, settings }) => { // by another view: shown at once; by this one: nothing new
-    const current = known.get(name);
+  follow() {
+    listen("settings", (told) => this.news(told));
+    listen("settings-edited", (told) => this.otherEdit(told));
+    listen("settings-saved", ({ key, problem }) => this.tell(key, problem ? "Not saved" : "Saved"));
+    listen("drawer-opened", () => { this.knowAgain(); this.show(); });
+    listen("area", () => this.show());
+    listen("model", () => {
+      if (loadedModel() === this.model) return;
+      this.model = loadedModel(); // what is said of presets is about the model
+      this.shown = "";
+      this.show();
+    });
+    document.addEventListener("input", ({ target }) => { if (target.matches?.(TYPED_IN)) this.isTyped(target); }, { capture: true });
+    document.addEventListener("focusout", ({ target }) => { if (target.closest?.("#system-prompt")) this.keepTyped(); }, { capture: true });
+    window.addEventListener("pagehide", () => this.keepTyped({ leaving: true }));
+  }
+
+  get scope() { return state.area === "notebook" ? "notebook" : "chat"; }
+
+  /** Ask the form to show what is open. */
+  show() {
+    this.keepTyped();
+    const current = this.known.get(this.scope);
+    if (!current || !document.body.classList.contains("drawer-open")) return;
+    const wanted = identity(current);
+    if (wanted === this.shown) return;
+    if (this.forms.get(this.asked)?.key !== current.key) this.saved.textContent = "";
+    this.shown = wanted;
+    this.asked += 1;
+    this.forms.set(this.asked, { ...current, read: null });
+    this.forms.delete(this.asked - FORMS_KEPT);
+    this.trigger("show", { ...current, asked: this.asked });
+  }
+
+  // ---- what others say
+
+  /** As the server has them. The echo of an edit may be older than what is typed now, so it waits. */
+  news({ scope, key, settings }) {
+    if (this.edited.key === key && Date.now() - this.edited.at < ECHO_MS) {
+      this.late.set(scope, { key, settings });
+      this.lookLater();
+      return;
+    }
+    this.late.delete(scope);
+    this.know(scope, key, settings);
+    this.show();
+  }
+
+  /** For those who show them too, in the drawer. */
+  know(scope, key, settings) {
+    this.known.set(scope, { key, settings });
+    emit("settings-known", { scope, key, settings });
+  }
+
+  /** Views that were drawn later than the first news came. */
+  knowAgain() {
+    for (const [scope, { key, settings }] of [...this.known]) this.know(scope, key, settings);
+  }
+
+  lookLater() {
+    clearTimeout(this.lateTimer);
+    this.lateTimer = setTimeout(() => {
+      for (const [scope, { key, settings }] of [...this.late]) {
+        if (this.known.get(scope)?.key === key) this.news({ scope, key, settings });
+        else this.late.delete(scope);
+      }
+    }, Math.max(0, this.edited.at + ECHO_MS - Date.now()));
+  }
+
+  /** Edited by another view: shown at once. By this one: nothing new. */
+  otherEdit({ scope, key, settings }) {
+    const current = this.known.get(scope);
     if (current?.key !== key) return;
-    known.set(name, { key, settings: { ...current.settings, ...settings } });
-    show();
-  });
-  listen("drawer-opened", show);
-  listen("area", show);
-  listen("model", () => {
-    if (loadedModel() === model) return;
-    model = loadedModel(); // what is said of presets is about the model
-    shown = "";
-    show();
-  });
-  watch("value", () => {
-    if (!props.value) return;
-    const { key, settings, acting: names, asked: answer = 0 } = JSON.parse(props.value);
-    if (answer && answer < answered) { shown = ""; show(); return; } // an older answer came later and stands in the form now
-    answered = Math.max(answered, answer);
-    acting = names;
-    emit("samplers-acting");
-    if (!settings) return;
-    const name = key === "notebook" ? "notebook" : "chat";
-    if (known.get(name)?.key === key) known.set(name, { key, settings });
-    shown = identity({ key, settings });
-    edited = { key, at: Date.now() };
-    emit("settings-edited", { scope: name, key, settings });
-  });
-  element.replaceChildren(h("h2", { text: "Settings" }), h("button", { type: "button", class: "drawer-close", text: "Done", on: { click: () => toggleDrawer(false) } }));
-  element.removeAttribute("aria-busy");
+    this.edited = { key, at: Date.now() };
+    this.know(scope, key, { ...current.settings, ...settings });
+    this.show();
+  }
+
+  // ---- what the form says
+
+  heard({ key, asked, acting: names, apart: neutral, shown, settings }) {
+    const form = this.forms.get(asked);
+    if (form && shown) form.read = shown;
+    if (shown && asked < this.answered) { this.shown = ""; this.show(); return; } // an older answer came later and stands in the form now
+    if (shown) this.answered = asked;
+    if (names) {
+      [acting, apart] = [names, neutral];
+      emit("samplers-acting");
+    }
+    if (!settings || !form?.read) return;
+    const edits = editsBetween(form.read, settings);
+    form.read = { ...form.read, ...settings };
+    if (edits && form.key === key) this.edit(form, edits);
+  }
+
+  /** Something was edited in a form: told with the whole of what is known, stored as the edits alone. */
+  edit(form, edits, leaving = false) {
+    const { key } = form;
+    const scope = key === "notebook" ? "notebook" : "chat";
+    const isShown = identity(form) === this.shown;
+    const isOpen = this.known.get(scope)?.key === key;
+    const settings = withEdits(isOpen ? this.known.get(scope).settings : form.settings, edits);
+    form.settings = withEdits(form.settings, edits);
+    if (isShown) this.shown = identity(form);
+    this.edited = { key, at: Date.now() };
+    this.tell(key, "Saving…");
+    emit("settings-edited", { scope, key, settings, edits, leaving });
+  }
+
+  tell(key, words) {
+    if (this.known.get(this.scope)?.key === key) this.saved.textContent = words;
+  }
+
+  // ---- what is typed
+
+  /** The form is read when typing pauses; the system prompt goes without it, so that it is stored also when the page goes. */
+  isTyped(box) {
+    const form = this.forms.get(this.answered);
+    if (!form) return;
+    this.edited = { key: form.key, at: Date.now() };
+    const isPrompt = Boolean(box.closest("#system-prompt"));
+    if (isPrompt) this.typed = { form, text: box.value };
+    this.typedSince ??= Date.now();
+    clearTimeout(this.typedTimer);
+    const wait = Math.min(TYPED_MS, Math.max(0, this.typedSince + TYPED_LATEST_MS - Date.now()));
+    this.typedTimer = setTimeout(() => {
+      this.typedSince = null;
+      if (this.typed) this.keepTyped();
+      if (!isPrompt) this.trigger("typed", {});
+    }, wait);
+  }
+
+  keepTyped({ leaving = false } = {}) {
+    const { form, text } = this.typed ?? {};
+    this.typed = null;
+    if (form && text !== (form.settings.system_prompt ?? "")) this.edit(form, { settings: { system_prompt: text } }, leaving);
+  }
+}
+
+/** What tells whether the form shows this; adapters have a view of their own. */
+function identity({ key, settings: { adapters, ...shownHere } }) {
+  return asText([key, shownHere]);
+}
+
+export function mount(element, component) {
+  return new SettingsBridge(element, component);
 }

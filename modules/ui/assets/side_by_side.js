@@ -1,8 +1,10 @@
 // Versions of a reply that are written at the same time, in columns, until one is picked. And how many are asked for.
 
 import { h } from "./dom.js";
+import { keptChoice } from "./kept_choice.js";
 
 const MOST = 6;
+const VERSIONS_KEY = "paddock.versions";
 
 export class SideBySide {
   constructor(actions) {
@@ -36,13 +38,13 @@ export class SideBySide {
 
 /** A row of PARTS in composer_parts.js: how many versions Send and Regenerate write. */
 export function versionsChoice(composer) {
-  composer.versions = 1;
   const options = Array.from({ length: MOST }, (_, place) => h("option", { value: String(place + 1), text: `${place + 1} ×` }));
   const select = h("select", { class: "versions-choice", "aria-label": "Replies at once", title: "How many replies Send and Regenerate write at the same time, side by side" }, ...options);
-  select.addEventListener("change", () => {
+  const take = () => {
     composer.versions = Number(select.value);
     select.classList.toggle("several", composer.versions > 1);
-    composer.text.focus();
-  });
+  };
+  keptChoice(select, VERSIONS_KEY).addEventListener("change", () => { take(); composer.text.focus(); });
+  take();
   return select;
 }

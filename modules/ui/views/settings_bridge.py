@@ -1,4 +1,4 @@
-"""Between the settings form and the views: `show` asks the form to show settings, the value is what the person made of them.
+"""Between the settings form and the views: `show` asks the form to show settings, the value is what the person made of them. `typed` has it read.
 
 The value is JSON text and reaches `assets/settings_bridge.js` through Gradio's `watch`, not through a template.
 """
@@ -12,4 +12,4 @@ class SettingsBridge(View):
     """Carries settings between the form and the browser's views."""
 
     module = "settings_bridge"
-    event_names = ("show",)
+    event_names = ("show", "typed")
