@@ -81,6 +81,24 @@ def test_notebooks_are_made_named_found_deleted_and_brought_back(notebook: Noteb
     expect(panel).to_be_hidden()
 
 
+def test_a_deleted_notebook_comes_back_with_undo(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+    doomed = starter.ask("POST", "ui/notebooks", {"text": "About to go"})["id"]
+    notebook.open()
+    page.get_by_title("All notebooks").click()
+    panel = page.get_by_role("group", name="Notebooks", exact=True)
+    panel.get_by_role("button", name=re.compile("^About to go")).click()
+    expect(notebook.text).to_have_value("About to go")
+    notebook.text.press("ControlOrMeta+End")
+    notebook.text.press_sequentially(" away")
+    page.get_by_title("All notebooks").click()
+    panel.get_by_role("button", name="Delete “About to go").click()
+    panel.get_by_role("button", name="Delete", exact=True).click()
+    expect(notebook.text).not_to_have_value(re.compile("About to go"))
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(notebook.text).to_have_value("About to go away")
+    starter.ask("DELETE", f"ui/notebooks/{doomed}")
+
+
 def test_who_types_without_a_pause_is_saved_too(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
     notebook.open()
     notebook.text.focus()
