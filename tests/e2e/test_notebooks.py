@@ -294,10 +294,20 @@ def test_a_text_goes_to_the_chat_and_a_conversation_to_a_notebook(notebook: Note
     page.get_by_role("button", name="Send (Enter)").click()
     chat.done()
     chat.press(chat.reply, "Open in a notebook: the conversation up to here as one text")
+    page.get_by_role("button", name="As plain text").click()
     expect(page.locator("body")).to_have_attribute("data-area", "notebook")
     expect(notebook.text).to_have_value(re.compile("^User: What shall we work on\\?\n\nAssistant: .+", re.DOTALL))
-    made = starter.ask("GET", "ui/notebook")["id"]
-    starter.ask("DELETE", f"ui/notebooks/{made}")
+    made = [starter.ask("GET", "ui/notebook")["id"]]
+    open_area(page, "Chat")
+    chat.press(chat.reply, "Open in a notebook: the conversation up to here as one text")
+    page.get_by_role("button", name="As the model sees it").click()
+    reply = chat.stored_reply()
+    expect(notebook.text).to_have_value(re.compile(f"What shall we work on\\?<.+{re.escape(reply)}$", re.DOTALL))
+    opened_now = starter.ask("GET", "ui/notebook")
+    made.append(opened_now["id"])
+    assert opened_now["settings"]["add_bos"] is False, "the template has written that mark too"
+    for one in made:
+        starter.ask("DELETE", f"ui/notebooks/{one}")
 
 
 def test_the_notebook_on_a_phone(new_context, starter: PaddockServer) -> None:
