@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -14,15 +16,17 @@ from modules.services.notebook_exchange import as_text
 from modules.services.notebook_shelf import name_of
 
 NAME_LIMIT = 1000  # the service says what is too long
+AS_RENDERED: Mapping[str, Any] = MappingProxyType({"add_bos": False, "parse_special": True})  # the template has written all marks
 
 
 class NewBody(BaseModel):
-    """A new notebook: empty, with a text, or with the messages of a conversation up to one of them."""
+    """A new notebook: empty, with a text, or with the messages of a conversation up to one of them, as a dialogue or as its template writes them."""
 
     name: str = Field("", max_length=NAME_LIMIT)
     text: str = Field("", max_length=TEXT_LIMIT)
     conversation_id: str = Field("", max_length=64)
     message_id: str = Field("", max_length=64)
+    form: Literal["dialogue", "prompt"] = "dialogue"
 
 
 class NameBody(BaseModel):
@@ -46,11 +50,9 @@ def notebooks_router(app: App) -> APIRouter:
     @router.post("")
     async def create(body: NewBody) -> dict[str, Any]:
         """A new notebook."""
-        name, text = body.name, body.text
         if body.conversation_id:
-            conversation = await app.conversations.read(owner(), body.conversation_id)
-            name, text = name or conversation.title, as_text(conversation.messages, body.message_id)
-        return {"id": await shelf.create(owner(), name, text)}
+            return await _from_conversation(app, body)
+        return {"id": await shelf.create(owner(), body.name, body.text)}
 
     @router.patch("/{notebook_id}")
     async def rename(notebook_id: str, body: NameBody) -> dict[str, Any]:
@@ -88,3 +90,13 @@ def notebooks_router(app: App) -> APIRouter:
         return await app.notebook.restore_version(owner(), number, notebook_id)
 
     return router
+
+
+async def _from_conversation(app: App, body: NewBody) -> dict[str, Any]:
+    conversation = await app.conversations.read(owner(), body.conversation_id)
+    name = body.name or conversation.title
+    if body.form == "dialogue":
+        return {"id": await app.notebook.shelf.create(owner(), name, as_text(conversation.messages, body.message_id))}
+    await app.conversations.message(owner(), body.message_id, body.conversation_id)
+    found = await app.seen.written_out(owner(), body.message_id)
+    return {"id": await app.notebook.shelf.create(owner(), name, found.text, AS_RENDERED), "dropped": found.dropped, "images": found.images}

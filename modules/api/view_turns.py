@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -61,8 +62,9 @@ def turns_router(app: App) -> APIRouter:
 
     @router.post("/take-back")
     async def take_back(conversation_id: str) -> dict[str, Any]:
-        """Delete the person's last turn; its text."""
-        return {"text": await app.turns.take_back(owner(), conversation_id)}
+        """Put the person's last turn into the bin; what was in it."""
+        taken = await app.turns.take_back(owner(), conversation_id)
+        return {"text": taken.text, "bin_id": taken.bin_id, "images": [image.address for image in taken.images], "files": [asdict(file) for file in taken.files]}
 
     @router.post("/impersonate", response_model=None)
     async def impersonate(conversation_id: str, body: TurnBody) -> StreamingResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from modules.core.messages import THINKING_TAGS
 from modules.store.records import MessageRecord
 
 NAMES = (("system", "System"), ("user", "User"), ("assistant", "Assistant"))
@@ -15,3 +16,9 @@ def as_text(messages: Sequence[MessageRecord], last_id: str = "") -> str:
     chosen = messages[: ids.index(last_id) + 1] if last_id in ids else messages
     names = dict(NAMES)
     return "\n\n".join(f"{message.speaker or names.get(message.role, message.role)}: {message.content}" for message in chosen)
+
+
+def gone_on(prompt: str, reply: str) -> str:
+    """A prompt and the reply to it; a thinking block that the prompt has opened is not opened twice."""
+    opened = next((tag for tag, _ in THINKING_TAGS if prompt.rstrip().endswith(tag) and reply.startswith(tag)), "")
+    return prompt + reply.removeprefix(opened)

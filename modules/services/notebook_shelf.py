@@ -40,10 +40,10 @@ class NotebookShelf:
         """
         return await self._run(lambda stores: stores.notebooks.open(owner, notebook_id))
 
-    async def create(self, owner: str, name: str = "", text: str = "") -> str:
-        """The id of a new notebook, written on as the last one was."""
+    async def create(self, owner: str, name: str = "", text: str = "", settings: Mapping[str, Any] | None = None) -> str:
+        """The id of a new notebook, written on as the last one was but for `settings`."""
         last = await self._run(lambda stores: stores.notebooks.read(owner))
-        return await self._run(lambda stores: stores.notebooks.create(owner, _checked(name), text, last.settings))
+        return await self._run(lambda stores: stores.notebooks.create(owner, _checked(name), text, {**last.settings, **(settings or {})}))
 
     async def rename(self, owner: str, notebook_id: str, name: str) -> None:
         """Name it; an empty name is that of its first words.

@@ -5,6 +5,7 @@ Works on the path that is shown. Knows no HTML and no engine.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from modules.core.dialogue import NARRATOR
 from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.generation import ChatPrompt
-from modules.core.messages import Image, Message
+from modules.core.messages import FILE_LIMIT, Image, Message
 from modules.services.beginnings import is_greeting
 from modules.services.character_prompt import ASSISTANT, PERSON, SEPARATOR, Names
 from modules.services.characters import Casting
@@ -23,7 +24,7 @@ from modules.services.generation import GenerationService
 from modules.services.replies import ReplyService
 from modules.services.reply_request import ReplyRequests
 from modules.services.storage import Storage, Stores
-from modules.store.records import NewMessage
+from modules.store.records import NewMessage, StoredFile
 
 ROLES = ("user", "assistant", "narrator")
 
@@ -36,6 +37,15 @@ class Attached(NamedTuple):
 
 
 NOTHING = Attached()
+
+
+class TakenBack(NamedTuple):
+    """What was in a turn that was taken back, and where it lies in the bin."""
+
+    text: str
+    bin_id: str
+    images: Sequence[Image] = ()
+    files: Sequence[StoredFile] = ()  # copies, which wait for the next turn
 
 
 class TurnService:
@@ -147,19 +157,29 @@ class TurnService:
         finally:
             await generation.aclose()
 
-    async def take_back(self, owner: str, conversation_id: str) -> str:
-        """Delete the person's last turn with what followed it; its text, to be written anew.
+    async def take_back(self, owner: str, conversation_id: str) -> TakenBack:
+        """Put the person's last turn with what followed it into the bin; what was in it, to be written anew.
 
         Raises:
-            InvalidRequest: the person has not said anything.
+            InvalidRequest: the person has not said anything, or its documents and those that wait are more than a turn can have.
             Conflict: a reply is being written.
         """
         record = await self._open(owner, conversation_id)
         own = [message for message in record.messages if message.role == "user"]
         if not own:
             raise InvalidRequest("You have not said anything here yet, so there is nothing to take back.")
-        await self._conversations.delete_message(owner, own[-1].id)
-        return own[-1].content
+        storage, last = self._storage.of(conversation_id), own[-1]
+        waiting = await storage.run(lambda stores: len(stores.files.waiting(owner, conversation_id))) if last.files else 0
+        if waiting + len(last.files) > FILE_LIMIT:
+            raise InvalidRequest(
+                f"A message can have {FILE_LIMIT} files: your last one has {len(last.files)}, and {waiting} are attached already. "
+                "Remove some of these, then take it back.",
+                field="files",
+            )
+        images = await storage.run(lambda stores: _images(stores, owner, last))
+        bin_id = await self._conversations.delete_message(owner, last.id)
+        files = await storage.run(lambda stores: stores.files.wait_again(owner, conversation_id, last.files)) if last.files else ()
+        return TakenBack(last.content, bin_id, images, files)
 
     # ---- parts -----------------------------------------------------------------------------------------------------
 
@@ -209,6 +229,12 @@ class TurnService:
 
 def _turn(role: str, text: str, speaker: str, attached: Attached = NOTHING) -> NewMessage:
     return NewMessage(role, text, None, time.time(), images=new_images(attached.images), files=tuple(attached.files), speaker=speaker)
+
+
+def _images(stores: Stores, owner: str, message: MessageRecord) -> tuple[Image, ...]:
+    """The images of a message with their files."""
+    files = stores.messages.image_files(owner, message.conversation_id, (message,))
+    return tuple(Image(kind=image.kind, data=base64.b64encode(files[image.hash]).decode()) for image in message.images if image.hash in files)
 
 
 def _with_open_turn(messages: Sequence[Message], text: str) -> tuple[Message, ...]:

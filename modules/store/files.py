@@ -49,6 +49,13 @@ class FileStore:
             owned(connection, owner, conversation_id)
             return _waiting(connection, conversation_id)
 
+    def wait_again(self, owner: str, conversation_id: str, files: Iterable[StoredFile]) -> tuple[StoredFile, ...]:
+        """Have copies of files that a message of a conversation had wait for the next one; the copies."""
+        with self._database.write() as connection:
+            owned(connection, owner, conversation_id)
+            ids = {_added(connection, conversation_id, None, file) for file in files}
+            return tuple(file for file in _waiting(connection, conversation_id) if file.id in ids)
+
     def remove(self, owner: str, conversation_id: str, attachment_id: str) -> None:
         """Take one back that waits; one that is gone already is no error."""
         mine = (attachments.c.id == attachment_id, attachments.c.conversation_id == conversation_id, attachments.c.message_id.is_(None))

@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.e2e.screens import ChatScreen, ModelsScreen
+from tests.e2e.test_characters import menu
 from tests.paddock_server import PaddockServer
 from tests.tiny_image_text import image_text_folder
 from tests.tiny_vision import picture, vision_files
@@ -97,6 +98,24 @@ def test_an_edited_message_and_a_branch_keep_their_images(seeing: PaddockServer,
     page.wait_for_url(lambda url: before not in url)
     expect(chat.asked).to_have_count(1)
     assert sizes(chat) == [(300, 200)]
+
+
+def test_a_message_that_is_taken_back_brings_its_images(seeing: PaddockServer, page: Page) -> None:
+    chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Taken back", settings=SETTINGS))
+    attached = page.get_by_role("list", name="Attached images").get_by_role("listitem")
+    page.get_by_label("Files", exact=True).set_input_files([file_of("a.png", 1), file_of("b.png", 2)])
+    chat.say("What is it?")
+    expect(attached).to_have_count(0)
+    menu(page, "Take back my last message")
+    expect(chat.messages).to_have_count(0)
+    expect(attached).to_have_count(2)
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(chat.messages).to_have_count(2)
+    expect(attached).to_have_count(0)
+    menu(page, "Take back my last message")
+    expect(attached).to_have_count(2)
+    chat.say("What are they?")
+    assert sizes(chat) == [(300, 200), (300, 200)]
 
 
 def test_what_cannot_be_attached_is_told(seeing: PaddockServer, page: Page) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, Route, expect
+from playwright.sync_api import BrowserContext, Error, Page, Route, expect
 
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen, NotebookScreen
+from tests.e2e.test_characters import menu
 from tests.e2e.test_notebook import BEGINNING, writes_long
 from tests.paddock_server import PaddockServer, wait_for
 
@@ -93,6 +95,49 @@ def test_what_is_typed_while_it_writes_survives_a_reload(notebook: NotebookScree
     notebook.done()
     notebook.saved(notebook.text.input_value())
     expect(notebook.text).to_have_value(BEGUN)
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_what_is_typed_while_it_writes_survives_a_crash_and_no_other_tab_takes_it(
+    notebook: NotebookScreen, page: Page, context: BrowserContext, starter: PaddockServer
+) -> None:
+    writes_long(page)
+    notebook.open().fill(BEGINNING)
+    notebook.generate.click()
+    wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING), "the text grows")
+    type_first(notebook)
+    page.wait_for_function("typed => Object.values(localStorage).some((value) => value.includes(typed))", arg=TYPED)
+    other = NotebookScreen(context.new_page(), starter).open()
+    expect(other.stop).to_be_visible()
+    assert TYPED not in other.text.input_value()
+    expect(other.page.get_by_role("button", name="Put it back")).to_have_count(0)
+    other.page.close()
+    with page.expect_event("crash"), contextlib.suppress(Error):
+        page.goto("chrome://crash")
+    page.close()
+    again = NotebookScreen(context.new_page(), starter).open()
+    expect(again.text).to_have_value(BEGUN)
+    starter.ask("POST", "ui/notebook/stop", {})
+    again.done()
+    again.saved(again.text.input_value())
+    expect(again.text).to_have_value(BEGUN)
+    assert not again.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('paddock.notebook.draft.'))")
+
+
+def test_a_text_that_gave_way_is_offered_until_somebody_chooses(notebook: NotebookScreen, page: Page, watch: ConsoleWatch) -> None:
+    watch.allow("409")
+    notebook.open().fill("first")
+    saving = HeldRequests(page, "PUT", "ui/notebook")
+    notebook.text.fill("mine")
+    notebook.server.ask("PUT", "ui/notebook", {"text": "of another window", "rev": None})
+    saving.release()
+    page.get_by_role("button", name="Show the other").click()
+    expect(notebook.text).to_have_value("of another window")
+    page.reload()
+    expect(notebook.text).to_have_value("of another window")
+    page.get_by_role("button", name="Put it back").click()
+    notebook.saved("mine")
+    expect(page.get_by_role("button", name="Put it back")).to_have_count(0)
 
 
 def test_undo_takes_nothing_back_while_the_text_cannot_be_saved(notebook: NotebookScreen, page: Page, watch: ConsoleWatch) -> None:
@@ -182,6 +227,57 @@ def test_an_open_edit_survives_a_reload(chat: ChatScreen, page: Page, starter: P
     page.reload()
     expect(chat.reply.locator(".body")).to_have_text("Good day to you.")
     expect(area).to_have_count(0)
+
+
+def test_an_edit_ended_with_escape_waits_until_edit_is_pressed_again(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    chat.open(starter.make_conversation((("user", "Hello"), ("assistant", "Good day."))))
+    chat.press(chat.reply, "Edit")
+    area = chat.reply.get_by_role("textbox", name="Edit message")
+    area.press("Escape")
+    expect(area).to_have_count(0)
+    chat.press(chat.reply, "Edit")
+    area.fill("Good day to you.")
+    area.press("Escape")
+    expect(area).to_have_count(0)
+    expect(page.get_by_text("Your edit is kept")).to_have_count(1)  # nothing is said of one in which nothing was typed
+    page.get_by_role("button", name="Go on", exact=True).click()
+    expect(area).to_have_value("Good day to you.")
+    area.press("Escape")
+    page.reload()
+    expect(chat.reply.locator(".body")).to_have_text("Good day.")
+    expect(area).to_have_count(0)
+    chat.press(chat.reply, "Edit")
+    expect(area).to_have_value("Good day to you.")
+    chat.reply.get_by_role("button", name="Original text").click()
+    expect(area).to_have_value("Good day.")
+    area.press("Escape")
+    chat.press(chat.reply, "Edit")
+    expect(area).to_have_value("Good day.")
+
+
+def test_the_words_that_a_reply_is_to_begin_with_stay_until_they_are_sent(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    other = starter.make_conversation((("user", "of the other"),), title="The other one")
+    chat.open(starter.make_conversation((("user", "Hello"),), title="Begun here"))
+    words = page.get_by_label("The reply begins with")
+    menu(page, "Start the reply with…")
+    words.fill("Every single")
+    page.reload()
+    expect(words).to_have_value("Every single")
+    chat.row("The other one").get_by_role("button", name="The other one").click()
+    expect(chat.asked).to_have_text("of the other")
+    expect(words).to_have_count(0)
+    chat.row("Begun here").get_by_role("button", name="Begun here").click()
+    expect(words).to_have_value("Every single")
+    words.press("Escape")
+    expect(words).to_have_count(0)
+    menu(page, "Start the reply with…")
+    expect(words).to_have_value("Every single")
+    words.press("Enter")
+    expect(words).to_have_count(0)
+    assert chat.done().startswith("Every single")
+    assert other not in chat.page.url
+    menu(page, "Start the reply with…")
+    expect(words).to_have_value("")
 
 
 def test_sending_tries_again_to_begin_a_conversation(chat: ChatScreen, page: Page, watch: ConsoleWatch) -> None:

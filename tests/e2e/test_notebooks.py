@@ -81,6 +81,24 @@ def test_notebooks_are_made_named_found_deleted_and_brought_back(notebook: Noteb
     expect(panel).to_be_hidden()
 
 
+def test_a_deleted_notebook_comes_back_with_undo(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+    doomed = starter.ask("POST", "ui/notebooks", {"text": "About to go"})["id"]
+    notebook.open()
+    page.get_by_title("All notebooks").click()
+    panel = page.get_by_role("group", name="Notebooks", exact=True)
+    panel.get_by_role("button", name=re.compile("^About to go")).click()
+    expect(notebook.text).to_have_value("About to go")
+    notebook.text.press("ControlOrMeta+End")
+    notebook.text.press_sequentially(" away")
+    page.get_by_title("All notebooks").click()
+    panel.get_by_role("button", name="Delete “About to go").click()
+    panel.get_by_role("button", name="Delete", exact=True).click()
+    expect(notebook.text).not_to_have_value(re.compile("About to go"))
+    page.get_by_role("button", name="Undo", exact=True).click()
+    expect(notebook.text).to_have_value("About to go away")
+    starter.ask("DELETE", f"ui/notebooks/{doomed}")
+
+
 def test_who_types_without_a_pause_is_saved_too(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
     notebook.open()
     notebook.text.focus()
@@ -277,10 +295,20 @@ def test_a_text_goes_to_the_chat_and_a_conversation_to_a_notebook(notebook: Note
     page.get_by_role("button", name="Send (Enter)").click()
     chat.done()
     chat.press(chat.reply, "Open in a notebook: the conversation up to here as one text")
+    page.get_by_role("button", name="As plain text").click()
     expect(page.locator("body")).to_have_attribute("data-area", "notebook")
     expect(notebook.text).to_have_value(re.compile("^User: What shall we work on\\?\n\nAssistant: .+", re.DOTALL))
-    made = starter.ask("GET", "ui/notebook")["id"]
-    starter.ask("DELETE", f"ui/notebooks/{made}")
+    made = [starter.ask("GET", "ui/notebook")["id"]]
+    open_area(page, "Chat")
+    chat.press(chat.reply, "Open in a notebook: the conversation up to here as one text")
+    page.get_by_role("button", name="As the model sees it").click()
+    reply = chat.stored_reply()
+    expect(notebook.text).to_have_value(re.compile(f"What shall we work on\\?<.+{re.escape(reply)}$", re.DOTALL))
+    opened_now = starter.ask("GET", "ui/notebook")
+    made.append(opened_now["id"])
+    assert opened_now["settings"]["add_bos"] is False, "the template has written that mark too"
+    for one in made:
+        starter.ask("DELETE", f"ui/notebooks/{one}")
 
 
 def test_the_notebook_on_a_phone(new_context, starter: PaddockServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from modules.core.generation import TokenLogprob
-from modules.services.notebook_exchange import as_text
+from modules.services.notebook_exchange import as_text, gone_on
 from modules.services.notebook_probabilities import placed
 from modules.store.records import MessageRecord
 
@@ -37,3 +37,8 @@ def test_a_conversation_becomes_a_text_up_to_a_message() -> None:
     ]
     assert as_text(messages) == "User: Hello\n\nAssistant: Hi.\nThere\n\nAnn: More"
     assert as_text(messages, "2") == "User: Hello\n\nAssistant: Hi.\nThere"
+
+
+def test_a_thinking_block_that_the_prompt_opened_is_not_opened_twice() -> None:
+    assert gone_on("Q<a>", "<think>Hm</think>So") == "Q<a><think>Hm</think>So"
+    assert gone_on("Q<a><think>\n", "<think>Hm</think>So") == "Q<a><think>\nHm</think>So"

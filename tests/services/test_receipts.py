@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
+from modules.core.generation import GenerationRequest, TextPrompt
+from modules.core.params import GenerationParams
 from modules.services.app import App
 from modules.services.receipts import changed, short
 from tests.services.conftest import ONE, WRITING
@@ -68,6 +71,23 @@ async def test_what_the_model_saw_is_shown_and_known_to_be_the_same(app: App) ->
     alone = await app.conversations.append(ANN, await talk(app), None, "assistant", "Hello")
     with pytest.raises(InvalidRequest, match="answers nothing"):
         await app.seen.of(ANN, alone.id)
+
+
+async def test_a_conversation_is_written_out_as_the_model_sees_it(app: App) -> None:
+    conversation_id = await talk(app, {**SHORT, "system_prompt": "Be brief."})
+    question, reply = await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    written = await ended(app, conversation_id)
+    seen = await app.seen.of(ANN, reply)
+    before, whole = await app.seen.written_out(ANN, question), await app.seen.written_out(ANN, reply)
+    assert (before.text, before.dropped, before.images) == (seen["text"], 0, 0)
+    assert whole.text == seen["text"] + written.content
+    marked = TextPrompt(text=before.text, add_bos=False)
+    generation = await app.generation.submit(GenerationRequest(prompt=marked, params=GenerationParams(max_tokens=1), client=ANN))
+    async with contextlib.aclosing(generation):
+        assert [delta async for delta in generation]
+    assert generation.started and generation.started.prompt_hash == seen["hash"], "a notebook reads the same tokens from it"
+    with pytest.raises(NotFound):
+        await app.seen.written_out("bob", reply)
 
 
 async def test_a_reply_is_written_again_from_its_receipt(app: App) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
-from modules.core.messages import Image
+from modules.core.messages import FILE_LIMIT, Image
 from modules.services.app import App
 from modules.services.turns import Attached
 from tests.services.reply_steps import ANN, ENDLESS, SHORT, ended, growing, shown, talk
@@ -119,8 +119,29 @@ async def test_the_last_turn_is_taken_back_with_what_followed(app: App) -> None:
         await app.turns.take_back(ANN, conversation_id)
     for role, text in (("user", "One"), ("assistant", "1"), ("user", "Two"), ("assistant", "2"), ("assistant", "2b")):
         await app.turns.insert(ANN, conversation_id, role, text)
-    assert await app.turns.take_back(ANN, conversation_id) == "Two"
+    taken = await app.turns.take_back(ANN, conversation_id)
+    assert (taken.text, taken.images, taken.files) == ("Two", (), ())
     assert [content for _, _, content in await says(app, conversation_id)] == ["One", "1"]
+    await app.conversation_bin.restore(ANN, taken.bin_id)
+    assert [content for _, _, content in await says(app, conversation_id)] == ["One", "1", "Two", "2", "2b"]
+
+
+async def test_what_was_attached_to_a_turn_comes_back_with_it(app: App) -> None:
+    conversation_id = await talk(app)
+    picture = Image(kind="png", data="iVBORw0KGgo=")
+    file = await app.attachments.add_text(ANN, conversation_id, "A long text")
+    await app.turns.insert(ANN, conversation_id, "user", "Look", Attached([picture], [file.id]))
+    taken = await app.turns.take_back(ANN, conversation_id)
+    assert [image.address for image in taken.images] == [picture.address]
+    waiting = await app.attachments.waiting(ANN, conversation_id)
+    assert waiting == taken.files
+    assert [(await app.attachments.text(ANN, one.id))[1] for one in waiting] == ["A long text"]
+    await app.turns.insert(ANN, conversation_id, "user", "Look again", Attached(taken.images, [one.id for one in taken.files]))
+    for _ in range(FILE_LIMIT):
+        await app.attachments.add_text(ANN, conversation_id, "One more")
+    with pytest.raises(InvalidRequest, match=f"your last one has 1, and {FILE_LIMIT} are attached"):
+        await app.turns.take_back(ANN, conversation_id)
+    assert [content for _, _, content in await says(app, conversation_id)] == ["Look again"]
 
 
 async def test_nothing_is_done_while_a_reply_is_written(app: App) -> None:

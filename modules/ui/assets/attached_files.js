@@ -83,6 +83,11 @@ export class AttachedFiles {
     if (conversation === this.conversation) this.show(this.files.filter((file) => !files.some((each) => each.id === file.id)));
   }
 
+  /** Those of a message that has its own again. */
+  async discard(files, conversation) {
+    try { for (const { id } of files) await request("DELETE", `ui/conversations/${conversation}/files/${id}`); } catch (error) { report(error); }
+  }
+
   draw() {
     const reading = this.reading.filter((each) => each.conversation === this.conversation);
     this.element.hidden = !this.files.length && !reading.length;

@@ -60,6 +60,21 @@ export class Attachments {
     this.draw();
   }
 
+  /** Those of a message that was taken back. */
+  giveBack(images, files, conversation) {
+    const list = conversation === this.conversation ? this.images : this.kept.get(conversation) ?? [];
+    list.unshift(...images);
+    if (images.length) keepImages(conversation, list);
+    if (files.length && conversation === this.conversation) this.documents.setConversation(conversation); // they wait at the server
+    this.draw();
+  }
+
+  /** The message is back with its own. */
+  takeAway(images, files, conversation) {
+    this.sent(images, files, conversation);
+    this.documents.discard(files, conversation);
+  }
+
   async chosen() {
     const files = [...this.input.files];
     this.input.value = "";

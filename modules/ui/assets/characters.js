@@ -2,10 +2,11 @@
 
 import { characters, profiles } from "./cards.js";
 import { modeSection } from "./cast_mode.js";
+import { CardDraft } from "./character_drafts.js";
 import { editor } from "./character_editor.js";
 import { closesFromOutside } from "./dialog.js";
 import { h, icon, iconButton } from "./dom.js";
-import { address, emit, listen, openConversation, request, state } from "./page.js";
+import { address, emit, listen, openConversation, request, state, toast } from "./page.js";
 import { portrait } from "./speaker.js";
 
 const FORMS = Object.freeze([["png", "Picture with the card (PNG)"], ["v2", "JSON, version 2"], ["v3", "JSON, version 3"], ["v1", "JSON, version 1"]]);
@@ -50,7 +51,11 @@ class CastDialog {
     const close = iconButton("close", "Close", () => this.element.close());
     this.element = h("dialog", { class: "cast-dialog", "aria-labelledby": "cast-heading" },
       h("header", {}, this.heading, h("span", { class: "grow" }), close), this.news, this.body);
-    this.element.addEventListener("close", () => { this.element.remove(); composer.text.focus(); });
+    this.element.addEventListener("close", () => {
+      this.element.remove();
+      if (this.kept()) toast(this.kept());
+      composer.text.focus();
+    });
     this.element.addEventListener("keydown", (event) => { if (event.key === "Escape") event.stopPropagation(); }); // it is about the dialog
     closesFromOutside(this.element);
   }
@@ -66,6 +71,7 @@ class CastDialog {
   }
 
   async showLists() {
+    this.editing = null;
     this.heading.textContent = "Who speaks";
     this.body.replaceChildren(h("p", { class: "cast-note", text: "Loading…" }));
     const lists = [
@@ -94,6 +100,16 @@ class CastDialog {
     return h("section", {}, h("h3", { text: title }), h("p", { class: "cast-note", text: note }), search, list, buttons);
   }
 
+  unsaved(cards, name) {
+    return new CardDraft(cards.kind, name).values ? "Not saved yet: Edit goes on with what you typed" : "";
+  }
+
+  /** What to say of the form that is left, if something in it was not saved. */
+  kept() {
+    const { cards, name } = this.editing ?? {};
+    return cards && this.unsaved(cards, name) ? `What you typed is kept; ${name ? "Edit" : `New ${cards.one}`} goes on with it.` : "";
+  }
+
   get key() {
     return { characters: "character", profiles: "profile" };
   }
@@ -110,7 +126,7 @@ class CastDialog {
   row(cards, row) {
     const title = row.title || row.name;
     const words = h("span", { class: "cast-words" }, h("strong", { text: title }),
-      h("span", { class: row.problem ? "cast-problem" : "", text: row.problem || row.notes || row.tags.join(", ") }));
+      h("span", { class: row.problem ? "cast-problem" : "", text: row.problem || this.unsaved(cards, row.name) || row.notes || row.tags.join(", ") }));
     const pick = h("button", { type: "button", class: "cast-row", "aria-pressed": String(this.chosen(cards) === row.name), disabled: Boolean(row.problem),
       on: { click: () => this.choose(cards, row.name) } }, portrait(cards, row.name, title), words);
     const tools = h("span", { class: "cast-tools" });
@@ -177,7 +193,10 @@ class CastDialog {
     this.tell("");
     this.heading.textContent = name ? `Edit ${cards.title(name)}` : `New ${cards.one}`;
     const back = (sentence) => this.showLists().then(() => this.tell(sentence));
-    this.body.replaceChildren(editor({ cards, name, card, saved: (title) => back(`${title} was saved.`), cancel: () => back(""), fail: (error) => this.tell(error.message, "error") }));
+    this.editing = { cards, name };
+    this.body.replaceChildren(editor({
+      cards, name, card, saved: (title) => back(`${title} was saved.`), cancel: () => back(this.kept()), fail: (error) => this.tell(error.message, "error"), again: () => this.edit(cards, name),
+    }));
     this.body.querySelector("input:not([type=file]), textarea")?.focus();
   }
 }

@@ -91,6 +91,15 @@ export class Composer {
     this.changed();
   }
 
+  /** What is in the box of a conversation, also of one that is not open. */
+  textOf(conversation) {
+    return conversation === this.conversation ? this.text.value : draftOf(conversation) ?? "";
+  }
+
+  setTextOf(conversation, text) {
+    if (conversation === this.conversation) this.setText(text); else keepDraft(conversation, text);
+  }
+
   changed() {
     autoGrow(this.text);
     this.setRunning(this.running);

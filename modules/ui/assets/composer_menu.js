@@ -1,12 +1,14 @@
 // The menu left of the box: turns that are not simply sent. Each action says what it does with what is typed.
 
 import { answerOf } from "./cards.js";
+import { offerUndo } from "./conversation_bin.js";
 import { h, icon } from "./dom.js";
-import { isKey, keyFor, keyMarks, writeNewLine } from "./key_bindings.js";
+import { keyFor, keyMarks } from "./key_bindings.js";
 import { address, emit, request } from "./page.js";
+import { ReplyBeginning } from "./reply_beginning.js";
 
 const ACTIONS = Object.freeze([
-  ["Start the reply with…", "You write its first words", (menu) => menu.askForBeginning(), "begin-with"],
+  ["Start the reply with…", "You write its first words", (menu) => menu.beginning.ask(), "begin-with"],
   ["Write my turn", "The model goes on from what you typed", (menu) => menu.impersonate(), "impersonate"],
   ["Send without a reply", "Adds your message only", (menu) => menu.insert("user"), "send-only"],
   ["Insert as a reply", "Adds what you typed as a reply", (menu) => menu.insert("assistant"), "insert-reply"],
@@ -17,6 +19,7 @@ const ACTIONS = Object.freeze([
 class ComposerMenu {
   constructor(composer) {
     this.composer = composer;
+    this.beginning = new ReplyBeginning(this);
     this.marks = [];
     const items = ACTIONS.map(([text, hint, act, action]) => {
       const mark = h("span", { class: "menu-keys" });
@@ -98,9 +101,19 @@ class ComposerMenu {
 
   async takeBack() {
     const { composer } = this;
+    const { conversation, attachments } = composer;
     const answer = await this.post("take-back", {});
-    if (answer) composer.setText([answer.text, composer.text.value].filter(Boolean).join("\n\n"));
     composer.text.focus();
+    if (!answer) return;
+    const { text, images, files, bin_id: binned } = answer;
+    const before = composer.textOf(conversation);
+    const after = [text, before].filter(Boolean).join("\n\n");
+    composer.setTextOf(conversation, after);
+    attachments.giveBack(images, files, conversation);
+    offerUndo("Your message is in the box again; it and what followed were deleted.", binned, { restored: () => {
+      if (composer.textOf(conversation) === after) composer.setTextOf(conversation, before); // else it was gone on with
+      attachments.takeAway(images, files, conversation);
+    } });
   }
 
   /** A row above the box; only one at a time. */
@@ -108,28 +121,7 @@ class ComposerMenu {
     this.row?.remove();
     this.row = h("div", { class: "composer-ask" }, ...parts);
     this.composer.element.querySelector(".composer-box").before(this.row);
-  }
-
-  hide() {
-    this.row?.remove();
-    this.row = null;
-    this.composer.text.focus();
-  }
-
-  askForBeginning() {
-    const input = h("textarea", { rows: "1", "aria-label": "The reply begins with", placeholder: "The reply begins with…" });
-    const send = async () => {
-      if (!input.value.trim()) { input.focus(); return; }
-      if (await this.postTurn("begin", { begin_with: input.value })) this.hide();
-    };
-    input.addEventListener("keydown", (event) => {
-      if (isKey(event, "send")) { event.preventDefault(); send(); }
-      if (isKey(event, "newline")) writeNewLine(event);
-      if (isKey(event, "leave")) { event.preventDefault(); event.stopPropagation(); this.hide(); }
-    });
-    this.show(input, h("button", { type: "button", class: "small-button primary", text: "Send", on: { click: send } }),
-      h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: () => this.hide() } }));
-    input.focus();
+    return this.row;
   }
 
   /** The text grows in the box; what is typed meanwhile ends it. */
@@ -139,7 +131,7 @@ class ComposerMenu {
     const stop = new AbortController();
     composer.showProblem(null);
     this.writing = stop;
-    this.show(h("span", { role: "status", text: "Your turn is being written…" }), h("span", { class: "grow" }),
+    const row = this.show(h("span", { role: "status", text: "Your turn is being written…" }), h("span", { class: "grow" }),
       h("button", { type: "button", class: "small-button", text: "Stop writing", on: { click: () => stop.abort() } }));
     try {
       await this.grow(id, stop);
@@ -148,7 +140,8 @@ class ComposerMenu {
       if (error.name !== "AbortError" && composer.conversation === id) composer.showProblem(broke ? new Error("Writing broke off; what has come is in the box.") : error);
     } finally {
       this.writing = null;
-      this.hide();
+      row.remove();
+      composer.text.focus();
     }
   }
 

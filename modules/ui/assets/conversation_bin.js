@@ -19,12 +19,9 @@ async function restore(id, open) {
   }
 }
 
-/** A notice that something was deleted, with a button that brings it back. */
-export function offerUndo(message, id, { open = false } = {}) {
-  toast(message);
-  const notice = document.querySelector("#toasts").lastElementChild;
-  const undo = h("button", { type: "button", class: "undo", text: "Undo", on: { click: () => { notice.remove(); restore(id, open); } } });
-  notice.querySelector("span").after(undo);
+/** A notice that something was deleted, with a button that brings it back and then calls `restored()`. */
+export function offerUndo(message, id, { open = false, restored = () => {} } = {}) {
+  toast(message, "info", { text: "Undo", run: async () => { if (await restore(id, open)) restored(); } });
 }
 
 /** The list of what was deleted, in place of the list of conversations. */

@@ -109,15 +109,20 @@ export function flash(button, name, back) {
 }
 
 /** Ask in place of an element: the question, a red button and Cancel. Resolves to true or false. */
-export function askInPlace(element, question, action) {
+export async function askInPlace(element, question, action) {
+  return await chooseInPlace(element, question, [[true, action]], "danger") === true;
+}
+
+/** Offer choices in place of an element, rows of value, words and a hint, and Cancel. Resolves to a value or null. */
+export function chooseInPlace(element, question, choices, kind = "") {
   return new Promise((resolve) => {
     const end = (answer) => { row.remove(); element.hidden = false; resolve(answer); };
-    const yes = h("button", { type: "button", class: "small-button danger", text: action, on: { click: (e) => { e.stopPropagation(); end(true); } } });
-    const no = h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: (e) => { e.stopPropagation(); end(false); } } });
-    const row = h("div", { class: "ask", role: "group", "aria-label": question }, h("span", { text: question }), yes, no);
-    row.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); end(false); } });
+    const button = (value, text, title, more = "") => h("button", { type: "button", class: `small-button ${more}`.trim(), text, title, on: { click: (e) => { e.stopPropagation(); end(value); } } });
+    const buttons = choices.map(([value, text, title]) => button(value, text, title, kind));
+    const row = h("div", { class: "ask", role: "group", "aria-label": question }, h("span", { text: question }), ...buttons, button(null, "Cancel"));
+    row.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); end(null); } });
     element.hidden = true;
     element.after(row);
-    yes.focus();
+    buttons[0].focus();
   });
 }

@@ -2,16 +2,17 @@
 
 import { isPrivate } from "./private_chat.js";
 
-const key = (id) => `paddock.draft.${id}`;
+export const BEGINNING = "begin."; // the words a reply is to begin with, beside the text of the box
+const key = (id, kind) => `paddock.draft.${kind}${id}`;
 const here = new Map();
 
-export function draftOf(id) {
-  return isPrivate(id) ? here.get(id) : localStorage.getItem(key(id));
+export function draftOf(id, kind = "") {
+  return isPrivate(id) ? here.get(key(id, kind)) : localStorage.getItem(key(id, kind));
 }
 
 /** Keep a text; an empty one is forgotten. */
-export function keepDraft(id, text) {
-  if (isPrivate(id)) here.set(id, text);
-  else if (text) localStorage.setItem(key(id), text);
-  else localStorage.removeItem(key(id));
+export function keepDraft(id, text, kind = "") {
+  if (isPrivate(id)) here.set(key(id, kind), text);
+  else if (text) localStorage.setItem(key(id, kind), text);
+  else localStorage.removeItem(key(id, kind));
 }

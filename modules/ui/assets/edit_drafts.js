@@ -1,14 +1,16 @@
 // Edits of messages that were begun and not saved: the text stays in this browser, and a reload opens the box again in the tab where it was open.
+// Those in private conversations stay in this page alone.
 
 import { conversationInAddress } from "./page.js";
 import { isPrivate } from "./private_chat.js";
 
 const textKey = (id) => `paddock.edit.${id}`;
 const openKey = (id) => `paddock.editing.${id}`;
+const here = new Map();
 
 /** What was typed into the edit box of a message, or null. */
 export function editDraft(id) {
-  return localStorage.getItem(textKey(id));
+  return here.get(id) ?? localStorage.getItem(textKey(id));
 }
 
 /** Whether its box was open in this tab when the page was left. */
@@ -18,12 +20,18 @@ export function wasEditing(id) {
 
 /** Keep what is typed; null: as it was when the box was opened. */
 export function keepEdit(id, text) {
-  if (isPrivate(conversationInAddress())) return; // nothing of it is kept
+  if (isPrivate(conversationInAddress())) { here.set(id, text); return; }
   sessionStorage.setItem(openKey(id), "");
   if (text === null) localStorage.removeItem(textKey(id)); else localStorage.setItem(textKey(id), text);
 }
 
-export function dropEdit(id) {
+/** The box is closed; what was typed waits. */
+export function closeEdit(id) {
   sessionStorage.removeItem(openKey(id));
+}
+
+export function dropEdit(id) {
+  closeEdit(id);
+  here.delete(id);
   localStorage.removeItem(textKey(id));
 }

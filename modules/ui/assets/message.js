@@ -1,10 +1,10 @@
 // One message of the list: its blocks, thinking, versions, actions and receipt. Knows what to ask for, not how answers arrive.
 
 import { askInPlace, autoGrow, copyText, flash, h, icon, iconButton, plural, replaceBlocks } from "./dom.js";
-import { dropEdit, editDraft, keepEdit, wasEditing } from "./edit_drafts.js";
+import { closeEdit, dropEdit, editDraft, keepEdit, wasEditing } from "./edit_drafts.js";
 import { isKey, keyFor, keyInWords, writeNewLine } from "./key_bindings.js";
 import { Heads, tools as moreTools } from "./message_parts.js";
-import { report, request } from "./page.js";
+import { report, request, toast } from "./page.js";
 import { receiptOf } from "./receipt.js";
 
 export class MessageView {
@@ -186,24 +186,36 @@ export class MessageView {
     const kept = editDraft(this.id);
     area.value = kept ?? text;
     keepEdit(this.id, kept);
-    const end = () => {
-      dropEdit(this.id);
+    const close = () => {
       form.remove();
       this.element.classList.remove("editing");
       if (this.isAside) this.actions.forget(this.id); // no longer on the path that is shown
     };
     const save = async (resend) => {
-      if (await this.actions.edit(this.id, area.value, resend)) end();
+      if (await this.actions.edit(this.id, area.value, resend)) { dropEdit(this.id); close(); }
+    };
+    const putAway = () => {
+      const again = this.isAside ? null : { text: "Go on", run: () => this.edit() };
+      if (area.value === text) dropEdit(this.id); else closeEdit(this.id);
+      if (area.value !== text) toast("Your edit is kept; Edit goes on with it.", "info", again);
+      close();
     };
     const main = h("button", { type: "button", class: "small-button primary", text: user ? "Save and send" : "Save", on: { click: () => save(user) } });
     const only = user ? h("button", { type: "button", class: "small-button", text: "Save only", on: { click: () => save(false) } }) : null;
-    const cancel = h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: end } });
-    const keys = [["send", user ? "sends" : "saves"], ["newline", "new line"], ["leave", "cancels"]].filter(([id]) => keyFor(id));
+    const cancel = h("button", { type: "button", class: "small-button", text: "Cancel", title: "What you typed is kept", on: { click: putAway } });
+    const original = h("button", { type: "button", class: "small-button", text: "Original text", title: "Forget what you typed here", hidden: kept === null || kept === text, on: { click: () => {
+      area.value = text;
+      original.hidden = true;
+      keepEdit(this.id, null);
+      autoGrow(area, 0.6);
+      area.focus();
+    } } });
+    const keys = [["send", user ? "sends" : "saves"], ["newline", "new line"], ["leave", "closes"]].filter(([id]) => keyFor(id));
     const hint = h("span", { class: "hint", text: keys.map(([id, does]) => `${keyInWords(keyFor(id))} ${does}`).join(" · ") });
-    const form = h("div", { class: "edit-form" }, area, h("div", { class: "edit-buttons" }, hint, cancel, only, main));
+    const form = h("div", { class: "edit-form" }, area, h("div", { class: "edit-buttons" }, hint, original, cancel, only, main));
     area.addEventListener("input", () => { autoGrow(area, 0.6); keepEdit(this.id, area.value); });
     area.addEventListener("keydown", (event) => {
-      if (isKey(event, "leave")) { event.preventDefault(); end(); }
+      if (isKey(event, "leave")) { event.preventDefault(); putAway(); }
       if (isKey(event, "newline")) writeNewLine(event);
       if (isKey(event, "send")) { event.preventDefault(); save(user); }
     });

@@ -1,7 +1,12 @@
 // Between chat and notebook: a text becomes a message that is not sent yet, and a conversation becomes a notebook.
 
-import { h, iconButton } from "./dom.js";
-import { emit, listen, openArea, openConversation, report, request, state } from "./page.js";
+import { chooseInPlace, h, iconButton, plural } from "./dom.js";
+import { emit, listen, openArea, openConversation, report, request, state, toast } from "./page.js";
+
+const FORMS = Object.freeze([
+  ["dialogue", "As plain text", "Each message with who speaks"],
+  ["prompt", "As the model sees it", "With all marks that the chat template writes; the model goes on with the last message where it ends"],
+]);
 
 /** A new conversation with a text in its box. */
 export async function sendToChat(text) {
@@ -26,12 +31,17 @@ export function textFromNotebook(composer) {
 
 /** Below a message: the conversation up to here as a new notebook. */
 export function toNotebook(message) {
-  const make = async () => {
+  const make = async (tools) => {
+    const conversation = state.conversation.id;
+    const form = await chooseInPlace(tools, "Open in a notebook", FORMS);
+    if (!form) return;
     try {
-      const { id } = await request("POST", "ui/notebooks", { conversation_id: state.conversation.id, message_id: message.id });
+      const { id, dropped = 0, images = 0 } = await request("POST", "ui/notebooks", { conversation_id: conversation, message_id: message.id, form });
       emit("open-notebook", id);
       openArea("notebook");
+      const lacking = [dropped && `${plural(dropped, "oldest message")}, for which the context has no room`, images && plural(images, "image")].filter(Boolean);
+      if (lacking.length) toast(`The text is without ${lacking.join(" and ")}.`);
     } catch (error) { report(error); }
   };
-  return iconButton("book", "Open in a notebook: the conversation up to here as one text", make);
+  return iconButton("book", "Open in a notebook: the conversation up to here as one text", ({ currentTarget }) => make(currentTarget.parentElement));
 }

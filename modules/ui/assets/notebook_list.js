@@ -7,9 +7,9 @@ import { report, request, toast } from "./page.js";
 const SEARCH_DELAY_MS = 200;
 
 export class NotebookList {
-  /** `open(id)` shows one (an empty id: the last one opened), `current()` is the open one's id. */
-  constructor({ open, current }) {
-    Object.assign(this, { open, current, deleted: false, asked: 0 });
+  /** `open(id)` shows one, `current()` is the open one's id, `save()` saves what is typed in it, `close()` shows another one in place of a deleted one. */
+  constructor({ open, current, save, close }) {
+    Object.assign(this, { open, current, save, close, deleted: false, asked: 0 });
     this.name = h("span", { class: "notebook-name", text: "Notebook" });
     const button = h("button", { type: "button", class: "small-button notebook-open", title: "All notebooks" }, this.name, icon("chevron"));
     this.drop = new Drop(button, "Notebooks", () => this.show());
@@ -86,22 +86,30 @@ export class NotebookList {
 
   async remove(line, notebook) {
     if (!await askInPlace(line, `Delete “${notebook.name}”?`, "Delete")) return;
-    await this.change("DELETE", notebook.id);
-    toast(`“${notebook.name}” is in the bin for 30 days: Deleted notebooks, at the end of the list.`);
-    if (notebook.id === this.current()) this.open("");
+    const isOpen = () => notebook.id === this.current();
+    if (isOpen()) await this.save();
+    if (!await this.change("DELETE", notebook.id)) return;
+    const wasOpen = isOpen();
+    toast(`“${notebook.name}” is in the bin for 30 days: Deleted notebooks, at the end of the list.`, "info", { text: "Undo", run: () => this.bringBack(notebook.id, wasOpen) });
+    if (wasOpen) this.close();
   }
 
-  async bringBack(id) {
-    try { await request("POST", `ui/notebooks/${id}/restore`, {}); } catch (error) { report(error); }
+  async bringBack(id, open = false) {
+    try {
+      await request("POST", `ui/notebooks/${id}/restore`, {});
+      if (open) this.open(id);
+    } catch (error) { report(error); }
     await this.fill();
   }
 
   async change(method, id, body) {
+    let done = true;
     try {
       await request(method, `ui/notebooks/${id}`, body);
       if (body?.name && id === this.current()) this.setName(body.name);
-    } catch (error) { report(error); }
+    } catch (error) { report(error); done = false; }
     await this.fill();
+    return done;
   }
 
   async make() {

@@ -5,13 +5,14 @@ import { keptChoice } from "./kept_choice.js";
 import { NextTokens } from "./next_tokens.js";
 import { Alternatives } from "./notebook_alternatives.js";
 import { sendToChat } from "./notebook_chat.js";
+import { NotebookDrafts } from "./notebook_drafts.js";
 import { NotebookHistory } from "./notebook_history.js";
 import { Likelihood } from "./notebook_likelihood.js";
 import { NotebookList } from "./notebook_list.js";
 import { NotebookMarks } from "./notebook_marks.js";
 import { toPoints, toUnits } from "./notebook_places.js";
 import { NotebookSettings } from "./notebook_settings.js";
-import { DRAFT_KEY, NotebookTyping, OPEN_KEY } from "./notebook_typing.js";
+import { NotebookTyping, OPEN_KEY } from "./notebook_typing.js";
 import { NotebookView } from "./notebook_view.js";
 import { Stream, listen, report, request, sayLeft, state } from "./page.js";
 import { remoteBadge } from "./remote_row.js";
@@ -48,9 +49,9 @@ class Notebook extends NotebookTyping {
     this.redo = iconButton("redo", "Redo", () => this.act("redo"));
     this.again = iconButton("retry", "Regenerate: take the last generation back and write another", () => (this.aside ? this.run() : this.act("regenerate", { settings: this.settings.values })));
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });
-    this.kept = h("div", { class: "problem", role: "status", hidden: true });
+    this.drafts = new NotebookDrafts((text, added) => this.putBack(text, added));
     this.remote = h("span", {});
-    this.list = new NotebookList({ open: (id) => this.open(id), current: () => this.id });
+    this.list = new NotebookList({ open: (id) => this.open(id), current: () => this.id, save: () => this.save(), close: () => this.leaveDeleted() });
     this.history = new NotebookHistory({ current: () => this.id, restore: (version) => this.restore(version) });
     this.alternatives = new Alternatives({ take: (text, place) => this.takeAlternative(text, place), dismiss: () => this.act("dismiss"), goOn: (text) => this.run(text) });
     this.marks = new NotebookMarks(this.settings);
@@ -61,7 +62,7 @@ class Notebook extends NotebookTyping {
     const head = h("div", { class: "notebook-head" }, this.list.element, this.history.element, toChat, this.marks.element, h("span", { class: "grow" }), this.view.element);
     const bar = h("div", { class: "notebook-bar" }, this.generate, this.where, this.tries, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.remote, this.status, this.saved, this.count);
     element.replaceChildren(h("div", { class: "notebook" },
-      h("div", { class: "notebook-main" }, head, this.problem, this.kept, this.view.panes, this.alternatives.element, bar), this.next.element));
+      h("div", { class: "notebook-main" }, head, this.problem, this.drafts.element, this.view.panes, this.alternatives.element, bar), this.next.element));
     this.chooseWhere();
     element.removeAttribute("aria-busy");
   }
@@ -84,6 +85,7 @@ class Notebook extends NotebookTyping {
     if (this.stream || this.attaching) return;
     this.attaching = true;
     this.id ||= await this.openBefore();
+    await this.drafts.look();
     this.attaching = false;
     if (this.stream || state.area !== "notebook") return;
     this.stream = new Stream(`ui/notebook/events?id=${this.id}`, {
@@ -108,9 +110,15 @@ class Notebook extends NotebookTyping {
     try { await request("GET", `ui/notebook?id=${id}`); } catch (error) {
       if (error.status !== 404 || id !== this.id) return;
       report(error);
-      this.forget();
-      this.attach();
+      this.leaveDeleted();
     }
+  }
+
+  /** What is typed and not saved waits until it comes back from the bin. */
+  leaveDeleted() {
+    if (this.dirty) this.drafts.keep(this.draft());
+    this.forget();
+    if (state.area === "notebook") this.attach();
   }
 
   detach() {
@@ -122,7 +130,7 @@ class Notebook extends NotebookTyping {
   async open(id) {
     await this.save();
     if (this.dirty && !this.running) return; // not saved, and save() has said why
-    if (this.dirty) localStorage.setItem(DRAFT_KEY, this.draft());
+    if (this.dirty) this.drafts.keep(this.draft());
     this.forget(id);
     if (state.area === "notebook") await this.attach();
   }
@@ -134,7 +142,7 @@ class Notebook extends NotebookTyping {
     Object.assign(this, { id, rev: null, base: null, sent: null, dirty: false, waiting: "", tail: 0, behind: 0, saveTimer: null });
     this.looks += 1;
     this.text.value = "";
-    this.kept.hidden = true;
+    this.drafts.close();
     this.showProblem(null);
     this.alternatives.show(null);
     this.setRunning(false);
@@ -143,16 +151,12 @@ class Notebook extends NotebookTyping {
 
   leave() {
     if (this.dirty) {
-      localStorage.setItem(DRAFT_KEY, this.draft());
+      this.drafts.keep(this.draft());
       this.save();
     }
     if (!this.running) return;
     this.stream?.pause();
     sayLeft("ui/notebook/left");
-  }
-
-  draft() {
-    return JSON.stringify({ id: this.id, text: this.text.value, base: this.sent ?? this.base, rev: this.rev, tail: this.tail, behind: this.behind });
   }
 
   // ---- writing
@@ -205,7 +209,7 @@ class Notebook extends NotebookTyping {
     this.sent = this.text.value; // until the stream shows it
     try {
       const { rev } = await request("POST", "ui/notebook/generate", { id, text, tries, aside, begun, ...place, settings: this.settings.values });
-      if (edits === this.edits) this.dirty = false;
+      if (edits === this.edits && id === this.id) this.clean();
       if (looks !== this.looks) return;
       this.rev = rev ?? this.rev;
       this.setRunning(true);
@@ -227,7 +231,7 @@ class Notebook extends NotebookTyping {
       const data = await request("POST", verb.startsWith("ui/") ? verb : `ui/notebook/${verb}`, { id: this.id, ...(typeof body === "function" ? body() : body) });
       if (verb === "stop" || looks !== this.looks) return true;
       this.rev = data.rev ?? this.rev;
-      this.dirty = false;
+      this.clean();
       if (!data.running) { this.replace(data.text); this.base = data.text; } // what is being written comes with the stream
       this.alternatives.show(data.alternatives);
       this.setRunning(Boolean(data.running));

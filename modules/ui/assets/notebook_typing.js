@@ -6,7 +6,6 @@ import { withKey } from "./key_bindings.js";
 import { behindAfterEdit, grownPart, tailUnits } from "./notebook_places.js";
 import { request, report } from "./page.js";
 
-export const DRAFT_KEY = "paddock.notebook.draft"; // typed just before the tab was closed
 export const OPEN_KEY = "paddock.notebook.open"; // in this tab
 const SAVE_DELAY_MS = 700; // with the way to the disk at most a second after a key was pressed, also while typing goes on
 const COUNT_DELAY_MS = 400;
@@ -28,6 +27,7 @@ export class NotebookTyping {
   show(data) {
     this.draw();
     this.looks += 1;
+    const isFirst = this.rev === null;
     this.id = data.id;
     sessionStorage.setItem(OPEN_KEY, data.id);
     if (this.dirty && (data.running || this.running)) this.merge(data);
@@ -40,7 +40,7 @@ export class NotebookTyping {
     this.settings.show(data.settings);
     this.list.setName(data.name);
     this.alternatives.show(data.alternatives);
-    this.takeDraft(data);
+    if (isFirst) this.drafts.comeBack(data.id, (draft) => this.takeDraft(draft, data));
     this.setRunning(data.running);
     this.showButtons(data);
     if (!data.running) this.status.textContent = "";
@@ -69,9 +69,9 @@ export class NotebookTyping {
     if (part !== undefined && known) {
       this.insert(part);
     } else {
-      this.keep(area.value);
+      this.drafts.setAside(area.value);
       this.replace(data.text);
-      this.dirty = false;
+      this.clean();
     }
     Object.assign(this, { rev: data.rev, base: data.text });
   }
@@ -83,29 +83,31 @@ export class NotebookTyping {
     this.previous = this.text.value;
   }
 
-  /** Offer a text that had to give way. */
-  keep(text) {
-    const put = () => { this.kept.hidden = true; this.replace(text); this.typed(); };
-    this.kept.replaceChildren(h("span", { text: "The notebook was changed in another window. What you typed here is kept." }),
-      h("button", { type: "button", class: "small-button", text: "Put it back", on: { click: put } }),
-      h("button", { type: "button", class: "small-button", text: "Forget it", on: { click: () => { this.kept.hidden = true; } } }));
-    this.kept.hidden = false;
+  /** A text that was offered: in place of this one, or added to it. */
+  putBack(text, added) {
+    this.replace(added ? this.text.value + text : text);
+    this.typed();
   }
 
-  /** What was typed last time and did not reach the server any more. */
-  takeDraft(data) {
-    const stored = localStorage.getItem(DRAFT_KEY);
-    const draft = stored && JSON.parse(stored);
-    if (!draft || (draft.id && draft.id !== data.id)) return;
-    localStorage.removeItem(DRAFT_KEY);
-    if (this.dirty || data.text.startsWith(draft.text)) return;
-    const { text, base, tail = 0, behind = 0 } = draft;
-    const part = typeof base === "string" ? grownPart(base, data.text, tail) : null;
-    if (part !== null) {
-      this.replace(text.slice(0, text.length - behind) + part + text.slice(text.length - behind));
-      this.behind = behind;
-      this.typed();
-    } else this.keep(draft.text);
+  /** What was typed last time and did not reach the server any more; false where it does not fit. */
+  takeDraft({ text, base, tail = 0, behind = 0 }, data) {
+    if (data.text === text || (data.text !== base && data.text.startsWith(text))) return true;
+    const part = typeof base === "string" && !this.dirty ? grownPart(base, data.text, tail) : null;
+    if (part === null) return false;
+    this.replace(text.slice(0, text.length - behind) + part + text.slice(text.length - behind));
+    this.behind = behind;
+    this.typed();
+    return true;
+  }
+
+  draft() {
+    return { id: this.id, text: this.text.value, base: this.sent ?? this.base, rev: this.rev, tail: this.tail, behind: this.behind };
+  }
+
+  /** What is here is on the server. */
+  clean() {
+    this.dirty = false;
+    this.drafts.drop(this.id);
   }
 
   /** Another text; the caret stays where it was, as far as that place still exists. */
@@ -165,6 +167,7 @@ export class NotebookTyping {
     this.edits += 1;
     this.showProblem(null);
     this.showSaved();
+    this.drafts.keepSoon(() => this.draft());
     this.saveSoon();
     this.view.changed();
     this.countSoon();
@@ -175,7 +178,9 @@ export class NotebookTyping {
   }
 
   showSaved() {
-    this.saved.textContent = this.dirty ? "Not saved yet" : this.rev === null ? "" : "Saved";
+    const waits = this.dirty && this.running;
+    this.saved.textContent = waits ? "Saved when the model ends" : this.dirty ? "Not saved yet" : this.rev === null ? "" : "Saved";
+    this.saved.title = waits ? "Until then this browser keeps what you typed" : "";
   }
 
   /** Save what was typed. While the model writes, the text belongs to the server and is saved when it has ended. */
@@ -192,7 +197,7 @@ export class NotebookTyping {
       if (id !== this.id) return undefined;
       this.list.setName(name);
       if (this.sent !== null) Object.assign(this, { rev, base: text }); // else a later look at it has come
-      if (this.text.value === text) this.dirty = false;
+      if (this.text.value === text) this.clean();
       this.undo.disabled = false;
     } catch (error) {
       if (id !== this.id) report(error);
@@ -211,7 +216,7 @@ export class NotebookTyping {
     const { text = "", rev } = error.details;
     const use = (mine) => () => {
       this.rev = rev ?? this.rev;
-      if (!mine) { this.replace(text); Object.assign(this, { dirty: false, base: text }); }
+      if (!mine) { this.drafts.setAside(this.text.value); this.replace(text); this.base = text; this.clean(); }
       this.showProblem(null);
       if (mine) this.save();
     };

@@ -111,10 +111,11 @@ export class Stream {
   }
 }
 
-/** A short notice at the bottom that goes away by itself. */
-export function toast(message, kind = "info") {
+/** A short notice at the bottom that goes away by itself; `action` is a button in it, `{ text, run }`. */
+export function toast(message, kind = "info", action = null) {
   const box = document.querySelector("#toasts") ?? document.body.appendChild(h("div", { id: "toasts", role: "status", "aria-live": "polite" }));
-  const item = h("div", { class: `toast ${kind}` }, h("span", { text: message }));
+  const press = () => { item.remove(); action.run(); };
+  const item = h("div", { class: `toast ${kind}` }, h("span", { text: message }), action && h("button", { type: "button", class: "undo", text: action.text, on: { click: press } }));
   item.append(iconButton("close", "Dismiss", () => item.remove()));
   box.append(item);
   setTimeout(() => item.remove(), 3000 + message.length * 60);
