@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.core.errors import ContextOverflow, EngineCrashed, NoModelLoaded
-from modules.core.generation import ChatPrompt, GenerationRequest, OverflowPolicy
+from modules.core.generation import ChatPrompt, GenerationRequest
 from modules.core.messages import Message
 from modules.prompts.fitting import room_tokens, search_fit
 from modules.services.conversation_prompt import document_block
+from modules.services.conversation_settings import Overflow
 from modules.services.generation import GenerationService
 from modules.services.models import ModelService
 from modules.services.prompt_material import UNSENT, PromptMaterial
-from modules.services.reply_request import ReplyRequests
+from modules.services.reply_request import ReplyRequest, ReplyRequests
 
 WORDS_LIMIT = 90  # characters of a message that is named
 KEPT_COUNTS = 500
+KEPT_SHARE = 0.5  # of the room that messages may take, of which others were just summarised
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class ContextUse:
     system: int
     attachments: int
     typed: int
-    policy: OverflowPolicy
+    policy: Overflow
     left_out: tuple[LeftOut, ...] = ()
     kept: int | None = None  # tokens when those are left out
     refusal: str = ""  # why the prompt could not be sent as it is
@@ -52,6 +54,14 @@ class ContextUse:
     def history(self) -> int:
         """Tokens of earlier messages, with the words of the template around all."""
         return max(0, (self.total or 0) - self.system - self.attachments - self.typed)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgrown:
+    """Messages that no longer have room, oldest first, and the tokens of the context."""
+
+    ids: tuple[str, ...]
+    limit: int
 
 
 class ContextService:
@@ -74,17 +84,32 @@ class ContextService:
             return None
         asked, material = await self._requests.unsent(owner, conversation_id, text)
         try:
-            return await self._looked(asked.request, material, loaded.name, text)
+            return await self._looked(asked, material, loaded.name, text)
         except (EngineCrashed, NoModelLoaded):  # it ended just now; the page shows that elsewhere
             return None
 
-    async def _looked(self, request: GenerationRequest, material: PromptMaterial, model: str, text: str) -> ContextUse:
-        prompt = request.prompt
-        if not isinstance(prompt, ChatPrompt):
-            raise TypeError("a reply of the chat is asked with messages")
+    async def outgrown(self, asked: ReplyRequest, material: PromptMaterial) -> Outgrown | None:
+        """Which messages a summary should stand for, when a stored conversation has become too long; None while it has not, or nobody can count.
+
+        So many that half of the room is free then: not every reply after it needs another summary.
+
+        Raises:
+            NoModelLoaded: nobody can answer it.
+        """
+        engine = await self._models.get()
+        if engine.card.host:
+            return None
+        prompt, limit, room = _room(asked.request, engine.card.context_length)
+        _, kept, _ = await self._fitted(prompt, engine.name, room)
+        if kept is None:
+            return None
+        _, shorter, _ = await self._fitted(prompt, engine.name, int(room * KEPT_SHARE))
+        kept_ids = {id(message) for message in (shorter or kept)[1]}
+        return Outgrown(tuple(message.id for message in _left_out(prompt.messages, kept_ids, material)), limit)
+
+    async def _looked(self, asked: ReplyRequest, material: PromptMaterial, model: str, text: str) -> ContextUse:
         card = (await self._models.get(model)).card
-        limit = request.params.context_limit(card.context_length)
-        room = room_tokens(limit, request.params.max_tokens, prompt.overflow)
+        prompt, limit, room = _room(asked.request, card.context_length)
         total, kept, refusal = await self._fitted(prompt, model, room)
         kept_ids = None if kept is None else {id(message) for message in kept[1]}
         system = [message.content for message in prompt.messages[:1] if message.role == "system"]
@@ -95,7 +120,7 @@ class ContextService:
             system=sum([await self._count(model, content) for content in system]),
             attachments=sum([await self._count(model, document_block(file, material.texts[file.hash])) for file in material.files if file.hash in material.texts]),
             typed=await self._tokens(model, text),
-            policy=prompt.overflow,
+            policy=asked.overflow,
             left_out=() if kept_ids is None else _left_out(prompt.messages, kept_ids, material),
             kept=None if kept is None else kept[0],
             refusal=refusal,
@@ -139,6 +164,15 @@ class ContextService:
             return len(await self._generation.tokenize(text, model)) if text else 0
         except ContextOverflow:
             return 0
+
+
+def _room(request: GenerationRequest, context_length: int) -> tuple[ChatPrompt, int, int]:
+    """The prompt of a reply, the tokens of the context, and those that the prompt may have."""
+    prompt = request.prompt
+    if not isinstance(prompt, ChatPrompt):
+        raise TypeError("a reply of the chat is asked with messages")
+    limit = request.params.context_limit(context_length)
+    return prompt, limit, room_tokens(limit, request.params.max_tokens, prompt.overflow)
 
 
 def _left_out(messages: Sequence[Message], kept_ids: set[int], material: PromptMaterial) -> tuple[LeftOut, ...]:

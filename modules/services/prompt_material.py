@@ -17,12 +17,13 @@ UNSENT = "unsent"  # id of the message that is still being typed
 
 @dataclass(frozen=True, slots=True)
 class PromptMaterial:
-    """The messages of a prompt; the documents in them with what was read from each, by hash; and the stored messages by their ids."""
+    """What goes into a prompt: documents by what was read from each, and stored messages in their order, by their ids."""
 
     parts: tuple[PromptPart, ...]
     files: tuple[StoredFile, ...]
     texts: Mapping[str, str]
     records: Mapping[str, MessageRecord]
+    summary: str = ""  # that stands for the ones before them
 
 
 def material_of(stores: Stores, owner: str, message_id: str) -> PromptMaterial:
@@ -59,7 +60,6 @@ def _made(stores: Stores, owner: str, conversation_id: str, whole: tuple[Message
         )
     files = tuple(file for record in path for file in record.files)
     texts = stores.files.texts(owner, conversation_id, files)
-    parts = prompt_parts(path, settings.system_prompt, images, texts)
-    if shortened is not None:
-        parts = with_summary(parts, settings.summary)
-    return PromptMaterial(parts, files, texts, {record.id: record for record in path})
+    summary = settings.summary if shortened is not None else ""
+    parts = with_summary(prompt_parts(path, settings.system_prompt, images, texts), summary)
+    return PromptMaterial(parts, files, texts, {record.id: record for record in path}, summary)

@@ -9,7 +9,7 @@ const PASTE_CHARACTERS = 2500;
 const PARTS = Object.freeze([
   ["system", "System text"], ["history", "Earlier messages"], ["attachments", "Attached files"], ["typed", "This message"],
 ]);
-const POLICIES = Object.freeze([["drop_oldest", "leave out the oldest messages"], ["refuse", "refuse to send"]]);
+const POLICIES = Object.freeze([["drop_oldest", "leave out the oldest messages"], ["summarise_oldest", "have the model summarise the oldest"], ["refuse", "refuse to send"]]);
 
 /** From how many characters on a pasted text becomes an attachment; 0: never. */
 export function pasteLimit() {
@@ -109,7 +109,7 @@ export class ContextMeter {
 
   drawNote() {
     const left = this.use?.left_out.length ?? 0;
-    const text = this.use?.refusal || (left ? `${plural(left, "earlier message")} will be left out: the conversation is longer than the context.` : "");
+    const text = this.use?.refusal || (left ? `${plural(left, "earlier message")} will be ${this.use.policy === "summarise_oldest" ? "summarised" : "left out"}: the conversation is longer than the context.` : "");
     this.note.hidden = !text || !this.panel.hidden; // the panel says it too
     this.note.textContent = text;
     this.note.classList.toggle("bad", Boolean(this.use?.refusal));
