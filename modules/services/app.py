@@ -172,14 +172,12 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
-    adapters = AdapterService(models, settings.loras_dir.name, lessons.adapter_used)
+    adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
-    requests = ReplyRequests(conversations, presets, templates, casting)
-    context, choices = ContextService(models, generation, requests), PresetChoices(settings.state_dir, models, presets)
-    titles = TitleService(conversations, requests, generation, models, preferences)
-    summaries, receipts = SummaryService(conversations, generation, context, requests), _receipts(settings, models, storage, lambda: replies)
+    requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
+    context, receipts = ContextService(models, generation, requests), _receipts(settings, models, storage, lambda: replies)
+    summaries, titles = SummaryService(conversations, generation, context, requests), TitleService(conversations, requests, generation, models, preferences)
     replies: ReplyService = ReplyService(generation=generation, conversations=conversations, requests=requests, receipts=receipts, titles=titles, summaries=summaries)
-    jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from modules.core.errors import ContextOverflow, EngineCrashed, NoModelLoaded
 from modules.core.generation import ChatPrompt, GenerationRequest
-from modules.core.messages import Message
+from modules.core.messages import Image, Message
 from modules.prompts.fitting import room_tokens, search_fit
 from modules.services.conversation_prompt import document_block
 from modules.services.conversation_settings import Overflow
@@ -44,6 +44,7 @@ class ContextUse:
     total: int | None
     system: int
     attachments: int
+    images: int  # those that wait
     typed: int
     policy: Overflow
     left_out: tuple[LeftOut, ...] = ()
@@ -53,7 +54,7 @@ class ContextUse:
     @property
     def history(self) -> int:
         """Tokens of earlier messages, with the words of the template around all."""
-        return max(0, (self.total or 0) - self.system - self.attachments - self.typed)
+        return max(0, (self.total or 0) - self.system - self.attachments - self.images - self.typed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +74,8 @@ class ContextService:
         self._requests = requests
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()  # of texts that stay, by model and hash
 
-    async def look(self, owner: str, conversation_id: str, text: str) -> ContextUse | None:
-        """What sending `text` now would take; None where nobody can count.
+    async def look(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> ContextUse | None:
+        """What sending `text` and `images` now would take; None where nobody can count.
 
         Raises:
             NotFound: there is no such conversation, or something that its settings name is gone.
@@ -82,9 +83,9 @@ class ContextService:
         loaded = self._models.loaded()
         if loaded is None or loaded.card.host:
             return None
-        asked, material = await self._requests.unsent(owner, conversation_id, text)
+        asked, material = await self._requests.unsent(owner, conversation_id, text, images)
         try:
-            return await self._looked(asked, material, loaded.name, text)
+            return await self._looked(asked, material, loaded.name, (text, len(images)))
         except (EngineCrashed, NoModelLoaded):  # it ended just now; the page shows that elsewhere
             return None
 
@@ -107,7 +108,7 @@ class ContextService:
         kept_ids = {id(message) for message in (shorter or kept)[1]}
         return Outgrown(tuple(message.id for message in _left_out(prompt.messages, kept_ids, material)), limit)
 
-    async def _looked(self, asked: ReplyRequest, material: PromptMaterial, model: str, text: str) -> ContextUse:
+    async def _looked(self, asked: ReplyRequest, material: PromptMaterial, model: str, unsent: tuple[str, int]) -> ContextUse:
         card = (await self._models.get(model)).card
         prompt, limit, room = _room(asked.request, card.context_length)
         total, kept, refusal = await self._fitted(prompt, model, room)
@@ -119,7 +120,8 @@ class ContextService:
             total=total,
             system=sum([await self._count(model, content) for content in system]),
             attachments=sum([await self._count(model, document_block(file, material.texts[file.hash])) for file in material.files if file.hash in material.texts]),
-            typed=await self._tokens(model, text),
+            images=await self._of_images(prompt, model, total, unsent[1]),
+            typed=await self._tokens(model, unsent[0]),
             policy=asked.overflow,
             left_out=() if kept_ids is None else _left_out(prompt.messages, kept_ids, material),
             kept=None if kept is None else kept[0],
@@ -147,6 +149,15 @@ class ContextService:
                 return whole, (sizes[len(kept)] or 0, kept) if len(kept) < len(prompt.messages) else None, ""
             except ContextOverflow as error:
                 return sizes[len(prompt.messages)], None, error.message
+
+    async def _of_images(self, prompt: ChatPrompt, model: str, total: int | None, count: int) -> int:
+        """Tokens of the last images of a prompt: what it has more than without them."""
+        if not count or total is None:
+            return 0
+        last = prompt.messages[-1]
+        without = last.model_copy(update={"images": last.images[:-count]})
+        size, _ = await self._generation.count(prompt.model_copy(update={"messages": (*prompt.messages[:-1], without)}), model)
+        return max(0, total - size)
 
     async def _count(self, model: str, text: str) -> int:
         """Tokens of a text that stays: counted once for each model."""

@@ -222,9 +222,9 @@ class ConversationService:
         """
         return await self._storage.of(message_id).run(lambda stores: material_of(stores, owner, message_id))
 
-    async def unsent_material(self, owner: str, conversation_id: str, text: str) -> PromptMaterial:
-        """What a model would get to see if a text were sent now, with the documents that wait."""
-        return await self._storage.of(conversation_id).run(lambda stores: unsent_material(stores, owner, conversation_id, text))
+    async def unsent_material(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> PromptMaterial:
+        """What a model would get to see if a text and images were sent now, with the documents that wait."""
+        return await self._storage.of(conversation_id).run(lambda stores: unsent_material(stores, owner, conversation_id, text, images))
 
     async def pin_message(self, owner: str, message_id: str, pinned: bool) -> None:
         """Keep a message in the prompt when older ones are left out, or no longer."""

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.core.generation import ChatPrompt, GenerationRequest
+from modules.core.messages import Image
 from modules.core.model import AdapterChoice
 from modules.services.characters import Casting
 from modules.services.conversation_settings import ConversationSettings, Overflow
@@ -55,14 +56,14 @@ class ReplyRequests:
         material = await self._conversations.prompt_material(owner, prompt_end_id)
         return await self._request(settings, material, (owner, conversation_id), continues=continues), material
 
-    async def unsent(self, owner: str, conversation_id: str, text: str) -> tuple[ReplyRequest, PromptMaterial]:
-        """The request that sending `text` now would make, and what it is made of.
+    async def unsent(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> tuple[ReplyRequest, PromptMaterial]:
+        """The request that sending `text` and `images` now would make, and what it is made of.
 
         Raises:
             AppError: as above.
         """
         settings = await self._conversations.paths.settings(owner, conversation_id)
-        material = await self._conversations.unsent_material(owner, conversation_id, text)
+        material = await self._conversations.unsent_material(owner, conversation_id, text, images)
         return await self._request(settings, material, (owner, conversation_id), continues=False), material
 
     async def _request(self, settings: ConversationSettings, material: PromptMaterial, whose: tuple[str, str], *, continues: bool) -> ReplyRequest:

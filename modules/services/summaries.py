@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from modules.core.errors import ContextOverflow, InvalidRequest
 from modules.core.generation import ChatPrompt, GenerationRequest
-from modules.core.messages import Message, without_thinking
+from modules.core.messages import Image, Message, without_thinking
 from modules.core.params import GenerationParams
 from modules.services.context import ContextService
 from modules.services.conversation_settings import SUMMARY_LIMIT
@@ -59,13 +59,13 @@ class SummaryService:
             await self._summarised(owner, conversation_id, gone, material.summary, outgrown.limit)
             return len(gone)
 
-    async def summarise(self, owner: str, conversation_id: str, text: str = "") -> str:
-        """Write a summary of the messages that would be left out if `text` were sent, and use it from now on; an earlier summary goes into it.
+    async def summarise(self, owner: str, conversation_id: str, text: str = "", images: Sequence[Image] = ()) -> str:
+        """Write a summary of the messages that would be left out if `text` and `images` were sent, and use it from now on; an earlier summary goes into it.
 
         Raises:
             InvalidRequest: nothing would be left out, or nobody can count here.
         """
-        use = await self._context.look(owner, conversation_id, text)
+        use = await self._context.look(owner, conversation_id, text, images)
         if use is None:
             raise InvalidRequest("What the context holds is not known for models of other servers; load a model of this machine.")
         if not use.left_out:

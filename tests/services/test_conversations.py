@@ -142,8 +142,6 @@ async def test_a_summary_goes_with_a_branch_that_has_what_it_stands_for(service:
     await service.update_settings(ANN, conversation_id, {"summary": "They greeted.", "summary_until": ids[1]})
     branch = await service.read(ANN, await service.branch(ANN, ids[2]))
     assert (branch.settings.summary, branch.settings.summary_until) == ("They greeted.", branch.messages[1].id)
-    prompt = await service.messages_for_prompt(ANN, branch.messages[2].id)
-    assert [message.content for message in prompt] == ["[Summary of the conversation so far: They greeted.]\n\nthanks"]
     shorter = (await service.read(ANN, await service.branch(ANN, ids[0]))).settings
     assert (shorter.summary, shorter.summary_until) == ("", "")
 
