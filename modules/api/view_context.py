@@ -8,15 +8,17 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from modules.api.content import ImageAddresses, image_of
 from modules.api.owner import owner
 from modules.api.view_message_tree import OK, TEXT_LIMIT
 from modules.services.app import App
 
 
 class UnsentBody(BaseModel):
-    """What is being typed."""
+    """What is being typed, and the images that wait with it."""
 
     text: str = Field("", max_length=TEXT_LIMIT)
+    images: ImageAddresses = Field(default_factory=list)
 
 
 class PinBody(BaseModel):
@@ -33,13 +35,13 @@ def context_router(app: App) -> APIRouter:
     @router.post("/{conversation_id}/context")
     async def context(conversation_id: str, body: UnsentBody) -> dict[str, Any]:
         """What sending this would take; `use` is null where nobody can count."""
-        use = await app.context.look(owner(), conversation_id, body.text)
+        use = await app.context.look(owner(), conversation_id, body.text, [image_of(address) for address in body.images])
         return {"use": None if use is None else {**asdict(use), "history": use.history}}
 
     @router.post("/{conversation_id}/summarise")
     async def summarise(conversation_id: str, body: UnsentBody) -> dict[str, Any]:
         """Have the model summarise what would be left out; it is a setting of the conversation then."""
-        return {"summary": await app.summaries.summarise(owner(), conversation_id, body.text)}
+        return {"summary": await app.summaries.summarise(owner(), conversation_id, body.text, [image_of(address) for address in body.images])}
 
     @router.post("/{conversation_id}/pin")
     async def pin(conversation_id: str, body: PinBody) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 
 from modules.api.owner import owner
@@ -33,7 +33,7 @@ def conversation_files_router(app: App) -> APIRouter:
     async def export(conversation_id: str, form: str = "json") -> Response:
         """A conversation as a file."""
         file = await app.conversation_exports.write(owner(), conversation_id, form)
-        return Response(file.content, media_type=file.kind, headers={"content-disposition": f'attachment; filename="{file.name}"'})
+        return StreamingResponse(file.pieces, media_type=file.kind, headers={"content-disposition": f'attachment; filename="{file.name}"'})
 
     return router
 

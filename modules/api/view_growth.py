@@ -98,6 +98,7 @@ class Patches:
         self._growth = growth
         self._seen = Look()
         self._place: int | None = None
+        self._doing = ""
 
     @property
     def behind(self) -> bool:
@@ -117,8 +118,11 @@ class Patches:
         if place and place != self._place:
             self._place = place
             frames.append(frame({"id": reply.id, "place": place}, "queued"))
+        if reply.doing != self._doing:
+            self._doing = reply.doing
+            frames.append(frame({"id": reply.id, "place": 0, "doing": reply.doing}, "queued"))
         look = self._seen = self._growth.look()
-        if look.version == before.version:
+        if look.version == before.version or reply.doing:
             return b"".join(frames)
         first = _same(before.answer, look.answer)
         patch: dict[str, Any] = {

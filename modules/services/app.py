@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from modules.core.server_run import ServerRun
@@ -157,21 +158,9 @@ def _casting(settings: Settings) -> Casting:
     return Casting(CharacterService(settings.characters_dir), CharacterService(settings.state_dir / "profiles", "profile"))
 
 
-def _replies(
-    settings: Settings,
-    models: ModelService,
-    generation: GenerationService,
-    conversations: ConversationService,
-    storage: Storage,
-    requests: ReplyRequests,
-    preferences: ChatPreferenceService,
-) -> ReplyService:
-    """With receipts whose hashes of models are made while no reply is written."""
-    hashes = ModelHashes(settings.state_dir / "model-hashes.json", lambda: bool(replies.running_ids()))
-    receipts = ReceiptService(models, hashes, storage)
-    titles = TitleService(conversations, requests, generation, models, preferences)
-    replies = ReplyService(generation=generation, conversations=conversations, requests=requests, receipts=receipts, titles=titles)
-    return replies
+def _receipts(settings: Settings, models: ModelService, storage: Storage, replies: Callable[[], ReplyService]) -> ReceiptService:
+    """Hashes of models are made while no reply is written."""
+    return ReceiptService(models, ModelHashes(settings.state_dir / "model-hashes.json", lambda: bool(replies().running_ids())), storage)
 
 
 def build_app(settings: Settings, run: ServerRun | None = None) -> App:
@@ -183,12 +172,12 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
-    adapters = AdapterService(models, settings.loras_dir.name, lessons.adapter_used)
+    adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
-    requests = ReplyRequests(conversations, presets, templates, casting)
-    context, choices = ContextService(models, generation, requests), PresetChoices(settings.state_dir, models, presets)
-    replies = _replies(settings, models, generation, conversations, storage, requests, preferences)
-    jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
+    requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
+    context, receipts = ContextService(models, generation, requests), _receipts(settings, models, storage, lambda: replies)
+    summaries, titles = SummaryService(conversations, generation, context, requests), TitleService(conversations, requests, generation, models, preferences)
+    replies: ReplyService = ReplyService(generation=generation, conversations=conversations, requests=requests, receipts=receipts, titles=titles, summaries=summaries)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,
@@ -205,7 +194,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         beginnings=Beginnings(storage, casting, choices, templates, preferences),
         attachments=AttachmentService(settings.state_dir, storage),
         context=context,
-        summaries=SummaryService(conversations, generation, context),
+        summaries=summaries,
         conversation_bin=ConversationBin(storage, conversations.tell),
         replies=replies,
         seen=SeenService(conversations, requests, generation),

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.core.errors import ContextOverflow, EngineCrashed, NoModelLoaded
-from modules.core.generation import ChatPrompt, GenerationRequest, OverflowPolicy
-from modules.core.messages import Message
+from modules.core.generation import ChatPrompt, GenerationRequest
+from modules.core.messages import Image, Message
 from modules.prompts.fitting import room_tokens, search_fit
 from modules.services.conversation_prompt import document_block
+from modules.services.conversation_settings import Overflow
 from modules.services.generation import GenerationService
 from modules.services.models import ModelService
 from modules.services.prompt_material import UNSENT, PromptMaterial
-from modules.services.reply_request import ReplyRequests
+from modules.services.reply_request import ReplyRequest, ReplyRequests
 
 WORDS_LIMIT = 90  # characters of a message that is named
 KEPT_COUNTS = 500
+KEPT_SHARE = 0.5  # of the room that messages may take, of which others were just summarised
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,9 @@ class ContextUse:
     total: int | None
     system: int
     attachments: int
+    images: int  # those that wait
     typed: int
-    policy: OverflowPolicy
+    policy: Overflow
     left_out: tuple[LeftOut, ...] = ()
     kept: int | None = None  # tokens when those are left out
     refusal: str = ""  # why the prompt could not be sent as it is
@@ -51,7 +54,15 @@ class ContextUse:
     @property
     def history(self) -> int:
         """Tokens of earlier messages, with the words of the template around all."""
-        return max(0, (self.total or 0) - self.system - self.attachments - self.typed)
+        return max(0, (self.total or 0) - self.system - self.attachments - self.images - self.typed)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgrown:
+    """Messages that no longer have room, oldest first, and the tokens of the context."""
+
+    ids: tuple[str, ...]
+    limit: int
 
 
 class ContextService:
@@ -63,8 +74,8 @@ class ContextService:
         self._requests = requests
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()  # of texts that stay, by model and hash
 
-    async def look(self, owner: str, conversation_id: str, text: str) -> ContextUse | None:
-        """What sending `text` now would take; None where nobody can count.
+    async def look(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> ContextUse | None:
+        """What sending `text` and `images` now would take; None where nobody can count.
 
         Raises:
             NotFound: there is no such conversation, or something that its settings name is gone.
@@ -72,19 +83,34 @@ class ContextService:
         loaded = self._models.loaded()
         if loaded is None or loaded.card.host:
             return None
-        asked, material = await self._requests.unsent(owner, conversation_id, text)
+        asked, material = await self._requests.unsent(owner, conversation_id, text, images)
         try:
-            return await self._looked(asked.request, material, loaded.name, text)
+            return await self._looked(asked, material, loaded.name, (text, len(images)))
         except (EngineCrashed, NoModelLoaded):  # it ended just now; the page shows that elsewhere
             return None
 
-    async def _looked(self, request: GenerationRequest, material: PromptMaterial, model: str, text: str) -> ContextUse:
-        prompt = request.prompt
-        if not isinstance(prompt, ChatPrompt):
-            raise TypeError("a reply of the chat is asked with messages")
+    async def outgrown(self, asked: ReplyRequest, material: PromptMaterial) -> Outgrown | None:
+        """Which messages a summary should stand for, when a stored conversation has become too long; None while it has not, or nobody can count.
+
+        So many that half of the room is free then: not every reply after it needs another summary.
+
+        Raises:
+            NoModelLoaded: nobody can answer it.
+        """
+        engine = await self._models.get()
+        if engine.card.host:
+            return None
+        prompt, limit, room = _room(asked.request, engine.card.context_length)
+        _, kept, _ = await self._fitted(prompt, engine.name, room)
+        if kept is None:
+            return None
+        _, shorter, _ = await self._fitted(prompt, engine.name, int(room * KEPT_SHARE))
+        kept_ids = {id(message) for message in (shorter or kept)[1]}
+        return Outgrown(tuple(message.id for message in _left_out(prompt.messages, kept_ids, material)), limit)
+
+    async def _looked(self, asked: ReplyRequest, material: PromptMaterial, model: str, unsent: tuple[str, int]) -> ContextUse:
         card = (await self._models.get(model)).card
-        limit = request.params.context_limit(card.context_length)
-        room = room_tokens(limit, request.params.max_tokens, prompt.overflow)
+        prompt, limit, room = _room(asked.request, card.context_length)
         total, kept, refusal = await self._fitted(prompt, model, room)
         kept_ids = None if kept is None else {id(message) for message in kept[1]}
         system = [message.content for message in prompt.messages[:1] if message.role == "system"]
@@ -94,8 +120,9 @@ class ContextService:
             total=total,
             system=sum([await self._count(model, content) for content in system]),
             attachments=sum([await self._count(model, document_block(file, material.texts[file.hash])) for file in material.files if file.hash in material.texts]),
-            typed=await self._tokens(model, text),
-            policy=prompt.overflow,
+            images=await self._of_images(prompt, model, total, unsent[1]),
+            typed=await self._tokens(model, unsent[0]),
+            policy=asked.overflow,
             left_out=() if kept_ids is None else _left_out(prompt.messages, kept_ids, material),
             kept=None if kept is None else kept[0],
             refusal=refusal,
@@ -123,6 +150,15 @@ class ContextService:
             except ContextOverflow as error:
                 return sizes[len(prompt.messages)], None, error.message
 
+    async def _of_images(self, prompt: ChatPrompt, model: str, total: int | None, count: int) -> int:
+        """Tokens of the last images of a prompt: what it has more than without them."""
+        if not count or total is None:
+            return 0
+        last = prompt.messages[-1]
+        without = last.model_copy(update={"images": last.images[:-count]})
+        size, _ = await self._generation.count(prompt.model_copy(update={"messages": (*prompt.messages[:-1], without)}), model)
+        return max(0, total - size)
+
     async def _count(self, model: str, text: str) -> int:
         """Tokens of a text that stays: counted once for each model."""
         key = (model, hashlib.sha256(text.encode("utf-8", "replace")).hexdigest())
@@ -139,6 +175,15 @@ class ContextService:
             return len(await self._generation.tokenize(text, model)) if text else 0
         except ContextOverflow:
             return 0
+
+
+def _room(request: GenerationRequest, context_length: int) -> tuple[ChatPrompt, int, int]:
+    """The prompt of a reply, the tokens of the context, and those that the prompt may have."""
+    prompt = request.prompt
+    if not isinstance(prompt, ChatPrompt):
+        raise TypeError("a reply of the chat is asked with messages")
+    limit = request.params.context_limit(context_length)
+    return prompt, limit, room_tokens(limit, request.params.max_tokens, prompt.overflow)
 
 
 def _left_out(messages: Sequence[Message], kept_ids: set[int], material: PromptMaterial) -> tuple[LeftOut, ...]:

@@ -8,47 +8,48 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from modules.core.errors import InvalidRequest
-from modules.services.conversation_files import exported
+from modules.services.conversation_files import exported_head, exported_message
 from modules.services.conversation_settings import stored_settings
 from modules.services.storage import Storage, Stores
 from modules.store.records import MessageRecord, StoredConversation
 
 NAME_LIMIT = 60
+NEW_LINE, END = "\n ", "\n}"  # between the members of an object as it is written, and behind the last
 SHAREGPT_SPEAKERS: Mapping[str, str] = MappingProxyType({"system": "system", "user": "human", "assistant": "gpt"})
 SPEAKERS: Mapping[str, str] = MappingProxyType({"system": "System", "user": "You", "assistant": "Reply"})
 
 
 @dataclass(frozen=True, slots=True)
 class ExportedFile:
-    """A conversation as a file."""
+    """A conversation as a file, written as it is taken."""
 
     name: str
     kind: str  # media type
-    content: bytes
+    pieces: AsyncIterator[bytes]
 
 
-class _Whole(NamedTuple):
-    """A conversation with everything that hangs on it."""
+class _Shown(NamedTuple):
+    """A conversation with the path that is shown, and what was read from the files of its messages."""
 
-    conversation: StoredConversation  # all messages
-    path: tuple[MessageRecord, ...]  # those shown
-    images: Mapping[str, bytes]
+    conversation: StoredConversation
+    path: tuple[MessageRecord, ...]
     texts: Mapping[str, str]
 
 
 class Writer(NamedTuple):
-    """A form to write in: the word for it, ending, media type, what makes the text."""
+    """A form to write in: ending, media type, what makes the text; None for our own, which is written message by message."""
 
     ending: str
     kind: str
-    text: Callable[[_Whole], str]
+    text: Callable[[_Shown], str] | None
 
 
 class ConversationExports:
@@ -67,15 +68,24 @@ class ConversationExports:
         writer = WRITERS.get(form)
         if writer is None:
             raise InvalidRequest(f"“{form[:40]}” is no form of a file; use {', '.join(WRITERS)}.", field="form")
-        whole = await self._storage.of(conversation_id).run(lambda stores: _whole(stores, owner, conversation_id))
-        return ExportedFile(f"{_file_name(whole.conversation)}{writer.ending}", writer.kind, writer.text(whole).encode("utf-8", "replace"))
+        storage = self._storage.of(conversation_id)
+        if writer.text is None:
+            found = await storage.run(lambda stores: stores.messages.read_all(owner, conversation_id))
+            pieces = _own(storage, owner, found)
+        else:
+            shown = await storage.run(lambda stores: _shown(stores, owner, conversation_id))
+            found, pieces = shown.conversation, _in_one_piece(writer.text(shown))
+        return ExportedFile(f"{_file_name(found)}{writer.ending}", writer.kind, pieces)
 
 
-def _whole(stores: Stores, owner: str, conversation_id: str) -> _Whole:
-    found = stores.messages.read_all(owner, conversation_id)
-    path = stores.messages.read(owner, conversation_id).messages
+def _shown(stores: Stores, owner: str, conversation_id: str) -> _Shown:
+    found = stores.messages.read(owner, conversation_id)
     files = [file for message in found.messages for file in message.files]
-    return _Whole(found, path, stores.messages.image_files(owner, conversation_id, found.messages), stores.files.texts(owner, conversation_id, files))
+    return _Shown(found, found.messages, stores.files.texts(owner, conversation_id, files))
+
+
+async def _in_one_piece(text: str) -> AsyncIterator[bytes]:
+    yield text.encode("utf-8", "replace")
 
 
 def _file_name(conversation: StoredConversation) -> str:
@@ -83,18 +93,33 @@ def _file_name(conversation: StoredConversation) -> str:
     return re.sub(r"[^A-Za-z0-9]+", "-", plain).strip("-").lower()[:NAME_LIMIT].strip("-") or f"conversation-{conversation.id[:8]}"
 
 
-def _own(whole: _Whole) -> str:
-    return json.dumps(exported(whole.conversation, whole.images, whole.texts), ensure_ascii=False, indent=1)
+async def _own(storage: Storage, owner: str, found: StoredConversation) -> AsyncIterator[bytes]:
+    """Our own form; of images and texts of files those of one message are in memory at a time."""
+    yield f"{_json(exported_head(found)).removesuffix(END)},{NEW_LINE}\"messages\": [".encode("utf-8", "replace")
+    for place, message in enumerate(found.messages):
+        text = _json(await storage.run(partial(_attached, owner=owner, message=message)))
+        yield f"{',' if place else ''}\n{text}".encode("utf-8", "replace")
+    yield b"\n ]\n}"
+
+
+def _attached(stores: Stores, owner: str, message: MessageRecord) -> dict[str, Any]:
+    images = stores.messages.image_files(owner, message.conversation_id, (message,)) if message.images else {}
+    texts = stores.files.texts(owner, message.conversation_id, message.files) if message.files else {}
+    return exported_message(message, images, texts)
+
+
+def _json(values: Mapping[str, Any]) -> str:
+    return json.dumps(values, ensure_ascii=False, indent=1)
 
 
 # ---- forms of the path that is shown --------------------------------------------------------------------------------
 
 
-def _markdown(whole: _Whole) -> str:
-    parts = [f"# {whole.conversation.title or 'Conversation'}"]
-    if system := _system(whole):
+def _markdown(shown: _Shown) -> str:
+    parts = [f"# {shown.conversation.title or 'Conversation'}"]
+    if system := _system(shown):
         parts.append(f"> {_quoted(system)}")
-    for message in whole.path:
+    for message in shown.path:
         name = message.speaker or SPEAKERS.get(message.role, message.role)
         when = datetime.fromtimestamp(message.created_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
         parts.append(f"## {name} · {when}" + (f" · {message.model}" if message.model else ""))
@@ -116,32 +141,32 @@ def _quoted(text: str) -> str:
     return text.strip().replace("\n", "\n> ")
 
 
-def _openai(whole: _Whole) -> str:
-    messages = [{"role": role, "content": text} for role, text in _turns(whole)]
+def _openai(shown: _Shown) -> str:
+    messages = [{"role": role, "content": text} for role, text in _turns(shown)]
     return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
 
 
-def _sharegpt(whole: _Whole) -> str:
-    turns = [{"from": SHAREGPT_SPEAKERS[role], "value": text} for role, text in _turns(whole)]
-    return json.dumps([{"id": whole.conversation.id, "conversations": turns}], ensure_ascii=False, indent=1) + "\n"
+def _sharegpt(shown: _Shown) -> str:
+    turns = [{"from": SHAREGPT_SPEAKERS[role], "value": text} for role, text in _turns(shown)]
+    return json.dumps([{"id": shown.conversation.id, "conversations": turns}], ensure_ascii=False, indent=1) + "\n"
 
 
-def _turns(whole: _Whole) -> Sequence[tuple[str, str]]:
+def _turns(shown: _Shown) -> Sequence[tuple[str, str]]:
     """Role and text of the system prompt and of each message shown; the text of attached files stands before its message."""
-    found = [("system", system)] if (system := _system(whole)) else []
-    for message in whole.path:
-        files = [f"{file.name}:\n\n{whole.texts[file.hash]}" for file in message.files if file.hash in whole.texts]
+    found = [("system", system)] if (system := _system(shown)) else []
+    for message in shown.path:
+        files = [f"{file.name}:\n\n{shown.texts[file.hash]}" for file in message.files if file.hash in shown.texts]
         found.append((message.role, "\n\n".join((*files, message.content))))
     return found
 
 
-def _system(whole: _Whole) -> str:
-    settings: Any = stored_settings(whole.conversation.settings)
+def _system(shown: _Shown) -> str:
+    settings: Any = stored_settings(shown.conversation.settings)
     return str(settings.system_prompt).strip()
 
 
 WRITERS: Mapping[str, Writer] = MappingProxyType({
-    "json": Writer(".json", "application/json", _own),
+    "json": Writer(".json", "application/json", None),
     "markdown": Writer(".md", "text/markdown; charset=utf-8", _markdown),
     "openai": Writer(".jsonl", "application/jsonl", _openai),
     "sharegpt": Writer(".json", "application/json", _sharegpt),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
@@ -56,7 +56,9 @@ class _FileText(BaseModel, frozen=True, extra="ignore"):
     size_bytes: int = Field(0, ge=0, le=1 << 40)
 
 
-class _FileMessage(BaseModel, frozen=True, extra="ignore"):
+class FileMessage(BaseModel, frozen=True, extra="ignore"):
+    """A message as a file tells it."""
+
     id: str = Field("", max_length=100)
     parent_id: str | None = Field(None, max_length=100)
     role: Literal["system", "user", "assistant"]
@@ -74,7 +76,9 @@ class _FileMessage(BaseModel, frozen=True, extra="ignore"):
     files: tuple[_FileText, ...] = Field((), max_length=FILES_LIMIT)
 
 
-class _File(BaseModel, frozen=True, extra="ignore"):
+class FileHead(BaseModel, frozen=True, extra="ignore"):
+    """What a file tells of a conversation besides its messages."""
+
     format: Literal["paddock-conversation"] | None = None
     version: int = Field(VERSION, ge=1, le=VERSION)
     title: str = Field("", max_length=2000)
@@ -84,7 +88,10 @@ class _File(BaseModel, frozen=True, extra="ignore"):
     tags: tuple[Annotated[str, Field(max_length=100)], ...] = Field((), max_length=TAGS_LIMIT)
     settings: dict[str, Any] = Field(default_factory=dict)
     head_id: str | None = None
-    messages: tuple[_FileMessage, ...] = Field(max_length=MESSAGE_LIMIT)
+
+
+class _File(FileHead, frozen=True):
+    messages: tuple[FileMessage, ...] = Field(max_length=MESSAGE_LIMIT)
 
 
 def title_from(text: str) -> str:
@@ -98,6 +105,11 @@ def title_from(text: str) -> str:
 
 def exported(conversation: StoredConversation, images: Mapping[str, bytes], texts: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
     """A conversation with all its messages as plain values; `images` are the files of its images and `texts` those of its attachments, by hash."""
+    return {**exported_head(conversation), "messages": [exported_message(message, images, texts) for message in conversation.messages]}
+
+
+def exported_head(conversation: StoredConversation) -> dict[str, Any]:
+    """A conversation as plain values without its messages; the format comes first, a reader knows it by that."""
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -108,14 +120,16 @@ def exported(conversation: StoredConversation, images: Mapping[str, bytes], text
         "tags": list(conversation.tags),
         "settings": conversation.settings,
         "head_id": conversation.head_id,
-        "messages": [
-            {name: getattr(message, name) for name in FIELDS} | _images(message, images) | _texts(message, texts) for message in conversation.messages
-        ],
     }
 
 
+def exported_message(message: MessageRecord, images: Mapping[str, bytes], texts: Mapping[str, str]) -> dict[str, Any]:
+    """A message as plain values with its images and what was read from its files."""
+    return {name: getattr(message, name) for name in FIELDS} | _images(message, images) | _texts(message, texts)
+
+
 def _images(message: MessageRecord, files: Mapping[str, bytes]) -> dict[str, Any]:
-    images = [{"kind": image.kind, "data": base64.b64encode(files[image.hash]).decode()} for image in message.images]
+    images = [{"kind": image.kind, "data": base64.b64encode(files[image.hash]).decode()} for image in message.images if image.hash in files]
     return {"images": images} if images else {}
 
 
@@ -149,73 +163,79 @@ def imported(values: Mapping[str, Any]) -> NewConversation:
         file = _File.model_validate(dict(values))
     except ValidationError as error:
         raise InvalidRequest(f"This file is not a conversation that Paddock can read: {validation_sentence(error)}", field="file") from error
-    settings = settings_from(file.settings).model_dump(mode="json")
-    places = _places(file.messages)
-    messages = _new_messages(file.messages, places)
-    first_words = next((message.content for message in messages if message.role == "user"), "")
-    title = " ".join(file.title.split())[:TITLE_LIMIT] or title_from(first_words) or "Imported conversation"
-    return NewConversation(
-        title, settings, messages, head=_head(file, places, messages), pinned=file.pinned, tags=file.tags,
-        created_s=file.created_s, updated_s=_updated_s(file),
-    )  # fmt: skip
+    tree = FileTree()
+    messages = tuple(tree.placed(message) for message in file.messages)
+    return tree.conversation(file, messages)
 
 
-def _updated_s(file: _File) -> float | None:
-    """When it was last changed: as the file says, or else when its newest message came."""
-    if file.updated_s is not None:
-        return file.updated_s
-    return max((message.created_s for message in file.messages if message.created_s is not None), default=file.created_s)
+class FileTree:
+    """The messages of a file as they come, each with its place among them."""
 
+    def __init__(self) -> None:
+        self._places: dict[str, int] = {}
+        self._parents: list[int | None] = []
+        self._first_words = ""
+        self._newest_s: float | None = None
+        self._now_s = time.time()
 
-def _places(messages: Sequence[_FileMessage]) -> dict[str, int]:
-    places: dict[str, int] = {}
-    for place, message in enumerate(messages):
-        if message.id and places.setdefault(message.id, place) != place:
-            raise InvalidRequest(f"Messages {places[message.id] + 1} and {place + 1} of the file have the same id; the file is damaged.", field="file")
-    return places
+    def placed(self, message: FileMessage) -> NewMessage:
+        """The next message, to be stored.
 
+        Raises:
+            InvalidRequest: another one has its id, it follows none that came before, or an image is damaged.
+        """
+        place = len(self._parents)
+        if message.id and self._places.setdefault(message.id, place) != place:
+            raise InvalidRequest(f"Messages {self._places[message.id] + 1} and {place + 1} of the file have the same id; the file is damaged.", field="file")
+        parent = self._parent(message, place)
+        self._parents.append(parent)
+        if message.role == "user" and not self._first_words:
+            self._first_words = message.content[:1000]
+        if message.created_s is not None:
+            self._newest_s = max(message.created_s, self._newest_s or 0.0)
+        original = self._places.get(message.edited_from or "", place)
+        return NewMessage(
+            message.role, message.content, parent, self._now_s if message.created_s is None else message.created_s, message.model,
+            "stopped" if message.status == "streaming" else message.status, message.error, message.receipt, new_images(message.images),
+            message.rating, original if original < place else message.edited_from, message.pinned, message.speaker,
+            tuple(NewFile(file.name, file.kind, file.text, file.note, file.size_bytes) for file in message.files),
+        )  # fmt: skip
 
-def _new_messages(messages: Sequence[_FileMessage], places: Mapping[str, int]) -> tuple[NewMessage, ...]:
-    now_s = time.time()
-    found = []
-    for place, message in enumerate(messages):
+    def _parent(self, message: FileMessage, place: int) -> int | None:
         if "parent_id" not in message.model_fields_set:  # a plain list: each follows the one before
-            parent = place - 1 if place else None
-        elif message.parent_id is None:
-            parent = None
-        else:
-            parent = places.get(message.parent_id, place)
-            if parent >= place:
-                raise InvalidRequest(f"Message {place + 1} of the file follows one that does not come before it; the file is damaged.", field="file")
-        status = "stopped" if message.status == "streaming" else message.status
-        created_s = now_s if message.created_s is None else message.created_s
-        found.append(
-            NewMessage(
-                message.role, message.content, parent, created_s, message.model, status, message.error, message.receipt, new_images(message.images),
-                message.rating, _original(message, places, place), message.pinned, message.speaker,
-                tuple(NewFile(file.name, file.kind, file.text, file.note, file.size_bytes) for file in message.files),
-            )
-        )
-    return tuple(found)
+            return place - 1 if place else None
+        if message.parent_id is None:
+            return None
+        parent = self._places.get(message.parent_id, place)
+        if parent >= place:
+            raise InvalidRequest(f"Message {place + 1} of the file follows one that does not come before it; the file is damaged.", field="file")
+        return parent
 
+    def conversation(self, head: FileHead, messages: Iterable[NewMessage]) -> NewConversation:
+        """The whole, once all messages have their places.
 
-def _original(message: _FileMessage, places: Mapping[str, int], place: int) -> int | str | None:
-    """The version that a message was edited from: its place if it comes before in the file, else the id it had."""
-    found = places.get(message.edited_from or "", place)
-    return found if found < place else message.edited_from
+        Raises:
+            InvalidRequest: a setting outside its limits.
+        """
+        settings = settings_from(head.settings).model_dump(mode="json")
+        until = self._places.get(settings["summary_until"]) if settings["summary_until"] else None
+        title = " ".join(head.title.split())[:TITLE_LIMIT] or title_from(self._first_words) or "Imported conversation"
+        updated_s = self._newest_s if self._newest_s is not None else head.created_s
+        return NewConversation(
+            title, settings, messages, head=self._head(head.head_id), pinned=head.pinned, tags=head.tags, created_s=head.created_s,
+            updated_s=updated_s if head.updated_s is None else head.updated_s, places_in_settings={} if until is None else {"summary_until": until},
+        )  # fmt: skip
 
-
-def _head(file: _File, places: Mapping[str, int], messages: Sequence[NewMessage]) -> int | None:
-    """The place of the message shown last: the file's head, or the newest below it, or the last message."""
-    if not messages:
-        return None
-    head = places.get(file.head_id or "", None)
-    if head is None:
-        return len(messages) - 1
-    below = {head}
-    for place, message in enumerate(messages):
-        if message.parent in below:
-            below.add(place)
-    parents = {message.parent for message in messages}
-    return max(place for place in below if place not in parents)
-
+    def _head(self, head_id: str | None) -> int | None:
+        """The place of the message shown last: the file's head, or the newest below it, or the last message."""
+        if not self._parents:
+            return None
+        head = self._places.get(head_id or "")
+        if head is None:
+            return len(self._parents) - 1
+        below = {head}
+        for place, parent in enumerate(self._parents):
+            if parent in below:
+                below.add(place)
+        parents = set(self._parents)
+        return max(place for place in below if place not in parents)

@@ -1,6 +1,6 @@
 """Files of conversations, of whatever program: recognised by what is in them, read one conversation at a time, told in our own form.
 
-Of a list only the conversation that is being read is in memory, of an archive one member is open. Knows no store; what a conversation may
+Of a list only the conversation that is being read is in memory, of our own form only a message, of an archive one member is open. Knows no store; what a conversation may
 be is checked in `conversation_files.py`.
 """
 
@@ -19,13 +19,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 from modules.core.errors import InvalidRequest
 from modules.services.conversation_files import FORMAT
+from modules.services.conversation_own_file import OwnFile, begins_as_own
 from modules.services.foreign_chatgpt import from_chatgpt, is_chatgpt
 from modules.services.foreign_claude import from_claude, is_claude
 from modules.services.foreign_messages import from_messages, is_message, is_messages
 from modules.services.foreign_tavern import from_tavern, is_tavern
 from modules.services.foreign_textgen import from_textgen, is_textgen
+from modules.store.records import NewConversation
 from modules.training.json_rows import json_rows
 
+BEGINNING_BYTES = 1024
 ARCHIVE_MARK = b"PK\x03\x04"
 MEMBERS_LIMIT = 20_000
 UNPACKED_LIMIT_BYTES = 8 << 30  # of an archive, all of its members that are read together
@@ -62,11 +65,12 @@ KNOWN = "Read are files of Paddock, ChatGPT, Claude, SillyTavern and text-genera
 
 @dataclass(frozen=True, slots=True)
 class FoundConversation:
-    """One conversation of a file: its place there, whose form it had, and it in our own form; or why it cannot be read."""
+    """One conversation of a file: its place there, whose form it had, and it in our own form or as what is to be stored; or why it cannot be read."""
 
     where: str
     format: str = ""
     values: dict[str, Any] | None = None
+    new: NewConversation | None = None  # its messages are read from the file as they are taken
     problem: str = ""
 
 
@@ -77,12 +81,27 @@ class _Row(NamedTuple):
 
 def read_conversations(file: BinaryIO, name: str) -> Iterator[FoundConversation]:
     """All conversations of a file, which is read from its beginning. What cannot be read is found as a problem; nothing is raised for it."""
-    beginning = file.read(len(ARCHIVE_MARK))
+    beginning = file.read(BEGINNING_BYTES)
     file.seek(0)
-    if beginning == ARCHIVE_MARK:
+    if beginning.startswith(ARCHIVE_MARK):
         yield from _of_archive(file, name)
+    elif begins_as_own(beginning):
+        yield from _of_own(file, name)
     else:
         yield from _of_text(file, name)
+
+
+def _of_own(file: BinaryIO, name: str) -> Iterator[FoundConversation]:
+    try:
+        new = OwnFile(file, name).conversation()
+    except InvalidRequest as error:
+        yield FoundConversation(name, "Paddock", problem=error.message)
+        return
+    if new is not None:
+        yield FoundConversation(name, "Paddock", new=new)
+        return
+    file.seek(0)  # several, one behind the other
+    yield from _of_text(file, name)
 
 
 # ---- archives ------------------------------------------------------------------------------------------------------

@@ -16,12 +16,12 @@ from typing import BinaryIO
 from modules.core.errors import InvalidRequest
 from modules.services.conversation_files import imported
 from modules.services.conversation_formats import FoundConversation, read_conversations
-from modules.services.storage import Storage, Stores
+from modules.services.storage import Storage
 from modules.store.records import NewConversation
 
-FILE_LIMIT_BYTES = 512 << 20
+FILE_LIMIT_BYTES = 8 << 30
 CONVERSATIONS_LIMIT = 100_000
-BATCH = 20  # read in one go in a thread
+BATCH = 4  # read in one go in a thread
 LISTED = 50  # of each kind in the report
 NAME_LIMIT = 200
 
@@ -86,7 +86,7 @@ class ConversationImports:
         async for piece in pieces:
             size += len(piece)
             if size > FILE_LIMIT_BYTES:
-                raise InvalidRequest(f"The file is larger than {FILE_LIMIT_BYTES >> 20} MiB, the most that is read; divide it.", field="file")
+                raise InvalidRequest(f"The file is larger than {FILE_LIMIT_BYTES >> 20:,} MiB, the most that is read; divide it.", field="file")
             try:
                 await asyncio.to_thread(file.write, piece)
             except OSError as error:
@@ -105,15 +105,15 @@ class ConversationImports:
         return report
 
     async def _store_one(self, owner: str, found: FoundConversation, report: ImportReport) -> None:
-        if found.values is None:
+        if found.values is None and found.new is None:
             report.refuse(found.where, found.problem)
             return
-        if not found.values.get("messages") and found.format != "Paddock":
+        if found.values is not None and not found.values.get("messages") and found.format != "Paddock":
             report.empty += 1
             return
         try:
-            new = await asyncio.to_thread(imported, found.values)
-            conversation_id = await self._storage.run(lambda stores: _inserted(stores, owner, new))
+            new = await asyncio.to_thread(_new, found)
+            conversation_id = await self._storage.run(lambda stores: stores.messages.insert_tree(owner, new))
         except InvalidRequest as error:
             report.refuse(found.where, error.message)
             return
@@ -124,5 +124,5 @@ class ConversationImports:
             report.conversations.append(ImportedConversation(conversation_id, new.title))
 
 
-def _inserted(stores: Stores, owner: str, new: NewConversation) -> str:
-    return stores.messages.insert_tree(owner, new)
+def _new(found: FoundConversation) -> NewConversation:
+    return found.new if found.new is not None else imported(found.values or {})

@@ -10,13 +10,13 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from modules.core.dialogue import COMMAND, COMMAND_LIMIT
 from modules.core.errors import InvalidRequest
-from modules.core.generation import OverflowPolicy
 from modules.core.model import AdapterChoices
 from modules.core.settings import validation_sentence
 from modules.services.presets import DEFAULT_PRESET, params_from
 
 VARIABLES_LIMIT_BYTES = 64 * 1024
 SUMMARY_LIMIT = 20_000
+Overflow = Literal["drop_oldest", "summarise_oldest", "refuse"]  # what becomes of the oldest messages of a conversation that is longer than the context
 Mode = Literal["instruct", "chat-instruct"]  # turns in the chat template, or all of them in one instruction
 
 
@@ -29,7 +29,7 @@ class ConversationSettings(BaseModel, frozen=True, extra="forbid"):
     template: str = Field("", max_length=100)  # empty: the model's own chat template
     template_variables: dict[str, Any] = Field(default_factory=dict)
     adapters: AdapterChoices | None = None  # None: those in use on the model
-    overflow: OverflowPolicy = "drop_oldest"  # when the conversation is longer than the context
+    overflow: Overflow = "drop_oldest"
     summary: str = Field("", max_length=SUMMARY_LIMIT)  # stands in prompts for the messages up to the one named next
     summary_until: str = Field("", max_length=64)
     character: str = Field("", max_length=100)  # empty: none

@@ -5,7 +5,6 @@ The store works in threads (see storage.py), so nothing here blocks the event lo
 
 from __future__ import annotations
 
-import builtins
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.messages import Image, Message
+from modules.services.conversation_branches import branched
 from modules.services.conversation_files import TITLE_LIMIT, exported, imported, new_images, title_from
 from modules.services.conversation_news import ConversationChange, ConversationNews, Subscription
 from modules.services.conversation_paths import ConversationPaths
@@ -29,7 +29,6 @@ from modules.store.records import (
     ConversationSummary,
     MessageRecord,
     MessageStatus,
-    NewConversation,
     NewMessage,
     Outline,
     Rating,
@@ -48,7 +47,6 @@ __all__ = [
 
 SETTINGS_TRIES = 5
 TAG_LIMIT, TAG_LENGTH_LIMIT = 20, 40
-BRANCH_MARK = " (branch)"
 ROLES = ("system", "user", "assistant")
 
 
@@ -232,9 +230,9 @@ class ConversationService:
         """
         return await self._storage.of(message_id).run(lambda stores: material_of(stores, owner, message_id))
 
-    async def unsent_material(self, owner: str, conversation_id: str, text: str) -> PromptMaterial:
-        """What a model would get to see if a text were sent now, with the documents that wait."""
-        return await self._storage.of(conversation_id).run(lambda stores: unsent_material(stores, owner, conversation_id, text))
+    async def unsent_material(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> PromptMaterial:
+        """What a model would get to see if a text and images were sent now, with the documents that wait."""
+        return await self._storage.of(conversation_id).run(lambda stores: unsent_material(stores, owner, conversation_id, text, images))
 
     async def pin_message(self, owner: str, message_id: str, pinned: bool) -> None:
         """Keep a message in the prompt when older ones are left out, or no longer."""
@@ -376,27 +374,4 @@ def _exported(stores: Stores, owner: str, conversation_id: str) -> dict[str, Any
 
 
 def _branch(stores: Stores, owner: str, message_id: str) -> str:
-    found, path = stores.messages.path(owner, message_id)
-    messages: builtins.list[NewMessage] = []
-    for place, record in enumerate(path):
-        growing = record.status == "streaming"
-        messages.append(
-            NewMessage(
-                role=record.role,
-                content=record.content,
-                parent=place - 1 if place else None,
-                created_s=record.created_s,
-                model=record.model,
-                status="stopped" if growing else record.status,
-                error=record.error,
-                receipt=record.receipt,
-                images=record.images,
-                rating=record.rating,
-                edited_from=record.edited_from,
-                pinned=record.pinned,
-                speaker=record.speaker,
-                files=record.files,
-            )
-        )
-    title = found.title.removesuffix(BRANCH_MARK)[: TITLE_LIMIT - len(BRANCH_MARK)] + BRANCH_MARK
-    return stores.messages.insert_tree(owner, NewConversation(title, found.settings, tuple(messages)))
+    return stores.messages.insert_tree(owner, branched(*stores.messages.path(owner, message_id)))

@@ -11,8 +11,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
-from modules.core.errors import AppError, Conflict, InvalidRequest
+from modules.core.errors import AppError, Conflict, ContextOverflow, InvalidRequest
 from modules.core.generation import GenerationRequest
 from modules.core.messages import Image
 from modules.services.conversations import ConversationService
@@ -21,6 +22,7 @@ from modules.services.receipts import ReceiptService, asked
 from modules.services.replay import Original, original_of
 from modules.services.reply import Reply, grow
 from modules.services.reply_request import ReplyRequests
+from modules.services.summaries import SummaryService
 from modules.services.titles import TitleService
 
 __all__ = ["VERSIONS_LIMIT", "Reply", "ReplyService"]
@@ -43,12 +45,14 @@ class ReplyService:
         requests: ReplyRequests,
         receipts: ReceiptService,
         titles: TitleService,
+        summaries: SummaryService,
     ) -> None:
         self._generation = generation
         self._conversations = conversations
         self._requests = requests
         self._receipts = receipts
         self.titles = titles
+        self._summaries = summaries
         self._running: dict[str, list[Reply]] = {}
         self._starting: set[str] = set()  # conversations in which one is about to be
         self._together: dict[str, tuple[str, ...]] = {}  # conversation → versions written together, until one is picked
@@ -231,6 +235,8 @@ class ReplyService:
             self._running.pop(reply.conversation_id, None)
 
     async def _generate(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
+        if reply.original is None:
+            await self._make_room(reply, prompt_end_id, continues)
         made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues)
         request, adapters = _of_its_own(made.request, reply.place), made.adapters
         if reply.original is not None:
@@ -253,6 +259,18 @@ class ReplyService:
                 log.info("What wrote a reply of %s is not in its receipt", reply.model)
             else:
                 reply.receipt["made_by"] = looking.result()
+
+    async def _make_room(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
+        """Where no summary can be written, the oldest messages are left out, and the receipt says why."""
+        begun = partial(reply.now_doing, "Summarising the oldest messages…")
+        try:
+            count = await self._summaries.make_room(reply.owner, reply.conversation_id, prompt_end_id, continues=continues, begun=begun)
+            if count:
+                reply.receipt["summarised_messages"] = count
+        except (InvalidRequest, ContextOverflow) as error:
+            reply.receipt["not_summarised"] = error.message
+        if reply.doing:
+            reply.now_doing("")
 
     async def _save(self, reply: Reply) -> None:
         await self._conversations.save_reply(

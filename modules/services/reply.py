@@ -41,6 +41,7 @@ class Reply:
     status: MessageStatus = "streaming"
     error: str = ""
     model: str = ""
+    doing: str = ""  # what is done before it begins
     thinking_s: float | None = None
     receipt: dict[str, Any] = field(default_factory=dict)
     before: Before | None = None
@@ -77,6 +78,11 @@ class Reply:
         self.version += 1
         waiter, self.waiter = self.waiter, asyncio.Event()
         waiter.set()
+
+    def now_doing(self, what: str) -> None:
+        """Tell the followers what is done before it begins; empty: no longer."""
+        self.doing = what
+        self.touch()
 
     def speed(self) -> float:
         """Tokens per second so far, the first token left out."""

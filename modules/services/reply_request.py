@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.core.generation import ChatPrompt, GenerationRequest
-from modules.core.messages import Message
+from modules.core.messages import Image
 from modules.core.model import AdapterChoice
 from modules.services.characters import Casting
-from modules.services.conversation_settings import ConversationSettings
+from modules.services.conversation_settings import ConversationSettings, Overflow
 from modules.services.conversations import ConversationService
 from modules.services.presets import PresetService
 from modules.services.prompt_material import PromptMaterial
@@ -22,10 +22,11 @@ from modules.services.templates import TemplateService
 
 @dataclass(frozen=True, slots=True)
 class ReplyRequest:
-    """What the engine is asked, and the adapters of the conversation (None: those in use on the model)."""
+    """What the engine is asked, the adapters of the conversation (None: those in use on the model), and what it does when it is too long."""
 
     request: GenerationRequest
     adapters: Sequence[AdapterChoice] | None
+    overflow: Overflow
 
 
 class ReplyRequests:
@@ -43,23 +44,31 @@ class ReplyRequests:
         Raises:
             AppError: a message, a preset or a template is not there, or cannot be used.
         """
-        settings = await self._conversations.paths.settings(owner, conversation_id)
-        messages = await self._conversations.messages_for_prompt(owner, prompt_end_id)
-        return await self._request(settings, messages, (owner, conversation_id), continues=continues)
+        return (await self.stored(owner, conversation_id, prompt_end_id, continues=continues))[0]
 
-    async def unsent(self, owner: str, conversation_id: str, text: str) -> tuple[ReplyRequest, PromptMaterial]:
-        """The request that sending `text` now would make, and what it is made of.
+    async def stored(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool) -> tuple[ReplyRequest, PromptMaterial]:
+        """The same with what it is made of.
 
         Raises:
             AppError: as above.
         """
         settings = await self._conversations.paths.settings(owner, conversation_id)
-        material = await self._conversations.unsent_material(owner, conversation_id, text)
-        messages = tuple(part.message for part in material.parts)
-        return await self._request(settings, messages, (owner, conversation_id), continues=False), material
+        material = await self._conversations.prompt_material(owner, prompt_end_id)
+        return await self._request(settings, material, (owner, conversation_id), continues=continues), material
 
-    async def _request(self, settings: ConversationSettings, messages: tuple[Message, ...], whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
-        messages, params = await self._casting.play(settings, messages, self._presets.merge(settings.preset, settings.params))
+    async def unsent(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> tuple[ReplyRequest, PromptMaterial]:
+        """The request that sending `text` and `images` now would make, and what it is made of.
+
+        Raises:
+            AppError: as above.
+        """
+        settings = await self._conversations.paths.settings(owner, conversation_id)
+        material = await self._conversations.unsent_material(owner, conversation_id, text, images)
+        return await self._request(settings, material, (owner, conversation_id), continues=False), material
+
+    async def _request(self, settings: ConversationSettings, material: PromptMaterial, whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
+        stored = tuple(part.message for part in material.parts)
+        messages, params = await self._casting.play(settings, stored, self._presets.merge(settings.preset, settings.params))
         template = await self._templates.source(settings.template) if settings.template else None
         request = GenerationRequest(
             prompt=ChatPrompt(
@@ -67,11 +76,11 @@ class ReplyRequests:
                 template=template,
                 template_variables={**await self._casting.variables(settings), **settings.template_variables},
                 continue_final_message=continues,
-                overflow=settings.overflow,
+                overflow="refuse" if settings.overflow == "refuse" else "drop_oldest",
                 dialogue=await self._casting.dialogue(settings),
             ),
             params=params,
             client="/".join(whose),
             keep_on_disk=not is_private(whose[1]),
         )
-        return ReplyRequest(request, settings.adapters)
+        return ReplyRequest(request, settings.adapters, settings.overflow)

@@ -1,20 +1,23 @@
-"""Has the model summarise the oldest messages of a conversation that is longer than the context. The summary is a setting, so a person can edit it.
+"""Has the model summarise the oldest messages of a conversation that is longer than the context, by itself or when a person asks for it.
 
-The messages stay as they are: a prompt has the summary instead of them (see prompt_material.py).
+The summary is a setting, so a person can edit it. The messages stay as they are: a prompt has the summary instead of them (see prompt_material.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from weakref import WeakValueDictionary
 
 from modules.core.errors import ContextOverflow, InvalidRequest
 from modules.core.generation import ChatPrompt, GenerationRequest
-from modules.core.messages import Message, without_thinking
+from modules.core.messages import Image, Message, without_thinking
 from modules.core.params import GenerationParams
 from modules.services.context import ContextService
 from modules.services.conversation_settings import SUMMARY_LIMIT
 from modules.services.conversations import ConversationService, MessageRecord
 from modules.services.generation import GenerationService
+from modules.services.reply_request import ReplyRequests
 
 ASKED = (
     "Summarise the conversation below in a few sentences. Keep names, numbers, decisions and open questions; leave out greetings. Write only the summary."
@@ -27,30 +30,57 @@ LEAST_CHARACTERS = 3  # about those of a token
 class SummaryService:
     """Writes summaries."""
 
-    def __init__(self, conversations: ConversationService, generation: GenerationService, context: ContextService) -> None:
+    def __init__(self, conversations: ConversationService, generation: GenerationService, context: ContextService, requests: ReplyRequests) -> None:
         self._conversations = conversations
         self._generation = generation
         self._context = context
+        self._requests = requests
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by conversation: versions written together need one summary
 
-    async def summarise(self, owner: str, conversation_id: str, text: str = "") -> str:
-        """Write a summary of the messages that would be left out if `text` were sent, and use it from now on; an earlier summary goes into it.
+    async def make_room(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool, begun: Callable[[], None]) -> int:
+        """Before a reply to a stored message: where that is the conversation's policy and it is too long, summarise its oldest messages; how many.
+
+        `begun` is told when the writing begins.
+
+        Raises:
+            InvalidRequest: the model wrote no summary.
+            ContextOverflow: a message is too long to be summarised.
+        """
+        turn = self._turns.setdefault(conversation_id, asyncio.Lock())
+        async with turn:
+            asked, material = await self._requests.stored(owner, conversation_id, prompt_end_id, continues=continues)
+            if asked.overflow != "summarise_oldest":
+                return 0
+            outgrown = await self._context.outgrown(asked, material)
+            if outgrown is None or not outgrown.ids:
+                return 0
+            begun()
+            gone = [material.records[message_id] for message_id in outgrown.ids]
+            await self._summarised(owner, conversation_id, gone, material.summary, outgrown.limit)
+            return len(gone)
+
+    async def summarise(self, owner: str, conversation_id: str, text: str = "", images: Sequence[Image] = ()) -> str:
+        """Write a summary of the messages that would be left out if `text` and `images` were sent, and use it from now on; an earlier summary goes into it.
 
         Raises:
             InvalidRequest: nothing would be left out, or nobody can count here.
         """
-        use = await self._context.look(owner, conversation_id, text)
+        use = await self._context.look(owner, conversation_id, text, images)
         if use is None:
             raise InvalidRequest("What the context holds is not known for models of other servers; load a model of this machine.")
         if not use.left_out:
             raise InvalidRequest("Nothing would be left out of the next prompt, so there is nothing to summarise.")
         record = await self._conversations.read(owner, conversation_id)
         wanted = {message.id for message in use.left_out}
-        pieces = [_told(message, use.limit) for message in record.messages if message.id in wanted]
+        gone = [message for message in record.messages if message.id in wanted]
         settings = record.settings
         known = settings.summary if any(message.id == settings.summary_until for message in record.messages) else ""
-        summary = await self._written(known, pieces, min(REPLY_TOKENS, use.limit // 4))
-        until = next(message.id for message in reversed(record.messages) if message.id in wanted)
-        await self._conversations.update_settings(owner, conversation_id, {"summary": summary, "summary_until": until})
+        return await self._summarised(owner, conversation_id, gone, known, use.limit)
+
+    async def _summarised(self, owner: str, conversation_id: str, gone: Sequence[MessageRecord], known: str, limit: int) -> str:
+        """Write a summary of messages and of what is known from before them, and let it stand for them."""
+        summary = await self._written(known, [_told(message, limit) for message in gone], min(REPLY_TOKENS, limit // 4))
+        await self._conversations.update_settings(owner, conversation_id, {"summary": summary, "summary_until": gone[-1].id})
         return summary
 
     async def _written(self, known: str, pieces: Sequence[str], max_tokens: int) -> str:

@@ -7,7 +7,7 @@ transaction, and each call names the owner.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from modules.store.conversations import (
 )
 from modules.store.database import Database
 from modules.store.files import files_of, put_files
-from modules.store.images import file_of, images_of, put_images
+from modules.store.images import ID_BATCH, file_of, images_of, put_images
 from modules.store.message_rows import owned_message, record_of, record_with, records_of, tree_of
 from modules.store.records import (
     MessageRecord,
@@ -234,19 +234,17 @@ class MessageStore:
         """
         with self._database.write() as connection:
             conversation_id = insert_conversation(connection, owner, new)
-            rows: list[dict[str, Any]] = []
-            for place, message in enumerate(new.messages):
-                if message.parent is not None and not 0 <= message.parent < place:
-                    raise InvalidRequest(f"Message {place + 1} follows one that does not come before it.", field="messages")
-                parent_id = None if message.parent is None else rows[message.parent]["id"]
-                original = message.edited_from
-                rows.append(_row(conversation_id, parent_id, replace(message, edited_from=rows[original]["id"] if isinstance(original, int) else original)))
-            if rows:
+            ids: list[str] = []
+            for some in _in_batches(new.messages):
+                rows = [_placed_row(conversation_id, ids, message) for message in some]
                 connection.execute(insert(messages), rows)
-                put_images(connection, ((row["id"], message.images) for row, message in zip(rows, new.messages, strict=True)))
-                put_files(connection, conversation_id, ((row["id"], message.files) for row, message in zip(rows, new.messages, strict=True)))
-                head_id = rows[-1 if new.head is None else new.head]["id"]
-                connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(head_id=head_id))
+                put_images(connection, ((row["id"], message.images) for row, message in zip(rows, some, strict=True)))
+                put_files(connection, conversation_id, ((row["id"], message.files) for row, message in zip(rows, some, strict=True)))
+            if ids:
+                values: dict[str, Any] = {"head_id": ids[-1 if new.head is None else new.head]}
+                if new.places_in_settings:
+                    values["settings"] = new.settings | {name: ids[place] for name, place in new.places_in_settings.items()}
+                connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(**values))
             return conversation_id
 
 
@@ -270,6 +268,30 @@ def _insert(connection: Connection, conversation_id: str, parent_id: str | None,
     put_images(connection, [(row["id"], new.images)])
     put_files(connection, conversation_id, [(row["id"], new.files)])
     return str(row["id"])
+
+
+def _in_batches(new: Iterable[NewMessage]) -> Iterator[list[NewMessage]]:
+    """As many as one statement takes well; images and files are in memory with the last of them only."""
+    some: list[NewMessage] = []
+    for message in new:
+        some.append(message)
+        if len(some) == ID_BATCH or message.images or message.files:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _placed_row(conversation_id: str, ids: list[str], message: NewMessage) -> dict[str, Any]:
+    """A message of a tree under a new id, which joins those of the messages before it."""
+    place = len(ids)
+    if message.parent is not None and not 0 <= message.parent < place:
+        raise InvalidRequest(f"Message {place + 1} follows one that does not come before it.", field="messages")
+    original = message.edited_from
+    edited_from = ids[original] if isinstance(original, int) else original
+    row = _row(conversation_id, None if message.parent is None else ids[message.parent], replace(message, edited_from=edited_from))
+    ids.append(row["id"])
+    return row
 
 
 def _row(conversation_id: str, parent_id: str | None, new: NewMessage) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from modules.core.messages import ImageKind
@@ -187,14 +188,15 @@ class NewMessage:
 
 @dataclass(frozen=True, slots=True)
 class NewConversation:
-    """A conversation to be stored as a whole; `head` is the index of the message shown last."""
+    """A conversation to be stored as a whole, its messages one after the other; `head` is the index of the one shown last."""
 
     title: str
     settings: dict[str, Any]
-    messages: tuple[NewMessage, ...] = ()
+    messages: Iterable[NewMessage] = ()
     head: int | None = None
     title_is_auto: bool = False
     pinned: bool = False
     tags: tuple[str, ...] = ()
     created_s: float | None = None  # None: now; so for the other time
     updated_s: float | None = None
+    places_in_settings: Mapping[str, int] = field(default_factory=dict)  # settings whose value is the id of one of the messages: its index

@@ -8,13 +8,14 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from modules.core.errors import InvalidRequest
 
 CHUNK_BYTES = 1 << 20
 VALUE_LIMIT_CHARS = 64 << 20  # one row, or a file that is one object
 LITERAL_CHARS = 16  # a fault nearer to the end than this may be a word that goes on behind it
+NUMBER_GOES_ON = ".eE"
 OWN_LISTS = frozenset({"messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "chosen", "rejected", "prompt", "completion", "tools"})
 CURE = "Correct it there or take it out."
 
@@ -56,29 +57,22 @@ def json_rows(file: BinaryIO, name: str, *, unfold: bool = True) -> Iterator[tup
     Raises:
         InvalidRequest: naming file and line.
     """
-    source = _Source(file, name)
+    source = JsonSource(file, name)
     if source.next_char() == "[":
         yield from _list_rows(source, name)
     elif source.next_char():
         yield from _object_rows(source, name, unfold)
 
 
-def _list_rows(source: _Source, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    source.skip()
-    number = 0
-    while source.next_char() != "]":
-        if number:
-            source.expect(",")
-        source.next_char()
-        number += 1
+def _list_rows(source: JsonSource, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number in source.elements():
         where = f"{name}, row {number} (line {source.line})"
         yield where, columns_of(source.value(), where)
-    source.skip()
     if source.next_char():
         raise InvalidRequest(f"{name}, line {source.line}: something follows the end of the list. {CURE}")
 
 
-def _object_rows(source: _Source, name: str, unfold: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def _object_rows(source: JsonSource, name: str, unfold: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     line = source.line
     first = source.value()
     if not source.next_char():
@@ -111,8 +105,8 @@ def _too_much(where: str) -> str:
     return f"{where} is nested too deeply or holds a number too long to be read. {CURE}"
 
 
-class _Source:
-    """The text of a file, of which only the part that is being read is in memory."""
+class JsonSource:
+    """The JSON text of a file, of which only the value that is being read is in memory."""
 
     def __init__(self, file: BinaryIO, name: str) -> None:
         self._file, self._name = file, name
@@ -135,17 +129,55 @@ class _Source:
             else:
                 self._fill()
 
-    def skip(self) -> None:
-        """Go over one character."""
-        self._move(self._at + 1)
+    def elements(self) -> Iterator[int]:
+        """The numbers of the values in the list that comes next; each value is to be read before the next number is asked for.
 
-    def expect(self, char: str) -> None:
+        Raises:
+            InvalidRequest: it is no list, or one that does not end as lists do.
+        """
+        self._expect("[", "list", "a list")
+        number = 0
+        while self.next_char() != "]":
+            if number:
+                self._expect(",", "list", "“,” or the end of the list")
+            self.next_char()
+            number += 1
+            yield number
+        self._skip()
+
+    def members(self) -> Iterator[str]:
+        """The names in the object that comes next; the value of each is to be read before the next name is asked for.
+
+        Raises:
+            InvalidRequest: it is no object, or one that does not end as objects do.
+        """
+        self._expect("{", "object", "an object")
+        first = True
+        while self.next_char() != "}":
+            if not first:
+                self._expect(",", "object", "“,” or the end of the object")
+            if self.next_char() != '"':
+                self._unexpected("object", "a name")
+            name = str(self.value())
+            self._expect(":", "object", f"“:” behind the name “{name[:40]}”")
+            self.next_char()
+            first = False
+            yield name
+        self._skip()
+
+    def _expect(self, char: str, inside: str, what: str) -> None:
         """Go over a character that must be next."""
+        if self.next_char() != char:
+            self._unexpected(inside, what)
+        self._skip()
+
+    def _unexpected(self, inside: str, what: str) -> NoReturn:
         found = self.next_char()
-        if found != char:
-            what = f"“{found}” stands where “{char}” or the end of the list was expected" if found else "the file ends before its list does"
-            raise InvalidRequest(f"{self._name}, line {self.line}: {what}. {CURE}")
-        self.skip()
+        told = f"“{found}” stands where {what} was expected" if found else f"the file ends before its {inside} does"
+        raise InvalidRequest(f"{self._name}, line {self.line}: {told}. {CURE}")
+
+    def _skip(self) -> None:
+        self._move(self._at + 1)
 
     def value(self) -> Any:
         """The next value; more of the file is read until it is whole."""
@@ -158,7 +190,7 @@ class _Source:
             except (ValueError, RecursionError) as error:
                 raise InvalidRequest(_too_much(f"{self._name}, line {self.line}")) from error
             else:
-                if end < len(self._text) or self._ended:
+                if self._ended or self._is_whole(end):
                     self._move(end)
                     return value
             if len(self._text) - self._at > VALUE_LIMIT_CHARS:
@@ -166,6 +198,11 @@ class _Source:
                     f"{self._name}, line {self.line}: one value is longer than {VALUE_LIMIT_CHARS >> 20} MiB, the most that is read at once; write the rows as a list, or one a line (.jsonl)."
                 )
             self._fill()
+
+    def _is_whole(self, end: int) -> bool:
+        """Whether the value that ends here cannot go on behind the text that was read, as a number can."""
+        left = len(self._text) - end
+        return left > LITERAL_CHARS or (left > 0 and self._text[end] not in NUMBER_GOES_ON)
 
     def _is_certain(self, error: json.JSONDecodeError) -> bool:
         """Whether more text would not help."""

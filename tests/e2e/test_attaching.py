@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,23 @@ def test_images_are_attached_sent_looked_at_and_still_there(seeing: PaddockServe
     assert sizes(chat) == [(300, 200), (2048, 512), (300, 200)]
 
 
+def test_images_that_wait_are_counted_and_a_bmp_becomes_a_png(seeing: PaddockServer, page: Page) -> None:
+    chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Counted", settings=SETTINGS))
+    page.locator(".context-count").click()
+    rows = page.locator(".context-legend div")
+    counted = rows.filter(has_text="Attached images").locator("dd")
+    expect(counted).to_have_text("0")
+    page.get_by_label("Files", exact=True).set_input_files([file_of("a.bmp", 1, form="BMP")])
+    expect(page.get_by_role("list", name="Attached images").get_by_role("img")).to_have_attribute("src", re.compile("^data:image/png;"))
+    expect(counted).not_to_have_text("0")
+    chat.box.fill("What is it?")
+    expect(rows.filter(has_text="This message").locator("dd")).not_to_have_text("0")
+    shown = page.locator(".context-count").inner_text().split()[0]
+    page.get_by_role("button", name="Send (Enter)").click()
+    chat.done()
+    assert seeing.ask("GET", f"/ui/conversations/{chat.id}")["messages"][-1]["receipt"]["prompt_tokens"] == int(shown)
+
+
 def test_an_edited_message_and_a_branch_keep_their_images(seeing: PaddockServer, page: Page) -> None:
     chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Kept", settings=SETTINGS))
     page.get_by_label("Files", exact=True).set_input_files([file_of("a.png", 1)])
@@ -123,7 +141,7 @@ def test_what_cannot_be_attached_is_told(seeing: PaddockServer, page: Page) -> N
     problem = page.get_by_role("alert").filter(visible=True)
     chooser = page.get_by_label("Files", exact=True)
     chooser.set_input_files([{"name": "drawing.bmp", "mimeType": "image/bmp", "buffer": b"BM"}])
-    expect(problem).to_contain_text("drawing.bmp is no PNG, JPEG, WebP or GIF image.")
+    expect(problem).to_contain_text("drawing.bmp cannot be read: this browser shows no such image, or it is damaged. Save it as PNG, JPEG, WebP or GIF.")
     chooser.set_input_files([{"name": "bad.png", "mimeType": "image/png", "buffer": picture(1)[:50]}])
     expect(problem).to_contain_text("bad.png cannot be read")
     seeing.load()  # the starter model does not see

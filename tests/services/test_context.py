@@ -7,6 +7,7 @@ import pytest
 from modules.core.errors import InvalidRequest, NotFound
 from modules.services.app import App
 from modules.services.context import ContextUse
+from tests.services.conftest import until
 from tests.services.reply_steps import ANN, SHORT, ended, talk
 
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
@@ -116,6 +117,40 @@ async def test_a_summary_stands_for_the_oldest_messages(app: App) -> None:
     assert len(await app.conversations.messages_for_prompt(ANN, ids[-1])) == 16
     await app.conversations.update_settings(ANN, conversation_id, {"summary": "Lamps.", "summary_until": "not here"})
     assert len(await app.conversations.messages_for_prompt(ANN, ids[-1])) == 16, "of another branch"
+
+
+async def test_the_oldest_messages_are_summarised_by_themselves(app: App) -> None:
+    conversation_id = await talk(app)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "summarise_oldest"})
+    ids = await told(app, conversation_id, 8)
+    assert (await look(app, conversation_id, "And now?")).policy == "summarise_oldest"
+    _, first = await app.replies.send(ANN, conversation_id, "And now?", versions=2)
+    await until(lambda: app.replies.running(conversation_id) is None)
+    message = await app.conversations.message(ANN, first)
+    receipts = [(await app.conversations.message(ANN, version)).receipt or {} for version in message.version_ids]
+    assert [receipt["dropped_messages"] for receipt in receipts] == [0, 0]
+    (count,) = [receipt["summarised_messages"] for receipt in receipts if "summarised_messages" in receipt]
+    settings = (await app.conversations.read(ANN, conversation_id)).settings
+    assert settings.summary
+    assert settings.summary_until == ids[count - 1], "one summary for both"
+    await app.replies.send(ANN, conversation_id, "And then?")
+    later = (await ended(app, conversation_id)).receipt or {}
+    assert (later["dropped_messages"], later.get("summarised_messages")) == (0, None), "there is room for more than one reply"
+    assert (await app.conversations.read(ANN, conversation_id)).settings.summary == settings.summary
+
+
+async def test_where_no_summary_can_be_written_the_oldest_messages_are_left_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: object) -> str:
+        raise InvalidRequest("The model wrote no summary.")
+
+    monkeypatch.setattr(app.summaries, "_reply", nothing)
+    conversation_id = await talk(app)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "summarise_oldest"})
+    await told(app, conversation_id, 8)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = await ended(app, conversation_id)
+    assert (reply.status, (reply.receipt or {})["not_summarised"]) == ("complete", "The model wrote no summary.")
+    assert (reply.receipt or {})["dropped_messages"]
 
 
 async def test_more_than_can_be_counted(app: App) -> None:

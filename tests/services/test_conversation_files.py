@@ -83,6 +83,22 @@ async def test_ratings_and_edits_travel_with_their_messages(service: Conversatio
         await service.import_(BOB, {"messages": [{"role": "assistant", "content": "x", "rating": 5}]})
 
 
+async def test_a_summary_stands_for_the_same_messages_again(service: ConversationService) -> None:
+    conversation_id = await service.create(ANN)
+    ids: list[str] = []
+    for role, text in (("user", "question"), ("assistant", "reply"), ("user", "thanks")):
+        ids.append((await service.append(ANN, conversation_id, ids[-1] if ids else None, role, text)).id)
+    await service.update_settings(ANN, conversation_id, {"summary": "They greeted.", "summary_until": ids[1]})
+    file = json.loads(json.dumps(await service.export(ANN, conversation_id)))
+    copy = await service.read(BOB, await service.import_(BOB, file))
+    assert (copy.settings.summary, copy.settings.summary_until) == ("They greeted.", copy.messages[1].id)
+    assert [message.content for message in await service.messages_for_prompt(BOB, copy.messages[2].id)] == [
+        "[Summary of the conversation so far: They greeted.]\n\nthanks"
+    ]
+    file["settings"]["summary_until"] = "deleted"  # it may be in the bin of the other machine
+    assert (await service.read(BOB, await service.import_(BOB, file))).settings.summary == "They greeted."
+
+
 async def test_images_travel_with_their_messages(service: ConversationService) -> None:
     conversation_id = await service.create(ANN)
     images = [Image(kind="webp", data=base64.b64encode(data).decode()) for data in (b"first", b"second")]

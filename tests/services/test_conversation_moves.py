@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from modules.services.conversation_imports import ConversationImports, ImportRep
 from modules.services.conversations import ConversationService
 from modules.services.storage import Storage
 from modules.store.records import NewFile
+from modules.training import json_rows
 
 ANN, BOB = "ann", "bob"
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -39,6 +41,10 @@ class Moves:
                 yield content[at : at + 1000]
 
         return await self.imports.take(owner, name, pieces())
+
+    async def export(self, conversation_id: str, form: str, owner: str = ANN) -> bytes:
+        file = await self.exports.write(owner, conversation_id, form)
+        return b"".join([piece async for piece in file.pieces])
 
     async def shown(self, conversation_id: str, owner: str = ANN) -> list[str]:
         return [message.content for message in (await self.conversations.read(owner, conversation_id)).messages]
@@ -118,11 +124,10 @@ def placed(file: dict[str, Any]) -> dict[str, Any]:
 
 async def test_our_own_form_loses_nothing(moves: Moves) -> None:
     conversation_id = await whole(moves)
-    file = await moves.exports.write(ANN, conversation_id, "json")
-    assert file.name == "groceries-more.json"
-    report = await moves.take(file.content, file.name, BOB)
-    again = await moves.exports.write(BOB, report.conversations[0].id, "json")
-    before, after = json.loads(file.content), json.loads(again.content)
+    assert (await moves.exports.write(ANN, conversation_id, "json")).name == "groceries-more.json"
+    written = await moves.export(conversation_id, "json")
+    report = await moves.take(written, "groceries-more.json", BOB)
+    before, after = json.loads(written), json.loads(await moves.export(report.conversations[0].id, "json", BOB))
     assert report.formats == ["Paddock"]
     assert placed(after) == placed(before)
     assert after["messages"][0]["files"] == [{"name": "notes.txt", "kind": "text", "note": "1 line", "size_bytes": 9, "text": "Buy milk."}]
@@ -131,20 +136,66 @@ async def test_our_own_form_loses_nothing(moves: Moves) -> None:
     assert await moves.shown(report.conversations[0].id, BOB) == await moves.shown(conversation_id)
 
 
+async def test_a_file_that_paddock_wrote_is_read_whatever_its_size(moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:
+    conversation_id = await whole(moves)
+    last = (await moves.conversations.read(ANN, conversation_id)).messages[-1].id
+    for number in range(60):
+        last = (await moves.conversations.append(ANN, conversation_id, last, "assistant" if number % 2 else "user", f"Number {number}. " + "x" * 100)).id
+    written = await moves.export(conversation_id, "json")
+    monkeypatch.setattr(json_rows, "VALUE_LIMIT_CHARS", 1000)
+    monkeypatch.setattr(json_rows, "CHUNK_BYTES", 500)
+    assert len(written) > 20_000
+    report = await moves.take(written, "long.json", BOB)
+    assert report.refusals == []
+    assert placed(json.loads(await moves.export(report.conversations[0].id, "json", BOB))) == placed(json.loads(written))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: text[: len(text) // 2], "is not JSON: Unterminated string|ends before its"),
+        (lambda text: text.replace('"role": "assistant"', '"role": "robot"'), "Message 2 of chats.json cannot be read: .*role"),
+        (lambda text: text.replace('"Milk."', f"[{'[],' * 4000}[]]"), "one value is longer than"),
+        (lambda text: text.replace('"messages":', '"messages": [], "messages":'), "twice"),
+        (lambda text: text.replace('"messages":', '"letters":'), "has no messages|one value is longer"),
+        (lambda text: text.replace('"id":', '"id": "same", "was":'), "same id"),
+    ],
+)
+async def test_a_file_in_our_form_that_is_none_leaves_nothing(
+    moves: Moves, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], str], told: str
+) -> None:
+    conversation_id = await moves.conversations.create(ANN)
+    question = await moves.conversations.append(ANN, conversation_id, None, "user", "What is it?")
+    await moves.conversations.append(ANN, conversation_id, question.id, "assistant", "Milk.")
+    written = (await moves.export(conversation_id, "json")).decode()
+    monkeypatch.setattr(json_rows, "VALUE_LIMIT_CHARS", 1000)
+    monkeypatch.setattr(json_rows, "CHUNK_BYTES", 500)
+    report = await moves.take(change(written).encode(), owner=BOB)
+    assert (report.imported, report.refused) == (0, 1)
+    assert re.search(told, report.refusals[0].reason), report.refusals
+    assert await moves.conversations.list(BOB) == ()
+
+
+async def test_several_files_in_our_form_behind_each_other(moves: Moves) -> None:
+    written = await moves.export(await whole(moves), "json")
+    report = await moves.take(written + b"\n" + written, owner=BOB)
+    assert (report.imported, report.formats) == (2, ["Paddock"])
+
+
 async def test_the_other_forms_hold_the_path_that_is_shown(moves: Moves) -> None:
     conversation_id = await whole(moves)
-    markdown = (await moves.exports.write(ANN, conversation_id, "markdown")).content.decode()
+    markdown = (await moves.export(conversation_id, "markdown")).decode()
     assert markdown.startswith("# Groceries & more\n\n> Be brief.\n\n## You · ")
     assert "*Attached file notes.txt*" in markdown and "*Attached image 1*" in markdown
     assert "> *Thinking:* It is milk.\n\nMilk.\n" in markdown
     assert "Only milk." not in markdown
-    openai = json.loads((await moves.exports.write(ANN, conversation_id, "openai")).content)
+    openai = json.loads(await moves.export(conversation_id, "openai"))
     assert [message["role"] for message in openai["messages"]] == ["system", "user", "assistant"]
     assert openai["messages"][1]["content"] == "notes.txt:\n\nBuy milk.\n\nlook at this"
-    sharegpt = json.loads((await moves.exports.write(ANN, conversation_id, "sharegpt")).content)
+    sharegpt = json.loads(await moves.export(conversation_id, "sharegpt"))
     assert [turn["from"] for turn in sharegpt[0]["conversations"]] == ["system", "human", "gpt"]
     for form in ("openai", "sharegpt"):
-        report = await moves.take((await moves.exports.write(ANN, conversation_id, form)).content, "again", BOB)
+        report = await moves.take(await moves.export(conversation_id, form), "again", BOB)
         record = await moves.conversations.read(BOB, report.conversations[0].id)
         assert (record.settings.system_prompt, len(record.messages)) == ("Be brief.", 2)
 

@@ -138,6 +138,15 @@ async def test_a_branch_copies_the_history_up_to_a_message(service: Conversation
     assert (await service.read(ANN, await service.branch(ANN, branch.messages[0].id))).title == "question (branch)"
 
 
+async def test_a_summary_goes_with_a_branch_that_has_what_it_stands_for(service: ConversationService) -> None:
+    conversation_id, ids = await talk(service, "question", "reply", "thanks", "welcome")
+    await service.update_settings(ANN, conversation_id, {"summary": "They greeted.", "summary_until": ids[1]})
+    branch = await service.read(ANN, await service.branch(ANN, ids[2]))
+    assert (branch.settings.summary, branch.settings.summary_until) == ("They greeted.", branch.messages[1].id)
+    shorter = (await service.read(ANN, await service.branch(ANN, ids[0]))).settings
+    assert (shorter.summary, shorter.summary_until) == ("", "")
+
+
 async def test_ratings_and_edits_go_with_a_branch(service: ConversationService) -> None:
     _, (question, reply) = await talk(service, "question", "reply")
     edit = await service.add_version(ANN, reply, "better reply")

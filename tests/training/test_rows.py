@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
 from collections.abc import Iterator
 from itertools import islice
@@ -224,6 +225,15 @@ def test_a_json_list_read_in_pieces_of_any_size_is_what_it_was(tmp_path: Path, c
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_rows, "CHUNK_BYTES", chunk)
         assert read(path) == content
+
+
+@quick
+@given(content=st.dictionaries(st.text(max_size=5), st.one_of(values, st.floats(allow_nan=False, allow_infinity=False)), max_size=6), chunk=st.integers(1, 30))
+def test_an_object_read_member_by_member_is_what_it_was(content: dict[str, Any], chunk: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_rows, "CHUNK_BYTES", chunk)
+        source = json_rows.JsonSource(io.BytesIO(json.dumps(content).encode()), "a.json")
+        assert {name: source.value() for name in source.members()} == content
 
 
 @quick

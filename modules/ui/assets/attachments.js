@@ -119,16 +119,20 @@ export class Attachments {
 }
 
 async function asDataUrl(file) {
-  if (!KINDS.includes(file.type)) throw new Error(`${file.name} is no PNG, JPEG, WebP or GIF image.`);
+  const known = KINDS.includes(file.type);
   let picture;
-  try { picture = await createImageBitmap(file); } catch { throw new Error(`${file.name} cannot be read; it is damaged, or not what its name says.`); }
+  try { picture = await createImageBitmap(file); } catch {
+    throw new Error(known ? `${file.name} cannot be read; it is damaged, or not what its name says.` : `${file.name} cannot be read: this browser shows no such image, or it is damaged. Save it as PNG, JPEG, WebP or GIF.`);
+  }
   const scale = Math.min(1, LONGEST_SIDE / Math.max(picture.width, picture.height));
-  if (scale === 1 && file.size <= LARGEST_BYTES) return read(file);
+  if (known && scale === 1 && file.size <= LARGEST_BYTES) return read(file);
   const canvas = h("canvas", { width: Math.max(1, Math.round(picture.width * scale)), height: Math.max(1, Math.round(picture.height * scale)) });
   const pen = canvas.getContext("2d");
   pen.fillStyle = "white"; // a JPEG has no transparent parts
   pen.fillRect(0, 0, canvas.width, canvas.height);
   pen.drawImage(picture, 0, 0, canvas.width, canvas.height);
+  const lossless = known ? "" : canvas.toDataURL("image/png"); // a BMP is often a screenshot, whose letters a JPEG would blur
+  if (lossless && lossless.length <= LARGEST_BYTES) return lossless;
   return canvas.toDataURL("image/jpeg", 0.92);
 }
 

@@ -17,7 +17,7 @@ export class Composer {
   constructor({ send, stop }) {
     Object.assign(this, { sendText: send, stopReply: stop, conversation: null, running: false, sending: false });
     this.text = h("textarea", { id: "message-text", rows: "1", placeholder: "Message Paddock", "aria-label": "Message", autocomplete: "off" });
-    this.meter = new ContextMeter(() => this.text.value, () => this.running || this.sending);
+    this.meter = new ContextMeter(() => this.text.value, () => this.attachments.images, () => this.running || this.sending);
     this.model = h("button", { type: "button", class: "model-chip", title: "Open the Models page", on: { click: () => openArea("models") } });
     this.button = h("button", { type: "button", class: "send-button", on: { click: () => this.act() } });
     this.problem = h("div", { class: "problem", role: "alert", hidden: true });

@@ -7,9 +7,9 @@ import { showWhileWritten, showsWhileWritten } from "./reply_showing.js";
 const PASTE_KEY = "paddock.paste-limit";
 const PASTE_CHARACTERS = 2500;
 const PARTS = Object.freeze([
-  ["system", "System text"], ["history", "Earlier messages"], ["attachments", "Attached files"], ["typed", "This message"],
+  ["system", "System text"], ["history", "Earlier messages"], ["attachments", "Attached files"], ["images", "Attached images"], ["typed", "This message"],
 ]);
-const POLICIES = Object.freeze([["drop_oldest", "leave out the oldest messages"], ["refuse", "refuse to send"]]);
+const POLICIES = Object.freeze([["drop_oldest", "leave out the oldest messages"], ["summarise_oldest", "have the model summarise the oldest"], ["refuse", "refuse to send"]]);
 
 /** From how many characters on a pasted text becomes an attachment; 0: never. */
 export function pasteLimit() {
@@ -18,9 +18,9 @@ export function pasteLimit() {
 }
 
 export class ContextMeter {
-  /** `text()` is what is being typed; while `isBusy()` the end of a reply will ask. */
-  constructor(text, isBusy) {
-    Object.assign(this, { text, isBusy, conversation: null, use: null, used: 0, asked: 0, timer: 0 });
+  /** `text()` is what is being typed, `images()` are those that wait with it; while `isBusy()` the end of a reply will ask. */
+  constructor(text, images, isBusy) {
+    Object.assign(this, { text, images, isBusy, conversation: null, use: null, used: 0, asked: 0, timer: 0 });
     this.element = h("button", { type: "button", class: "count context-count", "aria-expanded": "false", "aria-controls": "context-panel", title: "What the context holds", on: { click: () => this.toggle() } });
     this.note = h("button", { type: "button", class: "context-note", hidden: true, on: { click: () => this.toggle(true) } });
     this.panel = h("section", { id: "context-panel", class: "context-panel", "aria-label": "Context", hidden: true });
@@ -82,7 +82,7 @@ export class ContextMeter {
     this.asked += 1;
     const mine = this.asked;
     try {
-      const { use } = await request("POST", `ui/conversations/${conversation}/context`, { text: this.text() });
+      const { use } = await request("POST", `ui/conversations/${conversation}/context`, { text: this.text(), images: this.images() });
       if (mine !== this.asked || conversation !== this.conversation) return;
       this.use = use;
     } catch { this.use = null; } // what is wrong is told when it is sent
@@ -109,7 +109,7 @@ export class ContextMeter {
 
   drawNote() {
     const left = this.use?.left_out.length ?? 0;
-    const text = this.use?.refusal || (left ? `${plural(left, "earlier message")} will be left out: the conversation is longer than the context.` : "");
+    const text = this.use?.refusal || (left ? `${plural(left, "earlier message")} will be ${this.use.policy === "summarise_oldest" ? "summarised" : "left out"}: the conversation is longer than the context.` : "");
     this.note.hidden = !text || !this.panel.hidden; // the panel says it too
     this.note.textContent = text;
     this.note.classList.toggle("bad", Boolean(this.use?.refusal));
@@ -159,7 +159,7 @@ export class ContextMeter {
     this.summarising = conversation;
     this.draw();
     try {
-      const { summary } = await request("POST", `ui/conversations/${conversation}/summarise`, { text: this.text() });
+      const { summary } = await request("POST", `ui/conversations/${conversation}/summarise`, { text: this.text(), images: this.images() });
       if (conversation === this.conversation) this.written = summary;
     } catch (error) { report(error); }
     this.summarising = null;

@@ -16,6 +16,8 @@ export function receiptOf(message, wasOpen = false) {
   details.addEventListener("toggle", () => { if (details.open) complete(details, message.id); });
   details.open = wasOpen;
   const parts = [details];
+  if (receipt.summarised_messages) parts.push(h("span", { class: "dropped", text: `${plural(receipt.summarised_messages, "oldest message")} summarised before: the conversation was longer than the context.` }));
+  if (receipt.not_summarised) parts.push(h("span", { class: "dropped", text: `The oldest messages could not be summarised: ${receipt.not_summarised}` }));
   if (receipt.dropped_messages) {
     parts.push(h("span", { class: "dropped", text: `${plural(receipt.dropped_messages, "oldest message")} left out: the conversation is longer than the context.` }));
   }
