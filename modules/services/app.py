@@ -52,6 +52,7 @@ from modules.services.stock import AdapterStock, ModelStock
 from modules.services.storage import Storage
 from modules.services.summaries import SummaryService
 from modules.services.template_bin import TemplateBin
+from modules.services.template_checks import TemplateChecks
 from modules.services.template_doctor import TemplateDoctor
 from modules.services.templates import TemplateService
 from modules.services.titles import TitleService
@@ -88,6 +89,7 @@ class App:
     preset_choices: PresetChoices
     templates: TemplateService
     template_doctor: TemplateDoctor
+    template_checks: TemplateChecks
     jobs: JobService
     hub: HubService
     fit: FitService
@@ -114,6 +116,8 @@ class App:
         self.meters.start()
         self.fit.start()
         self.lessons.start()
+        if self.settings.template_check:
+            self.template_checks.start()
         self.models.start(self._use_adapters if self.settings.adapters else None)
         await self.storage.open()
         self.conversation_bin.start()
@@ -131,6 +135,7 @@ class App:
         await self.training.close()
         await self.replies.close()
         await self.notebook.close()
+        await self.template_checks.close()
         await self.template_doctor.close()
         await self.models.close()
         await self.remote.close()
@@ -187,8 +192,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
     requests = ReplyRequests(conversations, presets, templates, casting)
     context, choices = ContextService(models, generation, requests), PresetChoices(settings.state_dir, models, presets)
-    replies = _replies(settings, models, generation, conversations, storage, requests, preferences)
-    jobs = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
+    jobs, replies = JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name)), _replies(settings, models, generation, conversations, storage, requests, preferences)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,
@@ -216,6 +220,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         preset_choices=choices,
         templates=templates,
         template_doctor=TemplateDoctor(models, generation, templates, conversations, casting),
+        template_checks=TemplateChecks(models, templates, generation, facts),
         conversation_imports=ConversationImports(storage, settings.state_dir),
         conversation_exports=ConversationExports(storage),
         jobs=jobs,

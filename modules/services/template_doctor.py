@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modules.core.errors import AppError, NoModelLoaded
-from modules.core.generation import ChatPrompt, GenerationRequest, Usage
-from modules.core.messages import Message
 from modules.core.model import TemplateSource
-from modules.core.params import GenerationParams
 from modules.prompts.renderer import TemplateRenderer
 from modules.prompts.samples import SAMPLES, find_sample
 from modules.services.characters import Casting
@@ -23,11 +20,10 @@ from modules.services.generation import GenerationService
 from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
 from modules.services.template_look import LookRequest, look
+from modules.services.template_trial import TRIED, TRIED_TOKENS, tried
 from modules.services.templates import TemplateService
 
 EDITED = "template in the editor"  # where it is from, in sentences
-TRIED_TOKENS = 20
-TRIED = (Message(role="user", content="Say hello in one word."),)
 
 
 class TemplateDoctor:
@@ -122,14 +118,9 @@ class TemplateDoctor:
         chosen = template
         if template is None and self._models.template_of(engine.name):  # where none is named, that one would be taken
             chosen = TemplateSource.model_validate(await self._own_source(engine))
-        params = GenerationParams(temperature=0, max_tokens=TRIED_TOKENS)
-        generation = await self._generation.submit(GenerationRequest(prompt=ChatPrompt(messages=TRIED, template=chosen), params=params), engine.name)
-        text, reason, usage = "", "", Usage()
-        async for delta in generation:
-            text += delta.text
-            reason, usage = delta.finish_reason or reason, delta.usage or usage
-        told = {"asked": TRIED[0].content, "text": text, "stopped": reason == "stop", "limit": TRIED_TOKENS}
-        return {**told, "tokens": usage.completion_tokens, "model": engine.name}
+        reply = await tried(self._generation, engine.name, chosen)
+        told = {"asked": TRIED[0].content, "text": reply.text, "stopped": reply.ended, "limit": TRIED_TOKENS}
+        return {**told, "tokens": reply.tokens, "model": engine.name}
 
     async def _own_source(self, engine: ModelEngine) -> dict[str, Any]:
         """Text and origin of the template that a model brings."""
