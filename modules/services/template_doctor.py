@@ -54,6 +54,17 @@ class TemplateDoctor:
             return None
         return {"name": engine.name, "template": self._models.template_of(engine.name), "own": engine.card.template_origin}
 
+    async def variables(self, template: str = "") -> tuple[str, ...] | None:
+        """The options that a prompt template reads, or for an empty name the one in force for the model that answers; None where that is not known."""
+        engine = self._models.loaded()
+        name = template or (self._generation.template_in_force(engine.card) if engine is not None and not engine.card.host else "")
+        if not name:
+            return engine.card.template_variables if engine is not None else None
+        try:
+            return await asyncio.to_thread(self._renderer.options, await self._templates.source(name))
+        except AppError:  # gone or broken: told where it is used
+            return None
+
     async def own(self) -> dict[str, Any]:
         """The chat template that the loaded model brings.
 

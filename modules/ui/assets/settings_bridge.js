@@ -52,8 +52,9 @@ export function mount(element, { props, watch, trigger }) {
   listen("drawer-opened", show);
   listen("area", show);
   listen("model", () => {
-    if (loadedModel() === model) return;
-    model = loadedModel(); // what is said of presets is about the model
+    const present = JSON.stringify([loadedModel(), state.models?.loaded?.[0]?.template]);
+    if (present === model) return;
+    model = present; // what is said of presets and offered of its template is about the model
     shown = "";
     show();
   });
