@@ -148,7 +148,7 @@ export class Composer {
     this.model.replaceChildren(icon("chip"), h("span", { text: name }), ...(level === "quiet" ? [] : [h("span", { class: `badge ${level}`, text })]));
     this.model.title = ["Open the Models page", text, ...told].filter(Boolean).join("\n");
     this.model.classList.toggle("busy", Boolean(loading));
-    this.attachments.setModel(state.models?.loaded?.[0]?.vision);
+    this.attachments.setModel(state.models?.sees);
     this.showPrint();
     this.meter.setModel(name);
   }
