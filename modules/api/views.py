@@ -120,8 +120,9 @@ def _small(app: App, functions: ViewFunctions) -> APIRouter:
         return {
             "models": [{**info.model_dump(exclude={"path"}), "loaded": info.name in loaded, "pinned": info.name in pinned} for info in infos],
             "adapters": [{name: getattr(row, name) for name in adapter_fields} for row in await app.models.adapters()],
-            "loaded": [card.model_dump() for card in status.loaded],
+            "loaded": [{**card.model_dump(), "template": app.models.template_of(card.name), "template_check": app.template_checks.of(card)} for card in status.loaded],
             "asleep": list(status.asleep),
+            "sees": status.sees,
             "loading": {"name": loading.name, "stage": loading.stage, "done": loading.done} if loading else None,
             "error": status.error,
             "stop_when_closed": app.settings.stop_when_closed,

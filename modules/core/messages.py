@@ -23,7 +23,12 @@ THINKING_TAGS: tuple[tuple[str, str], ...] = (
     ("<seed:think>", "</seed:think>"),
     ("[THINK]", "[/THINK]"),
     ("<|channel|>analysis<|message|>", "<|end|>"),
+    ("<|channel>thought", "<channel|>"),  # Gemma 4
 )
+
+
+# Variables by which templates switch thinking. The page and the API say the first one; it reaches templates that have another (prompts/template.py)
+THINKING_SWITCHES = ("enable_thinking", "thinking", "thinking_budget")
 
 
 class Image(BaseModel, frozen=True, extra="forbid"):

@@ -52,6 +52,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     loaded_models: int = Field(1, ge=1, le=16, description="Most models loaded at the same time; the least recently used one makes room.")
     idle_unload_s: float = Field(0, ge=0, description="A loaded model that nobody used for so long gives its memory back until it is used again; 0 means never.")
     load_on_demand: bool = Field(True, description="Load a model when an API request names it.")
+    template_check: bool = Field(True, description="Examine the template of a loaded model while nobody uses it, with a reply of twenty tokens; --no-template-check leaves only the look while it is loaded.")
     stop_when_closed: bool = Field(True, description="Stop a reply when the last browser tab that shows it is closed; --no-stop-when-closed lets it go on.")
     step_timeout_s: float = Field(120, ge=5, le=86_400, description="An engine whose step takes longer is taken for hung and restarted.")
     load_timeout_s: float = Field(900, ge=5, le=86_400, description="Longest time a model may take to load.")

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 Piece = tuple[bytes, str | None]  # the bytes, and the text when they are whole characters by themselves
 
-TAGS = frozenset(tag for pair in THINKING_TAGS for tag in pair if not tag.startswith("<|"))
+TAGS = frozenset(tag for pair in THINKING_TAGS for tag in pair if not tag.startswith("<|")) | {"<|channel>"}  # that of Gemma 4 has its name behind it
 OPENING, CLOSING = THINKING_TAGS[0]
 CHANNEL, START, MESSAGE = "<|channel|>", "<|start|>", "<|message|>"
-THOUGHT_CHANNELS = ("analysis", "commentary")
+THINK, END, BEGIN, CONTENT, CALLS = "<|think|>", "<|end|>", "<|begin|>", "<|content|>", "<|tool_calls|>"  # of the parts of Solar Open, mostly ordinary tokens
+MARKS = frozenset((CHANNEL, START, MESSAGE, THINK, END, BEGIN, CONTENT, CALLS))
+THOUGHT_CHANNELS = ("analysis", "commentary", THINK)
 
 
 class PieceTable:
@@ -29,7 +31,7 @@ class PieceTable:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         self._pieces: dict[int, Piece] = {}
-        self._marks: dict[int, str] = {}  # of channels, by token
+        self._marks: dict[int, str] = {}  # of channels and parts, by token
 
     def piece(self, token_id: int) -> Piece:
         """Bytes and text of a token inside a reply; special tokens add nothing."""
@@ -61,18 +63,16 @@ class PieceTable:
 
     def _read(self, token_id: int) -> Piece:
         raw = self._tokenizer.piece(token_id)
-        if self._tokenizer.is_special(token_id):
-            written = raw.decode("utf-8", "replace")
-            if written in TAGS:
-                return raw, written
-            if written in (CHANNEL, START, MESSAGE):
-                self._marks[token_id] = written
-            return b"", ""
-        return self.bare(token_id)
+        written = raw.decode("utf-8", "replace")
+        if written in MARKS:
+            self._marks[token_id] = written
+        if not self._tokenizer.is_special(token_id):
+            return self.bare(token_id)
+        return (raw, written) if written in TAGS else (b"", "")
 
 
 class Channels:
-    """The text of a reply in channels: headers are left out, all but the last channel is thinking."""
+    """The text of a reply in channels or parts: headers are left out, all but the last one is thinking."""
 
     def __init__(self) -> None:
         self._header: str | None = None  # while one is being written
@@ -80,9 +80,12 @@ class Channels:
 
     def feed(self, text: str, mark: str) -> str:
         """What one token adds."""
-        if mark == MESSAGE:
+        if mark in (MESSAGE, THINK, CONTENT):
             header, self._header = self._header or "", None
-            return self._enter(header.strip())
+            return self._enter(header.strip() if mark == MESSAGE else mark)
+        if mark == CALLS:
+            self._header = None
+            return self._enter(mark) + text
         if mark:
             self._header = ""
             return ""
@@ -101,23 +104,30 @@ class Channels:
 class Detokenizer:
     """The text of one reply. Bytes that cannot be UTF-8 become U+FFFD as soon as that is certain, and not earlier."""
 
-    __slots__ = ("_channels", "_decoder", "_open", "_piece", "_table")
+    __slots__ = ("_begun", "_channels", "_decoder", "_hides_special", "_open", "_piece", "_table")
 
     def __init__(self, table: PieceTable, *, hides_special: bool = True) -> None:
         self._table = table
         self._piece = table.piece if hides_special else table.bare
+        self._hides_special = hides_special
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._open = False  # whether the decoder holds the beginning of a character
         self._channels: Channels | None = None  # once there is one
+        self._begun = False  # whether any words came
 
     def feed(self, token_id: int) -> str:
         """The characters that are complete after this token."""
-        text = self._characters(token_id)
+        text, mark = self._characters(token_id), self._table.mark(token_id)
         if self._channels is None:
-            if text or self._table.mark(token_id) != CHANNEL:
+            if not (mark and self._opens(text, mark)):
+                self._begun = self._begun or bool(text.strip())
                 return text
             self._channels = Channels()
-        return self._channels.feed(text, self._table.mark(token_id))
+        return self._channels.feed(text, mark)
+
+    def _opens(self, text: str, mark: str) -> bool:
+        """Whether the reply is in channels or parts. The marks of parts may be ordinary tokens, so they count only as the first word of a reply."""
+        return (mark == CHANNEL and not text) or (self._hides_special and mark in (THINK, CONTENT) and not self._begun)
 
     def _characters(self, token_id: int) -> str:
         raw, text = self._piece(token_id)

@@ -1,7 +1,8 @@
 """A chat template: messages in, prompt text out, equal to what transformers' `apply_chat_template` writes.
 
 Pure: no process, no clock, no limit on time or memory (`renderer.py` adds those). Where this differs from transformers, it renders
-what transformers refuses: a system role the template does not know, and a reply to be continued whose text the template rewrites.
+what transformers refuses: a system role the template does not know, and a reply to be continued whose text the template rewrites. `enable_thinking`
+also switches the thinking of templates that have another name for it.
 `bos_token` and `eos_token` are always defined, as empty text when unknown.
 """
 
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from modules.core.errors import ContextOverflow, InvalidRequest
-from modules.core.messages import THINKING_TAGS, Message
+from modules.core.messages import THINKING_SWITCHES, THINKING_TAGS, Message
 from modules.prompts.roles import TemplateMessage, Variant, variants
 from modules.prompts.sandbox import CompiledTemplate, TemplateRefusalError, TooLong
 
@@ -89,11 +90,28 @@ class Template:
 
     def variables(self) -> tuple[str, ...]:
         """Options the template reads: `enable_thinking` and the like."""
+        return self._variables
+
+    @cached_property
+    def _variables(self) -> tuple[str, ...]:
         compiled = self._compiled
         try:
             return compiled.options()
         except TEMPLATE_FAULTS as error:
             raise self._broken(error) from error
+
+    def _switched(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The variables, with what is said by `enable_thinking` under the name that the template has for it; who gives that name is obeyed."""
+        ours, other, budget = THINKING_SWITCHES
+        thinks = variables.get(ours)
+        if thinks is None or ours in self._variables:
+            return dict(variables)
+        more: dict[str, Any] = {}
+        if other in self._variables:
+            more[other] = bool(thinks)
+        if budget in self._variables and not thinks:
+            more[budget] = 0  # how much thinking there is by itself is for the template to say
+        return more | dict(variables)
 
     @cached_property
     def _reads_parts_only(self) -> bool:
@@ -134,7 +152,7 @@ class Template:
         """
         if not messages:
             raise InvalidRequest("There is no message to answer; write one.", field="messages")
-        call = _Call(self._context(tools, variables or {}), add_generation_prompt and not continue_final_message)
+        call = _Call(self._context(tools, self._switched(variables or {})), add_generation_prompt and not continue_final_message)
         if continue_final_message:
             return self._continued(tuple(messages), call)
         variant, text, spans = self._first_accepted(messages, call)

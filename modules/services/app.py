@@ -53,6 +53,7 @@ from modules.services.stock import AdapterStock, ModelStock
 from modules.services.storage import Storage
 from modules.services.summaries import SummaryService
 from modules.services.template_bin import TemplateBin
+from modules.services.template_checks import TemplateChecks
 from modules.services.template_doctor import TemplateDoctor
 from modules.services.templates import TemplateService
 from modules.services.titles import TitleService
@@ -89,6 +90,7 @@ class App:
     preset_choices: PresetChoices
     templates: TemplateService
     template_doctor: TemplateDoctor
+    template_checks: TemplateChecks
     jobs: JobService
     hub: HubService
     fit: FitService
@@ -115,6 +117,8 @@ class App:
         self.meters.start()
         self.fit.start()
         self.lessons.start()
+        if self.settings.template_check:
+            self.template_checks.start()
         self.models.start(self._use_adapters if self.settings.adapters else None)
         await self.storage.open()
         self.conversation_bin.start()
@@ -132,6 +136,7 @@ class App:
         await self.training.close()
         await self.replies.close()
         await self.notebook.close()
+        await self.template_checks.close()
         await self.template_doctor.close()
         await self.models.close()
         await self.remote.close()
@@ -205,6 +210,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         preset_choices=choices,
         templates=templates,
         template_doctor=TemplateDoctor(models, generation, templates, conversations, casting),
+        template_checks=TemplateChecks(models, templates, generation, facts),
         conversation_imports=ConversationImports(storage, settings.state_dir),
         conversation_exports=ConversationExports(storage),
         jobs=jobs,

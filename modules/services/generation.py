@@ -10,7 +10,14 @@ from typing import Any
 from weakref import WeakSet
 
 from modules.core.errors import AppError, NoModelLoaded, NotFound
-from modules.core.generation import ChatPrompt, EngineCounters, GenerationRequest, TextPrompt, TokenLogprob
+from modules.core.generation import (
+    ChatPrompt,
+    EngineCard,
+    EngineCounters,
+    GenerationRequest,
+    TextPrompt,
+    TokenLogprob,
+)
 from modules.core.model import AdapterChoice
 from modules.core.params import GenerationParams
 from modules.engine.client_generation import ClientGeneration
@@ -43,7 +50,8 @@ class GenerationService:
     ) -> ClientGeneration:
         """Start a generation with exactly these adapters; iterate the result for deltas, `cancel()` or close it to stop.
 
-        None takes the adapters in use on the model; an empty sequence takes none. One in the background is stopped by the next one that is not.
+        None takes the adapters in use on the model; an empty sequence takes none. One in the background is stopped by the next one that is not,
+        and is no use of the model: it loads, wakes and keeps none.
 
         Raises:
             NoModelLoaded: nothing to answer with.
@@ -56,7 +64,7 @@ class GenerationService:
                 await other.cancel()
         asked = self._asked
         try:
-            generation = await self._submit(request, model, adapters)
+            generation = await self._submit(self._present(model) if background else await self._models.get(model), request, adapters)
         except AppError as error:
             self._meters.refused[error.kind] += 1
             raise
@@ -67,23 +75,28 @@ class GenerationService:
         self._meters.begun(generation)
         return generation
 
-    async def _submit(self, request: GenerationRequest, model: str, adapters: Sequence[AdapterChoice] | None) -> ClientGeneration:
-        engine = await self._models.get(model)
+    async def _submit(self, engine: ModelEngine, request: GenerationRequest, adapters: Sequence[AdapterChoice] | None) -> ClientGeneration:
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
         more = {"adapters": await self._adapters.resolve(engine.card, adapters), "keep_on_disk": request.keep_on_disk and self._on_disk}
         return await engine.submit(request.model_copy(update=more))
 
+    def template_in_force(self, card: EngineCard) -> str:
+        """The prompt template that a loaded model gets where a request names none; empty is its own.
+
+        One without a chat template of its own gets the plainest, so that a base model can be talked to.
+        """
+        return self._models.template_of(card.name) or ("" if card.template_origin else FALLBACK_TEMPLATE)
+
     async def _with_template(self, prompt: ChatPrompt, engine: ModelEngine) -> ChatPrompt:
-        """The template chosen for the model; one without a chat template of its own gets the plainest, so that a base model can be talked to."""
-        chosen = self._models.template_of(engine.name)
-        if prompt.template is not None or (engine.card.template_origin and not chosen):
+        chosen = self.template_in_force(engine.card)
+        if prompt.template is not None or not chosen:
             return prompt
         try:
-            return prompt.model_copy(update={"template": await self._templates.source(chosen or FALLBACK_TEMPLATE)})
+            return prompt.model_copy(update={"template": await self._templates.source(chosen)})
         except NotFound as error:
-            if not chosen:
+            if not self._models.template_of(engine.name):
                 raise
             raise NotFound(
                 f"The prompt template “{chosen}”, chosen for {engine.name}, is no longer there. Choose another one on the Templates page.",
@@ -136,7 +149,11 @@ class GenerationService:
         Raises:
             NoModelLoaded: it is not loaded.
         """
+        return await self._present(model).counters()
+
+    def _present(self, model: str) -> ModelEngine:
+        """The engine of a loaded model, for what is no use of it."""
         engine = self._models.loaded(model)
         if engine is None:
             raise NoModelLoaded("No model is loaded, so nothing is counted; load one on the Models page, or send a request that names one.")
-        return await engine.counters()
+        return engine

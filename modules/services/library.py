@@ -83,7 +83,8 @@ class LibraryService:
     async def shelf(self) -> tuple[Shelved, ...]:
         """All of the folder, in the order of its list."""
         items = await self._stock.list()
-        return await asyncio.to_thread(self._reader.rows, items, self._stock.used())
+        templates = {item.name: self._stock.template_of(item.name) for item in items}
+        return await asyncio.to_thread(self._reader.rows, items, self._stock.used(), templates)
 
     async def bin(self) -> tuple[Binned, ...]:
         """What was deleted and can be restored, the newest first."""

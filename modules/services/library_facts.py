@@ -29,13 +29,23 @@ class Note(BaseModel, frozen=True):
     note: str
 
 
+class TemplateCheck(BaseModel, frozen=True):
+    """What was found about the template in force on a model."""
+
+    name: str = ""  # of the prompt template chosen for it; empty is none
+    doubts: tuple[str, ...] = Field((), max_length=DOUBTS_LIMIT)  # each with the cure; empty: it fits
+    notes: tuple[str, ...] = Field((), max_length=DOUBTS_LIMIT + 1)
+    reply_ended: bool | None = None  # whether the model ended a short reply by itself; None: not known
+
+
 class Learned(BaseModel, frozen=True):
-    """What engines told: when it was used, whether its own chat template fits it."""
+    """What engines told: when it was used, whether its chat template fits it."""
 
     name: str
     used_s: float = 0.0  # when it was last put into use, seconds since 1970; 0 if never. Models have it where their options are kept
     examined_s: float = 0.0  # when its chat template was examined; 0 if never
-    template_doubts: tuple[str, ...] = Field((), max_length=DOUBTS_LIMIT)  # empty: it fits
+    template_doubts: tuple[str, ...] = Field((), max_length=DOUBTS_LIMIT)  # about its own template, empty: it fits
+    template_check: TemplateCheck | None = None  # of the template in force, once that was looked at
 
 
 class Facts(BaseModel, frozen=True):

@@ -46,6 +46,7 @@ class Away:
     choice: LoadChoice
     used_s: float
     cause: str = ""  # sentence of its crash
+    sees: bool | None = None  # whether it took images; None: not known
 
     @property
     def asleep(self) -> bool:
@@ -93,6 +94,12 @@ class LoadedModels:
         """The model used last, loaded or asleep; else the one that crashed last; else nothing."""
         used_s = {name: self._loaded[name].used_s for name in self.names()} | {name: self._away[name].used_s for name in self.asleep()}
         return max(used_s, key=lambda name: used_s[name], default=next(reversed(self._away), ""))
+
+    def sees(self) -> bool | None:
+        """Whether the current model takes images, also while it is away; None: not known."""
+        name = self.current()
+        entry, away = self.get(name), self._away.get(name)
+        return entry.client.card.vision if entry is not None else away.sees if away is not None else None
 
     def get(self, name: str) -> Loaded | None:
         """A loaded model whose engine runs."""
@@ -185,7 +192,10 @@ class LoadedModels:
     def _leave(self, choice: LoadChoice, cause: str = "") -> None:
         entry = self._loaded.pop(choice.name, None)
         self._away.pop(choice.name, None)  # the last that went stands last
-        self._away[choice.name] = Away(entry.choice if entry else choice, entry.used_s if entry else time.monotonic(), cause)
+        if entry is None:
+            self._away[choice.name] = Away(choice, time.monotonic(), cause)
+        else:
+            self._away[choice.name] = Away(entry.choice, entry.used_s, cause, entry.client.card.vision)
 
     def forget(self, name: str) -> bool:
         """A model that crashed or sleeps does not come back by itself any more; whether it would have."""

@@ -41,6 +41,7 @@ class ModelStatus:
 
     loaded: tuple[EngineCard, ...]
     asleep: tuple[str, ...]  # unloaded because nobody used them; they come back when they are used
+    sees: bool | None  # whether the model that answers takes images, also while it sleeps; None: not known
     loading: Loading | None
     error: str  # sentence of the last failed load, empty after a good one
     memory_total_bytes: int
@@ -108,6 +109,7 @@ class ModelService:
         return ModelStatus(
             loaded=self._loaded.cards(),
             asleep=self._loaded.asleep(),
+            sees=self._loaded.sees(),
             loading=self._loading,
             error=self._error,
             memory_total_bytes=memory.total,

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from modules.hub.inventory import origin_of
 from modules.hub.verify import Verification
-from modules.services.library_facts import Facts, FactStore
+from modules.services.library_facts import Facts, FactStore, TemplateCheck
 from modules.services.library_files import LibraryFiles, names_in
 from modules.services.stock import Item
 
@@ -34,8 +33,7 @@ class Shelved:
     damaged: tuple[str, ...] = ()
     rename_part: str = ""  # the part of its name that a rename changes; empty if it cannot be renamed
     deletes: tuple[str, ...] = ()  # others that lie in it and would go along
-    template: Literal["", "fits", "doubts"] = ""  # its own chat template, as it was examined at the last load
-    template_doubts: tuple[str, ...] = ()
+    template: TemplateCheck | None = None  # of the template in force, as it was examined at the last load; None: not known
     read_only: str = ""  # why it can be neither renamed nor deleted here; empty if it can
 
 
@@ -46,12 +44,12 @@ class ShelfReader:
         self._folder = folder
         self._facts = facts
 
-    def rows(self, items: Sequence[Item], used: Mapping[str, float]) -> tuple[Shelved, ...]:
-        """All of them, in the order of their list."""
+    def rows(self, items: Sequence[Item], used: Mapping[str, float], templates: Mapping[str, str]) -> tuple[Shelved, ...]:
+        """All of them, in the order of their list; `templates` names the prompt templates chosen for some."""
         names = [item.name for item in items]
-        return tuple(self._row(item, names, used.get(item.name, 0.0)) for item in items)
+        return tuple(self._row(item, names, used.get(item.name, 0.0), templates.get(item.name, "")) for item in items)
 
-    def _row(self, item: Item, names: Sequence[str], used_s: float) -> Shelved:
+    def _row(self, item: Item, names: Sequence[str], used_s: float, template: str) -> Shelved:
         root = root_of(item, self._folder)
         files = LibraryFiles(root)
         try:
@@ -63,7 +61,6 @@ class ShelfReader:
         facts = self._facts.read(item.name)
         found = facts.verification
         from_hub = origin.provenance if origin else None
-        doubts = _doubts(facts, changed_s)
         return Shelved(
             name=item.name,
             repo=from_hub.repo if from_hub else "",
@@ -78,8 +75,7 @@ class ShelfReader:
             damaged=found.damaged if found else (),
             rename_part=files.renamed_place(item.path).rpartition("/")[2] if not item.source else "",
             deletes=tuple(name for name in names_in(places, names) if name != item.name) if not item.source else (),
-            template="" if doubts is None else "doubts" if doubts else "fits",
-            template_doubts=doubts or (),
+            template=_checked(facts, template, changed_s),
             read_only=read_only_sentence(item, "rename or delete"),
         )
 
@@ -113,9 +109,11 @@ def _changed_s(path: Path) -> float:
     return max((file.stat().st_mtime for file in files), default=0.0)
 
 
-def _doubts(facts: Facts, changed_s: float) -> tuple[str, ...] | None:
-    """What speaks against its template; None if that is not known of the files as they are."""
+def _checked(facts: Facts, template: str, changed_s: float) -> TemplateCheck | None:
+    """What was found about the template in force; None if that is not known of the files as they are."""
     learned = facts.learned
     if learned is None or not learned.examined_s or learned.examined_s < changed_s:
         return None
-    return learned.template_doubts
+    if learned.template_check is not None and learned.template_check.name == template:
+        return learned.template_check
+    return None if template else TemplateCheck(doubts=learned.template_doubts)

@@ -51,6 +51,10 @@ class Stock(Protocol):
         """When each was last used, in seconds since 1970, where that is kept with how it was used."""
         ...
 
+    def template_of(self, name: str) -> str:
+        """The prompt template chosen for it; empty is none."""
+        ...
+
     def check_idle(self, names: Sequence[str], verb: str) -> None:
         """Refuse to touch what an engine reads.
 
@@ -92,6 +96,10 @@ class ModelStock:
     def used(self) -> Mapping[str, float]:
         """When each was last loaded."""
         return self._choices.used()
+
+    def template_of(self, name: str) -> str:
+        """The one chosen on the Templates page, or by the settings for all."""
+        return self._models.template_of(name)
 
     def check_idle(self, names: Sequence[str], verb: str) -> None:
         """Loaded models are left alone."""
@@ -135,6 +143,10 @@ class AdapterStock:
     def used(self) -> Mapping[str, float]:
         """It is among what is learned of each."""
         return {}
+
+    def template_of(self, name: str) -> str:
+        """An adapter has none."""
+        return ""
 
     def check_idle(self, names: Sequence[str], verb: str) -> None:
         """Adapters that act on a loaded model are left alone."""

@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modules.core.errors import AppError, NoModelLoaded
-from modules.core.generation import ChatPrompt, GenerationRequest, Usage
-from modules.core.messages import Message
 from modules.core.model import TemplateSource
-from modules.core.params import GenerationParams
 from modules.prompts.renderer import TemplateRenderer
 from modules.prompts.samples import SAMPLES, find_sample
 from modules.services.characters import Casting
@@ -23,11 +20,10 @@ from modules.services.generation import GenerationService
 from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
 from modules.services.template_look import LookRequest, look
+from modules.services.template_trial import TRIED, TRIED_TOKENS, tried
 from modules.services.templates import TemplateService
 
 EDITED = "template in the editor"  # where it is from, in sentences
-TRIED_TOKENS = 20
-TRIED = (Message(role="user", content="Say hello in one word."),)
 
 
 class TemplateDoctor:
@@ -57,6 +53,17 @@ class TemplateDoctor:
         if engine is None:
             return None
         return {"name": engine.name, "template": self._models.template_of(engine.name), "own": engine.card.template_origin}
+
+    async def variables(self, template: str = "") -> tuple[str, ...] | None:
+        """The options that a prompt template reads, or for an empty name the one in force for the model that answers; None where that is not known."""
+        engine = self._models.loaded()
+        name = template or (self._generation.template_in_force(engine.card) if engine is not None and not engine.card.host else "")
+        if not name:
+            return engine.card.template_variables if engine is not None else None
+        try:
+            return await asyncio.to_thread(self._renderer.options, await self._templates.source(name))
+        except AppError:  # gone or broken: told where it is used
+            return None
 
     async def own(self) -> dict[str, Any]:
         """The chat template that the loaded model brings.
@@ -122,14 +129,9 @@ class TemplateDoctor:
         chosen = template
         if template is None and self._models.template_of(engine.name):  # where none is named, that one would be taken
             chosen = TemplateSource.model_validate(await self._own_source(engine))
-        params = GenerationParams(temperature=0, max_tokens=TRIED_TOKENS)
-        generation = await self._generation.submit(GenerationRequest(prompt=ChatPrompt(messages=TRIED, template=chosen), params=params), engine.name)
-        text, reason, usage = "", "", Usage()
-        async for delta in generation:
-            text += delta.text
-            reason, usage = delta.finish_reason or reason, delta.usage or usage
-        told = {"asked": TRIED[0].content, "text": text, "stopped": reason == "stop", "limit": TRIED_TOKENS}
-        return {**told, "tokens": usage.completion_tokens, "model": engine.name}
+        reply = await tried(self._generation, engine.name, chosen)
+        told = {"asked": TRIED[0].content, "text": reply.text, "stopped": reply.ended, "limit": TRIED_TOKENS}
+        return {**told, "tokens": reply.tokens, "model": engine.name}
 
     async def _own_source(self, engine: ModelEngine) -> dict[str, Any]:
         """Text and origin of the template that a model brings."""

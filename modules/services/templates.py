@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.core.files import dump_yaml
@@ -27,6 +27,16 @@ class TemplateService:
         self._library = library
         self._bin = deleted
         self._changing = threading.Lock()  # between the look at what is there and the change of it
+        self._watchers: list[Callable[[str], Awaitable[None]]] = []
+
+    def watch(self, callback: Callable[[str], Awaitable[None]]) -> Callable[[], None]:
+        """Call `callback` with the name of a prompt template whenever that is another one, or gone; returns the function that ends it."""
+        self._watchers.append(callback)
+        return lambda: self._watchers.remove(callback)
+
+    async def _tell(self, name: str) -> None:
+        for callback in tuple(self._watchers):
+            await callback(name)
 
     async def list(self) -> tuple[TemplateSummary, ...]:
         """All prompt templates, by name."""
@@ -55,7 +65,9 @@ class TemplateService:
             raise InvalidRequest(
                 f"The description has {len(description)} characters; the limit is {DESCRIPTION_LIMIT}. Shorten it.", field="description"
             )
-        return await asyncio.to_thread(self._save, name, text, description, tuple(stop), stamp)
+        saved = await asyncio.to_thread(self._save, name, text, description, tuple(stop), stamp)
+        await self._tell(saved.name)
+        return saved
 
     def _save(self, name: str, text: str, description: str, stop: tuple[str, ...], stamp: str) -> PromptTemplate:
         with self._changing:
@@ -84,7 +96,9 @@ class TemplateService:
         Raises:
             NotFound: there is none, or it comes with Paddock.
         """
-        return await asyncio.to_thread(self._delete, name)
+        entry = await asyncio.to_thread(self._delete, name)
+        await self._tell(entry.name)
+        return entry
 
     def _delete(self, name: str) -> BinnedTemplate:
         with self._changing:
@@ -103,7 +117,9 @@ class TemplateService:
             NotFound: it is no longer there.
             Conflict: there is an own one of its name.
         """
-        return await asyncio.to_thread(self._restore, entry_id)
+        restored = await asyncio.to_thread(self._restore, entry_id)
+        await self._tell(restored.name)
+        return restored
 
     def _restore(self, entry_id: str) -> PromptTemplate:
         with self._changing:

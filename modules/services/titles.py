@@ -153,9 +153,7 @@ class TitleService:
             return ""
         # The conversation itself with a question behind it: what was computed for it serves for both, and stays for the next reply.
         prompt = made.request.prompt
-        variables = dict(prompt.template_variables)
-        if "enable_thinking" in (engine.card.template_variables or ()):
-            variables["enable_thinking"] = False
+        variables = {**prompt.template_variables, "enable_thinking": False}
         asked = prompt.model_copy(
             update={"messages": (*prompt.messages, Message(role="user", content=ASKED)), "template_variables": variables, "overflow": "refuse"}
         )

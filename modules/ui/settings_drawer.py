@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import gradio as gr
 
 from modules.core.errors import AppError
+from modules.core.messages import THINKING_SWITCHES
 from modules.core.params import GenerationParams
 from modules.core.person import check_manages
 from modules.services.presets import samplers_acting
@@ -25,12 +26,15 @@ from modules.ui.views.settings_bridge import SettingsBridge
 from modules.ui.views.settings_tools import SettingsTools
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import BaseModel
 
     from modules.services.app import App
 
 NEUTRAL = ""
 THINKING = (("Model default", ""), ("On", "on"), ("Off", "off"))
+EFFORTS = ("reasoning_effort",)  # the names of that option
 EFFORT = (("Model default", ""), ("Low", "low"), ("Medium", "medium"), ("High", "high"))
 
 
@@ -106,6 +110,7 @@ class SettingsDrawer:
         edits += [part.blur for part in parts if isinstance(part, gr.Textbox)]
         gr.on(edits, self.collect, read, edited, trigger_mode="always_last", **quiet)
         self.bridge.typed(self.collect, read, edited, trigger_mode="always_last", **quiet)
+        self.template.input(self.switches, [self.template, self.thinking, self.effort], [self.thinking, self.effort], **quiet)
         afresh = [self.problem, *parts]
         for event, preset in ((self.preset.input, self.preset), (self.reset.click, self.preset)):
             event(self.apply_preset, preset, afresh, **quiet).then(self.collect, read, edited, **quiet)
@@ -145,21 +150,21 @@ class SettingsDrawer:
         usual = f"{model['template']}, as chosen for the model" if model and model["template"] else "The model's own"
         templates = [(usual, "")] + [(row.name, row.name) for row in await self._app.templates.list() if not row.problem]
         thinking, effort = variables.get("enable_thinking"), variables.get("reasoning_effort") or ""
-        offered = self._offered(settings)
+        offered = await self._app.template_doctor.variables(settings.get("template") or "")
         shown = Shown(settings.get("template") or "", "" if thinking is None else "on" if thinking else "off", effort, preset)
         return [
             _told(params, key=key, asked=asked, shown=self._settings(key, shown, None if problem else params)), key, asked, _problem(problem),
             settings.get("system_prompt") or "", gr.update(choices=templates, value=shown.template),
-            gr.update(value=shown.thinking, visible=_shown(offered, "enable_thinking", thinking is not None)),
-            gr.update(value=effort, visible=_shown(offered, "reasoning_effort", bool(effort))),
+            gr.update(value=shown.thinking, visible=_shown(offered, THINKING_SWITCHES, thinking is not None)),
+            gr.update(value=effort, visible=_shown(offered, EFFORTS, bool(effort))),
             gr.update(choices=self._preset_choices(), value=preset, info=self._memory.sentence(key, preset)), *self._form.updates(params),
             *self._memory.buttons(key, preset), *self._grammar.looked_at(params.grammar),
         ]  # fmt: skip
 
-    def _offered(self, settings: dict[str, Any]) -> tuple[str, ...] | None:
-        """The options that the template in force reads; None where that is not known."""
-        engine = self._app.models.loaded()
-        return None if engine is None or settings.get("template") else engine.card.template_variables
+    async def switches(self, template: str, thinking: str, effort: str) -> list[Any]:
+        """Show the switches that another template has."""
+        offered = await self._app.template_doctor.variables(template)
+        return [gr.update(visible=_shown(offered, THINKING_SWITCHES, bool(thinking))), gr.update(visible=_shown(offered, EFFORTS, bool(effort)))]
 
     def collect(self, key: str, asked: float | None, *values: Any) -> list[Any]:
         """What the form holds as settings; parameters that cannot be read are told, and do not keep the rest from being stored."""
@@ -240,9 +245,9 @@ class SettingsDrawer:
         return [("Neutral", NEUTRAL)] + [(row.name, row.name) for row in self._app.presets.list() if not row.problem]
 
 
-def _shown(offered: tuple[str, ...] | None, name: str, is_set: bool) -> Any:
-    """Whether a control of an option of templates is shown: also where its template is not known, and where it is set."""
-    return True if is_set or offered is None or name in offered else "hidden"
+def _shown(offered: tuple[str, ...] | None, names: Sequence[str], is_set: bool) -> Any:
+    """Whether a control of an option of templates, which have it under one of these names, is shown: also where the template is not known, and where it is set."""
+    return True if is_set or offered is None or not set(names).isdisjoint(offered) else "hidden"
 
 
 def _told(params: BaseModel | None, **more: Any) -> str:

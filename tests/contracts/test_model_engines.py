@@ -57,7 +57,7 @@ def other(tmp_path_factory: pytest.TempPathFactory, files: Path) -> Iterator[Pad
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app(tmp_path_factory: pytest.TempPathFactory, files: Path, other: PaddockServer) -> AsyncIterator[App]:
     folders = {name: tmp_path_factory.mktemp(name) for name in FOLDERS}
-    app = build_app(Settings(models_dir=files, model="none", **folders))
+    app = build_app(Settings(models_dir=files, template_check=False, model="none", **folders))
     await app.start()
     await app.remote.add({"name": "other", "urls": [other.url]})
     yield app

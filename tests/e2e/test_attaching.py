@@ -136,6 +136,17 @@ def test_a_message_that_is_taken_back_brings_its_images(seeing: PaddockServer, p
     assert sizes(chat) == [(300, 200), (300, 200)]
 
 
+def test_an_image_for_a_model_that_sleeps_is_taken(seeing: PaddockServer, page: Page) -> None:
+    page.route("**/ui/models", lambda route: route.fulfill(json={**route.fetch().json(), "loaded": [], "asleep": [SEER]}))  # as while it sleeps
+    chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Asleep", settings=SETTINGS))
+    expect(page.locator(".model-chip")).to_contain_text("(asleep)")
+    page.get_by_label("Files", exact=True).set_input_files([file_of("a.png", 1)])
+    expect(page.get_by_role("list", name="Attached images").get_by_role("listitem")).to_have_count(1)
+    chat.say("What is it?")
+    chat.done()
+    assert sizes(chat) == [(300, 200)]
+
+
 def test_what_cannot_be_attached_is_told(seeing: PaddockServer, page: Page) -> None:
     chat = ChatScreen(page, seeing).open(seeing.make_conversation(title="Refused", settings=SETTINGS))
     problem = page.get_by_role("alert").filter(visible=True)

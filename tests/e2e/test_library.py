@@ -357,3 +357,19 @@ def test_doubts_about_a_template_stand_in_the_row_and_beside_the_message(
     finally:
         starter.load()
         (models_dir / "own-odd.gguf").unlink()
+
+
+def test_what_was_found_of_the_template_in_force_stands_in_the_row_and_beside_the_message(library: LibraryScreen, page: Page) -> None:
+    """The server of these tests examines nothing in idle time: its findings are put in on the way."""
+    found = {"name": "ChatML", "doubts": [], "notes": ["It did not end its reply."], "reply_ended": False}
+
+    def examined(route: Route) -> None:
+        told = route.fetch().json()
+        route.fulfill(json={**told, "loaded": [{**card, "template_check": found} for card in told["loaded"]]})
+
+    page.route("**/ui/models", examined)
+    badge = library.open().row(STARTER).get_by_text("“ChatML”: the reply did not end")
+    badge.click()
+    expect(library.row(STARTER).get_by_text("It did not end its reply.")).to_be_visible()
+    page.get_by_role("tab", name="Chat", exact=True).first.click()
+    expect(page.locator(".model-chip .badge.amber")).to_have_text("“ChatML”: the reply did not end")

@@ -88,6 +88,30 @@ def test_a_reply_in_channels_is_thinking_and_an_answer():
     assert harmony.read("<|channel|>", "final", "<|message|>", "Hello!") == "Hello!"
 
 
+class Plain(Spelled):
+    """The same as ordinary tokens, as Solar Open has them."""
+
+    def is_special(self, token_id: int) -> bool:
+        return token_id < 300 and super().is_special(token_id)
+
+
+@pytest.mark.parametrize("kind", [Spelled, Plain])
+def test_the_parts_of_a_reply_are_thinking_and_an_answer(kind):
+    solar = kind("<|begin|>", "<|think|>", "<|end|>", "<|content|>", "<|tool_calls|>")
+    thought = ("<|think|>", "They greet €.", "<|end|>")
+    assert split_thinking(solar.read(*thought, "<|begin|>", "assistant", "<|content|>", "Hello!", "<|end|>")) == ("They greet €.", "Hello!", False)
+    assert split_thinking(solar.read(*thought)) == ("They greet €.", "", True)
+    assert solar.read("<|content|>", "Hello!") == "Hello!"
+    called = solar.read(*thought, "<|begin|>", "assistant", "<|tool_calls|>", "weather()")
+    assert split_thinking(called).answer == ("<|tool_calls|>" if kind is Plain else "") + "weather()"
+    assert split_thinking(solar.read("Hello ", "<|think|>", "!")).answer == ("Hello <|think|>!" if kind is Plain else "Hello !")
+
+
+def test_the_channel_of_thoughts_has_its_name_behind_its_tag():
+    text = Spelled("<|channel>", "<channel|>", "<turn|>").read("<|channel>", "thought\nThey greet.\n", "<channel|>", "Hello!", "<turn|>")
+    assert split_thinking(text) == ("They greet.", "Hello!", False)
+
+
 def test_marks_of_channels_mean_nothing_where_none_was_opened():
     assert Spelled("<|start|>", "<|channel|>", "<|message|>").read("a", "<|start|>", "b", "<|message|>", "c") == "abc"
 

@@ -215,6 +215,23 @@ class TestSpans:
         assert template(CHATML).render(self.MESSAGES).spans == ()
 
 
+@pytest.mark.parametrize(
+    ("text", "on", "off"),
+    [
+        ("{{ thinking is defined and thinking }}", "True", "False"),
+        ("{{ thinking_budget | default(-1) }}", "-1", "0"),
+        ("{{ enable_thinking }}{{ thinking is defined }}", "TrueFalse", "FalseFalse"),
+    ],
+)
+def test_thinking_is_switched_by_the_name_that_the_template_has_for_it(text: str, on: str, off: str) -> None:
+    assert [template(text).render(said(("user", "Hello")), variables={"enable_thinking": value}).text for value in (True, False)] == [on, off]
+
+
+def test_who_gives_the_name_that_the_template_has_is_obeyed() -> None:
+    rendered = template("{{ thinking }}{{ thinking_budget }}").render(said(("user", "Hello")), variables={"enable_thinking": False, "thinking": True, "thinking_budget": 9})
+    assert rendered.text == "True9"
+
+
 def test_open_thinking_tag() -> None:
     assert open_thinking_tag("<|im_start|>assistant\n<think>\n") == "<think>"
     assert open_thinking_tag("<|im_start|>assistant\n<think>\n\n</think>\n\n") == ""

@@ -41,7 +41,7 @@ async def start_app(tmp_path: Path, model_files: Path) -> AsyncIterator[Callable
 
     def start(**settings: Any) -> App:
         folders = {name: tmp_path / name for name in FOLDERS}
-        apps.append(build_app(Settings(**{"models_dir": model_files, "model": "none", **folders, **settings})))
+        apps.append(build_app(Settings(**{"models_dir": model_files, "model": "none", "template_check": False, **folders, **settings})))
         without_titles(apps[-1])
         return apps[-1]
 
@@ -55,7 +55,7 @@ async def start_app(tmp_path: Path, model_files: Path) -> AsyncIterator[Callable
 async def app(tmp_path_factory: pytest.TempPathFactory, model_files: Path) -> AsyncIterator[App]:
     """Services of a whole module of tests, over one engine; its tests run in the module's event loop."""
     folders = {name: tmp_path_factory.mktemp(name) for name in FOLDERS}
-    app = build_app(Settings(models_dir=model_files, model=ONE, options=WRITING, **folders))
+    app = build_app(Settings(models_dir=model_files, model=ONE, options=WRITING, template_check=False, **folders))
     without_titles(app)
     await app.start()
     yield app

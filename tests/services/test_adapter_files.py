@@ -39,7 +39,7 @@ async def app(tmp_path_factory: pytest.TempPathFactory, starter_dir: Path, start
     folders = {name: tmp_path_factory.mktemp(name) for name in (*FOLDERS, "datasets_dir")}
     write_peft(folders["loras_dir"] / "odd-words", starter_dir)
     write_gguf(folders["loras_dir"] / "strong.gguf", starter_gguf)
-    app = build_app(Settings(models_dir=models, model="none", options={"threads": 1}, **folders))
+    app = build_app(Settings(models_dir=models, template_check=False, model="none", options={"threads": 1}, **folders))
     without_titles(app)
     await app.start()
     yield app

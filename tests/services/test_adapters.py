@@ -35,7 +35,7 @@ async def app(tmp_path_factory: pytest.TempPathFactory, model_files: Path, start
     """One engine, one adapter in each format, and one for another model."""
     folders = {name: tmp_path_factory.mktemp(name) for name in FOLDERS}
     fill(folders["loras_dir"], starter_gguf, starter_dir)
-    app = build_app(Settings(models_dir=model_files, model=ONE, options={**OPTIONS, "context_length": 512}, **folders))
+    app = build_app(Settings(models_dir=model_files, template_check=False, model=ONE, options={**OPTIONS, "context_length": 512}, **folders))
     without_titles(app)
     await app.start()
     yield app

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from modules.core.errors import HubError, InvalidRequest, NotFound
-from modules.services.library_facts import Facts, FactStore, Learned
+from modules.services.library_facts import Facts, FactStore, Learned, TemplateCheck
 from modules.services.model_choices import LoadChoice, ModelChoices
 from tests.hub.hub_server import HubServer
 from tests.services.shelves import WEIGHTS, Shelf, downloaded
@@ -74,18 +74,18 @@ async def test_how_a_model_was_loaded_goes_along(shelf: Shelf) -> None:
 async def test_what_engines_told_goes_along_and_counts_until_the_file_changes(shelf: Shelf) -> None:
     path = shelf.put("a.gguf")
     facts, told_s = FactStore(shelf.facts_dir), time.time() + 1
-    assert (await shelf.of("a.gguf")).template == ""
+    assert (await shelf.of("a.gguf")).template is None
     facts.learn(Learned(name="a.gguf", used_s=told_s, examined_s=told_s, template_doubts=("It does not fit.",)))
     await shelf.service.rename("a.gguf", "b")
     gone = await shelf.service.delete("b.gguf")
     assert facts.read("b.gguf") == Facts(name="b.gguf")
     await shelf.service.restore(gone.id)
     row = await shelf.of("b.gguf")
-    assert (row.used_s, row.template, row.template_doubts) == (told_s, "doubts", ("It does not fit.",))
+    assert (row.used_s, row.template) == (told_s, TemplateCheck(doubts=("It does not fit.",)))
     facts.learn(Learned(name="b.gguf", examined_s=told_s))
-    assert (await shelf.of("b.gguf")).template == "fits"
+    assert (await shelf.of("b.gguf")).template == TemplateCheck()
     os.utime(path.with_name("b.gguf"), (told_s + 5, told_s + 5))
-    assert (await shelf.of("b.gguf")).template == ""
+    assert (await shelf.of("b.gguf")).template is None
 
 
 async def test_a_folder_is_renamed_with_the_models_in_it(shelf: Shelf) -> None:

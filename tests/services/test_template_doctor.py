@@ -138,6 +138,16 @@ async def test_the_template_chosen_for_a_model_is_used_until_another_is_named(ap
     assert await prompt_tokens() == plain
 
 
+async def test_the_switches_are_those_of_the_template_in_force(app: App, doctor: TemplateDoctor) -> None:
+    assert await doctor.variables() == ()
+    await app.templates.save("Switched", "{{ messages[0].content }}{{ reasoning_effort }}", stop=["##"])
+    await doctor.choose("Switched")
+    assert await doctor.variables() == ("reasoning_effort",)
+    await doctor.delete("Switched")
+    assert await doctor.variables() == ()
+    assert await doctor.variables("Switched") is None
+
+
 async def test_a_chosen_template_that_vanished_is_told(app: App, doctor: TemplateDoctor) -> None:
     await app.templates.save("Brief", "{{ messages[0].content }}", stop=["##"])
     await doctor.choose("Brief")

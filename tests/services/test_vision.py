@@ -219,6 +219,25 @@ async def test_what_a_model_takes_with_a_projector_says_nothing_of_it_alone(llav
     assert len(app.fit.records.rows()) == 1
 
 
+async def test_a_model_that_sleeps_wakes_for_a_conversation_with_images(llava: VisionFiles, start_app: StartApp, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copy(llava.model, models / "model.gguf")
+    shutil.copy(llava.projector, models / "mmproj.gguf")
+    app = start_app(models_dir=models)
+    assert app.models.status().sees is None
+    await app.models.load("model.gguf", "", OPTIONS)
+    conversation = await app.conversations.create("ann", {"preset": "", "params": {"temperature": 0, "max_tokens": 4, "ban_eos": True}})
+    for count in (1, 2):
+        await app.models.make_room()
+        status = app.models.status()
+        assert (status.loaded, status.asleep, status.sees) == ((), ("model.gguf",), True)
+        await app.replies.send("ann", conversation, "What is it?", [image(FIRST)])
+        await until(lambda: app.replies.running(conversation) is None)
+        messages = (await app.conversations.read("ann", conversation)).messages
+        assert [message.status for message in messages] == ["complete"] * 2 * count, messages[-1].error
+
+
 # ---- prompts, in this process --------------------------------------------------------------------------------------
 
 

@@ -240,7 +240,17 @@ def test_rendering_for_the_routes():
     [(("enable_thinking",), False, True), ((), False, "hidden"), ((), True, True), (None, False, True)],
 )
 def test_controls_of_thinking_are_shown_where_the_template_reads_them_or_they_are_set(offered, is_set, shown):
-    assert _shown(offered, "enable_thinking", is_set) == shown
+    assert _shown(offered, ("enable_thinking", "thinking"), is_set) == shown
+
+
+async def test_another_template_has_its_own_switches(drawer, app):
+    await app.templates.save("Switched", "{{ messages[0].content }}{% if thinking %}{{ reasoning_effort }}{% endif %}", stop=["##"])
+    await app.templates.save("Plain one", "{{ messages[0].content }}", stop=["##"])
+    try:
+        assert [update["visible"] for update in await drawer.switches("Switched", "", "")] == [True, True]
+        assert [update["visible"] for update in await drawer.switches("Plain one", "on", "")] == [True, "hidden"]
+    finally:
+        await app.template_doctor.close()
 
 
 def test_every_style_is_linked_and_every_address_changes_with_the_files(tmp_path):

@@ -12,16 +12,16 @@ const LARGEST_BYTES = 1.5e6;
 export class Attachments {
   /** `changed()` is told when there are more or fewer; `refuse(sentence)` shows why one was not taken; `typed(text)` gets a text that is put back. */
   constructor({ changed, refuse, typed }) {
-    Object.assign(this, { changed, refuse, kept: new Map(), images: [], sees: false });
+    Object.assign(this, { changed, refuse, kept: new Map(), images: [], sees: true });
     this.documents = new AttachedFiles({ changed, refuse, typed });
     this.input = h("input", { type: "file", multiple: true, hidden: true, "aria-label": "Files", on: { change: () => this.chosen() } });
     this.button = iconButton("clip", "Attach files: documents, code, tables, images", () => this.input.click());
     this.element = h("div", { class: "attached", hidden: true, role: "list", "aria-label": "Attached images" });
   }
 
-  /** Whether the loaded model sees images; null when only its server knows. */
+  /** Whether the model that answers sees images, also while it sleeps. Where nobody knows, it says so itself when it is asked. */
   setModel(sees) {
-    this.sees = sees !== false && sees !== undefined;
+    this.sees = sees !== false;
   }
 
   /** Another conversation is open: what is attached there comes back. */

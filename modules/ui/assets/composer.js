@@ -3,11 +3,12 @@
 import { Attachments } from "./attachments.js";
 import { PARTS } from "./composer_parts.js";
 import { ContextMeter, pasteLimit } from "./context_meter.js";
-import { autoGrow, h, icon, plural } from "./dom.js";
+import { autoGrow, h, icon } from "./dom.js";
 import { draftOf, keepDraft } from "./drafts.js";
 import { isKey, withKey, writeNewLine } from "./key_bindings.js";
 import { listen, modelInWords, openArea, shortName, state } from "./page.js";
 import { whereItGoes } from "./remote_row.js";
+import { templateVerdict } from "./template_badge.js";
 
 /** Whether files are dragged over what would not take them by itself. */
 const bringsFiles = ({ dataTransfer, target }) => Boolean(dataTransfer?.types.includes("Files")) && !target.closest?.("input[type='file']");
@@ -153,11 +154,12 @@ export class Composer {
   showModel() {
     const loading = state.models?.loading;
     const name = loading ? `Loading ${shortName(loading.name)}…` : modelInWords();
-    const doubts = (!loading && state.models?.loaded?.[0]?.template_doubts) || [];
-    this.model.replaceChildren(icon("chip"), h("span", { text: name }), ...(doubts.length ? [h("span", { class: "badge bad", text: `Template: ${plural(doubts.length, "doubt")}` })] : []));
-    this.model.title = ["Open the Models page", ...doubts].join("\n");
+    const check = loading ? null : state.models?.loaded?.[0]?.template_check;
+    const { level, text, told } = check ? templateVerdict(check) : { level: "quiet", text: "", told: [] };
+    this.model.replaceChildren(icon("chip"), h("span", { text: name }), ...(level === "quiet" ? [] : [h("span", { class: `badge ${level}`, text })]));
+    this.model.title = ["Open the Models page", text, ...told].filter(Boolean).join("\n");
     this.model.classList.toggle("busy", Boolean(loading));
-    this.attachments.setModel(state.models?.loaded?.[0]?.vision);
+    this.attachments.setModel(state.models?.sees);
     this.showPrint();
     this.meter.setModel(name);
   }

@@ -1,10 +1,8 @@
 // The models, or the adapters, as a collection: what is known of each beside its header, verifications that run, and the bin.
 
-import { askInPlace, h, plural } from "./dom.js";
+import { askInPlace, h } from "./dom.js";
 import { JobList, size } from "./job_list.js";
 import { listen, refreshModels, report, request, shortName, state, toast } from "./page.js";
-
-const openDoubts = new Set(); // names of the models whose doubts are being read
 
 export class Library {
   /** Below `path` are its routes; `onChange` is called when something that rows show has changed. */
@@ -177,16 +175,6 @@ export function shelfNotes(row) {
 /** Where a model lies, if not among one's own. */
 export function sourceBadge(model) {
   return model.source ? h("span", { class: "badge quiet", text: `${model.source} · read only`, title: "It lies in the folder of another program, where nothing is changed" }) : null;
-}
-
-/** Whether a model's own chat template fits it, as it was examined at the last load; the doubts are read on a click. */
-export function templateBadge(row) {
-  if (row?.template === "fits") return h("span", { class: "badge quiet", text: "Template fits", title: "Examined with the model's own tokenizer when it was last loaded" });
-  if (row?.template !== "doubts") return null;
-  const open = openDoubts.has(row.name); // also when the row is drawn anew
-  const toggle = (event) => { if (event.target.open) openDoubts.add(row.name); else openDoubts.delete(row.name); };
-  return h("details", { class: "doubts", open, on: { toggle } }, h("summary", { class: "badge bad", text: `Template: ${plural(row.template_doubts.length, "doubt")}` }),
-    h("ul", {}, ...row.template_doubts.map((sentence) => h("li", { text: sentence }))));
 }
 
 /** A day as written everywhere: 2026-02-03, in this place's time. */

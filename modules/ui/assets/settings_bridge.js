@@ -45,8 +45,9 @@ class SettingsBridge {
     listen("drawer-opened", () => { this.knowAgain(); this.show(); });
     listen("area", () => this.show());
     listen("model", () => {
-      if (loadedModel() === this.model) return;
-      this.model = loadedModel(); // what is said of presets is about the model
+      const present = JSON.stringify([loadedModel(), state.models?.loaded?.[0]?.template]);
+      if (present === this.model) return;
+      this.model = present; // what is said of presets and offered of its template is about the model
       this.shown = "";
       this.show();
     });

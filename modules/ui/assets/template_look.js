@@ -106,6 +106,7 @@ export class TemplateLook {
       const tried = await request("POST", "ui/templates/try", edited);
       const verdict = tried.stopped
         ? `It ended its reply by itself, after ${plural(tried.tokens, "token")}.`
+        : tried.stopped === null ? `It was still thinking after ${tried.limit} tokens, so nothing is known of how its replies end.`
         : `It did not end its reply within ${tried.limit} tokens. A short answer mostly ends sooner: where it goes on as another speaker, the end of a turn does not fit.`;
       this.tried.replaceChildren(h("p", { class: "tpl-asked", text: tried.asked }), h("pre", { class: "tpl-answer", text: tried.text }), h("p", { class: `model-note ${tried.stopped ? "good" : "warn"}`, text: verdict }));
     } catch (error) { this.tried.replaceChildren(h("p", { class: "model-note bad", text: error.message })); }
