@@ -49,6 +49,9 @@ class ConversationSettings(BaseModel, frozen=True, extra="forbid"):
         return value
 
 
+Values = Mapping[str, Any]
+
+
 class EntryEdits(BaseModel, frozen=True, extra="forbid"):
     """What somebody changed among the entries of one setting; the others stay, whoever wrote them."""
 
@@ -56,10 +59,10 @@ class EntryEdits(BaseModel, frozen=True, extra="forbid"):
     drop: tuple[str, ...] = ()
 
 
-Within = Mapping[Literal["params", "template_variables"], EntryEdits]
+Within = Mapping[Literal["params", "template_variables"], EntryEdits] | None
 
 
-def edited(before: Mapping[str, Any], values: Mapping[str, Any], within: Within | None = None) -> dict[str, Any]:
+def edited(before: Values, values: Values, within: Within = None) -> dict[str, Any]:
     """Settings with the named ones replaced, and single entries of others changed."""
     after = {**before, **values}
     for name, edits in (within or {}).items():

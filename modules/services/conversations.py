@@ -18,6 +18,7 @@ from modules.services.conversation_news import ConversationChange, ConversationN
 from modules.services.conversation_paths import ConversationPaths
 from modules.services.conversation_settings import (
     ConversationSettings,
+    Values,
     Within,
     edited,
     settings_from,
@@ -165,9 +166,7 @@ class ConversationService:
         cleaned = checked_tags(tags)
         await self._storage.of(conversation_id).run(lambda stores: stores.conversations.tag(owner, conversation_id, cleaned))
 
-    async def update_settings(
-        self, owner: str, conversation_id: str, values: Mapping[str, Any], rev: int | None = None, within: Within | None = None
-    ) -> ConversationSettings:
+    async def update_settings(self, owner: str, conversation_id: str, values: Values, rev: int | None = None, within: Within = None) -> ConversationSettings:
         """Replace the named settings, leave the others; of those in `within` single entries change. The settings as they are then.
 
         Raises:
@@ -347,9 +346,7 @@ def checked_tags(tags: Sequence[str]) -> tuple[str, ...]:
     return tuple(cleaned.values())
 
 
-def _update_settings(
-    stores: Stores, owner: str, conversation_id: str, edits: tuple[Mapping[str, Any], Within | None], rev: int | None
-) -> tuple[ConversationSettings, bool]:
+def _update_settings(stores: Stores, owner: str, conversation_id: str, edits: tuple[Values, Within], rev: int | None) -> tuple[ConversationSettings, bool]:
     """Merge and store; when another change comes between reading and writing, once more on top of that one."""
     for _ in range(SETTINGS_TRIES):
         found = stores.conversations.read(owner, conversation_id)

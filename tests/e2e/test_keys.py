@@ -10,6 +10,11 @@ from playwright.sync_api import Locator, Page, expect
 from tests.e2e.screens import ChatScreen, NotebookScreen
 from tests.paddock_server import STARTER, PaddockServer
 
+CONFLICTS = """async () => {
+    const load = (name) => import(new URL(`ui/assets/${name}.js`, document.baseURI).href);
+    const [{ ACTIONS }, { whyNotKey }] = await Promise.all([load("key_actions"), load("key_bindings")]);
+    return ACTIONS.map(({ id, key }) => key && whyNotKey(id, key)).filter(Boolean);
+}"""
 TALK = (("user", "What is a foal?"), ("assistant", "A young horse."))
 
 
@@ -25,6 +30,7 @@ def test_a_question_mark_lists_all_keys_and_a_key_can_be_changed(chat: ChatScree
     chat.log.click(position={"x": 5, "y": 5})
     page.keyboard.press("?")
     expect(sheet(page).get_by_text("Search conversations")).to_be_visible()
+    assert page.evaluate(CONFLICTS) == []
     change = sheet(page).get_by_role("button", name=re.compile("Change the key of “Light or dark”"))
     change.click()
     page.keyboard.press("ControlOrMeta+K")  # it is the palette's

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from modules.core.params import DEFAULT_ORDER
-from tests.e2e.screens import ChatScreen, ModelsScreen
+from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
 from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 FOREIGN = "temperature: 0.87\ntop_p: 0.99\ntop_k: 85\nrepetition_penalty: 1.05\ntemperature_last: true\ntop_a: 0.3\n"
@@ -118,6 +118,26 @@ def test_settings_of_two_tabs_do_not_overwrite_each_other(drawer: Drawer, prompt
     wait_for(lambda: stored()["params"] == {"temperature": 1.2, "top_k": 7}, "both edits are stored")
     assert stored()["system_prompt"] == "Be brief."
     assert stored()["template_variables"] == {"tone": "dry"}, "what the page has no control for stays"
+
+
+def test_settings_of_a_notebook_in_two_tabs_do_not_overwrite_each_other(notebook: NotebookScreen, context: BrowserContext, starter: PaddockServer) -> None:
+    other = NotebookScreen(context.new_page(), starter)
+    boxes = []
+    for screen in (notebook, other):
+        screen.open()
+        if not boxes:
+            screen.page.get_by_role("button", name="Settings", exact=True).click()  # the other tab has them open as they were
+        boxes.append(screen.page.locator("#drawer").get_by_role("spinbutton", name=re.compile("number input for (Temperature|Top k)$")))
+        expect(boxes[-1]).to_have_count(2)
+        expect(screen.page.get_by_label("Preset", exact=True)).to_have_value("Balanced")
+    (mine, theirs) = boxes
+    mine.first.fill("1.3")
+    mine.first.press("Tab")
+    expect(theirs.first).to_have_value("1.3")
+    theirs.last.fill("7")
+    theirs.last.press("Tab")
+    expect(mine.last).to_have_value("7")
+    wait_for(lambda: starter.ask("GET", "ui/notebook")["settings"]["params"] == {"max_tokens": 256, "temperature": 1.3, "top_k": 7}, "both are stored")
 
 
 def test_a_preset_of_another_program_is_imported(drawer: Drawer, tmp_path: Path) -> None:

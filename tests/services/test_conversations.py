@@ -189,14 +189,10 @@ async def test_settings_are_merged_and_checked(service: ConversationService) -> 
 
 
 async def test_single_entries_of_settings_are_changed(service: ConversationService) -> None:
-    conversation_id = await service.create(ANN)
-    await service.update_settings(ANN, conversation_id, {"params": {"temperature": 0.5, "top_k": 7}, "template_variables": {"tone": "dry"}})
+    conversation_id = await service.create(ANN, {"params": {"temperature": 0.5, "top_k": 7}, "template_variables": {"tone": "dry"}})
     edits = {"params": EntryEdits(put={"top_p": 0.5}, drop=("top_k", "min_p")), "template_variables": EntryEdits(put={"enable_thinking": True})}
-    after = await service.update_settings(ANN, conversation_id, {"system_prompt": "Be brief."}, within=edits)
-    assert after.params == {"temperature": 0.5, "top_p": 0.5} and after.system_prompt == "Be brief."
-    assert after.template_variables == {"tone": "dry", "enable_thinking": True}
-    with pytest.raises(InvalidRequest, match="temprature"):
-        await service.update_settings(ANN, conversation_id, {}, within={"params": EntryEdits(put={"temprature": 1})})
+    after = await service.update_settings(ANN, conversation_id, {"preset": ""}, within=edits)
+    assert (after.params, after.template_variables) == ({"temperature": 0.5, "top_p": 0.5}, {"tone": "dry", "enable_thinking": True})
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ export const ACTIONS = Object.freeze([
   { id: "side", group: "Everywhere", title: "Show or hide the list of conversations", key: "Mod+B", run: () => toggleSide() },
   { id: "theme", group: "Everywhere", title: "Light or dark", key: "Alt+L", run: toggleTheme },
   { id: "restart", group: "Everywhere", title: "Restart Paddock", key: "Alt+Shift+R", run: restartPaddock },
+  { id: "chats-menu", group: "Everywhere", title: "Choices for all chats", key: "Alt+Shift+O", run: () => { toggleSide(true); document.querySelector("#side .chat-menu > summary")?.click(); } },
   { id: "stop", group: "Everywhere", title: "Stop the reply or the text", key: "Escape", areas: [...CHAT, ...NOTEBOOK], late: true, run: () => emit("escape") },
   { id: "leave", group: "Everywhere", title: "Leave an edit, the list or the settings", key: "Escape", late: true },
   { id: "chat", group: "Everywhere", title: "Chat", key: "Alt+1", run: () => openArea("chat") },
