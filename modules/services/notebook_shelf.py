@@ -14,11 +14,14 @@ from modules.store.notebook_records import NotebookSummary, NotebookVersion
 BIN_S = 30 * 86_400.0
 NAME_LIMIT = 200
 UNTITLED = "Untitled"
+LOOKED_AT = 4_000  # characters of a text, for its name
+MARKS = " \t#>*-_=`~"  # of Markdown, around the words of a line
 
 
 def name_of(name: str, text: str) -> str:
-    """The name that a person gave, or the first words of the text."""
-    return name or title_from(text) or UNTITLED
+    """The name that a person gave, or the first words of the first line that has any."""
+    first = next((words for line in text[:LOOKED_AT].splitlines() if (words := line.strip(MARKS))), "")
+    return name or title_from(first) or UNTITLED
 
 
 class NotebookShelf:

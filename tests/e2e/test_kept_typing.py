@@ -107,7 +107,10 @@ def test_what_is_typed_while_it_writes_survives_a_crash_and_no_other_tab_takes_i
     wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING), "the text grows")
     type_first(notebook)
     page.wait_for_function("typed => Object.values(localStorage).some((value) => value.includes(typed))", arg=TYPED)
-    other = NotebookScreen(context.new_page(), starter).open()
+    other = NotebookScreen(context.new_page(), starter)
+    tab = page.evaluate("sessionStorage.getItem('paddock.notebook.tab')")
+    other.page.add_init_script(f"sessionStorage.setItem('paddock.notebook.tab', '{tab}')")  # as in a copied tab
+    other.open()
     expect(other.stop).to_be_visible()
     assert TYPED not in other.text.input_value()
     expect(other.page.get_by_role("button", name="Put it back")).to_have_count(0)
@@ -122,6 +125,28 @@ def test_what_is_typed_while_it_writes_survives_a_crash_and_no_other_tab_takes_i
     again.saved(again.text.input_value())
     expect(again.text).to_have_value(BEGUN)
     assert not again.page.evaluate("Object.keys(localStorage).filter((key) => key.startsWith('paddock.notebook.draft.'))")
+
+
+@pytest.mark.usefixtures("unhurried")
+def test_over_plain_http_the_text_of_another_tab_is_offered_until_it_is_saved(notebook: NotebookScreen, context: BrowserContext, starter: PaddockServer) -> None:
+    other = NotebookScreen(context.new_page(), starter)
+    for screen in (notebook, other):
+        screen.page.add_init_script("Object.defineProperty(Navigator.prototype, 'locks', { get: () => undefined })")
+    writes_long(notebook.page)
+    notebook.open().fill(BEGINNING)
+    notebook.generate.click()
+    wait_for(lambda: len(notebook.text.input_value()) > len(BEGINNING), "the text grows")
+    type_first(notebook)
+    notebook.page.wait_for_function("typed => Object.values(localStorage).some((value) => value.includes(typed))", arg=TYPED)
+    other.open()
+    offer = other.page.get_by_text("typed in another tab")
+    expect(offer).to_be_visible()
+    assert TYPED not in other.text.input_value()
+    starter.ask("POST", "ui/notebook/stop", {})
+    expect(offer).to_have_count(0)
+    expect(other.text).to_have_value(BEGUN)
+    notebook.page.reload()
+    expect(notebook.text).to_have_value(BEGUN)
 
 
 def test_a_text_that_gave_way_is_offered_until_somebody_chooses(notebook: NotebookScreen, page: Page, watch: ConsoleWatch) -> None:

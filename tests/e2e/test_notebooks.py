@@ -114,7 +114,7 @@ def test_who_types_without_a_pause_is_saved_too(notebook: NotebookScreen, page: 
 
 def test_a_version_is_looked_at_and_gone_back_to(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
     short(starter)
-    notebook.open().fill(BEGINNING)
+    notebook.open().fill("A line.\n" * 60 + BEGINNING)
     written = write_on(notebook)
     notebook.fill("Something else")
     panel = opened(page, "History", "Versions of this notebook")
@@ -123,6 +123,7 @@ def test_a_version_is_looked_at_and_gone_back_to(notebook: NotebookScreen, page:
     expect(newest).to_contain_text("written by the model")
     newest.get_by_role("button").first.click()
     expect(newest.locator("pre")).to_have_text(written)
+    assert newest.locator("pre").evaluate("box => box.scrollTop > 0 && box.scrollHeight - box.scrollTop - box.clientHeight < 99"), "what is new is seen"
     newest.get_by_role("button", name="Go back to this version").click()
     expect(notebook.text).to_have_value(written)
     expect(panel).to_be_hidden()
@@ -173,6 +174,7 @@ def test_one_of_several_alternatives_is_picked(notebook: NotebookScreen, page: P
     notebook.open().fill(text)
     set_caret(notebook, len(BEGINNING), len(BEGINNING))
     page.get_by_label("How many alternatives").select_option("3 texts")
+    page.add_style_tag(content="#notebook .alternative-text { flex: none; max-height: 1.5em; }")  # all of them are longer
     notebook.generate.click()
     cards = page.get_by_role("list", name="Alternatives", exact=True).get_by_role("listitem")
     expect(cards).to_have_count(3)
@@ -181,6 +183,7 @@ def test_one_of_several_alternatives_is_picked(notebook: NotebookScreen, page: P
     expect(use).to_be_enabled()
     assert notebook.done() == text
     chosen = second.locator(".alternative-text").text_content()
+    assert cards.locator(".alternative-text").evaluate_all("boxes => boxes.every((box) => box.scrollTop === 0)"), "read from the beginning"
     page.reload()  # the choice stays
     notebook.show()
     expect(page.get_by_label("How many alternatives")).to_have_value("3")
@@ -248,6 +251,7 @@ def test_an_unlikely_token_is_seen_and_the_text_goes_on_from_another(notebook: N
     tokens = page.get_by_role("group", name="Tokens of the text").get_by_role("button")
     expect(tokens.first).to_be_visible()
     assert "".join(tokens.locator("span").all_text_contents()).endswith("upon a zebra")
+    assert "".join(page.locator(".token-word").last.locator("span").all_text_contents()).strip() == "zebra", "they stand in one line"
     a = tokens.filter(has_text=re.compile(r"^ a\d+$"))
     after_a = tokens.nth(tokens.all_text_contents().index(a.text_content() or "") + 1)
     expect(after_a).to_have_class(re.compile("step-4"))
@@ -313,13 +317,19 @@ def test_a_text_goes_to_the_chat_and_a_conversation_to_a_notebook(notebook: Note
 
 def test_the_notebook_on_a_phone(new_context, starter: PaddockServer) -> None:
     starter.ask("PUT", "ui/notebook", {"text": "A small text", "rev": None})
+    short(starter)
     page = new_context(viewport={"width": 390, "height": 844}).new_page()
     NotebookScreen(page, starter).open()
     open_area(page, "Notebook")
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
-    page.get_by_label("Where to write").select_option("Beside the text")
-    above, below = page.locator(".notebook-bar").bounding_box(), page.get_by_role("region", name="Next token").bounding_box()
-    assert above and below and above["y"] + above["height"] <= below["y"], "nothing lies over something else"
+    page.get_by_label("How many alternatives").select_option("3 texts")
+    page.get_by_role("button", name="Generate", exact=True).click()
+    expect(page.get_by_role("button", name="Use alternative 3")).to_be_enabled()
+    for where in ("At the end", "Beside the text"):
+        page.get_by_label("Where to write").select_option(where)
+        above, below = page.locator(".notebook-bar").bounding_box(), page.get_by_role("region", name="Next token").bounding_box()
+        assert above and below and above["y"] + above["height"] <= below["y"], "nothing lies over something else"
+    page.get_by_role("button", name="Take none").click()
     page.get_by_title("All notebooks").click()
     box = page.get_by_role("group", name="Notebooks", exact=True).bounding_box()
     assert box and box["x"] >= 0 and box["x"] + box["width"] <= 390

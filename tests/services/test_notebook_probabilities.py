@@ -5,6 +5,7 @@ from __future__ import annotations
 from modules.core.generation import TokenLogprob
 from modules.services.notebook_exchange import as_text, gone_on
 from modules.services.notebook_probabilities import placed
+from modules.services.notebook_shelf import name_of
 from modules.store.records import MessageRecord
 
 
@@ -37,6 +38,12 @@ def test_a_conversation_becomes_a_text_up_to_a_message() -> None:
     ]
     assert as_text(messages) == "User: Hello\n\nAssistant: Hi.\nThere\n\nAnn: More"
     assert as_text(messages, "2") == "User: Hello\n\nAssistant: Hi.\nThere"
+
+
+def test_a_notebook_is_called_by_its_first_words_without_marks() -> None:
+    assert name_of("", "\n---\n## *A plan for the garden*\nOnce upon") == "A plan for the garden"
+    assert name_of("", "* - \n") == "Untitled"
+    assert name_of("Mine", "Once") == "Mine"
 
 
 def test_a_thinking_block_that_the_prompt_opened_is_not_opened_twice() -> None:

@@ -27,6 +27,7 @@ export class Alternatives {
   /** What the server has to choose from; null: nothing. */
   show(alternatives) {
     const same = this.shown && alternatives && this.cards.length === alternatives.tries.length;
+    const ends = same && alternatives.done && !this.shown.done;
     this.shown = alternatives;
     this.element.hidden = !alternatives && !this.aside;
     this.empty.hidden = Boolean(alternatives);
@@ -40,6 +41,7 @@ export class Alternatives {
       text.textContent = nothing ? "Nothing: for the model the text ends here." : one.error || one.text;
       text.classList.toggle("nothing", nothing);
     });
+    if (ends) for (const { text } of this.cards) text.scrollTop = 0; // it is read from its beginning
     alternatives.tries.forEach((one, place) => { for (const button of [this.cards[place].use, this.cards[place].more]) button.disabled = !alternatives.done || !one.text; });
     this.none.disabled = !alternatives.done;
     const texts = new Set(alternatives.tries.map((one) => one.text));

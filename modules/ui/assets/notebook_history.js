@@ -26,20 +26,25 @@ export class NotebookHistory {
 
   row(version) {
     const about = `${when(version.created_s)} · ${KINDS[version.kind]} · ${number(version.characters)} characters`;
-    const look = h("button", { type: "button", class: "notebook-row", "aria-expanded": "false", on: { click: () => this.look(item, look, version.number) } },
+    const look = h("button", { type: "button", class: "notebook-row", "aria-expanded": "false", on: { click: () => this.look(item, look, version) } },
       h("span", { class: "notebook-row-name", text: `${version.begin ? "…" : ""}${version.text.trim().slice(0, 120)}` }), h("span", { class: "notebook-about", text: about }));
     const item = h("li", {}, look);
     return item;
   }
 
-  async look(item, button, versionNumber) {
+  /** The whole text, at what is new in it. */
+  async look(item, button, version) {
     const open = item.querySelector(".notebook-version");
     button.setAttribute("aria-expanded", String(!open));
     if (open) { open.remove(); return; }
     try {
-      const { text } = await request("GET", `ui/notebooks/${this.current()}/versions/${versionNumber}`);
-      const back = h("button", { type: "button", class: "small-button primary", text: "Go back to this version", on: { click: () => { this.drop.toggle(false); this.restore(versionNumber); } } });
-      item.append(h("div", { class: "notebook-version" }, h("pre", { tabindex: "0", text }), back));
+      const { text } = await request("GET", `ui/notebooks/${this.current()}/versions/${version.number}`);
+      const letters = Array.from(text);
+      const place = h("span");
+      const whole = h("pre", { tabindex: "0" }, letters.slice(0, version.begin).join(""), place, letters.slice(version.begin).join(""));
+      const back = h("button", { type: "button", class: "small-button primary", text: "Go back to this version", on: { click: () => { this.drop.toggle(false); this.restore(version.number); } } });
+      item.append(h("div", { class: "notebook-version" }, whole, back));
+      whole.scrollTop = place.offsetTop - whole.offsetTop - whole.clientHeight / 2;
     } catch (error) { report(error); }
   }
 }

@@ -4,6 +4,7 @@ import { h } from "./dom.js";
 import { visible } from "./next_tokens.js";
 import { request } from "./page.js";
 
+const LONGEST_WORD = 24; // tokens: texts without spaces are broken anywhere
 const STEPS = Object.freeze([0.5, 0.2, 0.05, 0.01]); // likelier than the first: not coloured
 
 export class Likelihood {
@@ -46,14 +47,15 @@ export class Likelihood {
 
   draw(text, tokens) {
     const letters = Array.from(text);
-    this.tokens.replaceChildren(...tokens.map((token) => {
+    const buttons = tokens.map((token) => {
       const own = letters.slice(token.start, token.stop).join("");
       const about = token.probability === null ? `Token ${token.token_id}` : `Token ${token.token_id} · ${share(token.probability)}`;
       const button = h("button", { type: "button", class: `token ${step(token.probability)}`, title: about, data: { id: token.token_id } }, h("span", { text: own || visible(token.text) }), h("small", { text: token.token_id }));
       if (!own) button.classList.add("unwritten");
       button.addEventListener("click", () => this.choose(button, token, letters.slice(0, token.start).join("")));
-      return own.endsWith("\n") ? [button, h("br")] : [button];
-    }).flat());
+      return { own, button };
+    });
+    this.tokens.replaceChildren(...words(buttons));
   }
 
   choose(button, token, before) {
@@ -65,6 +67,19 @@ export class Likelihood {
     this.choices.replaceChildren(h("p", { class: "side-note", text: told }), h("div", { class: "token-rows" }, ...rows));
     this.choices.hidden = false;
   }
+}
+
+/** The tokens of a word stand together in a line. */
+function words(tokens) {
+  const found = [];
+  let word = null;
+  for (const { own, button } of tokens) {
+    if (!word || /^\s/.test(own) || word.children.length >= LONGEST_WORD) found.push(word = h("span", { class: "token-word" }));
+    word.append(button);
+    if (own.endsWith("\n")) found.push(h("br"));
+    if (/\s$/.test(own)) word = null;
+  }
+  return found;
 }
 
 function step(probability) {

@@ -60,7 +60,8 @@ class Notebook extends NotebookTyping {
     this.view = new NotebookView(this.text, new Likelihood({ ask: () => ({ text: this.text.value, settings: settings() }), goOn: (text) => this.goOn(text) }));
     const toChat = h("button", { type: "button", class: "small-button", text: "Send to chat", title: "The selected text, or all of it, as a message in a new conversation", on: { click: () => sendToChat(this.selected() || this.text.value) } });
     const head = h("div", { class: "notebook-head" }, this.list.element, this.history.element, toChat, this.marks.element, h("span", { class: "grow" }), this.view.element);
-    const bar = h("div", { class: "notebook-bar" }, this.generate, this.where, this.tries, this.undo, this.redo, this.again, h("span", { class: "grow" }), this.remote, this.status, this.saved, this.count);
+    const bar = h("div", { class: "notebook-bar" }, this.generate, this.where, this.tries, h("span", { class: "notebook-steps" }, this.undo, this.redo, this.again),
+      h("span", { class: "notebook-facts" }, this.remote, this.status, this.saved, this.count));
     element.replaceChildren(h("div", { class: "notebook" },
       h("div", { class: "notebook-main" }, head, this.problem, this.drafts.element, this.view.panes, this.alternatives.element, bar), this.next.element));
     this.chooseWhere();
