@@ -253,3 +253,14 @@ def test_a_definition_changes_only_the_blocks_that_use_it():
     assert (first, len(blocks)) == (0, 52)
     assert blocks == RENDERER.blocks(text + "[b7]: https://x.example\n[a]: https://y.example\n\nEnd")
     assert [place for place, block in enumerate(blocks) if "href" in block] == [0, 8]
+
+
+def test_a_formula_of_several_lines_begins_on_the_left_and_ends_on_the_right():
+    (html,) = render_blocks("\\begin{multline*}\na + \\begin{matrix} x \\\\ y \\end{matrix} \\\\\nb \\\\\nc < d\n\\end{multline*}")
+    assert html.count("columnalign") == 2
+    assert '<mtr><mtd columnalign="left"><mi>a</mi>' in html and '<mtr><mtd columnalign="right"><mi>c</mi>' in html
+
+
+def test_a_reference_to_a_formula_shows_the_name_of_its_label():
+    html = "".join(render_blocks("$x = y \\label{eq:one}$ and $\\eqref{eq:one} + \\ref{a<b}$"))
+    assert "<mtext>(eq:one)</mtext>" in html and "<mtext>a&lt;b</mtext>" in html
