@@ -181,7 +181,7 @@ class Yard:
         (folder / "loras").mkdir()
         shutil.copytree(ROOT / "presets", folder / "presets")
         command = [
-            sys.executable, str(ROOT / "server.py"), "--port", str(port), "--state-dir", str(folder / "state"), "--models-dir", str(model.path.parent),
+            sys.executable, str(ROOT / "server.py"), "--no-template-check", "--port", str(port), "--state-dir", str(folder / "state"), "--models-dir", str(model.path.parent),
             "--loras-dir", str(folder / "loras"), "--presets-dir", str(folder / "presets"), "--datasets-dir", str(folder / "datasets"), "--offline",
             "--model", model.path.name, *(part for name, value in (given | options).items() for part in ("--option", f"{name}={value}")),
         ]  # fmt: skip

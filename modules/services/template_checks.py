@@ -54,6 +54,8 @@ class TemplateChecks:
         self._revisions: Counter[str] = Counter()
         self._found: dict[_Key, TemplateCheck] = {}
         self._done: set[_Key] = set()
+        self._pids: dict[str, int] = {}  # by model, of those that sleep the last one
+        self._asleep: dict[str, int] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._unwatch: list[Callable[[], None]] = []
 
@@ -91,8 +93,13 @@ class TemplateChecks:
             await self._learn(Learned(name=name))
 
     def _changed(self) -> None:
-        cards = {card.pid: card for card in self._models.status().loaded if card.pid and card.can_write and not card.host}
-        self._found = {key: found for key, found in self._found.items() if key.pid in cards}
+        status = self._models.status()
+        cards = {card.pid: card for card in status.loaded if card.pid and card.can_write and not card.host}
+        woken = {self._asleep[card.name]: pid for pid, card in cards.items() if card.name in self._asleep}
+        found = {key._replace(pid=woken.get(key.pid, key.pid)): found for key, found in self._found.items()}  # its template is as it was
+        self._pids = {name: pid for name, pid in self._pids.items() if name in status.asleep} | {card.name: pid for pid, card in cards.items()}
+        self._asleep = {name: pid for name, pid in self._pids.items() if pid not in cards}
+        self._found = {key: check for key, check in found.items() if key.pid in self._pids.values()}
         self._done = {key for key in self._done if key.pid in cards}
         for pid, card in cards.items():
             if pid not in self._tasks and self._key(card) not in self._done:
@@ -134,6 +141,9 @@ class TemplateChecks:
                 await self._keep(engine, key, TemplateCheck(name=key.template, doubts=(error.message,)))
                 return True
             found = await self._looked(engine, key, source)
+        elif found.reply_ended is not None:  # it slept meanwhile
+            await self._keep(engine, key, found)
+            return True
         if found is None or self._key(engine.card) != key or not engine.idle_s:
             return found is None
         try:

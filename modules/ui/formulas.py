@@ -27,6 +27,7 @@ MATH_TAGS = frozenset({
     "math", "menclose", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mover", "mpadded", "mphantom", "mprescripts", "mroot", "mrow",
     "mspace", "msqrt", "mstyle", "msub", "msubsup", "msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover", "semantics",
 })  # fmt: skip
+MATHML = "http://www.w3.org/1998/Math/MathML"
 REACHED = 'tabindex="0"'  # what can be wider than the page is scrolled with the keyboard too
 LENGTH_LIMIT = 4000  # characters of one formula; longer ones stay source text
 DEPTH_LIMIT = 60  # nested braces the converter is trusted with
@@ -46,6 +47,8 @@ ENVIRONMENTS: Mapping[str, str] = MappingProxyType({
 ENVIRONMENT = re.compile(r"\\(begin|end)\s*\{([A-Za-z]+\*?)\}")
 FIRST_ARGUMENT = re.compile(r"\s*(\{\d*\}|\[[tcb]\])")  # columns of alignat, the place of aligned
 UNSHOWN = re.compile(r"\\label\s*\{[^{}]*\}|\\(?:nonumber|notag)(?![A-Za-z])")
+MULTLINE = re.compile(r"\\begin\{multline(?:d|\*)?\}")
+REFERENCE = re.compile(r"\\(eqref|ref)\s*\{([^{}]*)\}")
 TAG = re.compile(r"\\tag\s*\{([^{}]*)\}")
 # The converter writes the argument of \text{} without escaping it; these stand for < > & until it is done
 MARKS = (("<", "\ue000", "&lt;"), (">", "\ue001", "&gt;"), ("&", "\ue002", "&amp;"))
@@ -67,7 +70,22 @@ def mathml(tex: str, *, display: bool) -> str:
         return source
     if any(_local_name(element.tag) not in MATH_TAGS for element in tree.iter()):
         return source
+    if MULTLINE.match(tex.strip()):
+        xml = _set_apart(tree)
     return xml.replace("<math ", f'<math alttext="{escape(tex.strip())}" ', 1)  # what is copied is the source
+
+
+def _set_apart(tree: ElementTree.Element) -> str:
+    """A formula over several lines: the first begins on the left, the last ends on the right."""
+    for element in tree.iter():
+        element.tag = _local_name(element.tag)
+    tree.set("xmlns", MATHML)
+    table = tree.find(".//mtable")
+    rows = [] if table is None else list(table)
+    for row, side in ((rows[:1], "left"), (rows[1:][-1:], "right")):
+        for cell in (cell for one in row for cell in one):
+            cell.set("columnalign", side)
+    return ElementTree.tostring(tree, encoding="unicode")
 
 
 def _local_name(tag: object) -> str:
@@ -75,7 +93,7 @@ def _local_name(tag: object) -> str:
 
 
 def known_environments(tex: str) -> str:
-    """The same formula in environments that the converter knows; labels, which are for references, are gone."""
+    """The same formula in environments that the converter knows; labels are gone, and what refers to them has their names."""
     parts: list[str] = []
     at = 0
     for found in ENVIRONMENT.finditer(tex):
@@ -85,7 +103,12 @@ def known_environments(tex: str) -> str:
         parts += [tex[at : found.start()], f"\\{found[1]}{{{name}}}" if name else ""]
         argument = FIRST_ARGUMENT.match(tex, found.end()) if found[1] == "begin" and name else None
         at = argument.end() if argument else found.end()
-    return TAG.sub(r"\\qquad\\text{(\1)}", UNSHOWN.sub("", "".join((*parts, tex[at:]))))
+    return TAG.sub(r"\\qquad\\text{(\1)}", UNSHOWN.sub("", REFERENCE.sub(_named, "".join((*parts, tex[at:])))))
+
+
+def _named(found: re.Match[str]) -> str:
+    """A reference by the name of its label: formulas have no numbers but those they are given."""
+    return rf"\text{{({found[2]})}}" if found[1] == "eqref" else rf"\text{{{found[2]}}}"
 
 
 def _guard_text(tex: str) -> str:

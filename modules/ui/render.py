@@ -19,6 +19,7 @@ from markdown_it.token import Token
 from mdit_py_plugins.tasklists import tasklists_plugin
 
 from modules.ui.formulas import MATH_TAGS, REACHED, math_plugin
+from modules.ui.references import Definitions, defined, references_plugin, used_labels
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -38,11 +39,11 @@ LINK_SCHEMES = re.compile(r"(https?|mailto):", re.IGNORECASE)
 
 HTML_TAGS = frozenset({
     "a", "blockquote", "br", "button", "code", "del", "div", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "input", "li", "ol", "p",
-    "pre", "s", "span", "strong", "table", "tbody", "td", "th", "thead", "tr", "ul",
+    "pre", "s", "span", "strong", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul",
 })  # fmt: skip
 CELL = frozenset({"style"})
 ATTRIBUTES = MappingProxyType({
-    "a": {"href", "title", "target", "class"}, "button": {"type", "class"}, "code": {"class"}, "div": {"class", "tabindex"},
+    "a": {"href", "title", "target", "class"}, "button": {"type", "class", "title"}, "code": {"class"}, "div": {"class", "tabindex"},
     "input": {"type", "checked", "disabled", "class"}, "li": {"class"}, "ol": {"start"}, "p": {"class"}, "pre": {"class", "tabindex"},
     "span": {"class"}, "td": CELL, "th": CELL, "ul": {"class"},
     "math": {"alttext", "display", "xmlns"}, "mfrac": {"linethickness"}, "mi": {"mathvariant"}, "menclose": {"notation"},
@@ -78,19 +79,28 @@ class Renderer:
         text = plain_newlines(text)
         if len(text) > TEXT_LIMIT:
             return (f'<pre class="plain">{escape(text)}</pre>',)
-        return tuple(self.group_html(group) for group in groups(self.parse(text)))
+        return tuple(self.group_html(group) for group in groups(self.parse(text, {})))
 
-    def parse(self, text: str) -> list[Token]:
-        """Tokens of a text whose newlines are plain."""
-        return self._markdown.parse(text, {})
+    def parse(self, text: str, env: MutableMapping[str, Any]) -> list[Token]:
+        """Tokens of a text whose newlines are plain; what it defines comes into `env`, beside what is there."""
+        return self._markdown.parse(text, env)
 
     def group_html(self, tokens: list[Token]) -> str:
         """Safe HTML of one top-level block."""
         return str(self._cleaner.clean(self._markdown.renderer.render(tokens, self._markdown.options, {})))
 
 
+class _Finished(NamedTuple):
+    """A block that no later line can change, but for what its labels stand for."""
+
+    html: str
+    source: str
+    labels: tuple[str, ...]
+    meaning: tuple[object, ...]  # of the labels, as it was rendered
+
+
 class StreamingRenderer:
-    """Renders a growing text: finished blocks are rendered once, only the open one again.
+    """Renders a growing text: finished blocks are rendered once, and again only where something they refer to is defined; the open one each time.
 
     A block is finished when a *complete* line has begun another one after it; block rules are such that no later line can change it.
     """
@@ -98,7 +108,8 @@ class StreamingRenderer:
     def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
         self._text = ""
-        self._finished: list[str] = []
+        self._finished: list[_Finished] = []
+        self._defined = Definitions()  # before the offset
         self._offset = 0  # where the first unfinished block begins in the text
         self._scanned = 0  # up to where complete lines were looked at
         self._shown: tuple[str, ...] = ()
@@ -112,13 +123,15 @@ class StreamingRenderer:
         """Take the whole text so far; a text that does not begin with the last one starts over."""
         text = plain_newlines(text)
         if not text.startswith(self._text):
-            self._finished, self._offset, self._scanned = [], 0, 0
+            self._finished, self._defined, self._offset, self._scanned = [], Definitions(), 0, 0
         self._text = text
         if len(text) > TEXT_LIMIT:
             return self._show(self._renderer.blocks(text))
         self._finish_blocks()
-        tail = groups(self._renderer.parse(text[self._offset:]))
-        return self._show((*self._finished, *(self._renderer.group_html(group) for group in tail)))
+        env = self._defined.environment()
+        tail = groups(self._renderer.parse(text[self._offset:], env))
+        self._refer(defined(env))
+        return self._show((*(block.html for block in self._finished), *(self._renderer.group_html(group) for group in tail)))
 
     def _finish_blocks(self) -> None:
         complete = self._text.rfind("\n") + 1
@@ -126,13 +139,24 @@ class StreamingRenderer:
             return
         self._scanned = complete
         part = self._text[self._offset:complete]
-        found = groups(self._renderer.parse(part))
+        env = self._defined.environment()
+        found = groups(self._renderer.parse(part, env))
         if len(found) < 2:
             return
-        self._finished += [self._renderer.group_html(group) for group in found[:-1]]
-        line = found[-1][0].map
-        assert line is not None, "block tokens carry their lines"
-        self._offset += sum(len(text) + 1 for text in part.split("\n")[: line[0]])
+        lines, begins, known = part.split("\n"), [_first_line(group) for group in found], defined(env)
+        for group, begin, end in zip(found[:-1], begins, begins[1:], strict=False):
+            source = "\n".join(lines[begin:end])
+            labels = used_labels(source)
+            self._finished.append(_Finished(self._renderer.group_html(group), source, labels, known.meaning(labels)))
+        self._defined = defined(env, before=begins[-1])
+        self._offset += sum(len(text) + 1 for text in lines[: begins[-1]])
+
+    def _refer(self, known: Definitions) -> None:
+        """Render those finished blocks again in which a label stands for something else now."""
+        for place, block in enumerate(self._finished):
+            if block.labels and (meaning := known.meaning(block.labels)) != block.meaning:
+                tokens = self._renderer.parse(block.source, known.environment())
+                self._finished[place] = block._replace(html=self._renderer.group_html(tokens), meaning=meaning)
 
     def _show(self, blocks: tuple[str, ...]) -> Update:
         common = 0
@@ -186,6 +210,12 @@ def plain_newlines(text: str) -> str:
     return text
 
 
+def _first_line(group: list[Token]) -> int:
+    line = group[0].map
+    assert line is not None, "block tokens carry their lines"
+    return line[0]
+
+
 def groups(tokens: list[Token]) -> list[list[Token]]:
     """Split a token stream at the top-level blocks."""
     found: list[list[Token]] = []
@@ -200,11 +230,10 @@ def groups(tokens: list[Token]) -> list[list[Token]]:
 
 def _markdown() -> MarkdownIt:
     md = MarkdownIt("commonmark", {"html": False, "linkify": True, "breaks": True}).enable(["table", "strikethrough", "linkify"])
-    md.disable("reference")  # a definition further down would change blocks that are finished
     if md.linkify is not None:
         md.linkify.set({"fuzzy_link": False, "fuzzy_email": False})  # `server.py` is no web address
     md.validateLink = lambda url: bool(LINK_SCHEMES.match(url))  # type: ignore[method-assign]
-    md.use(tasklists_plugin).use(math_plugin)
+    md.use(tasklists_plugin).use(math_plugin).use(references_plugin)
     md.core.ruler.at("inline", _inline_within_limit)
     md.add_render_rule("fence", _fence)
     md.add_render_rule("code_block", _fence)

@@ -23,7 +23,11 @@ A [link](https://example.org/page) and `inline code`.
 
 $$\\int_0^1 x^2 \\, dx = \\frac{{1}}{{3}}$$
 
-Inline $a^2 + b^2 = c^2$ too.
+Inline $a^2 + b^2 = c^2$ too, says [the book][b][^1].
+
+[^1]: On page 7.
+
+[b]: https://example.org/book
 """
 ATTACKS = (
     "<script>window.pwned = 1</script>",
@@ -54,6 +58,11 @@ def test_code_table_formula_and_thinking(chat: ChatScreen, page: Page, starter: 
     body.get_by_role("button", name="Copy").click()
     wait_for(lambda: page.evaluate("navigator.clipboard.readText()") == CODE, "the code is on the clipboard")
     expect(body.get_by_role("link", name="link")).to_have_attribute("rel", "noopener noreferrer nofollow")
+
+    expect(body.get_by_role("link", name="the book")).to_have_attribute("href", "https://example.org/book")
+    body.get_by_role("button", name="1", exact=True).click()
+    expect(body.locator(".footnote")).to_be_focused()
+    expect(body.locator(".footnote")).to_contain_text("On page 7.")
 
     thinking = chat.reply.locator("details.thinking")
     expect(thinking.get_by_text("First I consider it.")).not_to_be_visible()

@@ -17,6 +17,7 @@ from modules.core.model import AdapterChoice
 from modules.core.params import GenerationParams
 from modules.services.app import App
 from modules.services.library_bin import KEPT_S
+from modules.services.library_facts import TemplateCheck
 from tests.services.conftest import ONE, THREE, TWO, until
 from tests.services.model_steps import OPTIONS, write_adapter
 from tests.services.shelves import WEIGHTS, Shelf, downloaded
@@ -190,7 +191,7 @@ async def test_an_adapter_in_use_is_left_alone_and_its_use_is_kept(start_app: Ca
             await act
     await app.lessons.close()
     assert (await app.adapter_library.shelf())[0].used_s > time.time() - 60
-    assert {row.name: row.template for row in await app.library.shelf()} == {ONE: "fits", TWO: "", THREE: "", "broken.gguf": ""}
+    assert {row.name: row.template for row in await app.library.shelf()} == {ONE: TemplateCheck(), TWO: None, THREE: None, "broken.gguf": None}
     await app.adapters.apply(ONE, [])
     assert await app.adapter_library.rename("odd.gguf", "other") == "other.gguf"
     used_s = (await app.adapter_library.shelf())[0].used_s

@@ -103,3 +103,20 @@ async def test_what_runs_in_the_background_loads_nothing_and_is_no_use(app: App,
     generation = await app.generation.submit(request, ONE, background=True)
     await generation.aclose()
     assert entry.used_s == before_s
+
+
+async def test_a_model_that_slept_is_not_asked_again(app: App, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = await desk.until_tried("")
+    tries: list[str] = []
+
+    async def counted(_: Any, model: str, *__: Any, **___: Any) -> Tried:
+        tries.append(model)
+        return Tried("", 0, True)
+
+    monkeypatch.setattr(template_checks, "tried", counted)
+    await app.models.make_room()
+    desk.facts.drop(ONE)
+    await app.models.get(ONE)
+    assert desk.found == own
+    await until(lambda: (learned := desk.facts.learned(ONE)) is not None and learned.template_check == own)
+    assert tries == []

@@ -39,6 +39,10 @@ PAYLOADS = (
     "${Object.assign(window,{pwn:[7]})?1:0}",
     "{{constructor.constructor('alert(1)')()}}",
     "[a]: javascript:alert(1)\n\n[a]",
+    "[a]: https://e.example/\"onmouseover=alert(1)\n\n[a] [x][a] ![x][a]",
+    "[a]: <https://e.example/> '\"onmouseover=alert(1) x=\"'\n\n[a]",
+    "[^\"><script>alert(1)</script>]: note\n\n[^\"><script>alert(1)</script>]",
+    "[^1]: <img src=x onerror=alert(1)>\n\nx[^1]",
     "- [ ] <input onfocus=alert(1) autofocus>",
     "<math><mtext><table><mglyph><style><img src=x onerror=alert(1)>",
 )
@@ -81,7 +85,8 @@ def test_the_watch_itself_sees_what_it_must():
 PIECES = st.sampled_from([
     "# Title", "text", " ", "\n", "\n\n", "- item", "1.", "2) b", "    code", "```", "```python\ndef f(): pass", "~~~", "$$", "\\[", "\\]", "$x^2$",
     "\\(a\\)", "| a | b |", "|---|---|", "> quote", "---", "===", "*", "**bold**", "`c`", "<b>", "[x](y)", "[x](https://a.b)", "![i](https://a.b/c)",
-    "- [ ] todo", "- [x] done", "\t", "\\", "&amp;", "https://example.com", "\\frac{1}{2}", "\\begin{align}", "\\end{align}", "\\begin{equation*}x\\end{equation*}", "{", "}", "~~s~~", "+", "é😀", "\x00", "\r\n", "<!--",
+    "- [ ] todo", "- [x] done", "[a]", "[x][a]", "![x][A]", "\n[a]: https://a.b", "\n[a]: https://c.d 'title'", "[^1]", "\n[^1]: note", "\n\n    more", "[^n]", "> [^n]: note", "\n[a]:",
+    "\t", "\\", "&amp;", "https://example.com", "\\frac{1}{2}", "\\begin{align}", "\\end{align}", "\\begin{equation*}x\\end{equation*}", "{", "}", "~~s~~", "+", "é😀", "\x00", "\r\n", "<!--",
 ])  # fmt: skip
 MARKDOWN = st.lists(PIECES | st.text(max_size=8), max_size=30).map("".join)
 
@@ -222,3 +227,40 @@ def test_cache_renders_once_and_forgets_the_oldest():
     huge = "x" * 2000  # larger than the cache: nothing is kept, nothing breaks
     assert cache.blocks(huge) == cache.blocks(huge) == RENDERER.blocks(huge)
     assert calls[5:] == [huge, huge]
+
+
+def test_reference_links_are_followed_wherever_they_are_defined():
+    html = "".join(render_blocks("See [the guide][g], [G] and [g][].\n\n> ![cat][g]\n\n[g]: <https://a.example/x> \"A guide\"\n[g]: https://later.example\n"))
+    assert html.count('href="https://a.example/x"') == 4 and html.count('title="A guide"') == 3
+    assert "later" not in html and "]:" not in html
+    assert "[x]" in "".join(render_blocks("arr[x]\n\n[x]: not an address\n"))
+
+
+def test_notes_stand_where_they_are_written_and_are_marked_where_they_are_used():
+    first, note, last = render_blocks("So it is[^1], not[^2].\n\n[^1]: Says **Ada**.\n\n    And more.\n\nEnd[^1]")
+    assert first == '<p>So it is<sup><button type="button" class="footnote-mark" title="Footnote 1">1</button></sup>, not[^2].</p>\n'
+    assert note.startswith('<div class="footnote" tabindex="-1"><span class="footnote-label">1</span>') and "<strong>Ada</strong>" in note and "And more" in note
+    assert "footnote-mark" in last
+    assert render_blocks("`[^1]` matches\n\n[^1]: x")[0] == "<p><code>[^1]</code> matches</p>\n"
+
+
+def test_a_definition_changes_only_the_blocks_that_use_it():
+    streaming = StreamingRenderer(RENDERER)
+    text = "[a] is here.\n\n" + "".join(f"Paragraph {i} with [b{i}].\n\n" for i in range(50))
+    streaming.feed(text)
+    assert streaming.feed(text + "[b7]: https://x.example\n").first == 8
+    first, blocks = streaming.feed(text + "[b7]: https://x.example\n[a]: https://y.example\n\nEnd")
+    assert (first, len(blocks)) == (0, 52)
+    assert blocks == RENDERER.blocks(text + "[b7]: https://x.example\n[a]: https://y.example\n\nEnd")
+    assert [place for place, block in enumerate(blocks) if "href" in block] == [0, 8]
+
+
+def test_a_formula_of_several_lines_begins_on_the_left_and_ends_on_the_right():
+    (html,) = render_blocks("\\begin{multline*}\na + \\begin{matrix} x \\\\ y \\end{matrix} \\\\\nb \\\\\nc < d\n\\end{multline*}")
+    assert html.count("columnalign") == 2
+    assert '<mtr><mtd columnalign="left"><mi>a</mi>' in html and '<mtr><mtd columnalign="right"><mi>c</mi>' in html
+
+
+def test_a_reference_to_a_formula_shows_the_name_of_its_label():
+    html = "".join(render_blocks("$x = y \\label{eq:one}$ and $\\eqref{eq:one} + \\ref{a<b}$"))
+    assert "<mtext>(eq:one)</mtext>" in html and "<mtext>a&lt;b</mtext>" in html

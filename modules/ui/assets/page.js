@@ -293,6 +293,7 @@ function start() {
   refreshModels();
   import("./keys.js"); // it needs this module, so it comes after it
   import("./formula_copy.js");
+  import("./footnotes.js");
   import("./page_memory.js");
   import("./people.js");
 }
