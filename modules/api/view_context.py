@@ -14,9 +14,10 @@ from modules.services.app import App
 
 
 class UnsentBody(BaseModel):
-    """What is being typed."""
+    """What is being typed, and whether what would be left out is to be listed or only counted."""
 
     text: str = Field("", max_length=TEXT_LIMIT)
+    listed: bool = True
 
 
 class PinBody(BaseModel):
@@ -33,7 +34,7 @@ def context_router(app: App) -> APIRouter:
     @router.post("/{conversation_id}/context")
     async def context(conversation_id: str, body: UnsentBody) -> dict[str, Any]:
         """What sending this would take; `use` is null where nobody can count."""
-        use = await app.context.look(owner(), conversation_id, body.text)
+        use = await app.context.look(owner(), conversation_id, body.text, listed=body.listed)
         return {"use": None if use is None else {**asdict(use), "history": use.history}}
 
     @router.post("/{conversation_id}/summarise")

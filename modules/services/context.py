@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules.core.errors import ContextOverflow, EngineCrashed, NoModelLoaded
 from modules.core.generation import ChatPrompt, GenerationRequest, OverflowPolicy
 from modules.core.messages import Message
-from modules.prompts.fitting import room_tokens, search_fit
+from modules.prompts.fitting import character_limit, room_tokens, search_fit
 from modules.services.conversation_prompt import document_block
 from modules.services.generation import GenerationService
 from modules.services.models import ModelService
@@ -44,7 +44,8 @@ class ContextUse:
     attachments: int
     typed: int
     policy: OverflowPolicy
-    left_out: tuple[LeftOut, ...] = ()
+    left_out_count: int = 0
+    left_out: tuple[LeftOut, ...] = ()  # all of them, where they were to be listed
     kept: int | None = None  # tokens when those are left out
     refusal: str = ""  # why the prompt could not be sent as it is
 
@@ -63,8 +64,8 @@ class ContextService:
         self._requests = requests
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()  # of texts that stay, by model and hash
 
-    async def look(self, owner: str, conversation_id: str, text: str) -> ContextUse | None:
-        """What sending `text` now would take; None where nobody can count.
+    async def look(self, owner: str, conversation_id: str, text: str, *, listed: bool = True) -> ContextUse | None:
+        """What sending `text` now would take; None where nobody can count. To list what would be left out, all of a long conversation is read.
 
         Raises:
             NotFound: there is no such conversation, or something that its settings name is gone.
@@ -72,9 +73,11 @@ class ContextService:
         loaded = self._models.loaded()
         if loaded is None or loaded.card.host:
             return None
-        asked, material = await self._requests.unsent(owner, conversation_id, text)
+        limit_characters = None if listed else self._generation.character_limit()
+        asked, material = await self._requests.unsent(owner, conversation_id, text, limit_characters)
         try:
-            return await self._looked(asked.request, material, loaded.name, text)
+            use = await self._looked(asked.request, material, loaded.name, text)
+            return use if listed else replace(use, left_out=())
         except (EngineCrashed, NoModelLoaded):  # it ended just now; the page shows that elsewhere
             return None
 
@@ -85,8 +88,9 @@ class ContextService:
         card = (await self._models.get(model)).card
         limit = request.params.context_limit(card.context_length)
         room = room_tokens(limit, request.params.max_tokens, prompt.overflow)
-        total, kept, refusal = await self._fitted(prompt, model, room)
+        total, kept, refusal = await self._fitted(prompt, model, room, character_limit(card.context_length))
         kept_ids = None if kept is None else {id(message) for message in kept[1]}
+        gone = () if kept_ids is None else _left_out(prompt.messages, kept_ids, material)
         system = [message.content for message in prompt.messages[:1] if message.role == "system"]
         return ContextUse(
             limit=limit,
@@ -96,32 +100,36 @@ class ContextService:
             attachments=sum([await self._count(model, document_block(file, material.texts[file.hash])) for file in material.files if file.hash in material.texts]),
             typed=await self._tokens(model, text),
             policy=prompt.overflow,
-            left_out=() if kept_ids is None else _left_out(prompt.messages, kept_ids, material),
+            left_out_count=0 if kept_ids is None else material.left_out + len(gone),
+            left_out=gone,
             kept=None if kept is None else kept[0],
             refusal=refusal,
         )
 
-    async def _fitted(self, prompt: ChatPrompt, model: str, room: int) -> tuple[int | None, tuple[int, tuple[Message, ...]] | None, str]:
+    async def _fitted(self, prompt: ChatPrompt, model: str, room: int, limit_characters: int) -> tuple[int | None, tuple[int, tuple[Message, ...]] | None, str]:
         """Tokens of the whole prompt; tokens and messages of what would be left of it where it is too long; why it cannot be sent."""
         if all(message.role == "system" for message in prompt.messages):  # there is nothing yet that a template could render
             return sum([await self._count(model, message.content) for message in prompt.messages]), None, ""
-        search = search_fit(prompt.messages, limit_tokens=room, policy=prompt.overflow)
+        search = search_fit(prompt.messages, limit_tokens=room, limit_characters=limit_characters, policy=prompt.overflow)
         sizes: dict[int, int | None] = {}  # by the number of messages
-        proposed = next(search)
-        while True:
-            try:
-                size: int | None = (await self._generation.count(prompt.model_copy(update={"messages": proposed}), model))[0]
-            except ContextOverflow:
-                size = None
-            sizes[len(proposed)] = size
-            try:
+        try:
+            proposed = next(search)
+            while True:
+                size = sizes[len(proposed)] = await self._size(prompt.model_copy(update={"messages": proposed}), model)
                 proposed = search.send(size)
-            except StopIteration as end:
-                kept: tuple[Message, ...] = end.value
-                whole = sizes[len(prompt.messages)]
-                return whole, (sizes[len(kept)] or 0, kept) if len(kept) < len(prompt.messages) else None, ""
-            except ContextOverflow as error:
-                return sizes[len(prompt.messages)], None, error.message
+        except StopIteration as end:
+            kept: tuple[Message, ...] = end.value
+            whole = sizes.get(len(prompt.messages))
+            return whole, (sizes[len(kept)] or 0, kept) if len(kept) < len(prompt.messages) else None, ""
+        except ContextOverflow as error:
+            return sizes.get(len(prompt.messages)), None, error.message
+
+    async def _size(self, prompt: ChatPrompt, model: str) -> int | None:
+        """Tokens of a prompt; None where it has more than can be counted."""
+        try:
+            return (await self._generation.count(prompt, model))[0]
+        except ContextOverflow:
+            return None
 
     async def _count(self, model: str, text: str) -> int:
         """Tokens of a text that stays: counted once for each model."""

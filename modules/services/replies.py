@@ -231,7 +231,9 @@ class ReplyService:
             self._running.pop(reply.conversation_id, None)
 
     async def _generate(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
-        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues)
+        limit_characters = self._generation.character_limit()
+        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues, limit_characters=limit_characters)
+        reply.left_out = made.left_out
         request, adapters = _of_its_own(made.request, reply.place), made.adapters
         if reply.original is not None:
             request, adapters = reply.original.asked(request), reply.original.adapters

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.core.generation import ChatPrompt, GenerationRequest
-from modules.core.messages import Message
 from modules.core.model import AdapterChoice
 from modules.services.characters import Casting
 from modules.services.conversation_settings import ConversationSettings
@@ -26,6 +25,7 @@ class ReplyRequest:
 
     request: GenerationRequest
     adapters: Sequence[AdapterChoice] | None
+    left_out: int = 0  # stored messages that were not even read: there is no room for them
 
 
 class ReplyRequests:
@@ -37,29 +37,37 @@ class ReplyRequests:
         self._templates = templates
         self._casting = casting
 
-    async def make(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool) -> ReplyRequest:
+    async def make(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool, limit_characters: int | None = None) -> ReplyRequest:
         """The request for a reply to the message `prompt_end_id`, or for more of it where it is a reply that goes on.
+
+        With `limit_characters` the oldest messages are missing where what follows them is longer, if they may be left out.
 
         Raises:
             AppError: a message, a preset or a template is not there, or cannot be used.
         """
         settings = await self._conversations.paths.settings(owner, conversation_id)
-        messages = await self._conversations.messages_for_prompt(owner, prompt_end_id)
-        return await self._request(settings, messages, (owner, conversation_id), continues=continues)
+        material = await self._conversations.prompt_material(owner, prompt_end_id, _limit(settings, limit_characters))
+        made = await self._request(settings, material, (owner, conversation_id), continues=continues)
+        return ReplyRequest(*made, material.left_out)
 
-    async def unsent(self, owner: str, conversation_id: str, text: str) -> tuple[ReplyRequest, PromptMaterial]:
+    async def unsent(
+        self, owner: str, conversation_id: str, text: str, limit_characters: int | None = None
+    ) -> tuple[ReplyRequest, PromptMaterial]:
         """The request that sending `text` now would make, and what it is made of.
 
         Raises:
             AppError: as above.
         """
         settings = await self._conversations.paths.settings(owner, conversation_id)
-        material = await self._conversations.unsent_material(owner, conversation_id, text)
-        messages = tuple(part.message for part in material.parts)
-        return await self._request(settings, messages, (owner, conversation_id), continues=False), material
+        material = await self._conversations.unsent_material(owner, conversation_id, text, _limit(settings, limit_characters))
+        made = await self._request(settings, material, (owner, conversation_id), continues=False)
+        return ReplyRequest(*made, material.left_out), material
 
-    async def _request(self, settings: ConversationSettings, messages: tuple[Message, ...], whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
-        messages, params = await self._casting.play(settings, messages, self._presets.merge(settings.preset, settings.params))
+    async def _request(
+        self, settings: ConversationSettings, material: PromptMaterial, whose: tuple[str, str], *, continues: bool
+    ) -> tuple[GenerationRequest, Sequence[AdapterChoice] | None]:
+        said = tuple(part.message for part in material.parts)
+        messages, params = await self._casting.play(settings, said, self._presets.merge(settings.preset, settings.params))
         template = await self._templates.source(settings.template) if settings.template else None
         request = GenerationRequest(
             prompt=ChatPrompt(
@@ -74,4 +82,10 @@ class ReplyRequests:
             client="/".join(whose),
             keep_on_disk=not is_private(whose[1]),
         )
-        return ReplyRequest(request, settings.adapters)
+        return request, settings.adapters
+
+
+def _limit(settings: ConversationSettings, limit_characters: int | None) -> int | None:
+    """The limit, where the oldest messages matter to nothing but the prompt's beginning: not to a summary, to a character's lore, or to a refusal."""
+    may_be_missing = settings.overflow == "drop_oldest" and not settings.summary.strip() and not settings.character
+    return limit_characters if may_be_missing else None

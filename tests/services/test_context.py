@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
@@ -78,6 +80,23 @@ async def test_what_will_be_left_out_is_named_and_a_pin_keeps_it(app: App) -> No
     reply = await ended(app, conversation_id)
     assert reply.receipt is not None
     assert reply.receipt["dropped_messages"] == len(pinned)
+
+
+async def test_of_a_very_long_conversation_only_the_end_is_read_and_nothing_else_changes(app: App) -> None:
+    conversation_id = await talk(app)
+    ids = await told(app, conversation_id, 40)
+    listed = await look(app, conversation_id, "And now?")
+    counted = await app.context.look(ANN, conversation_id, "And now?", listed=False)
+    assert counted is not None
+    assert counted == replace(listed, left_out=())
+    assert [message.id for message in listed.left_out] == ids[: counted.left_out_count]
+    assert (listed.total, counted.left_out_count > 60) == (None, True)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = await ended(app, conversation_id)
+    assert reply.receipt is not None
+    assert (reply.receipt["dropped_messages"], reply.receipt["prompt_tokens"]) == (counted.left_out_count, counted.kept)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "refuse"})
+    assert (await app.context.look(ANN, conversation_id, "And now?", listed=False)) == await look(app, conversation_id, "And now?")
 
 
 async def test_refusing_is_said_before_and_after_it_is_sent(app: App) -> None:
