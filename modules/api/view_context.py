@@ -15,10 +15,11 @@ from modules.services.app import App
 
 
 class UnsentBody(BaseModel):
-    """What is being typed, and the images that wait with it."""
+    """What is being typed, the images that wait with it, and whether what would be left out is to be listed or only counted."""
 
     text: str = Field("", max_length=TEXT_LIMIT)
     images: ImageAddresses = Field(default_factory=list)
+    listed: bool = True
 
 
 class PinBody(BaseModel):
@@ -35,7 +36,8 @@ def context_router(app: App) -> APIRouter:
     @router.post("/{conversation_id}/context")
     async def context(conversation_id: str, body: UnsentBody) -> dict[str, Any]:
         """What sending this would take; `use` is null where nobody can count."""
-        use = await app.context.look(owner(), conversation_id, body.text, [image_of(address) for address in body.images])
+        images = [image_of(address) for address in body.images]
+        use = await app.context.look(owner(), conversation_id, body.text, images, listed=body.listed)
         return {"use": None if use is None else {**asdict(use), "history": use.history}}
 
     @router.post("/{conversation_id}/summarise")

@@ -5,6 +5,7 @@ Knows neither templates nor tokenizers: who searches counts the tokens of what i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 SYSTEM_ROLES = ("system", "developer")
 LARGEST_RESERVE_TOKENS = 512  # kept free for a reply of unknown length
+CHARACTERS_PER_TOKEN = 16  # no tokenizer makes fewer tokens of a text that is worth tokenizing
+LEAST_CHARACTERS = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +42,17 @@ def room_tokens(context_length: int, max_tokens: int | None, policy: OverflowPol
     return context_length - max(1, min(max_tokens or reserve, reserve))
 
 
+def character_limit(context_length: int) -> int:
+    """Characters of the longest text that is tokenized for a context of so many tokens."""
+    return max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * context_length)
+
+
 def fit_chat(
     messages: Sequence[Message],
     *,
     count: Callable[[tuple[Message, ...]], list[int]],
     limit_tokens: int,
+    limit_characters: int | None = None,
     policy: OverflowPolicy = "drop_oldest",
 ) -> Fitted:
     """Token ids of at most `limit_tokens`, leaving out the oldest turns if the policy allows it: see `search_fit`.
@@ -54,7 +63,7 @@ def fit_chat(
         ContextOverflow: too long, and nothing more may be left out.
     """
     counted: dict[int, list[int]] = {}  # by the number of messages: of as many there is one choice
-    search = search_fit(messages, limit_tokens=limit_tokens, policy=policy)
+    search = search_fit(messages, limit_tokens=limit_tokens, limit_characters=limit_characters, policy=policy)
     proposed = next(search)
     while True:
         try:
@@ -70,19 +79,21 @@ def fit_chat(
 
 
 def search_fit(
-    messages: Sequence[Message], *, limit_tokens: int, policy: OverflowPolicy = "drop_oldest"
+    messages: Sequence[Message], *, limit_tokens: int, limit_characters: int | None = None, policy: OverflowPolicy = "drop_oldest"
 ) -> Generator[tuple[Message, ...], int | None, tuple[Message, ...]]:
     """Proposes shorter and shorter conversations, is sent the tokens of each (None: too many to be counted), and returns the longest that fits.
 
     System messages and everything from the last user message on stay. A user message and the replies to it go together, so that a
     user message comes first; where one of them is pinned, they stay. The number of proposals grows with the logarithm of the number of
-    turns.
+    turns. What may be shortened is not proposed while its contents alone have more than `limit_characters`.
 
     Raises:
         ContextOverflow: too long, and nothing more may be left out.
     """
     whole = tuple(messages)
-    size = yield whole
+    if policy == "refuse":
+        limit_characters = None  # it is to be told how long it is
+    size = yield from _size(whole, limit_characters)
     if size is not None and size <= limit_tokens:
         return whole
     if policy == "refuse":
@@ -94,7 +105,7 @@ def search_fit(
     probe = high  # the shortest first: if that does not fit, nothing will
     while low <= high:
         kept = _since(whole, starts[probe])
-        size = yield kept
+        size = yield from _size(kept, limit_characters)
         if size is not None and size <= limit_tokens:
             best = kept
             high = probe - 1
@@ -110,6 +121,27 @@ def search_fit(
         raise _overflow("The last message, with the system text and the pinned messages before it,", cure, limit_tokens, size)
     cure = "Shorten it, ask for a shorter reply, or load the model with a longer context."
     raise _overflow("The last message, with the system text before it,", cure, limit_tokens, size)
+
+
+def without_hopeless(messages: Sequence[Message], limit_characters: int) -> tuple[Message, ...]:
+    """The longest of what `search_fit` would propose with this limit: what it would leave out in any case is gone."""
+    whole = tuple(messages)
+    if _has_room(whole, limit_characters):
+        return whole
+    starts = _starts(whole)
+    place = bisect_left(starts, True, key=lambda start: _has_room(_since(whole, start), limit_characters))
+    return _since(whole, starts[min(place, len(starts) - 1)]) if starts else whole
+
+
+def _size(messages: tuple[Message, ...], limit_characters: int | None) -> Generator[tuple[Message, ...], int | None, int | None]:
+    """The tokens of a proposal; None, without a question, where its contents alone are too long."""
+    if limit_characters is not None and not _has_room(messages, limit_characters):
+        return None
+    return (yield messages)
+
+
+def _has_room(messages: Sequence[Message], limit_characters: int) -> bool:
+    return sum(len(message.content.strip()) for message in messages) <= limit_characters  # templates may cut the spaces around a content
 
 
 def _starts(messages: tuple[Message, ...]) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from modules.core.server_run import ServerRun
@@ -163,9 +162,28 @@ def _casting(settings: Settings) -> Casting:
     return Casting(CharacterService(settings.characters_dir), CharacterService(settings.state_dir / "profiles", "profile"))
 
 
-def _receipts(settings: Settings, models: ModelService, storage: Storage, replies: Callable[[], ReplyService]) -> ReceiptService:
-    """Hashes of models are made while no reply is written."""
-    return ReceiptService(models, ModelHashes(settings.state_dir / "model-hashes.json", lambda: bool(replies().running_ids())), storage)
+def _replies(
+    settings: Settings,
+    models: ModelService,
+    storage: Storage,
+    generation: GenerationService,
+    conversations: ConversationService,
+    requests: ReplyRequests,
+    preferences: ChatPreferenceService,
+) -> tuple[ContextService, SummaryService, ReplyService]:
+    """What looks at prompts and has replies written; hashes of models are made while none is."""
+    hashes = ModelHashes(settings.state_dir / "model-hashes.json", lambda: bool(replies.running_ids()))
+    context = ContextService(models, generation, requests)
+    summaries = SummaryService(conversations, generation, context, requests)
+    replies: ReplyService = ReplyService(
+        generation=generation,
+        conversations=conversations,
+        requests=requests,
+        receipts=ReceiptService(models, hashes, storage),
+        titles=TitleService(conversations, requests, generation, models, preferences),
+        summaries=summaries,
+    )
+    return context, summaries, replies
 
 
 def build_app(settings: Settings, run: ServerRun | None = None) -> App:
@@ -180,9 +198,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
-    context, receipts = ContextService(models, generation, requests), _receipts(settings, models, storage, lambda: replies)
-    summaries, titles = SummaryService(conversations, generation, context, requests), TitleService(conversations, requests, generation, models, preferences)
-    replies: ReplyService = ReplyService(generation=generation, conversations=conversations, requests=requests, receipts=receipts, titles=titles, summaries=summaries)
+    context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,

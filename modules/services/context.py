@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules.core.errors import ContextOverflow, EngineCrashed, NoModelLoaded
 from modules.core.generation import ChatPrompt, GenerationRequest
 from modules.core.messages import Image, Message
-from modules.prompts.fitting import room_tokens, search_fit
+from modules.prompts.fitting import character_limit, room_tokens, search_fit
 from modules.services.conversation_prompt import document_block
 from modules.services.conversation_settings import Overflow
 from modules.services.generation import GenerationService
@@ -47,7 +47,8 @@ class ContextUse:
     images: int  # those that wait
     typed: int
     policy: Overflow
-    left_out: tuple[LeftOut, ...] = ()
+    left_out_count: int = 0
+    left_out: tuple[LeftOut, ...] = ()  # all of them, where they were to be listed
     kept: int | None = None  # tokens when those are left out
     refusal: str = ""  # why the prompt could not be sent as it is
 
@@ -74,8 +75,10 @@ class ContextService:
         self._requests = requests
         self._counts: OrderedDict[tuple[str, str], int] = OrderedDict()  # of texts that stay, by model and hash
 
-    async def look(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> ContextUse | None:
+    async def look(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = (), *, listed: bool = True) -> ContextUse | None:
         """What sending `text` and `images` now would take; None where nobody can count.
+
+        To list what would be left out, all of a long conversation is read.
 
         Raises:
             NotFound: there is no such conversation, or something that its settings name is gone.
@@ -83,9 +86,11 @@ class ContextService:
         loaded = self._models.loaded()
         if loaded is None or loaded.card.host:
             return None
-        asked, material = await self._requests.unsent(owner, conversation_id, text, images)
+        limit_characters = None if listed else self._generation.character_limit()
+        asked, material = await self._requests.unsent(owner, conversation_id, text, images, limit_characters)
         try:
-            return await self._looked(asked, material, loaded.name, (text, len(images)))
+            use = await self._looked(asked, material, loaded.name, (text, len(images)))
+            return use if listed else replace(use, left_out=())
         except (EngineCrashed, NoModelLoaded):  # it ended just now; the page shows that elsewhere
             return None
 
@@ -101,18 +106,20 @@ class ContextService:
         if engine.card.host:
             return None
         prompt, limit, room = _room(asked.request, engine.card.context_length)
-        _, kept, _ = await self._fitted(prompt, engine.name, room)
+        limit_characters = character_limit(engine.card.context_length)
+        _, kept, _ = await self._fitted(prompt, engine.name, room, limit_characters)
         if kept is None:
             return None
-        _, shorter, _ = await self._fitted(prompt, engine.name, int(room * KEPT_SHARE))
+        _, shorter, _ = await self._fitted(prompt, engine.name, int(room * KEPT_SHARE), limit_characters)
         kept_ids = {id(message) for message in (shorter or kept)[1]}
         return Outgrown(tuple(message.id for message in _left_out(prompt.messages, kept_ids, material)), limit)
 
     async def _looked(self, asked: ReplyRequest, material: PromptMaterial, model: str, unsent: tuple[str, int]) -> ContextUse:
         card = (await self._models.get(model)).card
         prompt, limit, room = _room(asked.request, card.context_length)
-        total, kept, refusal = await self._fitted(prompt, model, room)
+        total, kept, refusal = await self._fitted(prompt, model, room, character_limit(card.context_length))
         kept_ids = None if kept is None else {id(message) for message in kept[1]}
+        gone = () if kept_ids is None else _left_out(prompt.messages, kept_ids, material)
         system = [message.content for message in prompt.messages[:1] if message.role == "system"]
         return ContextUse(
             limit=limit,
@@ -123,32 +130,36 @@ class ContextService:
             images=await self._of_images(prompt, model, total, unsent[1]),
             typed=await self._tokens(model, unsent[0]),
             policy=asked.overflow,
-            left_out=() if kept_ids is None else _left_out(prompt.messages, kept_ids, material),
+            left_out_count=0 if kept_ids is None else asked.left_out + len(gone),
+            left_out=gone,
             kept=None if kept is None else kept[0],
             refusal=refusal,
         )
 
-    async def _fitted(self, prompt: ChatPrompt, model: str, room: int) -> tuple[int | None, tuple[int, tuple[Message, ...]] | None, str]:
+    async def _fitted(self, prompt: ChatPrompt, model: str, room: int, limit_characters: int) -> tuple[int | None, tuple[int, tuple[Message, ...]] | None, str]:
         """Tokens of the whole prompt; tokens and messages of what would be left of it where it is too long; why it cannot be sent."""
         if all(message.role == "system" for message in prompt.messages):  # there is nothing yet that a template could render
             return sum([await self._count(model, message.content) for message in prompt.messages]), None, ""
-        search = search_fit(prompt.messages, limit_tokens=room, policy=prompt.overflow)
+        search = search_fit(prompt.messages, limit_tokens=room, limit_characters=limit_characters, policy=prompt.overflow)
         sizes: dict[int, int | None] = {}  # by the number of messages
-        proposed = next(search)
-        while True:
-            try:
-                size: int | None = (await self._generation.count(prompt.model_copy(update={"messages": proposed}), model))[0]
-            except ContextOverflow:
-                size = None
-            sizes[len(proposed)] = size
-            try:
+        try:
+            proposed = next(search)
+            while True:
+                size = sizes[len(proposed)] = await self._size(prompt.model_copy(update={"messages": proposed}), model)
                 proposed = search.send(size)
-            except StopIteration as end:
-                kept: tuple[Message, ...] = end.value
-                whole = sizes[len(prompt.messages)]
-                return whole, (sizes[len(kept)] or 0, kept) if len(kept) < len(prompt.messages) else None, ""
-            except ContextOverflow as error:
-                return sizes[len(prompt.messages)], None, error.message
+        except StopIteration as end:
+            kept: tuple[Message, ...] = end.value
+            whole = sizes.get(len(prompt.messages))
+            return whole, (sizes[len(kept)] or 0, kept) if len(kept) < len(prompt.messages) else None, ""
+        except ContextOverflow as error:
+            return sizes.get(len(prompt.messages)), None, error.message
+
+    async def _size(self, prompt: ChatPrompt, model: str) -> int | None:
+        """Tokens of a prompt; None where it has more than can be counted."""
+        try:
+            return (await self._generation.count(prompt, model))[0]
+        except ContextOverflow:
+            return None
 
     async def _of_images(self, prompt: ChatPrompt, model: str, total: int | None, count: int) -> int:
         """Tokens of the last images of a prompt: what it has more than without them."""

@@ -221,17 +221,21 @@ class ConversationService:
         """What a model gets to see to answer (or continue) a message: system prompt, then the path to it."""
         return tuple(part.message for part in (await self.prompt_material(owner, message_id)).parts)
 
-    async def prompt_material(self, owner: str, message_id: str) -> PromptMaterial:
-        """The same with what it was made of.
+    async def prompt_material(self, owner: str, message_id: str, limit_characters: int | None = None) -> PromptMaterial:
+        """The same with what it was made of; with a limit only as much of the path as there can be room for.
 
         Raises:
             InvalidRequest: more of images than can be looked at for one reply.
         """
-        return await self._storage.of(message_id).run(lambda stores: material_of(stores, owner, message_id))
+        return await self._storage.of(message_id).run(lambda stores: material_of(stores, owner, message_id, limit_characters))
 
-    async def unsent_material(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> PromptMaterial:
-        """What a model would get to see if a text and images were sent now, with the documents that wait."""
-        return await self._storage.of(conversation_id).run(lambda stores: unsent_material(stores, owner, conversation_id, text, images))
+    async def unsent_material(
+        self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = (), limit_characters: int | None = None
+    ) -> PromptMaterial:
+        """What a model would get to see if a text and images were sent now, with the documents that wait; with a limit as above."""
+        return await self._storage.of(conversation_id).run(
+            lambda stores: unsent_material(stores, owner, conversation_id, text, images, limit_characters=limit_characters)
+        )
 
     async def pin_message(self, owner: str, message_id: str, pinned: bool) -> None:
         """Keep a message in the prompt when older ones are left out, or no longer."""

@@ -21,6 +21,7 @@ from modules.core.generation import (
 from modules.core.model import AdapterChoice
 from modules.core.params import GenerationParams
 from modules.engine.client_generation import ClientGeneration
+from modules.prompts.fitting import character_limit
 from modules.services.adapters import AdapterService
 from modules.services.meters import Meters
 from modules.services.model_engine import ModelEngine
@@ -107,6 +108,11 @@ class GenerationService:
         """Tokens of a rendered chat and the context length."""
         engine = await self._models.get(model)
         return await engine.count(await self._with_template(prompt, engine)), engine.card.context_length
+
+    def character_limit(self) -> int | None:
+        """Characters of a conversation beyond which the model that answers has no room for any; None while none is loaded, or where its server decides."""
+        loaded = self._models.loaded()
+        return None if loaded is None or loaded.card.host else character_limit(loaded.card.context_length)
 
     async def examine(self, question: str, values: Mapping[str, Any], model: str = "") -> dict[str, Any]:
         """What a prompt looks like, how a text is split, what the template is: a question of prompt_questions.py.

@@ -45,12 +45,12 @@ def asked(request: GenerationRequest) -> dict[str, Any]:
     return {"params": request.params.model_dump(mode="json")}
 
 
-def at_start(started: Started) -> dict[str, Any]:
-    """What is known when the prompt was made and a slot was found."""
+def at_start(started: Started, left_out: int = 0) -> dict[str, Any]:
+    """What is known when the prompt was made and a slot was found; `left_out` messages were left out before."""
     told: dict[str, Any] = {
         "prompt_tokens": started.prompt_tokens,
         "reused_tokens": started.reused_tokens,
-        "dropped_messages": started.dropped_messages,
+        "dropped_messages": left_out + started.dropped_messages,
         "seed": started.seed,
     }
     if started.prompt_hash:

@@ -237,7 +237,9 @@ class ReplyService:
     async def _generate(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
         if reply.original is None:
             await self._make_room(reply, prompt_end_id, continues)
-        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues)
+        limit_characters = self._generation.character_limit()
+        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues, limit_characters=limit_characters)
+        reply.left_out = made.left_out
         request, adapters = _of_its_own(made.request, reply.place), made.adapters
         if reply.original is not None:
             request, adapters = reply.original.asked(request), reply.original.adapters

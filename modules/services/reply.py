@@ -46,6 +46,7 @@ class Reply:
     receipt: dict[str, Any] = field(default_factory=dict)
     before: Before | None = None
     original: Original | None = None  # what it is written again from
+    left_out: int = 0  # messages that the engine was not even asked about: there is no room for them
     version: int = 0
     waiter: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -109,7 +110,7 @@ class Reply:
             self.thinking_s = now_s - self.thinking_since_s
         self.first_token_s = self.first_token_s or now_s
         if started and "seed" not in self.receipt:
-            self.receipt.update(at_start(started))
+            self.receipt.update(at_start(started, self.left_out))
         self.receipt["completion_tokens"] = self.receipt.get("completion_tokens", 0) + delta.tokens
         if self.thinking_s is not None:
             self.receipt["thinking_s"] = round(self.thinking_s, 1)

@@ -27,6 +27,7 @@ class ReplyRequest:
     request: GenerationRequest
     adapters: Sequence[AdapterChoice] | None
     overflow: Overflow
+    left_out: int = 0  # stored messages that were not even read: there is no room for them
 
 
 class ReplyRequests:
@@ -38,32 +39,39 @@ class ReplyRequests:
         self._templates = templates
         self._casting = casting
 
-    async def make(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool) -> ReplyRequest:
+    async def make(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool, limit_characters: int | None = None) -> ReplyRequest:
         """The request for a reply to the message `prompt_end_id`, or for more of it where it is a reply that goes on.
+
+        With `limit_characters` the oldest messages are missing where what follows them is longer, if they may be left out.
 
         Raises:
             AppError: a message, a preset or a template is not there, or cannot be used.
         """
-        return (await self.stored(owner, conversation_id, prompt_end_id, continues=continues))[0]
+        made, _ = await self.stored(owner, conversation_id, prompt_end_id, continues=continues, limit_characters=limit_characters)
+        return made
 
-    async def stored(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool) -> tuple[ReplyRequest, PromptMaterial]:
+    async def stored(
+        self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool, limit_characters: int | None = None
+    ) -> tuple[ReplyRequest, PromptMaterial]:
         """The same with what it is made of.
 
         Raises:
             AppError: as above.
         """
         settings = await self._conversations.paths.settings(owner, conversation_id)
-        material = await self._conversations.prompt_material(owner, prompt_end_id)
+        material = await self._conversations.prompt_material(owner, prompt_end_id, _limit(settings, limit_characters))
         return await self._request(settings, material, (owner, conversation_id), continues=continues), material
 
-    async def unsent(self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = ()) -> tuple[ReplyRequest, PromptMaterial]:
+    async def unsent(
+        self, owner: str, conversation_id: str, text: str, images: Sequence[Image] = (), limit_characters: int | None = None
+    ) -> tuple[ReplyRequest, PromptMaterial]:
         """The request that sending `text` and `images` now would make, and what it is made of.
 
         Raises:
             AppError: as above.
         """
         settings = await self._conversations.paths.settings(owner, conversation_id)
-        material = await self._conversations.unsent_material(owner, conversation_id, text, images)
+        material = await self._conversations.unsent_material(owner, conversation_id, text, images, _limit(settings, limit_characters))
         return await self._request(settings, material, (owner, conversation_id), continues=False), material
 
     async def _request(self, settings: ConversationSettings, material: PromptMaterial, whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
@@ -83,4 +91,10 @@ class ReplyRequests:
             client="/".join(whose),
             keep_on_disk=not is_private(whose[1]),
         )
-        return ReplyRequest(request, settings.adapters, settings.overflow)
+        return ReplyRequest(request, settings.adapters, settings.overflow, material.left_out)
+
+
+def _limit(settings: ConversationSettings, limit_characters: int | None) -> int | None:
+    """The limit, where the oldest messages matter to nothing but the prompt's beginning: not to a summary, to a character's lore, or to a refusal."""
+    may_be_missing = settings.overflow == "drop_oldest" and not settings.summary.strip() and not settings.character
+    return limit_characters if may_be_missing else None

@@ -46,11 +46,11 @@ class SummaryService:
             InvalidRequest: the model wrote no summary.
             ContextOverflow: a message is too long to be summarised.
         """
+        if (await self._conversations.paths.settings(owner, conversation_id)).overflow != "summarise_oldest":
+            return 0
         turn = self._turns.setdefault(conversation_id, asyncio.Lock())
         async with turn:
             asked, material = await self._requests.stored(owner, conversation_id, prompt_end_id, continues=continues)
-            if asked.overflow != "summarise_oldest":
-                return 0
             outgrown = await self._context.outgrown(asked, material)
             if outgrown is None or not outgrown.ids:
                 return 0

@@ -29,7 +29,7 @@ from modules.loaders.registry import find_loader
 from modules.prompts.bos import for_model, needs_bos, single_bos
 from modules.prompts.doctor import doubts
 from modules.prompts.ending import Ending
-from modules.prompts.fitting import fit_chat, room_tokens
+from modules.prompts.fitting import character_limit, fit_chat, room_tokens
 from modules.prompts.image_marks import ImageMarks
 from modules.prompts.renderer import TemplateRenderer
 from modules.prompts.template import open_thinking_tag
@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CHARACTERS_PER_TOKEN = 16  # no tokenizer makes fewer tokens of a text that is worth tokenizing
-LEAST_CHARACTERS = 4096
 KEPT_ENDINGS = 32
 
 
@@ -73,7 +71,7 @@ class ModelPrompts:
         self._tokenizer = model.tokenizer
         self._renderer = renderer
         self._context_length = min(model.runner.context_length, model.runner.capacity_tokens)
-        self._character_limit = max(LEAST_CHARACTERS, CHARACTERS_PER_TOKEN * self._context_length)
+        self._character_limit = character_limit(self._context_length)
         self._bos_token = self._written(model.tokenizer.bos_id)
         self._eos_token = self._written(min(model.tokenizer.end_ids, default=None))
         self._endings: dict[TemplateSource, Ending] = {}
@@ -176,7 +174,7 @@ class ModelPrompts:
             tried.append((written, messages))
             return written.token_ids
 
-        fitted = fit_chat(prompt.messages, count=count, limit_tokens=room, policy=prompt.overflow)
+        fitted = fit_chat(prompt.messages, count=count, limit_tokens=room, limit_characters=self._character_limit, policy=prompt.overflow)
         return next(pair for pair in tried if pair[0].token_ids is fitted.token_ids)
 
     def _write(self, prompt: ChatPrompt, source: TemplateSource, messages: tuple[Message, ...]) -> _Written:

@@ -5,8 +5,9 @@ Texts are read of what is asked for only; of the others ids at most. Changes not
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from sqlalchemy import Connection, literal, select
 
@@ -15,9 +16,10 @@ from modules.store.database import Database
 from modules.store.message_rows import owned_message, records_of, tree_of, versions_below
 from modules.store.records import MessageRecord, StoredConversation
 from modules.store.schema import messages
-from modules.store.tree import KnownPath
+from modules.store.tree import KnownPath, MessageTree
 
 STEPS_LIMIT = 100  # new messages that are still called a change; more are another path
+TAIL_STEP = 64  # messages that are read first where it is not known how many are needed
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,23 @@ class PathChange:
     kept: int  # the first messages that stay
     added: tuple[MessageRecord, ...]  # behind those
     changed: tuple[MessageRecord, ...]  # of those
+
+
+class Link(NamedTuple):
+    """A message of a path of which the text was not read."""
+
+    id: str
+    parent_id: str | None
+    role: str
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PathTail:
+    """The last messages of a path, without their versions, and those before them."""
+
+    before: tuple[Link, ...]
+    records: tuple[MessageRecord, ...]
 
 
 class PathStore:
@@ -81,6 +100,26 @@ class PathStore:
             up = up.union_all(parent.where(up.c.step < count))
             found = connection.execute(select(up.c.id, up.c.parent_id).order_by(up.c.step.desc())).all()
             return _records(connection, row.conversation_id, [(step.id, step.parent_id) for step in found])
+
+    def tail(self, owner: str, message_id: str, enough: Callable[[PathTail], bool]) -> PathTail:
+        """The messages that lead to a message, itself included: read from the end, more and more of them, until they are enough or all.
+
+        Raises:
+            NotFound: no such message, or it is another owner's.
+        """
+        with self._database.read() as connection:
+            conversation_id = owned_message(connection, owner, message_id).conversation_id
+            query = select(messages.c.id, messages.c.parent_id, messages.c.role, messages.c.pinned)
+            alive = query.where(messages.c.conversation_id == conversation_id, messages.c.bin_id.is_(None)).order_by(messages.c.position)
+            links = {row.id: Link(*row) for row in connection.execute(alive)}
+            path = [links[each] for each in MessageTree((link.id, link.parent_id) for link in links.values()).path(message_id)]
+            found, count = PathTail(tuple(path), ()), TAIL_STEP
+            while found.before and not (found.records and enough(found)):
+                left = len(path) - count if count < len(path) else 0
+                ids = [link.id for link in found.before[left:]]
+                more = records_of(connection, ids, dict.fromkeys(ids, ()))
+                found, count = PathTail(found.before[:left], more + found.records), 2 * count
+            return found
 
     def since(self, owner: str, conversation_id: str, known: KnownPath, touched: Iterable[str]) -> PathChange | None:
         """What became of a path that somebody knows, after messages were added, changed or deleted; None where nearly all of it is another one."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from modules.core.errors import ContextOverflow
 from modules.core.messages import Message
-from modules.prompts.fitting import fit_chat, room_tokens
+from modules.prompts.fitting import character_limit, fit_chat, room_tokens, without_hopeless
 
 
 def said(roles: str, length: int = 10) -> tuple[Message, ...]:
@@ -101,6 +101,34 @@ def test_a_text_too_long_to_count_is_shortened_too() -> None:
     assert len(kept(counter, fitted.token_ids)) == 9
     with pytest.raises(ContextOverflow, match="more text than can be rendered"):
         fit_chat(said("u", 101), count=Counter(refuse_above=100), limit_tokens=1000)
+
+
+@given(st.text("suaUA", max_size=40), st.integers(1, 30), st.integers(1, 300))
+def test_what_surely_has_no_room_is_not_rendered_and_nothing_else_is_left_out(roles: str, length: int, limit: int) -> None:
+    messages, limit_characters = said(roles + "u", length), 200
+    plain, quick, cut = (Counter(refuse_above=limit_characters) for _ in range(3))
+    shortened = without_hopeless(messages, limit_characters)
+    found = []
+    for counter, asked, more in ((plain, messages, None), (quick, messages, limit_characters), (cut, shortened, limit_characters)):
+        try:
+            found.append(fit_chat(asked, count=counter, limit_tokens=limit, limit_characters=more).token_ids)
+        except ContextOverflow as error:
+            found.append([len(error.message)])
+    assert found[0] == found[1] == found[2]
+    assert all(sum(len(message.content) for message in proposed) <= limit_characters for proposed in quick.asked + cut.asked)
+    assert len(quick.asked) <= len(plain.asked)
+
+
+def test_how_long_it_is_is_told_where_nothing_may_go() -> None:
+    with pytest.raises(ContextOverflow, match="needs 50 tokens"):
+        fit_chat(said("suaua"), count=Counter(), limit_tokens=49, limit_characters=30, policy="refuse")
+
+
+def test_spaces_around_a_content_do_not_count() -> None:
+    padded = (Message(role="user", content="a" + " " * 90), *said("au"))
+    assert without_hopeless(padded, 21) == padded
+    assert without_hopeless(padded, 20) == padded[2:]
+    assert (character_limit(10), character_limit(1000)) == (4096, 16_000)
 
 
 @given(st.integers(0, 400), st.booleans(), st.integers(10, 4100))

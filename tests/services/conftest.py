@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from modules.core.settings import Settings
 from modules.services.app import App, build_app
+from tests.services.conversation_steps import service  # noqa: F401 - a fixture
 from tests.services.shelves import shelf, shelf_hub  # noqa: F401 - fixtures
 
 ONE, TWO, THREE = "one.gguf", "two.gguf", "three.gguf"

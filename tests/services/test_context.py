@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
 from modules.services.app import App
 from modules.services.context import ContextUse
+from modules.services.prompt_material import PromptMaterial, material_of
+from modules.store.paths import TAIL_STEP
 from tests.services.conftest import until
 from tests.services.reply_steps import ANN, SHORT, ended, talk
 
@@ -81,6 +86,32 @@ async def test_what_will_be_left_out_is_named_and_a_pin_keeps_it(app: App) -> No
     assert reply.receipt["dropped_messages"] == len(pinned)
 
 
+async def test_of_a_very_long_conversation_only_the_end_is_read_and_nothing_else_changes(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+
+    def watched(*given: Any) -> PromptMaterial:
+        material = material_of(*given)
+        read.append(len(material.records))
+        return material
+
+    monkeypatch.setattr("modules.services.conversations.material_of", watched)
+    conversation_id = await talk(app)
+    ids = await told(app, conversation_id, 40)
+    listed = await look(app, conversation_id, "And now?")
+    counted = await app.context.look(ANN, conversation_id, "And now?", listed=False)
+    assert counted is not None
+    assert counted == replace(listed, left_out=())
+    assert [message.id for message in listed.left_out] == ids[: counted.left_out_count]
+    assert (listed.total, counted.left_out_count > 60) == (None, True)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = await ended(app, conversation_id)
+    assert reply.receipt is not None
+    assert (reply.receipt["dropped_messages"], reply.receipt["prompt_tokens"]) == (counted.left_out_count, counted.kept)
+    assert len(read) == 1 and read[0] <= TAIL_STEP, "for a reply too"
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "refuse"})
+    assert (await app.context.look(ANN, conversation_id, "And now?", listed=False)) == await look(app, conversation_id, "And now?")
+
+
 async def test_refusing_is_said_before_and_after_it_is_sent(app: App) -> None:
     conversation_id = await talk(app, {**SHORT, "overflow": "refuse"})
     await told(app, conversation_id, 8)
@@ -137,6 +168,31 @@ async def test_the_oldest_messages_are_summarised_by_themselves(app: App) -> Non
     later = (await ended(app, conversation_id)).receipt or {}
     assert (later["dropped_messages"], later.get("summarised_messages")) == (0, None), "there is room for more than one reply"
     assert (await app.conversations.read(ANN, conversation_id)).settings.summary == settings.summary
+
+
+async def test_all_of_a_very_long_conversation_is_read_to_be_summarised(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def short(question: str, _: int) -> str:
+        return "They spoke of the lamp." if "Number 0." in question else "They spoke of something."
+
+    monkeypatch.setattr(app.summaries, "_reply", short)
+    conversation_id = await talk(app)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "summarise_oldest"})
+    ids = await told(app, conversation_id, 40)
+    listed = await look(app, conversation_id, "And now?")
+    assert [message.id for message in listed.left_out] == ids[: listed.left_out_count]
+    assert await app.context.look(ANN, conversation_id, "And now?", listed=False) == replace(listed, left_out=())
+    await app.replies.send(ANN, conversation_id, "And now?")
+    receipt = (await ended(app, conversation_id)).receipt or {}
+    settings = (await app.conversations.read(ANN, conversation_id)).settings
+    assert (receipt["dropped_messages"], receipt["summarised_messages"] >= listed.left_out_count > 60) == (0, True)
+    assert (settings.summary, settings.summary_until) == ("They spoke of the lamp.", ids[receipt["summarised_messages"] - 1])
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "drop_oldest"})
+    after = await look(app, conversation_id, "And then?")
+    assert await app.context.look(ANN, conversation_id, "And then?", listed=False) == after
+    assert (after.total is not None, after.left_out_count) == (True, 0), "the summary still stands for them"
+    await app.replies.send(ANN, conversation_id, "And then?")
+    later = (await ended(app, conversation_id)).receipt or {}
+    assert (later["dropped_messages"], later["prompt_tokens"]) == (0, after.total)
 
 
 async def test_where_no_summary_can_be_written_the_oldest_messages_are_left_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

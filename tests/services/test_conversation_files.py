@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,20 +11,7 @@ from modules.core.errors import InvalidRequest, NotFound
 from modules.core.messages import Image
 from modules.services.conversation_files import title_from
 from modules.services.conversations import ConversationService
-from modules.services.storage import Storage
-
-ANN, BOB = "ann", "bob"
-
-
-@pytest.fixture
-async def service(tmp_path: Path) -> AsyncIterator[ConversationService]:
-    storage = Storage(tmp_path / "state")
-    yield ConversationService(storage)
-    await storage.close()
-
-
-async def shown(service: ConversationService, conversation_id: str) -> list[str]:
-    return [message.content for message in (await service.read(ANN, conversation_id)).messages]
+from tests.services.conversation_steps import ANN, BOB, shown
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ export class ContextMeter {
   /** The text in the box changed. As long as all fits only that text is counted anew. */
   typing() {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => (this.use?.total && !this.use.left_out.length && !this.use.refusal ? this.countTyped() : this.look()), 350);
+    this.timer = setTimeout(() => (this.use?.total && !this.use.left_out_count && !this.use.refusal ? this.countTyped() : this.look()), 350);
   }
 
   async countTyped() {
@@ -82,7 +82,7 @@ export class ContextMeter {
     this.asked += 1;
     const mine = this.asked;
     try {
-      const { use } = await request("POST", `ui/conversations/${conversation}/context`, { text: this.text(), images: this.images() });
+      const { use } = await request("POST", `ui/conversations/${conversation}/context`, { text: this.text(), images: this.images(), listed: !this.panel.hidden });
       if (mine !== this.asked || conversation !== this.conversation) return;
       this.use = use;
     } catch { this.use = null; } // what is wrong is told when it is sent
@@ -108,7 +108,7 @@ export class ContextMeter {
   }
 
   drawNote() {
-    const left = this.use?.left_out.length ?? 0;
+    const left = this.use?.left_out_count ?? 0;
     const text = this.use?.refusal || (left ? `${plural(left, "earlier message")} will be ${this.use.policy === "summarise_oldest" ? "summarised" : "left out"}: the conversation is longer than the context.` : "");
     this.note.hidden = !text || !this.panel.hidden; // the panel says it too
     this.note.textContent = text;
