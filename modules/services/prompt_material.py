@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from modules.core.errors import InvalidRequest
 from modules.core.messages import without_thinking
 from modules.services.conversation_prompt import PromptPart, prompt_parts, summarised_path, with_summary
 from modules.services.conversation_settings import ConversationSettings, stored_settings
 from modules.services.storage import Stores
-from modules.store.paths import PathTail
 from modules.store.records import MessageRecord, StoredFile
+
+if TYPE_CHECKING:
+    from modules.store.paths import PathTail
 
 IMAGES_IN_PROMPT_BYTES = 32 << 20
 UNSENT = "unsent"  # id of the message that is still being typed
