@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from modules.core.errors import InvalidRequest
 from modules.core.messages import Image, without_thinking
@@ -16,8 +17,10 @@ from modules.services.conversation_files import new_images
 from modules.services.conversation_prompt import PromptPart, prompt_parts, summarised_path, with_summary
 from modules.services.conversation_settings import ConversationSettings, stored_settings
 from modules.services.storage import Stores
-from modules.store.paths import PathTail
 from modules.store.records import MessageRecord, StoredFile, StoredImage
+
+if TYPE_CHECKING:
+    from modules.store.paths import PathTail
 
 IMAGES_IN_PROMPT_BYTES = 32 << 20
 NO_IMAGES: Mapping[str, bytes] = MappingProxyType({})
