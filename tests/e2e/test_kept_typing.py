@@ -163,6 +163,11 @@ def test_a_text_that_gave_way_is_offered_until_somebody_chooses(notebook: Notebo
     page.get_by_role("button", name="Put it back").click()
     notebook.saved("mine")
     expect(page.get_by_role("button", name="Put it back")).to_have_count(0)
+    saving = HeldRequests(page, "PUT", "ui/notebook")
+    notebook.text.fill("the same in both")
+    notebook.server.ask("PUT", "ui/notebook", {"text": "the same in both", "rev": None})
+    saving.release()
+    expect(page.locator(".notebook-saved")).to_have_text("Saved")  # there is nothing to choose from
 
 
 def test_undo_takes_nothing_back_while_the_text_cannot_be_saved(notebook: NotebookScreen, page: Page, watch: ConsoleWatch) -> None:

@@ -214,6 +214,7 @@ export class NotebookTyping {
   /** Somebody else changed the text: the person chooses which one stays. */
   conflict(error) {
     const { text = "", rev } = error.details;
+    if (text === this.text.value) { Object.assign(this, { rev, base: text }); this.clean(); return; } // by this tab, just before it was closed
     const use = (mine) => () => {
       this.rev = rev ?? this.rev;
       if (!mine) { this.drafts.setAside(this.text.value); this.replace(text); this.base = text; this.clean(); }
