@@ -116,7 +116,7 @@ class App:
         self.meters.start()
         self.fit.start()
         self.lessons.start()
-        if self.settings.template_check:
+        if self.settings.template_check and self.settings.ui:  # nobody else shows it
             self.template_checks.start()
         self.models.start(self._use_adapters if self.settings.adapters else None)
         await self.storage.open()

@@ -31,6 +31,13 @@ USED = re.compile(r"\[((?:[^\[\]\\]|\\.){1,200})\]", re.DOTALL)
 NOTE = re.compile(r"\[\^([^\s\[\]]{1,60})\]")
 
 
+class Label(NamedTuple):
+    """What stands in brackets: how it is looked up as a link, and as a note."""
+
+    link: str
+    note: str
+
+
 class Definitions(NamedTuple):
     """What labels stand for: addresses and titles of links by their normalised label, and the labels of notes."""
 
@@ -42,9 +49,9 @@ class Definitions(NamedTuple):
         links = {label: {"href": href, "title": title, "map": [-1, -1]} for label, (href, title) in self.links.items()}
         return {LINKS: links, NOTES: dict.fromkeys(self.notes, -1)}
 
-    def meaning(self, labels: Sequence[str]) -> tuple[object, ...]:
+    def meaning(self, labels: Sequence[Label]) -> tuple[object, ...]:
         """What these labels stand for, to compare."""
-        return tuple((self.links.get(normalizeReference(label)), label[:1] == "^" and label[1:] in self.notes) for label in labels)
+        return tuple((self.links.get(label.link), label.note in self.notes) for label in labels)
 
 
 def defined(env: Mapping[str, Any], before: int | None = None) -> Definitions:
@@ -53,9 +60,9 @@ def defined(env: Mapping[str, Any], before: int | None = None) -> Definitions:
     return Definitions(links, frozenset(label for label, line in env.get(NOTES, {}).items() if before is None or line < before))
 
 
-def used_labels(source: str) -> tuple[str, ...]:
+def used_labels(source: str) -> tuple[Label, ...]:
     """What may be a use of a definition in a text."""
-    return tuple(dict.fromkeys(USED.findall(source)))
+    return tuple(Label(normalizeReference(text), text[1:] if text.startswith("^") else "") for text in dict.fromkeys(USED.findall(source)))
 
 
 def references_plugin(md: MarkdownIt) -> None:

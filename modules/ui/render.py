@@ -19,7 +19,7 @@ from markdown_it.token import Token
 from mdit_py_plugins.tasklists import tasklists_plugin
 
 from modules.ui.formulas import MATH_TAGS, REACHED, math_plugin
-from modules.ui.references import Definitions, defined, references_plugin, used_labels
+from modules.ui.references import Definitions, Label, defined, references_plugin, used_labels
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -95,7 +95,7 @@ class _Finished(NamedTuple):
 
     html: str
     source: str
-    labels: tuple[str, ...]
+    labels: tuple[Label, ...]
     meaning: tuple[object, ...]  # of the labels, as it was rendered
 
 
@@ -110,6 +110,8 @@ class StreamingRenderer:
         self._text = ""
         self._finished: list[_Finished] = []
         self._defined = Definitions()  # before the offset
+        self._referred = Definitions()  # in the whole text, by which the first blocks were rendered, as many as were checked
+        self._checked = 0
         self._offset = 0  # where the first unfinished block begins in the text
         self._scanned = 0  # up to where complete lines were looked at
         self._shown: tuple[str, ...] = ()
@@ -123,7 +125,7 @@ class StreamingRenderer:
         """Take the whole text so far; a text that does not begin with the last one starts over."""
         text = plain_newlines(text)
         if not text.startswith(self._text):
-            self._finished, self._defined, self._offset, self._scanned = [], Definitions(), 0, 0
+            self._finished, self._defined, self._offset, self._scanned, self._checked = [], Definitions(), 0, 0, 0
         self._text = text
         if len(text) > TEXT_LIMIT:
             return self._show(self._renderer.blocks(text))
@@ -153,7 +155,8 @@ class StreamingRenderer:
 
     def _refer(self, known: Definitions) -> None:
         """Render those finished blocks again in which a label stands for something else now."""
-        for place, block in enumerate(self._finished):
+        begin, self._referred, self._checked = 0 if known != self._referred else self._checked, known, len(self._finished)
+        for place, block in enumerate(self._finished[begin:], begin):
             if block.labels and (meaning := known.meaning(block.labels)) != block.meaning:
                 tokens = self._renderer.parse(block.source, known.environment())
                 self._finished[place] = block._replace(html=self._renderer.group_html(tokens), meaning=meaning)

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modules.ui.references import Definitions
 from modules.ui.render import ENTRY_SIZE, BlockCache, Renderer, StreamingRenderer, render_blocks
 
 RENDERER = Renderer()
@@ -264,3 +265,15 @@ def test_a_formula_of_several_lines_begins_on_the_left_and_ends_on_the_right():
 def test_a_reference_to_a_formula_shows_the_name_of_its_label():
     html = "".join(render_blocks("$x = y \\label{eq:one}$ and $\\eqref{eq:one} + \\ref{a<b}$"))
     assert "<mtext>(eq:one)</mtext>" in html and "<mtext>a&lt;b</mtext>" in html
+
+
+def test_what_was_defined_before_costs_nothing_while_more_is_written(monkeypatch):
+    looked = []
+    meaning = Definitions.meaning
+    monkeypatch.setattr(Definitions, "meaning", lambda self, labels: looked.append(labels) or meaning(self, labels))
+    streaming = StreamingRenderer(RENDERER)
+    text = "[a]: https://x.example\n\n" + "".join(f"Paragraph {i} with [b{i}].\n\n" for i in range(200))
+    streaming.feed(text)
+    looked.clear()
+    streaming.feed(text + "And [a] now")
+    assert len(looked) <= 2
