@@ -17,6 +17,7 @@ from modules.services.conversation_files import TITLE_LIMIT, exported, imported,
 from modules.services.conversation_news import ConversationChange, ConversationNews, Subscription
 from modules.services.conversation_paths import ConversationPaths
 from modules.services.conversation_settings import ConversationSettings, settings_from, stored_settings
+from modules.services.kept_prompts import KeptPrompts
 from modules.services.prompt_material import PromptMaterial, material_of, unsent_material
 from modules.services.storage import Storage, Stores
 from modules.store.records import (
@@ -65,6 +66,7 @@ class ConversationService:
         self._storage = storage
         self._news = ConversationNews()
         self.paths = ConversationPaths(storage)
+        self.prompts = KeptPrompts(storage)
 
     def subscribe(self, conversation_id: str) -> Subscription:
         """Follow a conversation: its tree, title, settings or end; close the subscription when done."""

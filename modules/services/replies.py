@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 from modules.core.errors import AppError, Conflict, ContextOverflow, InvalidRequest
-from modules.core.generation import GenerationRequest
+from modules.core.generation import ChatPrompt, GenerationRequest
 from modules.core.messages import Image
+from modules.core.model import AdapterChoice
 from modules.services.conversations import ConversationService
 from modules.services.generation import GenerationService
 from modules.services.receipts import ReceiptService, asked
@@ -134,8 +135,10 @@ class ReplyService:
             Conflict: a reply is still being written.
         """
         with self._only_one(conversation_id):
-            original = original_of(message := await self._conversations.message(owner, message_id, conversation_id))
-            return await self._answer(owner, conversation_id, message.parent_id or "", original=original)
+            message = await self._conversations.message(owner, message_id, conversation_id)
+            kept = await self._conversations.prompts.of(owner, message_id)
+            original = original_of(message, kept.prompt if kept else None)
+            return await self._answer(owner, conversation_id, message.parent_id or "", original.begun, original=original)
 
     async def start_reply(self, owner: str, conversation_id: str, parent_id: str, begin_with: str = "") -> str:
         """Write a reply to a message, going on from the words it is to begin with; id of the new message.
@@ -235,12 +238,9 @@ class ReplyService:
             self._running.pop(reply.conversation_id, None)
 
     async def _generate(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
-        if reply.original is None:
-            await self._make_room(reply, prompt_end_id, continues)
-        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues)
-        request, adapters = _of_its_own(made.request, reply.place), made.adapters
-        if reply.original is not None:
-            request, adapters = reply.original.asked(request), reply.original.adapters
+        request, adapters = await self._request(reply, prompt_end_id, continues)
+        if reply.before is None and isinstance(request.prompt, ChatPrompt):
+            reply.prompt = request.prompt
         generation = await self._generation.submit(request, adapters=adapters)
         reply.generation, reply.model = generation, generation.model
         reply.receipt.update(asked(request))
@@ -260,6 +260,17 @@ class ReplyService:
             else:
                 reply.receipt["made_by"] = looking.result()
 
+    async def _request(self, reply: Reply, prompt_end_id: str, continues: bool) -> tuple[GenerationRequest, Sequence[AdapterChoice] | None]:
+        original = reply.original
+        if original is not None and original.prompt is not None:
+            return self._requests.again(reply.owner, reply.conversation_id, original.prompt, original.params), original.adapters
+        if original is None:
+            await self._make_room(reply, prompt_end_id, continues)
+        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues)
+        if original is not None:
+            return await self._generation.resolved(original.asked(made.request)), original.adapters
+        return await self._generation.resolved(_of_its_own(made.request, reply.place)), made.adapters
+
     async def _make_room(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
         """Where no summary can be written, the oldest messages are left out, and the receipt says why."""
         begun = partial(reply.now_doing, "Summarising the oldest messages…")
@@ -273,6 +284,10 @@ class ReplyService:
             reply.now_doing("")
 
     async def _save(self, reply: Reply) -> None:
+        started = reply.generation.started if reply.generation else None
+        if reply.prompt is not None and started is not None:
+            prompt, reply.prompt = reply.prompt, None
+            await self._conversations.prompts.keep(reply.owner, reply.id, prompt, started.dropped)
         await self._conversations.save_reply(
             reply.owner,
             reply.id,

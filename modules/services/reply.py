@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from modules.core.errors import AppError
-from modules.core.generation import Delta
+from modules.core.generation import ChatPrompt, Delta
 from modules.core.messages import split_thinking
 from modules.services.conversations import MessageRecord, MessageStatus
 from modules.services.generation import ClientGeneration
@@ -46,6 +46,7 @@ class Reply:
     receipt: dict[str, Any] = field(default_factory=dict)
     before: Before | None = None
     original: Original | None = None  # what it is written again from
+    prompt: ChatPrompt | None = None  # that is still to be kept with it
     version: int = 0
     waiter: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -117,7 +118,9 @@ class Reply:
             self.receipt.update(at_end(delta))
             self.status = "stopped" if delta.finish_reason == "cancelled" else "complete"
             if self.original and self.status == "complete":
-                self.receipt["replay"] = self.original.compared(self.text, self.model, self.receipt)
+                told = self.receipt["replay"] = self.original.compared(self.text, self.model, self.receipt)
+                if not told["same_text"]:
+                    self.receipt["replay_texts"] = self.original.texts(self.text, told["differs_at"])
         self.touch()
 
     def fail(self, message: str) -> None:

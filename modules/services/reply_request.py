@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from modules.core.generation import ChatPrompt, GenerationRequest
 from modules.core.messages import Image
 from modules.core.model import AdapterChoice
+from modules.core.params import GenerationParams
 from modules.services.characters import Casting
 from modules.services.conversation_settings import ConversationSettings, Overflow
 from modules.services.conversations import ConversationService
@@ -65,6 +66,10 @@ class ReplyRequests:
         settings = await self._conversations.paths.settings(owner, conversation_id)
         material = await self._conversations.unsent_material(owner, conversation_id, text, images)
         return await self._request(settings, material, (owner, conversation_id), continues=False), material
+
+    def again(self, owner: str, conversation_id: str, prompt: ChatPrompt, params: GenerationParams) -> GenerationRequest:
+        """The request of a reply that is written again from the prompt that was kept with it."""
+        return GenerationRequest(prompt=prompt, params=params, client=f"{owner}/{conversation_id}", keep_on_disk=not is_private(conversation_id))
 
     async def _request(self, settings: ConversationSettings, material: PromptMaterial, whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
         stored = tuple(part.message for part in material.parts)

@@ -184,6 +184,7 @@ class NewMessage:
     pinned: bool = False
     speaker: str = ""
     files: tuple[NewFile | StoredFile | str, ...] = ()  # new, copied, or the id of one that waits in the conversation
+    prompt_of: str = ""  # the message that it is a copy of, whose prompt it has too
 
 
 @dataclass(frozen=True, slots=True)
