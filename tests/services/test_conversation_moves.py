@@ -194,6 +194,14 @@ async def test_the_other_forms_hold_the_path_that_is_shown(moves: Moves) -> None
     assert openai["messages"][1]["content"] == "notes.txt:\n\nBuy milk.\n\nlook at this"
     sharegpt = json.loads(await moves.export(conversation_id, "sharegpt"))
     assert [turn["from"] for turn in sharegpt[0]["conversations"]] == ["system", "human", "gpt"]
+    report = await moves.take(markdown.encode(), "groceries.md", BOB)
+    back = await moves.conversations.read(BOB, report.conversations[0].id)
+    assert (report.formats, back.title, back.settings.system_prompt) == (["Markdown"], "Groceries & more", "Be brief.")
+    assert [(message.role, message.content, message.model) for message in back.messages] == [
+        ("user", "*Attached file notes.txt*\n\n*Attached image 1*\n\nlook at this", ""), ("assistant", "<think>\nIt is milk.\n</think>\n\nMilk.", "m"),
+    ]  # fmt: skip
+    again = (await moves.export(back.id, "markdown", BOB)).decode()
+    assert again == markdown, "and once more"
     for form in ("openai", "sharegpt"):
         report = await moves.take(await moves.export(conversation_id, form), "again", BOB)
         record = await moves.conversations.read(BOB, report.conversations[0].id)
