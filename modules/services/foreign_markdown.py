@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from modules.core.dialogue import NARRATOR
@@ -24,7 +25,7 @@ STYLES = (  # how a line says who speaks; a file keeps to one
 )
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 THINKING = re.compile(r"> \*Thinking:\* ?((?:.*)(?:\n>.*)*)\s*")
-KNOWN_NAMES = {"You": "user", "Reply": "assistant", "System": "system", NARRATOR: "user"}
+KNOWN_NAMES: Mapping[str, str] = MappingProxyType({"You": "user", "Reply": "assistant", "System": "system", NARRATOR: "user"})
 
 
 class _Turn(NamedTuple):
