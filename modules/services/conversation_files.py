@@ -62,11 +62,11 @@ class FileMessage(BaseModel, frozen=True, extra="ignore"):
     id: str = Field("", max_length=100)
     parent_id: str | None = Field(None, max_length=100)
     role: Literal["system", "user", "assistant"]
-    content: str = Field(max_length=2_000_000)
+    content: str = Field(max_length=4_000_000)
     created_s: Seconds | None = None
     model: str = Field("", max_length=500)
     status: Literal["complete", "streaming", "stopped", "failed"] = "complete"
-    error: str = Field("", max_length=5000)
+    error: str = Field("", max_length=100_000)
     receipt: dict[str, Any] | None = None
     rating: Rating = 0
     edited_from: str | None = Field(None, max_length=100)

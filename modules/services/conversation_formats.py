@@ -36,7 +36,7 @@ UNPACKED_LIMIT_BYTES = 8 << 30  # of an archive, all of its members that are rea
 LINES_LIMIT = 50_000  # of a chat that is told line by line
 OWN_MEMBER = re.compile(r"conversations([-_.]?\d+)?\.jsonl?", re.IGNORECASE)
 MARKDOWN = (".md", ".markdown", ".txt")
-MARKDOWN_LIMIT_BYTES = 64 << 20
+MARKDOWN_LIMIT_BYTES = 32 << 20
 READABLE = (".json", ".jsonl")
 NOT_READ = frozenset({
     "user.json", "users.json", "user_settings.json", "message_feedback.json", "model_comparisons.json", "shared_conversations.json",

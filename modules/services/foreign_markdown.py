@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from modules.core.dialogue import NARRATOR
 from modules.core.errors import InvalidRequest
 
+TURNS_LIMIT = 50_000
 OWN = re.compile(r"## (?P<name>.+?) · (?P<when>\d{4}-\d\d-\d\d \d\d:\d\d) UTC(?: · (?P<model>.+))?\s*")
 USER = "user|you|human|me|person|prompt|question"
 ASSISTANT = "assistant|ai|bot|reply|response|answer|model|chatgpt|gpt(?:-[\\w.]+)?|claude(?: [\\w. ]+)?|gemini|copilot|deepseek|qwen|llama|mistral|paddock"
@@ -59,7 +60,7 @@ def from_markdown(text: str, name: str) -> dict[str, Any]:
 
 def _own(lines: Sequence[str]) -> tuple[list[str], list[_Turn]] | None:
     """As Paddock writes it; None for another file."""
-    marks = {place: found for place in _outside_fences(lines) if (found := OWN.fullmatch(lines[place]))}
+    marks = _marks(lines, OWN)
     if not marks:
         return None
     names = [found["name"] for found in marks.values()]
@@ -81,9 +82,8 @@ def _roles(names: Sequence[str], with_model: set[str]) -> dict[str, str]:
 
 def _usual(lines: Sequence[str]) -> tuple[list[str], list[_Turn]] | None:
     """In the first style in which both the person and the model speak."""
-    outside = list(_outside_fences(lines))
     for style in STYLES:
-        marks = {place: found for place in outside if (found := style.fullmatch(lines[place].rstrip()))}
+        marks = _marks(lines, style)
         if "level" in style.groupindex and marks:  # headings of other levels belong to the texts
             level, _ = Counter(found["level"] for found in marks.values()).most_common(1)[0]
             marks = {place: found for place, found in marks.items() if found["level"] == level}
@@ -91,6 +91,17 @@ def _usual(lines: Sequence[str]) -> tuple[list[str], list[_Turn]] | None:
         if {"user", "assistant"} <= {turn.role for turn in turns.values()}:
             return _divided(lines, turns)
     return None
+
+
+def _marks(lines: Sequence[str], style: re.Pattern[str]) -> dict[int, re.Match[str]]:
+    """The lines that say who speaks, by their places."""
+    found: dict[int, re.Match[str]] = {}
+    for place in _outside_fences(lines):
+        if mark := style.fullmatch(lines[place].rstrip()):
+            found[place] = mark
+            if len(found) > TURNS_LIMIT:
+                raise InvalidRequest(f"This chat in Markdown has more than {TURNS_LIMIT:,} turns, the most that one conversation holds; divide it.", field="file")
+    return found
 
 
 def _of_two(marks: dict[int, re.Match[str]]) -> dict[int, re.Match[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
@@ -137,6 +139,23 @@ async def test_the_oldest_messages_are_summarised_by_themselves(app: App) -> Non
     later = (await ended(app, conversation_id)).receipt or {}
     assert (later["dropped_messages"], later.get("summarised_messages")) == (0, None), "there is room for more than one reply"
     assert (await app.conversations.read(ANN, conversation_id)).settings.summary == settings.summary
+
+
+async def test_a_reply_is_stopped_while_the_summary_is_written(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object) -> str:
+        return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(app.summaries, "_reply", never)
+    conversation_id = await talk(app)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "summarise_oldest"})
+    await told(app, conversation_id, 8)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = app.replies.running(conversation_id)
+    assert reply is not None
+    await until(lambda: reply.doing == "Summarising the oldest messages…")
+    await app.replies.stop(conversation_id)
+    assert (await ended(app, conversation_id)).status == "stopped"
+    assert (await app.conversations.read(ANN, conversation_id)).settings.summary == ""
 
 
 async def test_where_no_summary_can_be_written_the_oldest_messages_are_left_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,11 +77,11 @@ async def test_a_file_of_each_program_becomes_conversations(moves: Moves) -> Non
 
 async def test_what_is_refused_is_told_and_the_rest_is_there(moves: Moves) -> None:
     good = {"messages": [{"role": "user", "content": "hi"}]}
-    bad = {"messages": [{"role": "user", "content": "x" * 2_000_001}]}
+    bad = {"messages": [{"role": "user", "content": "x" * 4_000_001}]}
     empty = {"uuid": "e", "name": "", "chat_messages": []}
     report = await moves.take(json.dumps([good, bad, {"weather": "fine"}, empty, good]).encode())
     assert (report.imported, report.refused, report.empty) == (2, 2, 1)
-    assert "2000000" in report.refusals[0].reason.replace(",", "")
+    assert "4000000" in report.refusals[0].reason.replace(",", "")
     assert "row 3" in report.refusals[1].where and "weather" in report.refusals[1].reason
     assert len(await moves.conversations.list(ANN)) == 2
 
