@@ -8,18 +8,21 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from modules.core.generation import ChatPrompt
+from modules.core.messages import Message
 from modules.services.storage import Storage
 from modules.store.prompts import StoredPrompt
 
 START_CHARACTERS = 80  # of a message, to know it by
 LEFT_OUT_LIMIT = 100  # messages that are named
+LONG_CHARACTERS = 2000  # a message that ends a run
+RUN_END = "0"  # and so does every sixteenth other one, by its hash
 CHARACTERS_LIMIT = 8_000_000  # of a prompt that is kept
 
 
@@ -55,41 +58,49 @@ class KeptPrompts:
 
 
 def packed(prompt: ChatPrompt, left_out: Sequence[int]) -> tuple[dict[str, Any], dict[str, str]]:
-    """A prompt as a form, and the texts that it names by their hashes."""
-    texts: dict[str, str] = {}
-
-    def named(text: str) -> str:
-        key = hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
-        texts[key] = text
-        return key
-
+    """A prompt as a form, and the texts that it names by their hashes: its options, and its messages in runs."""
     gone = set(left_out)
-    images: dict[str, None] = {}
-    messages = []
-    for place, message in enumerate(prompt.messages):
-        if place in gone:
-            continue
-        row = message.model_dump(mode="json", exclude={"content", "images"}, exclude_defaults=True) | {"role": message.role, "text": named(message.content)}
-        for image in message.images:
-            key = hashlib.sha256(base64.b64decode(image.data)).hexdigest()
-            images[key] = None
-            row.setdefault("images", []).append({"kind": image.kind, "hash": key, "at": image.at})
-        messages.append(row)
+    rows = [_row(message) for place, message in enumerate(prompt.messages) if place not in gone]
+    rest = prompt.model_copy(update={"messages": ()}).model_dump_json()
+    named = {_hash(text): text for text in (rest, *_runs(rows))}
     names = [{"role": prompt.messages[place].role, "start": prompt.messages[place].content[:START_CHARACTERS]} for place in sorted(gone)[:LEFT_OUT_LIMIT]]
-    rest = named(prompt.model_copy(update={"messages": ()}).model_dump_json())
-    return {"rest": rest, "messages": messages, "images": list(images), "left_out": names, "left_out_count": len(gone)}, texts
+    images = dict.fromkeys(image["hash"] for row in rows for image in row.get("images", ()))
+    form = {"rest": _hash(rest), "runs": [_hash(run) for run in _runs(rows)], "images": list(images), "left_out": names, "left_out_count": len(gone)}
+    return form, named
 
 
 def unpacked(stored: StoredPrompt) -> KeptPrompt | None:
     """The prompt that was packed; None where something of it is gone, or was written by another version of Paddock."""
     try:
-        messages = [_message(row, stored) for row in stored.form["messages"]]
+        messages = [_message(row, stored.images) for key in stored.form["runs"] for row in json.loads(stored.texts[key])]
         prompt = ChatPrompt.model_validate({**json.loads(stored.texts[stored.form["rest"]]), "messages": messages})
         return KeptPrompt(prompt, tuple(stored.form["left_out"]), stored.form["left_out_count"])
     except (KeyError, ValidationError):
         return None
 
 
-def _message(row: Mapping[str, Any], stored: StoredPrompt) -> dict[str, Any]:
-    images = [{"kind": image["kind"], "at": image["at"], "data": base64.b64encode(stored.images[image["hash"]]).decode()} for image in row.get("images", ())]
-    return {**{key: value for key, value in row.items() if key != "text"}, "content": stored.texts[row["text"]], "images": images}
+def _runs(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Messages behind each other, as one text. Where a run ends depends on its last message alone, so the prompts of a conversation share theirs."""
+    run: list[Mapping[str, Any]] = []
+    for row in rows:
+        run.append(row)
+        if len(row["content"]) > LONG_CHARACTERS or _hash(json.dumps(row)).endswith(RUN_END):
+            yield json.dumps(run)
+            run = []
+    if run:
+        yield json.dumps(run)
+
+
+def _row(message: Message) -> dict[str, Any]:
+    images = [{"kind": image.kind, "at": image.at, "hash": hashlib.sha256(base64.b64decode(image.data)).hexdigest()} for image in message.images]
+    row = message.model_dump(mode="json", exclude={"images"}, exclude_defaults=True) | {"content": message.content}
+    return {**row, "images": images} if images else row
+
+
+def _message(row: Mapping[str, Any], images: Mapping[str, bytes]) -> dict[str, Any]:
+    files = [{"kind": image["kind"], "at": image["at"], "data": base64.b64encode(images[image["hash"]]).decode()} for image in row.get("images", ())]
+    return {**row, "images": files}
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()

@@ -8,7 +8,7 @@ PROMPT_STEPS: tuple[str, ...] = (
     """CREATE TABLE prompt_uses (
         message_id TEXT NOT NULL REFERENCES messages (id) ON DELETE CASCADE,
         hash TEXT NOT NULL REFERENCES prompt_texts (hash),
-        PRIMARY KEY (message_id, hash))""",
+        PRIMARY KEY (message_id, hash)) WITHOUT ROWID""",
     "CREATE INDEX prompt_uses_of_text ON prompt_uses (hash)",
     """CREATE TRIGGER prompt_texts_unused AFTER DELETE ON prompt_uses
         WHEN NOT EXISTS (SELECT 1 FROM prompt_uses WHERE hash = old.hash) BEGIN
