@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from modules.core.generation import ChatPrompt
 from modules.core.messages import Message
 from modules.services.storage import Storage
@@ -75,7 +73,7 @@ def unpacked(stored: StoredPrompt) -> KeptPrompt | None:
         messages = [_message(row, stored.images) for key in stored.form["runs"] for row in json.loads(stored.texts[key])]
         prompt = ChatPrompt.model_validate({**json.loads(stored.texts[stored.form["rest"]]), "messages": messages})
         return KeptPrompt(prompt, tuple(stored.form["left_out"]), stored.form["left_out_count"])
-    except (KeyError, ValidationError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 

@@ -15,6 +15,7 @@ from modules.store.database import Database
 from modules.store.images import file_of
 from modules.store.message_rows import owned_message
 from modules.store.prompt_tables import prompt_texts, prompt_uses, prompts
+from modules.store.records import NewPrompt
 from modules.store.schema import storable
 
 
@@ -40,14 +41,7 @@ class PromptStore:
         """
         with self._database.write() as connection:
             owned_message(connection, owner, message_id)
-            packed = zlib.compress(json.dumps(form).encode())
-            if not connection.execute(insert(prompts).values(message_id=message_id, form=packed).on_conflict_do_nothing()).rowcount:
-                return
-            known = _known(connection, texts)
-            new = [{"hash": key, "text": zlib.compress(storable(text).encode())} for key, text in texts.items() if key not in known]
-            if new:
-                connection.execute(insert(prompt_texts), new)
-            connection.execute(insert(prompt_uses), [{"message_id": message_id, "hash": key} for key in texts])
+            _put(connection, message_id, NewPrompt(form, texts, tuple(texts)))
 
     def get(self, owner: str, message_id: str) -> StoredPrompt | None:
         """The prompt of a reply; None where none was kept."""
@@ -62,13 +56,32 @@ class PromptStore:
             return StoredPrompt(form, texts, {key: file for key in form.get("images", ()) if (file := file_of(connection, key)) is not None})
 
 
-def copy_prompts(connection: Connection, pairs: Iterable[tuple[str, str]]) -> None:
-    """Give messages that have just been stored the prompts of others: pairs of the other and the new one."""
-    for old, new in pairs:
-        for table, kept in ((prompts, prompts.c.form), (prompt_uses, prompt_uses.c.hash)):
-            found = connection.execute(select(kept).where(table.c.message_id == old)).scalars().all()
-            if found:
-                connection.execute(insert(table), [{"message_id": new, kept.name: value} for value in found])
+def put_prompts(connection: Connection, pairs: Iterable[tuple[str, NewPrompt | str | None]]) -> None:
+    """Give messages that have just been stored their prompts, new ones or those of others."""
+    for message_id, prompt in pairs:
+        if isinstance(prompt, str):
+            _copy(connection, prompt, message_id)
+        elif prompt is not None:
+            _put(connection, message_id, prompt)
+
+
+def _put(connection: Connection, message_id: str, new: NewPrompt) -> None:
+    form = zlib.compress(json.dumps(new.form).encode())
+    if not connection.execute(insert(prompts).values(message_id=message_id, form=form).on_conflict_do_nothing()).rowcount:
+        return
+    known = _known(connection, new.texts)
+    rows = [{"hash": key, "text": zlib.compress(storable(text).encode())} for key, text in new.texts.items() if key not in known]
+    if rows:
+        connection.execute(insert(prompt_texts), rows)
+    if new.uses:
+        connection.execute(insert(prompt_uses), [{"message_id": message_id, "hash": key} for key in new.uses])
+
+
+def _copy(connection: Connection, old: str, new: str) -> None:
+    for table, kept in ((prompts, prompts.c.form), (prompt_uses, prompt_uses.c.hash)):
+        found = connection.execute(select(kept).where(table.c.message_id == old)).scalars().all()
+        if found:
+            connection.execute(insert(table), [{"message_id": new, kept.name: value} for value in found])
 
 
 def _known(connection: Connection, hashes: Iterable[str]) -> set[str]:

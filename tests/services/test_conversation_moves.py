@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
-from modules.core.messages import Image
+from modules.core.generation import ChatPrompt
+from modules.core.messages import Image, Message
 from modules.services import conversation_imports
 from modules.services.conversation_exports import WRITERS, ConversationExports
 from modules.services.conversation_imports import ConversationImports, ImportReport
@@ -134,6 +135,31 @@ async def test_our_own_form_loses_nothing(moves: Moves) -> None:
     assert after["messages"][0]["images"]
     assert (after["title"], after["pinned"], after["updated_s"]) == ("Groceries & more", True, before["updated_s"])
     assert await moves.shown(report.conversations[0].id, BOB) == await moves.shown(conversation_id)
+
+
+async def test_the_prompts_of_replies_travel_with_them(moves: Moves) -> None:
+    conversation_id = await whole(moves)
+    shown = (await moves.conversations.read(ANN, conversation_id)).messages
+    replies = [shown[1].id, (await moves.conversations.append(ANN, conversation_id, shown[1].id, "assistant", "More.")).id]
+    picture = Image(kind="png", data=base64.b64encode(b"pixels").decode())
+    prompt = ChatPrompt(messages=(Message(role="user", content="look at this " * 200, images=(picture,)),), template_variables={"a": 1})
+    longer = prompt.model_copy(update={"messages": (*prompt.messages, Message(role="assistant", content="Milk."))})
+    await moves.conversations.prompts.keep(ANN, replies[0], prompt, ())
+    await moves.conversations.prompts.keep(ANN, replies[1], longer, ())
+    written = json.loads(await moves.export(conversation_id, "json"))
+    told = {message["id"]: message["prompt"]["texts"] for message in written["messages"] if "prompt" in message}
+    assert [len(told[reply]) for reply in replies] == [2, 1], "each text once"
+    copy = (await moves.take(json.dumps(written).encode(), owner=BOB)).conversations[0].id
+    places = {message.content: message.id for message in (await moves.conversations.read(BOB, copy)).messages}
+    for reply, content in ((replies[0], shown[1].content), (replies[1], "More.")):
+        kept = await moves.conversations.prompts.of(BOB, places[content])
+        assert kept is not None
+        assert kept == await moves.conversations.prompts.of(ANN, reply)
+    first = next(message for message in written["messages"] if message["id"] == replies[0])
+    first["prompt"]["texts"] = dict.fromkeys(first["prompt"]["texts"], "not what the hash says")
+    copy = (await moves.take(json.dumps(written).encode(), owner=BOB)).conversations[0].id
+    last = (await moves.conversations.read(BOB, copy)).messages[-1].id
+    assert await moves.conversations.prompts.of(BOB, last) is None, "what it shares with the first one is not in the file"
 
 
 async def test_a_file_that_paddock_wrote_is_read_whatever_its_size(moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:

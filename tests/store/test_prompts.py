@@ -27,7 +27,7 @@ def test_texts_are_shared_and_go_with_the_last_prompt_that_has_them(conversation
     assert found is not None
     assert (found.form, found.texts, found.images) == ({"b": 2}, {"h1": "hello", "h2": "½ ?"}, {})
     assert counts(database) == [2, 2, 3]
-    copy = messages.insert_tree("ann", NewConversation("copy", {}, (NewMessage("assistant", "two", None, 2.0, prompt_of=second.id),)))
+    copy = messages.insert_tree("ann", NewConversation("copy", {}, (NewMessage("assistant", "two", None, 2.0, prompt=second.id),)))
     messages.delete("ann", first.id)
     BinStore(database).empty("ann")
     assert counts(database) == [1, 2, 2]
