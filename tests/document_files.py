@@ -34,7 +34,7 @@ def pdf(pages: Sequence[str]) -> bytes:
     return out + f"startxref\n{start}\n%%EOF\n".encode()
 
 
-def docx(body: str, *, footnotes: str = "", before: str = "") -> bytes:
+def docx(body: str, *, footnotes: str = "", before: str = "", headers: Sequence[str] = (), footers: Sequence[str] = ()) -> bytes:
     """A Word document with these paragraphs and tables in WordprocessingML."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -42,6 +42,9 @@ def docx(body: str, *, footnotes: str = "", before: str = "") -> bytes:
         archive.writestr("word/document.xml", f'<?xml version="1.0" encoding="UTF-8"?>{before}<w:document xmlns:w="{WORD}"><w:body>{body}</w:body></w:document>')
         if footnotes:
             archive.writestr("word/footnotes.xml", f'<w:footnotes xmlns:w="{WORD}">{footnotes}</w:footnotes>')
+        for what, root, texts in (("header", "hdr", headers), ("footer", "ftr", footers)):
+            for number, text in enumerate(texts, 1):
+                archive.writestr(f"word/{what}{number}.xml", f'<w:{root} xmlns:w="{WORD}">{text}</w:{root}>')
     return packed.getvalue()
 
 

@@ -35,4 +35,5 @@ def _copy(record: MessageRecord, place: int) -> NewMessage:
         pinned=record.pinned,
         speaker=record.speaker,
         files=record.files,
+        prompt=record.id if record.role == "assistant" else None,
     )

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from modules.core.errors import InvalidRequest
 from modules.services.conversation_files import exported_head, exported_message
 from modules.services.conversation_settings import stored_settings
+from modules.services.prompt_files import PromptTexts
 from modules.services.storage import Storage, Stores
 from modules.store.records import MessageRecord, StoredConversation
 
@@ -96,16 +97,18 @@ def _file_name(conversation: StoredConversation) -> str:
 async def _own(storage: Storage, owner: str, found: StoredConversation) -> AsyncIterator[bytes]:
     """Our own form; of images and texts of files those of one message are in memory at a time."""
     yield f"{_json(exported_head(found)).removesuffix(END)},{NEW_LINE}\"messages\": [".encode("utf-8", "replace")
+    prompts = PromptTexts()
     for place, message in enumerate(found.messages):
-        text = _json(await storage.run(partial(_attached, owner=owner, message=message)))
+        text = _json(await storage.run(partial(_attached, owner=owner, message=message, prompts=prompts)))
         yield f"{',' if place else ''}\n{text}".encode("utf-8", "replace")
     yield b"\n ]\n}"
 
 
-def _attached(stores: Stores, owner: str, message: MessageRecord) -> dict[str, Any]:
+def _attached(stores: Stores, owner: str, message: MessageRecord, prompts: PromptTexts) -> dict[str, Any]:
     images = stores.messages.image_files(owner, message.conversation_id, (message,)) if message.images else {}
     texts = stores.files.texts(owner, message.conversation_id, message.files) if message.files else {}
-    return exported_message(message, images, texts)
+    kept = stores.prompts.get(owner, message.id) if message.role == "assistant" else None
+    return exported_message(message, images, texts) | ({"prompt": prompts.written(kept)} if kept is not None else {})
 
 
 def _json(values: Mapping[str, Any]) -> str:

@@ -20,6 +20,7 @@ from modules.core.messages import IMAGE_LIMIT, IMAGE_LIMIT_BYTES, Image, ImageKi
 from modules.core.settings import validation_sentence
 from modules.services.conversation_settings import settings_from
 from modules.services.foreign_textgen import from_textgen, is_textgen
+from modules.services.prompt_files import FilePrompt, PromptTexts
 from modules.store.records import (
     MessageRecord,
     NewConversation,
@@ -62,11 +63,11 @@ class FileMessage(BaseModel, frozen=True, extra="ignore"):
     id: str = Field("", max_length=100)
     parent_id: str | None = Field(None, max_length=100)
     role: Literal["system", "user", "assistant"]
-    content: str = Field(max_length=2_000_000)
+    content: str = Field(max_length=4_000_000)
     created_s: Seconds | None = None
     model: str = Field("", max_length=500)
     status: Literal["complete", "streaming", "stopped", "failed"] = "complete"
-    error: str = Field("", max_length=5000)
+    error: str = Field("", max_length=100_000)
     receipt: dict[str, Any] | None = None
     rating: Rating = 0
     edited_from: str | None = Field(None, max_length=100)
@@ -74,6 +75,7 @@ class FileMessage(BaseModel, frozen=True, extra="ignore"):
     pinned: bool = False
     speaker: str = Field("", max_length=200)
     files: tuple[_FileText, ...] = Field((), max_length=FILES_LIMIT)
+    prompt: FilePrompt | None = None
 
 
 class FileHead(BaseModel, frozen=True, extra="ignore"):
@@ -177,6 +179,7 @@ class FileTree:
         self._first_words = ""
         self._newest_s: float | None = None
         self._now_s = time.time()
+        self._prompts = PromptTexts()
 
     def placed(self, message: FileMessage) -> NewMessage:
         """The next message, to be stored.
@@ -199,6 +202,7 @@ class FileTree:
             "stopped" if message.status == "streaming" else message.status, message.error, message.receipt, new_images(message.images),
             message.rating, original if original < place else message.edited_from, message.pinned, message.speaker,
             tuple(NewFile(file.name, file.kind, file.text, file.note, file.size_bytes) for file in message.files),
+            self._prompts.read(message.prompt) if message.prompt is not None else None,
         )  # fmt: skip
 
     def _parent(self, message: FileMessage, place: int) -> int | None:

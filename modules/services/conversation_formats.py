@@ -22,6 +22,7 @@ from modules.services.conversation_files import FORMAT
 from modules.services.conversation_own_file import OwnFile, begins_as_own
 from modules.services.foreign_chatgpt import from_chatgpt, is_chatgpt
 from modules.services.foreign_claude import from_claude, is_claude
+from modules.services.foreign_markdown import from_markdown
 from modules.services.foreign_messages import from_messages, is_message, is_messages
 from modules.services.foreign_tavern import from_tavern, is_tavern
 from modules.services.foreign_textgen import from_textgen, is_textgen
@@ -34,6 +35,8 @@ MEMBERS_LIMIT = 20_000
 UNPACKED_LIMIT_BYTES = 8 << 30  # of an archive, all of its members that are read together
 LINES_LIMIT = 50_000  # of a chat that is told line by line
 OWN_MEMBER = re.compile(r"conversations([-_.]?\d+)?\.jsonl?", re.IGNORECASE)
+MARKDOWN = (".md", ".markdown", ".txt")
+MARKDOWN_LIMIT_BYTES = 32 << 20
 READABLE = (".json", ".jsonl")
 NOT_READ = frozenset({
     "user.json", "users.json", "user_settings.json", "message_feedback.json", "model_comparisons.json", "shared_conversations.json",
@@ -60,7 +63,7 @@ FORMATS: tuple[Format, ...] = (  # the first that fits
     Format("text-generation-webui", is_textgen, from_textgen),
     Format("messages", is_messages, from_messages),
 )
-KNOWN = "Read are files of Paddock, ChatGPT, Claude, SillyTavern and text-generation-webui, lists of messages as OpenAI has them, and ShareGPT."
+KNOWN = "Read are files of Paddock, ChatGPT, Claude, SillyTavern and text-generation-webui, lists of messages as OpenAI has them, ShareGPT, and chats in Markdown."
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,8 @@ def read_conversations(file: BinaryIO, name: str) -> Iterator[FoundConversation]
         yield from _of_archive(file, name)
     elif begins_as_own(beginning):
         yield from _of_own(file, name)
+    elif _is_plain(beginning, name):
+        yield _of_markdown(file, name)
     else:
         yield from _of_text(file, name)
 
@@ -102,6 +107,23 @@ def _of_own(file: BinaryIO, name: str) -> Iterator[FoundConversation]:
         return
     file.seek(0)  # several, one behind the other
     yield from _of_text(file, name)
+
+
+def _is_plain(beginning: bytes, name: str) -> bool:
+    """Whether it is a text that is no JSON; a list or an object begins with a bracket, but so may Markdown."""
+    begins = beginning.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    return begins not in (b"", b"{") and (begins != b"[" or PurePosixPath(name).suffix.lower() in MARKDOWN)
+
+
+def _of_markdown(file: BinaryIO, name: str) -> FoundConversation:
+    raw = file.read(MARKDOWN_LIMIT_BYTES + 1)
+    if len(raw) > MARKDOWN_LIMIT_BYTES:
+        return FoundConversation(name, problem=f"{name} is neither JSON nor an archive, and as Markdown at most {MARKDOWN_LIMIT_BYTES >> 20} MiB are read; divide it.")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return FoundConversation(name, problem=f"{name} is not UTF-8 text; save the file as UTF-8. {KNOWN}")
+    return _told(name, "Markdown", lambda: from_markdown(text, name))
 
 
 # ---- archives ------------------------------------------------------------------------------------------------------

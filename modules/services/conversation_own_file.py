@@ -1,6 +1,6 @@
 """Our own file of a conversation read message by message, so that it may be of any size: once to check it, once more while it is stored.
 
-Of a message only the value that is being read is parsed at once, so a hostile file costs no more memory than an honest one. Knows no store.
+Of a message only the value that is being read is parsed at once, so a hostile file costs little more memory than an honest one. Knows no store.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ OWN_BEGINNING = re.compile(rb"(?:\xef\xbb\xbf)?\s*\{\s*\"format\"\s*:\s*\"%s\"" 
 MESSAGES_LIMIT = 1_000_000
 ATTACHED = ("images", "files")  # lists of a message that may be long
 ATTACHED_LIMIT = 100  # of each; how many a message may have is checked with the message
+PROMPT = "prompt"
+STRUCTURE_LIMIT_CHARS = 8 << 20  # of a list or an object in it: parsed, it takes many times the memory of a text
 M = TypeVar("M", FileHead, FileMessage)
 
 
@@ -48,7 +50,7 @@ class OwnFile:
         tree: FileTree | None = None
         for name in source.members():
             if name != "messages":
-                head[name] = source.value()
+                head[name] = source.value(STRUCTURE_LIMIT_CHARS)
             elif tree is not None:
                 raise InvalidRequest(f"{self._name} names its messages twice; the file is damaged.", field="file")
             else:
@@ -71,7 +73,7 @@ class OwnFile:
             if name == "messages":
                 yield from self._messages(source, FileTree())
                 return
-            source.value()
+            source.value(STRUCTURE_LIMIT_CHARS)
 
     def _begun(self) -> JsonSource:
         self._file.seek(0)
@@ -97,19 +99,31 @@ class _Again:
 
 
 def _message(source: JsonSource, file_name: str) -> dict[str, Any]:
-    """An object whose lists of images and files are read piece by piece."""
+    """An object whose images, files and prompt are read piece by piece."""
     values: dict[str, Any] = {}
     for name in source.members():
-        if name not in ATTACHED or source.next_char() != "[":
-            values[name] = source.value()
-            continue
-        found: list[dict[str, Any]] = []
-        for number in source.elements():
-            if number > ATTACHED_LIMIT:
-                raise InvalidRequest(f"{file_name}: a message has more than {ATTACHED_LIMIT} {name}; the file is damaged.", field="file")
-            found.append({key: source.value() for key in source.members()})
-        values[name] = found
+        begins = source.next_char()
+        if name in ATTACHED and begins == "[":
+            values[name] = list(_attached(source, f"{file_name}: a message has more than {ATTACHED_LIMIT} {name}; the file is damaged."))
+        elif name == PROMPT and begins == "{":
+            values[name] = {part: _prompt_part(source) for part in source.members()}
+        else:
+            values[name] = source.value(STRUCTURE_LIMIT_CHARS)
     return values
+
+
+def _attached(source: JsonSource, too_many: str) -> Iterator[dict[str, Any]]:
+    for number in source.elements():
+        if number > ATTACHED_LIMIT:
+            raise InvalidRequest(too_many, field="file")
+        yield {key: source.value(STRUCTURE_LIMIT_CHARS) for key in source.members()}
+
+
+def _prompt_part(source: JsonSource) -> Any:
+    """The form, or the texts: each may be long."""
+    if source.next_char() != "{":
+        return source.value(STRUCTURE_LIMIT_CHARS)
+    return {key: source.value(STRUCTURE_LIMIT_CHARS) for key in source.members()}
 
 
 def _valid(kind: type[M], values: Mapping[str, Any], where: str) -> M:

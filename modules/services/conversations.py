@@ -24,6 +24,7 @@ from modules.services.conversation_settings import (
     settings_from,
     stored_settings,
 )
+from modules.services.kept_prompts import KeptPrompts
 from modules.services.prompt_material import PromptMaterial, material_of, unsent_material
 from modules.services.storage import Storage, Stores
 from modules.store.records import (
@@ -72,6 +73,7 @@ class ConversationService:
         self._storage = storage
         self._news = ConversationNews()
         self.paths = ConversationPaths(storage)
+        self.prompts = KeptPrompts(storage)
 
     def subscribe(self, conversation_id: str) -> Subscription:
         """Follow a conversation: its tree, title, settings or end; close the subscription when done."""

@@ -104,6 +104,17 @@ class GenerationService:
                 field="prompt_template",
             ) from error
 
+    async def resolved(self, request: GenerationRequest, model: str = "") -> GenerationRequest:
+        """The request as `submit` would make it: with the template chosen for the model, as it is now.
+
+        Raises:
+            NoModelLoaded: nothing to answer with.
+            NotFound: that template is gone.
+        """
+        if not isinstance(request.prompt, ChatPrompt):
+            return request
+        return request.model_copy(update={"prompt": await self._with_template(request.prompt, await self._models.get(model))})
+
     async def count(self, prompt: ChatPrompt, model: str = "") -> tuple[int, int]:
         """Tokens of a rendered chat and the context length."""
         engine = await self._models.get(model)

@@ -23,6 +23,7 @@ BLOCKS = frozenset({
     "header", "hr", "html", "main", "nav", "ol", "option", "p", "pre", "section", "summary", "table", "tbody", "tfoot", "thead", "title", "ul",
 })  # fmt: skip
 HEADINGS = frozenset({"h1", "h2", "h3", "h4", "h5", "h6"})
+AROUND_LIMIT = 100  # headers that are read, and footers
 DOCUMENT, FOOTNOTES = "word/document.xml", "word/footnotes.xml"
 HEADING_STYLE = re.compile(r"heading\s*([1-6])", re.IGNORECASE)
 
@@ -127,7 +128,7 @@ def is_docx(path: Path) -> bool:
 
 
 def docx_text(path: Path) -> str:
-    """The text of a Word document; footnotes stand at the end.
+    """The text of a Word document: headers of pages before it, footnotes and footers of pages behind it.
 
     Raises:
         InvalidRequest: damaged, with a password, larger than the limit when unpacked, or with declarations that Word never writes.
@@ -136,12 +137,20 @@ def docx_text(path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             if len(archive.infolist()) > ENTRY_LIMIT:
                 raise InvalidRequest(f"it has {len(archive.infolist()):,} parts, and at most {ENTRY_LIMIT:,} are read")
-            parts = [_part(archive, DOCUMENT)]
+            parts = [*_around(archive, "header"), _Word().read(_part(archive, DOCUMENT))]
             if FOOTNOTES in archive.namelist():
-                parts.append(_part(archive, FOOTNOTES))
+                parts.append(_Word().read(_part(archive, FOOTNOTES)))
+            parts += _around(archive, "footer")
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError, OSError) as error:
         raise InvalidRequest(f"it is damaged or has a password ({error})") from error
-    return tidy("\n\n".join(_Word().read(part) for part in parts))
+    return tidy("\n\n".join(parts))
+
+
+def _around(archive: zipfile.ZipFile, what: str) -> list[str]:
+    """What stands on pages above or below the text, under a line that says so: each text once, as there is one for every section."""
+    names = [name for name in archive.namelist() if re.fullmatch(rf"word/{what}\d*\.xml", name)]
+    texts = dict.fromkeys(_Word().read(_part(archive, name)).strip() for name in sorted(names, key=lambda name: (len(name), name))[:AROUND_LIMIT])
+    return [f"[{what.capitalize()}]\n{text}" for text in texts if text]
 
 
 def _part(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -13,9 +13,17 @@ from typing import TYPE_CHECKING
 
 from modules.core.errors import InvalidRequest
 from modules.core.messages import Image, without_thinking
+from modules.services.character_prompt import spoken
 from modules.services.conversation_files import new_images
-from modules.services.conversation_prompt import PromptPart, prompt_parts, summarised_path, with_summary
+from modules.services.conversation_prompt import (
+    SEPARATOR,
+    PromptPart,
+    prompt_parts,
+    summarised_path,
+    with_summary,
+)
 from modules.services.conversation_settings import ConversationSettings, stored_settings
+from modules.services.kept_prompts import LEFT_OUT_LIMIT, named
 from modules.services.storage import Stores
 from modules.store.records import MessageRecord, StoredFile, StoredImage
 
@@ -31,7 +39,7 @@ UNSENT = "unsent"  # id of the message that is still being typed
 class PromptMaterial:
     """What goes into a prompt: documents by what was read from each, and stored messages in their order, by their ids.
 
-    `left_out` stored messages before them were not read: there is no room for them.
+    `left_out` stored messages before them are missing: there is no room for them. The first of those are named for the prompt that is kept.
     """
 
     parts: tuple[PromptPart, ...]
@@ -40,6 +48,7 @@ class PromptMaterial:
     records: Mapping[str, MessageRecord]
     summary: str = ""  # that stands for the ones before them
     left_out: int = 0
+    first_left_out: tuple[dict[str, str], ...] = ()
 
 
 def material_of(stores: Stores, owner: str, message_id: str, limit_characters: int | None = None) -> PromptMaterial:
@@ -56,7 +65,9 @@ def material_of(stores: Stores, owner: str, message_id: str, limit_characters: i
         return _made(stores, owner, found.id, path, stored_settings(found.settings))
     conversation_id, path, left_out = _end_of(stores, owner, message_id, limit_characters)
     settings = stored_settings(stores.paths.conversation(owner, conversation_id).settings)
-    return replace(_made(stores, owner, conversation_id, path, settings), left_out=left_out)
+    first = stores.paths.records(owner, conversation_id, left_out[:LEFT_OUT_LIMIT])
+    made = _made(stores, owner, conversation_id, path, settings)
+    return replace(made, left_out=len(left_out), first_left_out=tuple(named(record.role, _told(record)) for record in first))
 
 
 def unsent_material(
@@ -68,7 +79,8 @@ def unsent_material(
         InvalidRequest: more of images than can be looked at for one reply, or one that is damaged.
     """
     new = {hashlib.sha256(image.file).hexdigest(): image for image in new_images(images)}
-    found, left_out = stores.paths.conversation(owner, conversation_id), 0
+    found = stores.paths.conversation(owner, conversation_id)
+    left_out: tuple[str, ...] = ()
     head_id = None if limit_characters is None else stores.paths.head(owner, conversation_id)
     if limit_characters is None or head_id is None:
         path = stores.messages.read(owner, conversation_id).messages
@@ -79,11 +91,11 @@ def unsent_material(
         shown = tuple(StoredImage(image.kind, key) for key, image in new.items())
         path = (*path, MessageRecord(UNSENT, conversation_id, None, "user", text, 0.0, 0.0, images=shown, files=waiting))
     unsent = {key: image.file for key, image in new.items()}
-    return replace(_made(stores, owner, conversation_id, path, stored_settings(found.settings), unsent), left_out=left_out)
+    return replace(_made(stores, owner, conversation_id, path, stored_settings(found.settings), unsent), left_out=len(left_out))
 
 
-def _end_of(stores: Stores, owner: str, message_id: str, limit_characters: int) -> tuple[str, tuple[MessageRecord, ...], int]:
-    """The conversation of a message, the path to it without the oldest turns that have no room, and how many messages those have."""
+def _end_of(stores: Stores, owner: str, message_id: str, limit_characters: int) -> tuple[str, tuple[MessageRecord, ...], tuple[str, ...]]:
+    """The conversation of a message, the path to it without the oldest turns that have no room, and the ids of the messages of those."""
 
     def enough(tail: PathTail) -> bool:
         start = _start(tail.records, limit_characters)
@@ -94,10 +106,11 @@ def _end_of(stores: Stores, owner: str, message_id: str, limit_characters: int) 
     records = tail.records
     conversation_id = records[-1].conversation_id
     if not tail.before:
-        return conversation_id, records, 0
+        return conversation_id, records, ()
     start = _start(records, limit_characters)
     first = [stores.messages.message(owner, link.id) for link in tail.before[:1] if link.role == "system"]
-    return conversation_id, (*first, *records[start:]), len(tail.before) + start - len(first)
+    gone = (*(link.id for link in tail.before[len(first) :]), *(record.id for record in records[:start]))
+    return conversation_id, (*first, *records[start:]), gone
 
 
 def _start(records: Sequence[MessageRecord], limit_characters: int) -> int:
@@ -107,6 +120,12 @@ def _start(records: Sequence[MessageRecord], limit_characters: int) -> int:
         if records[place].role == "user" and records[place - 1].role == "assistant" and said[place - 1]:
             return place if sum(map(len, said[place:])) > limit_characters else 0
     return 0
+
+
+def _told(record: MessageRecord) -> str:
+    """What a message says, as far as it is known without its documents."""
+    said = _said(record)
+    return SEPARATOR.join([*(f"Attached file “{file.name}”" for file in record.files), *([spoken(record.speaker, said)] if said else [])])
 
 
 def _said(record: MessageRecord) -> str:

@@ -21,7 +21,7 @@ from modules.services.storage import Storage, Stores
 
 log = logging.getLogger(__name__)
 
-LONG_PARTS = ("params", "made_by", "earlier", "template_variables", "prompt_hash")
+LONG_PARTS = ("params", "made_by", "earlier", "template_variables", "prompt_hash", "replay_texts")
 
 
 def cost(usage: Usage) -> dict[str, Any]:

@@ -14,6 +14,9 @@ from modules.core.generation import GenerationRequest
 from modules.core.model import AdapterChoice
 from modules.core.params import GenerationParams
 from modules.services.conversations import MessageRecord
+from modules.services.kept_prompts import KeptPrompt
+
+BEFORE_CHARACTERS, DIFFERENT_CHARACTERS = 60, 2000  # of texts that differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +30,22 @@ class Original:
     receipt: Mapping[str, Any]
     params: GenerationParams
     adapters: tuple[AdapterChoice, ...]
+    kept: KeptPrompt | None = None  # None: what is there today is asked again
+
+    @property
+    def begun(self) -> str:
+        """The words that it was to begin with."""
+        prompt = self.kept.prompt if self.kept is not None else None
+        last = prompt.messages[-1] if prompt is not None and prompt.continue_final_message and prompt.messages else None
+        return last.content if last is not None and self.text.startswith(last.content) else ""
 
     def asked(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with the values of the receipt."""
+        """A request of today with the values of the receipt."""
         return request.model_copy(update={"params": self.params})
+
+    def texts(self, text: str, at: int) -> dict[str, str]:
+        """Both texts from their first difference on, and what stands before it in both."""
+        return {"before": text[max(0, at - BEFORE_CHARACTERS) : at], "was": self.text[at : at + DIFFERENT_CHARACTERS], "now": text[at : at + DIFFERENT_CHARACTERS]}
 
     def compared(self, text: str, model: str, receipt: Mapping[str, Any]) -> dict[str, Any]:
         """What a receipt says about a replay: whether prompt and text are the same, and from which character on they are not."""
@@ -46,8 +61,8 @@ class Original:
         return told
 
 
-def original_of(message: MessageRecord) -> Original:
-    """A stored reply as it can be written again: its first part, if it was continued.
+def original_of(message: MessageRecord, kept: KeptPrompt | None = None) -> Original:
+    """A stored reply as it can be written again, from the prompt that was kept: its first part, if it was continued.
 
     Raises:
         InvalidRequest: it is no reply, or its receipt says too little.
@@ -64,4 +79,4 @@ def original_of(message: MessageRecord) -> Original:
         adapters = tuple(AdapterChoice.model_validate(value) for value in first.get("adapters", ()))
     except (ValidationError, TypeError) as error:
         raise InvalidRequest("The receipt of this reply has values that are not known here, so it cannot be written again from it.", field="message_id") from error
-    return Original(message.id, message.content, message.model, not earlier, first, params, adapters)
+    return Original(message.id, message.content, message.model, not earlier, first, params, adapters, kept)

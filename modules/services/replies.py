@@ -11,17 +11,19 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 from modules.core.errors import AppError, Conflict, ContextOverflow, InvalidRequest
-from modules.core.generation import GenerationRequest
+from modules.core.generation import ChatPrompt, GenerationRequest
 from modules.core.messages import Image
 from modules.services.conversations import ConversationService
 from modules.services.generation import GenerationService
+from modules.services.kept_prompts import KeptPrompt
 from modules.services.receipts import ReceiptService, asked
 from modules.services.replay import Original, original_of
 from modules.services.reply import Reply, grow
-from modules.services.reply_request import ReplyRequests
+from modules.services.reply_request import ReplyRequest, ReplyRequests
 from modules.services.summaries import SummaryService
 from modules.services.titles import TitleService
 
@@ -134,8 +136,10 @@ class ReplyService:
             Conflict: a reply is still being written.
         """
         with self._only_one(conversation_id):
-            original = original_of(message := await self._conversations.message(owner, message_id, conversation_id))
-            return await self._answer(owner, conversation_id, message.parent_id or "", original=original)
+            message = await self._conversations.message(owner, message_id, conversation_id)
+            kept = await self._conversations.prompts.of(owner, message_id)
+            original = original_of(message, kept)
+            return await self._answer(owner, conversation_id, message.parent_id or "", original.begun, original=original)
 
     async def start_reply(self, owner: str, conversation_id: str, parent_id: str, begin_with: str = "") -> str:
         """Write a reply to a message, going on from the words it is to begin with; id of the new message.
@@ -235,15 +239,11 @@ class ReplyService:
             self._running.pop(reply.conversation_id, None)
 
     async def _generate(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
-        if reply.original is None:
-            await self._make_room(reply, prompt_end_id, continues)
-        limit_characters = self._generation.character_limit()
-        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues, limit_characters=limit_characters)
-        reply.left_out = made.left_out
-        request, adapters = _of_its_own(made.request, reply.place), made.adapters
-        if reply.original is not None:
-            request, adapters = reply.original.asked(request), reply.original.adapters
-        generation = await self._generation.submit(request, adapters=adapters)
+        made = await self._request(reply, prompt_end_id, continues)
+        request, reply.left_out = made.request, made.left_out
+        if reply.before is None and isinstance(request.prompt, ChatPrompt):
+            reply.kept = KeptPrompt(request.prompt, made.first_left_out, made.left_out)
+        generation = await self._generation.submit(request, adapters=made.adapters)
         reply.generation, reply.model = generation, generation.model
         reply.receipt.update(asked(request))
         if generation.adapters:
@@ -262,6 +262,18 @@ class ReplyService:
             else:
                 reply.receipt["made_by"] = looking.result()
 
+    async def _request(self, reply: Reply, prompt_end_id: str, continues: bool) -> ReplyRequest:
+        original = reply.original
+        if original is not None and original.kept is not None:
+            return self._requests.again(reply.owner, reply.conversation_id, original.kept, original.params, original.adapters)
+        if original is None:
+            await self._make_room(reply, prompt_end_id, continues)
+        limit_characters = self._generation.character_limit()
+        made = await self._requests.make(reply.owner, reply.conversation_id, prompt_end_id, continues=continues, limit_characters=limit_characters)
+        request = _of_its_own(made.request, reply.place) if original is None else original.asked(made.request)
+        adapters = made.adapters if original is None else original.adapters
+        return replace(made, request=await self._generation.resolved(request), adapters=adapters)
+
     async def _make_room(self, reply: Reply, prompt_end_id: str, continues: bool) -> None:
         """Where no summary can be written, the oldest messages are left out, and the receipt says why."""
         begun = partial(reply.now_doing, "Summarising the oldest messages…")
@@ -275,6 +287,10 @@ class ReplyService:
             reply.now_doing("")
 
     async def _save(self, reply: Reply) -> None:
+        started = reply.generation.started if reply.generation else None
+        if reply.kept is not None and started is not None:
+            kept, reply.kept = reply.kept, None
+            await self._conversations.prompts.keep(reply.owner, reply.id, kept, started.dropped)
         await self._conversations.save_reply(
             reply.owner,
             reply.id,

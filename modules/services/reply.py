@@ -13,6 +13,7 @@ from modules.core.generation import Delta
 from modules.core.messages import split_thinking
 from modules.services.conversations import MessageRecord, MessageStatus
 from modules.services.generation import ClientGeneration
+from modules.services.kept_prompts import KeptPrompt
 from modules.services.receipts import at_end, at_start
 from modules.services.replay import Original
 
@@ -47,6 +48,7 @@ class Reply:
     before: Before | None = None
     original: Original | None = None  # what it is written again from
     left_out: int = 0  # messages that the engine was not even asked about: there is no room for them
+    kept: KeptPrompt | None = None  # the prompt, which is still to be kept with it
     version: int = 0
     waiter: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
@@ -118,7 +120,9 @@ class Reply:
             self.receipt.update(at_end(delta))
             self.status = "stopped" if delta.finish_reason == "cancelled" else "complete"
             if self.original and self.status == "complete":
-                self.receipt["replay"] = self.original.compared(self.text, self.model, self.receipt)
+                told = self.receipt["replay"] = self.original.compared(self.text, self.model, self.receipt)
+                if not told["same_text"]:
+                    self.receipt["replay_texts"] = self.original.texts(self.text, told["differs_at"])
         self.touch()
 
     def fail(self, message: str) -> None:

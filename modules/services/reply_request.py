@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from modules.core.generation import ChatPrompt, GenerationRequest
 from modules.core.messages import Image
 from modules.core.model import AdapterChoice
+from modules.core.params import GenerationParams
 from modules.services.characters import Casting
 from modules.services.conversation_settings import ConversationSettings, Overflow
 from modules.services.conversations import ConversationService
+from modules.services.kept_prompts import KeptPrompt
 from modules.services.presets import PresetService
 from modules.services.prompt_material import PromptMaterial
 from modules.services.storage import is_private
@@ -27,7 +29,8 @@ class ReplyRequest:
     request: GenerationRequest
     adapters: Sequence[AdapterChoice] | None
     overflow: Overflow
-    left_out: int = 0  # stored messages that were not even read: there is no room for them
+    left_out: int = 0  # stored messages that are not in it: there is no room for them
+    first_left_out: tuple[dict[str, str], ...] = ()  # of those
 
 
 class ReplyRequests:
@@ -74,6 +77,13 @@ class ReplyRequests:
         material = await self._conversations.unsent_material(owner, conversation_id, text, images, _limit(settings, limit_characters))
         return await self._request(settings, material, (owner, conversation_id), continues=False), material
 
+    def again(
+        self, owner: str, conversation_id: str, kept: KeptPrompt, params: GenerationParams, adapters: Sequence[AdapterChoice]
+    ) -> ReplyRequest:
+        """The request of a reply that is written again from the prompt that was kept with it."""
+        request = GenerationRequest(prompt=kept.prompt, params=params, client=f"{owner}/{conversation_id}", keep_on_disk=not is_private(conversation_id))
+        return ReplyRequest(request, adapters, kept.prompt.overflow, kept.left_out_count, kept.left_out)
+
     async def _request(self, settings: ConversationSettings, material: PromptMaterial, whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
         stored = tuple(part.message for part in material.parts)
         messages, params = await self._casting.play(settings, stored, self._presets.merge(settings.preset, settings.params))
@@ -91,7 +101,7 @@ class ReplyRequests:
             client="/".join(whose),
             keep_on_disk=not is_private(whose[1]),
         )
-        return ReplyRequest(request, settings.adapters, settings.overflow, material.left_out)
+        return ReplyRequest(request, settings.adapters, settings.overflow, material.left_out, material.first_left_out)
 
 
 def _limit(settings: ConversationSettings, limit_characters: int | None) -> int | None:

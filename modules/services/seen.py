@@ -1,4 +1,4 @@
-"""What a model saw before it wrote a reply: the prompt made anew, compared with the one that the receipt tells of."""
+"""What a model saw before it wrote a reply: the prompt that was kept with it, made anew and compared with the hash that the receipt tells of."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 from modules.core.errors import InvalidRequest
 from modules.core.generation import ChatPrompt
+from modules.core.params import GenerationParams
 from modules.services.conversations import ConversationService, MessageRecord
 from modules.services.generation import GenerationService
+from modules.services.kept_prompts import KeptPrompt, named
 from modules.services.notebook_exchange import gone_on
 from modules.services.reply_request import ReplyRequests
-
-START_CHARACTERS = 80  # of a message, to know it by
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +36,20 @@ class SeenService:
     async def of(self, owner: str, message_id: str) -> dict[str, Any]:
         """The text before a reply (or before the reply to a message), token by token with the message each belongs to.
 
-        `same` says whether it is what the model saw when the reply was written: None where that is not known, False where settings,
-        template, model or messages have changed since.
+        `kept` says whether it is made from what was kept with the reply, or from the messages and settings of today. `same`: whether it has
+        the hash that the receipt names; None where that names none.
 
         Raises:
             InvalidRequest: the message answers nothing.
             NotOffered: the model is on another server.
         """
         message = await self._conversations.message(owner, message_id)
-        prompt, seen = await self._render(owner, message)
         first = _first_part(message.receipt or {})
-        known = first.get("prompt_hash")
-        return {
-            **seen,
-            "same": None if not known else known == seen["hash"],
-            "reused_tokens": first.get("reused_tokens", 0) if known == seen["hash"] else 0,
-            "messages": [{"role": one.role, "start": one.content[:START_CHARACTERS]} for one in prompt.messages],
-        }
+        kept = await self._conversations.prompts.of(owner, message_id) if message.role == "assistant" else None
+        if kept is not None:
+            return _told(await self._generation.render(kept.prompt, _room_of(first)), kept, first) | {"kept": True}
+        prompt, seen = await self._render(owner, message)
+        return _told(seen, KeptPrompt(prompt), first) | {"kept": False}
 
     async def written_out(self, owner: str, message_id: str) -> WrittenOut:
         """The text before a reply with the reply, to be gone on with where it ends; or before the reply to a message.
@@ -75,6 +72,27 @@ class SeenService:
         if not isinstance(prompt, ChatPrompt):
             raise InvalidRequest("This reply was not made from messages, so there is nothing to show.", field="message_id")
         return prompt, await self._generation.render(prompt, made.request.params)
+
+
+def _told(seen: Mapping[str, Any], kept: KeptPrompt, first: Mapping[str, Any]) -> dict[str, Any]:
+    """A rendered prompt, with the messages that had been left out of it before; places count from the first of those."""
+    left = len(kept.left_out)
+    known = first.get("prompt_hash")
+    return {
+        **seen,
+        "tokens": [[token_id, piece, place + left if place >= 0 else place] for token_id, piece, place in seen["tokens"]],
+        "dropped_count": kept.left_out_count + len(seen["dropped"]),
+        "dropped": [*range(left), *(place + left for place in seen["dropped"])],
+        "same": None if not known else known == seen["hash"],
+        "reused_tokens": first.get("reused_tokens", 0) if known == seen["hash"] else 0,
+        "messages": [*kept.left_out, *(named(one.role, one.content) for one in kept.prompt.messages)],
+    }
+
+
+def _room_of(first: Mapping[str, Any]) -> GenerationParams:
+    """The values of a receipt that the room of a prompt depends on."""
+    params = first.get("params") or {}
+    return GenerationParams(max_tokens=params.get("max_tokens"), context_tokens=params.get("context_tokens"))
 
 
 def _first_part(receipt: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modules.store.messages import MessageStore
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
+    from modules.store.prompts import PromptStore
 
 T = TypeVar("T")
 THREADS = 4
@@ -39,6 +40,7 @@ class Stores:
     paths: PathStore
     notebooks: NotebookStore
     files: FileStore
+    prompts: PromptStore
 
 
 class Storage:
@@ -111,8 +113,12 @@ def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     from modules.store.messages import MessageStore
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
+    from modules.store.prompts import PromptStore
 
     database = Database(state_dir) if state_dir is not None else MemoryDatabase(private=private)
     messages = MessageStore(database)
     messages.recover()
-    return Stores(database, ConversationStore(database), BinStore(database), messages, PathStore(database), NotebookStore(database), FileStore(database))
+    return Stores(
+        database, ConversationStore(database), BinStore(database), messages, PathStore(database), NotebookStore(database), FileStore(database),
+        PromptStore(database),
+    )  # fmt: skip

@@ -27,6 +27,7 @@ from modules.store.database import Database
 from modules.store.files import files_of, put_files
 from modules.store.images import ID_BATCH, file_of, images_of, put_images
 from modules.store.message_rows import owned_message, record_of, record_with, records_of, tree_of
+from modules.store.prompts import put_prompts
 from modules.store.records import (
     MessageRecord,
     NewConversation,
@@ -240,6 +241,7 @@ class MessageStore:
                 connection.execute(insert(messages), rows)
                 put_images(connection, ((row["id"], message.images) for row, message in zip(rows, some, strict=True)))
                 put_files(connection, conversation_id, ((row["id"], message.files) for row, message in zip(rows, some, strict=True)))
+                put_prompts(connection, ((row["id"], message.prompt) for row, message in zip(rows, some, strict=True)))
             if ids:
                 values: dict[str, Any] = {"head_id": ids[-1 if new.head is None else new.head]}
                 if new.places_in_settings:

@@ -121,6 +121,12 @@ class PathStore:
                 found, count = PathTail(found.before[:left], more + found.records), 2 * count
             return found
 
+    def records(self, owner: str, conversation_id: str, ids: Sequence[str]) -> tuple[MessageRecord, ...]:
+        """Messages of a path, without their versions."""
+        with self._database.read() as connection:
+            owned(connection, owner, conversation_id)
+            return records_of(connection, ids, dict.fromkeys(ids, ()))
+
     def since(self, owner: str, conversation_id: str, known: KnownPath, touched: Iterable[str]) -> PathChange | None:
         """What became of a path that somebody knows, after messages were added, changed or deleted; None where nearly all of it is another one."""
         with self._database.read() as connection:

@@ -60,6 +60,15 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
+class NewPrompt:
+    """The prompt of a reply, to be stored with it: a form, and the texts that it names by their hashes; those that are stored already may be absent."""
+
+    form: Mapping[str, Any]
+    texts: Mapping[str, str]
+    uses: tuple[str, ...]  # hashes of all texts
+
+
+@dataclass(frozen=True, slots=True)
 class Snippet:
     """Where a search found something: the words found and what stands around them."""
 
@@ -184,6 +193,7 @@ class NewMessage:
     pinned: bool = False
     speaker: str = ""
     files: tuple[NewFile | StoredFile | str, ...] = ()  # new, copied, or the id of one that waits in the conversation
+    prompt: NewPrompt | str | None = None  # new, or that of the message with this id
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,8 +179,9 @@ class JsonSource:
     def _skip(self) -> None:
         self._move(self._at + 1)
 
-    def value(self) -> Any:
-        """The next value; more of the file is read until it is whole."""
+    def value(self, limit_chars: int | None = None) -> Any:
+        """The next value, a text or one of at most `limit_chars`; more of the file is read until it is whole."""
+        limit = VALUE_LIMIT_CHARS if limit_chars is None or self.next_char() == '"' else min(limit_chars, VALUE_LIMIT_CHARS)
         while True:
             try:
                 value, end = self._json.raw_decode(self._text, self._at)
@@ -193,9 +194,9 @@ class JsonSource:
                 if self._ended or self._is_whole(end):
                     self._move(end)
                     return value
-            if len(self._text) - self._at > VALUE_LIMIT_CHARS:
+            if len(self._text) - self._at > limit:
                 raise InvalidRequest(
-                    f"{self._name}, line {self.line}: one value is longer than {VALUE_LIMIT_CHARS >> 20} MiB, the most that is read at once; write the rows as a list, or one a line (.jsonl)."
+                    f"{self._name}, line {self.line}: one value is longer than {limit >> 20} MiB, the most that is read at once; write the rows as a list, or one a line (.jsonl)."
                 )
             self._fill()
 

@@ -63,3 +63,11 @@ def test_a_conversation_is_taken_along(chat: ChatScreen, page: Page, starter: Pa
         file = tmp_path / f"taken{ending}"
         waiting.value.save_as(file)
         assert "Kept." in file.read_text(encoding="utf-8")
+    choose(page, tmp_path / "taken.md")
+    report = page.get_by_role("dialog", name="Import conversations")
+    expect(report).to_contain_text("1 conversation imported from Markdown")
+    before = chat.id
+    report.get_by_role("button", name="Open it").click()
+    page.wait_for_url(lambda url: before not in url)
+    expect(chat.asked).to_contain_text("keep me")
+    expect(chat.reply).to_contain_text("Kept.")

@@ -39,13 +39,34 @@ def test_a_receipt_is_opened_and_shows_what_the_model_saw(chat: ChatScreen, page
     expect(chat.reply.locator("details.receipt summary").first).to_contain_text("replay: the same text")
 
 
-def test_what_changed_since_is_said(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+def test_what_the_model_saw_stays_when_settings_change(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
     chat.open(starter.make_conversation((("user", "Hello"), ("assistant", "Hi.")), settings=SHORT))
     chat.say("What is a LoRA?")
     starter.ask("PATCH", f"ui/conversations/{chat.id}", {"settings": {"system_prompt": "Other."}})
     chat.reply.locator("details.receipt summary").first.click()
     chat.reply.get_by_role("button", name="What the model saw").click()
-    expect(page.get_by_role("dialog").get_by_text("have changed since")).to_be_visible()
+    expect(page.get_by_role("dialog").get_by_text("This is what the model saw")).to_be_visible()
+    expect(page.get_by_role("document", name="The prompt")).to_contain_text("Answer in one sentence.")
+
+
+def test_a_replay_that_differs_shows_both_texts(chat: ChatScreen, starter: PaddockServer) -> None:
+    told = {"role": "assistant", "content": "Bananas are blue.", "receipt": {"seed": 5, "params": SHORT["params"]}}
+    body = {"title": "Differs", "settings": SHORT, "messages": [{"role": "user", "content": "What is a LoRA?"}, told]}
+    chat.open(starter.ask("POST", "ui/conversations/import", body)["id"])
+    chat.reply.locator("details.receipt summary").first.click()
+    chat.reply.get_by_role("button", name="What the model saw").click()
+    expect(chat.page.get_by_text("The receipt names no hash of the prompt")).to_be_visible()
+    chat.page.keyboard.press("Escape")
+    chat.reply.get_by_role("button", name="Replay").click()
+    expect(chat.reply.locator(".versions")).to_contain_text("2/2")
+    now = chat.done()
+    short = chat.reply.locator("details.receipt summary").first
+    expect(short).to_contain_text("replay: differs from character")
+    place = int(short.inner_text().split("from character ")[1].split()[0]) - 1
+    short.click()
+    figures = chat.reply.locator(".replay-texts figure")
+    expect(figures.filter(has_text="It was").locator("mark")).to_have_text("Bananas are blue."[place:])
+    expect(figures.filter(has_text="It is now").locator("mark")).to_have_text(now[place:].strip())
 
 
 def test_the_file_of_the_model_is_named_by_its_hash(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:

@@ -78,6 +78,12 @@ def test_a_word_document(tmp_path: Path) -> None:
     )
 
 
+def test_headers_and_footers_of_a_word_document_are_read_once_each(tmp_path: Path) -> None:
+    headers = [paragraph("Secret"), paragraph(""), paragraph("Secret"), paragraph("Annex")]
+    found = read(tmp_path, "lamps.docx", docx(paragraph("The lamp is on."), headers=headers, footers=[paragraph("Version 3") + table(("a", "b"))]))
+    assert found.text == "[Header]\nSecret\n\n[Header]\nAnnex\n\nThe lamp is on.\n\n[Footer]\nVersion 3\n\n| a | b |"
+
+
 def test_a_pdf_page_by_page(tmp_path: Path) -> None:
     found = read(tmp_path, "lamps.pdf", pdf(["The lamp is on.", "", "It is warm."]))
     assert found.kind == "PDF"

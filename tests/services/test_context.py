@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import Any
 
@@ -112,6 +113,27 @@ async def test_of_a_very_long_conversation_only_the_end_is_read_and_nothing_else
     assert (await app.context.look(ANN, conversation_id, "And now?", listed=False)) == await look(app, conversation_id, "And now?")
 
 
+async def test_the_prompt_of_which_only_the_end_was_read_is_kept_with_what_was_left_out(app: App) -> None:
+    conversation_id = await talk(app)
+    ids = await told(app, conversation_id, 40)
+    await look(app, conversation_id)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = await ended(app, conversation_id)
+    count = (reply.receipt or {})["dropped_messages"]
+    await app.storage.run(lambda stores: stores.messages.save(ANN, ids[0], {"content": "Something else."}))
+    seen = await app.seen.of(ANN, reply.id)
+    assert (seen["same"], seen["dropped_count"], seen["dropped"]) == (True, count, list(range(count)))
+    assert [one["role"] for one in seen["messages"]] == ["user", "assistant"] * 40 + ["user"]
+    assert [one["start"].split(".")[0] for one in seen["messages"]] == [*(f"Number {place}" for place in range(80)), "And now?"]
+    places = {place for _, _, place in seen["tokens"] if place >= 0}
+    assert places == set(range(count, 81)), "each token belongs to its message"
+    await app.replies.replay(ANN, conversation_id, reply.id)
+    again = await ended(app, conversation_id)
+    assert (again.receipt or {})["replay"]["same_prompt"]
+    assert (again.receipt or {})["dropped_messages"] == count
+    assert await app.conversations.prompts.of(ANN, again.id) == await app.conversations.prompts.of(ANN, reply.id)
+
+
 async def test_refusing_is_said_before_and_after_it_is_sent(app: App) -> None:
     conversation_id = await talk(app, {**SHORT, "overflow": "refuse"})
     await told(app, conversation_id, 8)
@@ -193,6 +215,23 @@ async def test_all_of_a_very_long_conversation_is_read_to_be_summarised(app: App
     await app.replies.send(ANN, conversation_id, "And then?")
     later = (await ended(app, conversation_id)).receipt or {}
     assert (later["dropped_messages"], later["prompt_tokens"]) == (0, after.total)
+
+
+async def test_a_reply_is_stopped_while_the_summary_is_written(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(*_: object) -> str:
+        return await asyncio.get_running_loop().create_future()
+
+    monkeypatch.setattr(app.summaries, "_reply", never)
+    conversation_id = await talk(app)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "summarise_oldest"})
+    await told(app, conversation_id, 8)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    reply = app.replies.running(conversation_id)
+    assert reply is not None
+    await until(lambda: reply.doing == "Summarising the oldest messages…")
+    await app.replies.stop(conversation_id)
+    assert (await ended(app, conversation_id)).status == "stopped"
+    assert (await app.conversations.read(ANN, conversation_id)).settings.summary == ""
 
 
 async def test_where_no_summary_can_be_written_the_oldest_messages_are_left_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -152,7 +152,7 @@ def test_an_archive_is_read_as_it_came() -> None:
     ("content", "words"),
     [
         (b"", "is empty"),
-        (b"hello", "is not JSON"),
+        (b"hello", "neither JSON nor a chat in Markdown"),
         (b'{"title": "x"}', "no conversation that Paddock knows"),
         (b'[{"title": "x"}, 3]', "this one is a number"),
         (b'{"messages": [{"role": "robot", "content": "x"}]}', "spoken by “robot”"),

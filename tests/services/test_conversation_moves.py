@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
-from modules.core.messages import Image
+from modules.core.generation import ChatPrompt
+from modules.core.messages import Image, Message
 from modules.services import conversation_imports
 from modules.services.conversation_exports import WRITERS, ConversationExports
 from modules.services.conversation_imports import ConversationImports, ImportReport
 from modules.services.conversations import ConversationService
+from modules.services.kept_prompts import KeptPrompt
 from modules.services.storage import Storage
 from modules.store.records import NewFile
 from modules.training import json_rows
@@ -77,11 +79,11 @@ async def test_a_file_of_each_program_becomes_conversations(moves: Moves) -> Non
 
 async def test_what_is_refused_is_told_and_the_rest_is_there(moves: Moves) -> None:
     good = {"messages": [{"role": "user", "content": "hi"}]}
-    bad = {"messages": [{"role": "user", "content": "x" * 2_000_001}]}
+    bad = {"messages": [{"role": "user", "content": "x" * 4_000_001}]}
     empty = {"uuid": "e", "name": "", "chat_messages": []}
     report = await moves.take(json.dumps([good, bad, {"weather": "fine"}, empty, good]).encode())
     assert (report.imported, report.refused, report.empty) == (2, 2, 1)
-    assert "2000000" in report.refusals[0].reason.replace(",", "")
+    assert "4000000" in report.refusals[0].reason.replace(",", "")
     assert "row 3" in report.refusals[1].where and "weather" in report.refusals[1].reason
     assert len(await moves.conversations.list(ANN)) == 2
 
@@ -134,6 +136,31 @@ async def test_our_own_form_loses_nothing(moves: Moves) -> None:
     assert after["messages"][0]["images"]
     assert (after["title"], after["pinned"], after["updated_s"]) == ("Groceries & more", True, before["updated_s"])
     assert await moves.shown(report.conversations[0].id, BOB) == await moves.shown(conversation_id)
+
+
+async def test_the_prompts_of_replies_travel_with_them(moves: Moves) -> None:
+    conversation_id = await whole(moves)
+    shown = (await moves.conversations.read(ANN, conversation_id)).messages
+    replies = [shown[1].id, (await moves.conversations.append(ANN, conversation_id, shown[1].id, "assistant", "More.")).id]
+    picture = Image(kind="png", data=base64.b64encode(b"pixels").decode())
+    prompt = ChatPrompt(messages=(Message(role="user", content="look at this " * 200, images=(picture,)),), template_variables={"a": 1})
+    longer = prompt.model_copy(update={"messages": (*prompt.messages, Message(role="assistant", content="Milk."))})
+    await moves.conversations.prompts.keep(ANN, replies[0], KeptPrompt(prompt), ())
+    await moves.conversations.prompts.keep(ANN, replies[1], KeptPrompt(longer), ())
+    written = json.loads(await moves.export(conversation_id, "json"))
+    told = {message["id"]: message["prompt"]["texts"] for message in written["messages"] if "prompt" in message}
+    assert [len(told[reply]) for reply in replies] == [2, 1], "each text once"
+    copy = (await moves.take(json.dumps(written).encode(), owner=BOB)).conversations[0].id
+    places = {message.content: message.id for message in (await moves.conversations.read(BOB, copy)).messages}
+    for reply, content in ((replies[0], shown[1].content), (replies[1], "More.")):
+        kept = await moves.conversations.prompts.of(BOB, places[content])
+        assert kept is not None
+        assert kept == await moves.conversations.prompts.of(ANN, reply)
+    first = next(message for message in written["messages"] if message["id"] == replies[0])
+    first["prompt"]["texts"] = dict.fromkeys(first["prompt"]["texts"], "not what the hash says")
+    copy = (await moves.take(json.dumps(written).encode(), owner=BOB)).conversations[0].id
+    last = (await moves.conversations.read(BOB, copy)).messages[-1].id
+    assert await moves.conversations.prompts.of(BOB, last) is None, "what it shares with the first one is not in the file"
 
 
 async def test_a_file_that_paddock_wrote_is_read_whatever_its_size(moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +221,14 @@ async def test_the_other_forms_hold_the_path_that_is_shown(moves: Moves) -> None
     assert openai["messages"][1]["content"] == "notes.txt:\n\nBuy milk.\n\nlook at this"
     sharegpt = json.loads(await moves.export(conversation_id, "sharegpt"))
     assert [turn["from"] for turn in sharegpt[0]["conversations"]] == ["system", "human", "gpt"]
+    report = await moves.take(markdown.encode(), "groceries.md", BOB)
+    back = await moves.conversations.read(BOB, report.conversations[0].id)
+    assert (report.formats, back.title, back.settings.system_prompt) == (["Markdown"], "Groceries & more", "Be brief.")
+    assert [(message.role, message.content, message.model) for message in back.messages] == [
+        ("user", "*Attached file notes.txt*\n\n*Attached image 1*\n\nlook at this", ""), ("assistant", "<think>\nIt is milk.\n</think>\n\nMilk.", "m"),
+    ]  # fmt: skip
+    again = (await moves.export(back.id, "markdown", BOB)).decode()
+    assert again == markdown, "and once more"
     for form in ("openai", "sharegpt"):
         report = await moves.take(await moves.export(conversation_id, form), "again", BOB)
         record = await moves.conversations.read(BOB, report.conversations[0].id)

@@ -11,6 +11,7 @@ import pytest
 from modules.core.errors import ContextOverflow
 from modules.core.messages import Image, Message
 from modules.prompts.fitting import fit_chat
+from modules.services.kept_prompts import LEFT_OUT_LIMIT, named
 from modules.services.prompt_material import PromptMaterial, material_of, unsent_material
 from modules.services.storage import Stores, _open_stores
 from modules.store.paths import TAIL_STEP
@@ -73,6 +74,9 @@ def test_the_prompt_is_the_same(stores: Stores, seed: int) -> None:
     gone = [origin for part in whole.parts for origin in part.origins if origin not in short.records]
     assert len(gone) <= short.left_out <= len(whole.records) - len(short.records)
     assert (whole.left_out, whole.parts[-1]) == (0, short.parts[-1])
+    missing = [record for record in stores.messages.read("ann", conversation_id).messages if record.id not in short.records]
+    assert [one["role"] for one in short.first_left_out] == [record.role for record in missing[:LEFT_OUT_LIMIT]]
+    assert all(one["start"] in record.content for one, record in zip(short.first_left_out, missing, strict=False))
     unsent = [unsent_material(stores, "ann", conversation_id, "And now?", [PICTURE], limit_characters=limit) for limit in (None, LIMIT)]
     assert fitted(unsent[0])[0] == fitted(unsent[1])[0]
     assert unsent[0].parts[-1] == unsent[1].parts[-1], "with the image that waits"
@@ -86,6 +90,7 @@ def test_only_the_end_is_read(stores: Stores) -> None:
     assert len(found.records) < TAIL_STEP
     assert found.left_out == len(rows) + 1 - len(found.records)
     assert found.parts[0].message.content == "Be kind.\n\nFrom the file."
+    assert list(found.first_left_out) == [named(row.role, row.content.strip()) for row in rows[:LEFT_OUT_LIMIT]]
     assert material_of(stores, "ann", last, 10**6).left_out == 0
 
 

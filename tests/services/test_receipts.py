@@ -18,6 +18,8 @@ from modules.services.receipts import changed, short
 from tests.services.conftest import ONE, WRITING
 from tests.services.reply_steps import ANN, SHORT, ended, talk
 
+TEMPLATE = "Angles"
+
 pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
 
 
@@ -65,7 +67,8 @@ async def test_what_the_model_saw_is_shown_and_known_to_be_the_same(app: App) ->
     await ended(app, conversation_id)
     assert (await app.seen.of(ANN, reply))["same"] is True, "the first part was written from this"
     await app.conversations.update_settings(ANN, conversation_id, {"system_prompt": "Be long."})
-    assert (await app.seen.of(ANN, reply))["same"] is False
+    again = await app.seen.of(ANN, reply)
+    assert (again["same"], again["kept"], again["text"]) == (True, True, seen["text"]), "as it was then"
     with pytest.raises(NotFound):
         await app.seen.of("bob", reply)
     alone = await app.conversations.append(ANN, await talk(app), None, "assistant", "Hello")
@@ -88,6 +91,40 @@ async def test_a_conversation_is_written_out_as_the_model_sees_it(app: App) -> N
     assert generation.started and generation.started.prompt_hash == seen["hash"], "a notebook reads the same tokens from it"
     with pytest.raises(NotFound):
         await app.seen.written_out("bob", reply)
+
+
+async def test_what_the_model_saw_stays_whatever_is_changed_since(app: App) -> None:
+    await app.templates.save(TEMPLATE, "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}<assistant>")
+    conversation_id = await talk(app, {**SHORT, "system_prompt": "Be brief.", "template": TEMPLATE})
+    first, early = await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    await ended(app, conversation_id)
+    _, reply = await app.replies.send(ANN, conversation_id, "And a lamp?")
+    original = await ended(app, conversation_id)
+    seen = await app.seen.of(ANN, reply)
+    assert (seen["same"], seen["text"].startswith("<system>Be brief.<user>What is a LoRA?<assistant>")) == (True, True)
+    branch = (await app.conversations.read(ANN, await app.conversations.branch(ANN, reply))).messages[-1].id
+    await app.conversations.update_settings(ANN, conversation_id, {"system_prompt": "Be long.", "template": ""})
+    await app.storage.run(lambda stores: stores.messages.save(ANN, early, {"content": "Something else."}))
+    changed_template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    await app.templates.save(TEMPLATE, changed_template, stamp=(await app.templates.find(TEMPLATE)).stamp)
+    for message_id in (reply, branch):
+        assert (await app.seen.of(ANN, message_id)) == seen
+    await app.replies.replay(ANN, conversation_id, reply)
+    again = await ended(app, conversation_id)
+    assert (again.content, (again.receipt or {})["replay"]["same_prompt"]) == (original.content, True), "with the template and system prompt of then"
+    await app.conversation_bin.discard(ANN, await app.conversations.delete_message(ANN, first))
+    assert (await app.seen.of(ANN, branch))["text"] == seen["text"]
+
+
+async def test_a_replay_of_a_begun_reply_goes_on_from_the_same_words(app: App) -> None:
+    conversation_id = await talk(app)
+    reply = await app.turns.begin(ANN, conversation_id, "What is a LoRA?", "A LoRA is")
+    original = await ended(app, conversation_id)
+    assert (await app.seen.of(ANN, reply))["same"] is True
+    await app.replies.replay(ANN, conversation_id, reply)
+    again = await ended(app, conversation_id)
+    assert (again.content, (again.receipt or {})["replay"]["same_text"]) == (original.content, True)
+    assert again.content.startswith("A LoRA is")
 
 
 async def test_a_reply_is_written_again_from_its_receipt(app: App) -> None:

@@ -22,6 +22,7 @@ def test_a_difference_is_named_by_its_place() -> None:
     assert (original.params.seed, original.params.temperature) == (5, 0.5)
     told = original.compared("One too", "horse", {"prompt_hash": "b"})
     assert told == {"of": "reply", "same_model": False, "same_prompt": False, "same_text": False, "differs_at": 5}
+    assert original.texts("One too", 5) == {"before": "One t", "was": "wo three", "now": "oo"}
     assert original.compared("One two", "pony", RECEIPT)["differs_at"] == 7, "it ended earlier"
     assert original.compared("One two three", "pony", RECEIPT)["same_text"]
 

@@ -10,11 +10,11 @@ const FORMS = [
   ["openai", "OpenAI messages (JSONL)", "to train or test with"],
   ["sharegpt", "ShareGPT (JSON)", "to train with"],
 ];
-const SOURCES = "Files of Paddock, ChatGPT and Claude (also the archive as it came), SillyTavern and text-generation-webui, OpenAI messages, ShareGPT";
+const SOURCES = "Files of Paddock, ChatGPT and Claude (also the archive as it came), SillyTavern and text-generation-webui, OpenAI messages, ShareGPT, chats in Markdown";
 
 /** The button that imports. Files that are dropped on the sidebar are taken as well. */
 export function importButton() {
-  const input = h("input", { type: "file", accept: ".json,.jsonl,.zip,application/json,application/zip", multiple: true, hidden: true, "aria-label": "Files of conversations" });
+  const input = h("input", { type: "file", accept: ".json,.jsonl,.zip,.md,.markdown,.txt,application/json,application/zip,text/markdown,text/plain", multiple: true, hidden: true, "aria-label": "Files of conversations" });
   input.addEventListener("change", () => { importFiles([...input.files]); input.value = ""; });
   const button = iconButton("download", "Import conversations", () => input.click(), { class: "icon-button import-button", title: `Import conversations: ${SOURCES}` });
   watchDrops();

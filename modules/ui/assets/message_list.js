@@ -84,7 +84,7 @@ class MessageList {
       change: mine((data) => this.apply(data)),
       patch: mine((data) => this.gather(data)),
       finished: mine((data) => this.finish(data)),
-      queued: mine((data) => this.waiting(data.id, data.doing ? data.doing : data.place ? `Waiting for a free slot, place ${data.place}` : "Reading the prompt…")),
+      queued: mine((data) => this.waiting(data.id, data.doing || (data.place ? `Waiting for a free slot, place ${data.place}` : "Reading the prompt…"))),
       loading: mine((data) => { for (const running of this.running) this.waiting(running, data.stage, data.done); }),
       title: mine((data) => { this.showTitle(data.title); emit("conversations-changed"); }),
     }, (lost) => this.showLost(lost));

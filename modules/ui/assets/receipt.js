@@ -59,7 +59,14 @@ async function complete(details, id) {
     type: "button", class: "small-button", text: "Replay", title: "Write it again with the same seed and values, as another version, and compare", on: { click: () => replay(id) },
   }) : null;
   details.querySelector(".receipt-more")?.remove();
-  details.append(h("div", { class: "receipt-more" }, table(told), h("div", { class: "receipt-buttons" }, saw, again)));
+  details.append(h("div", { class: "receipt-more" }, table(told), differences(told.receipt?.replay_texts), h("div", { class: "receipt-buttons" }, saw, again)));
+}
+
+/** Of a replay that became another text: both from the first difference on. */
+function differences(texts) {
+  if (!texts) return "";
+  const side = (title, text) => h("figure", {}, h("figcaption", { text: title }), h("pre", {}, h("span", { text: texts.before ? `…${texts.before}` : "" }), h("mark", { text: text || "(it ended here)" })));
+  return h("div", { class: "replay-texts" }, side("It was", texts.was), side("It is now", texts.now));
 }
 
 function replay(id) {

@@ -7,6 +7,7 @@ import { report, request } from "./page.js";
 const MOST_TOKENS = 12000; // beyond that, only the messages are told apart
 const NAMES = Object.freeze({ system: "System", user: "You", assistant: "Reply", tool: "Tool", developer: "Developer" });
 const SAME = "This is what the model saw: the prompt has the hash that the receipt names.";
+const OTHER_MODEL = "This is the text that was kept with the reply. The loaded model (or this version of Paddock) splits it into other tokens than those that the receipt names.";
 const CHANGED = "Messages, settings, the template or the model have changed since: this is what the loaded model would see now, not what it saw then.";
 const UNKNOWN = "The receipt names no hash of the prompt, so this may differ: it is what the loaded model would see now.";
 
@@ -25,16 +26,16 @@ export async function showWhatItSaw(id) {
 }
 
 function content(seen) {
-  const { same, tokens, limit, dropped, messages, text, template, reused_tokens: reused } = seen;
+  const { same, kept, tokens, limit, dropped, dropped_count: left, messages, text, template, reused_tokens: reused } = seen;
   const copy = iconButton("copy", "Copy the text", async () => {
     try { await copyText(text); flash(copy, "check", "copy"); } catch (error) { report(error); }
   });
   const facts = `${plural(tokens.length, "token")}, room for ${number(limit)}. Template: ${template.origin}.`;
   return [
-    h("p", { class: same === false ? "saw-note changed" : "saw-note", text: same ? SAME : same === false ? CHANGED : UNKNOWN }),
+    h("p", { class: same === false ? "saw-note changed" : "saw-note", text: same ? SAME : same === false ? (kept ? OTHER_MODEL : CHANGED) : UNKNOWN }),
     h("div", { class: "saw-facts" }, h("span", { text: facts }), copy),
     legend(tokens, messages, reused),
-    leftOut(dropped, messages, limit),
+    leftOut(dropped, left, messages, limit),
     h("div", { class: "saw-text", role: "document", tabindex: "0", "aria-label": "The prompt" }, ...spans(tokens, messages, reused)),
   ].filter(Boolean);
 }
@@ -51,10 +52,11 @@ function legend(tokens, messages, reused) {
   return h("div", { class: "saw-legend", "aria-label": "Tokens by message" }, ...rows);
 }
 
-function leftOut(dropped, messages, limit) {
-  if (!dropped.length) return null;
+function leftOut(dropped, count, messages, limit) {
+  if (!count) return null;
   const rows = dropped.map((place) => h("li", { text: `${NAMES[roleOf(messages, place)] ?? "Message"}: ${messages[place]?.start ?? ""}` }));
-  return h("details", { class: "saw-dropped" }, h("summary", { text: `${plural(dropped.length, "oldest message")} left out: all together are longer than ${number(limit)} tokens` }), h("ul", {}, ...rows));
+  if (count > rows.length) rows.push(h("li", { text: `and ${number(count - rows.length)} more` }));
+  return h("details", { class: "saw-dropped" }, h("summary", { text: `${plural(count, "oldest message")} left out: all together are longer than ${number(limit)} tokens` }), h("ul", {}, ...rows));
 }
 
 function spans(tokens, messages, reused) {
