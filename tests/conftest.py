@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WITH_TORCH = (
     "tests/loaders/", "tests/training/", "tests/weights/", "tests/lab/", "tests/starter/test_model.py", "tests/prompts/test_against_transformers.py",
 )  # fmt: skip
+MEMORY = Path("/dev/shm")  # where Linux has a folder in main memory
+MEMORY_LEAST_BYTES = 2 << 30
 WHOLE_FILE = re.compile(r"^pytestmark = .*pytest\.mark\.processes", re.MULTILINE)
 # Workers begin with these files, the longest first: the one that came to them last would be at it long after the other has ended
 LONGEST = (
@@ -121,6 +124,21 @@ def chromium_path() -> str:
         if found:
             return found
     pytest.skip("no Chromium or Chrome on this system: install one, or set PADDOCK_CHROMIUM to its path")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Put the folders of unit tests into main memory where there is room: each write of a database waits for the disk, which took half of their time."""
+    terms = config.getoption("markexpr").split(" and ")
+    if hasattr(config, "workerinput") or not {"not processes", "not torch"} <= set(terms) or not has_room(MEMORY):
+        return
+    root = tempfile.mkdtemp(prefix="paddock-tests-", dir=MEMORY)
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = os.environ["TMPDIR"] = root
+    config.add_cleanup(lambda: shutil.rmtree(root, ignore_errors=True))
+
+
+def has_room(folder: Path) -> bool:
+    """Whether it is there and large enough for all that unit tests write."""
+    return folder.is_dir() and os.access(folder, os.W_OK) and shutil.disk_usage(folder).free >= MEMORY_LEAST_BYTES
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -17,7 +17,7 @@ from modules.services.kept_prompts import KeptPrompt
 from modules.services.receipts import at_end, at_start
 from modules.services.replay import Original
 
-SAVE_AFTER_S = 0.7  # text is on disk at most so long, and the time of a write, after it came
+SAVE_AFTER_S = 0.6  # text is on disk at most so long, and the time of a write, after it came
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modules.core.errors import ContextOverflow
@@ -103,6 +103,7 @@ def test_a_text_too_long_to_count_is_shortened_too() -> None:
         fit_chat(said("u", 101), count=Counter(refuse_above=100), limit_tokens=1000)
 
 
+@settings(deadline=None)
 @given(st.text("suaUA", max_size=40), st.integers(1, 30), st.integers(1, 300))
 def test_what_surely_has_no_room_is_not_rendered_and_nothing_else_is_left_out(roles: str, length: int, limit: int) -> None:
     messages, limit_characters = said(roles + "u", length), 200
@@ -131,6 +132,7 @@ def test_spaces_around_a_content_do_not_count() -> None:
     assert (character_limit(10), character_limit(1000)) == (4096, 16_000)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400), st.booleans(), st.integers(10, 4100))
 def test_as_few_as_possible_with_few_renderings(turns: int, system: bool, limit: int) -> None:
     messages = said("s" * system + "ua" * turns + "u")

@@ -179,9 +179,9 @@ def test_what_is_whole_before_a_damage_is_found() -> None:
 
 
 def test_a_member_that_unpacks_to_more_than_it_may_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(conversation_formats, "UNPACKED_LIMIT_BYTES", 5_000_000)
-    bomb = archive({"conversations.json": b"[" + b" " * 20_000_000 + b"]"})
-    assert len(bomb) < 100_000
+    monkeypatch.setattr(conversation_formats, "UNPACKED_LIMIT_BYTES", 500_000)
+    bomb = archive({"conversations.json": b"[" + b" " * 2_000_000 + b"]"})
+    assert len(bomb) < 10_000
     (found,) = read_bytes(bomb, "bomb.zip")
     assert "unpacks to more than" in found.problem
 

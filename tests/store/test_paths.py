@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +12,7 @@ from hypothesis import strategies as st
 from modules.core.errors import NotFound
 from modules.store.conversations import ConversationStore
 from modules.store.database import Database
+from modules.store.memory import MemoryDatabase
 from modules.store.messages import MessageStore
 from modules.store.paths import STEPS_LIMIT, PathStore
 from modules.store.records import MessageRecord, NewConversation, NewMessage
@@ -56,12 +55,11 @@ class Follower:
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(actions=ACTIONS)
 def test_who_follows_has_what_stands_there(actions: list[tuple[str, int, bool]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        database = Database(Path(folder))
-        try:
-            play(database, actions)
-        finally:
-            database.close()
+    database = MemoryDatabase(private=False)
+    try:
+        play(database, actions)
+    finally:
+        database.close()
 
 
 def play(database: Database, actions: list[tuple[str, int, bool]]) -> None:

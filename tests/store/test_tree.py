@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
-
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,6 +10,7 @@ from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.store.bin import BinStore
 from modules.store.conversations import ConversationStore
 from modules.store.database import Database
+from modules.store.memory import MemoryDatabase
 from modules.store.messages import MessageStore
 from modules.store.records import NewConversation, NewMessage
 from modules.store.tree import MessageTree
@@ -119,12 +117,11 @@ ACTIONS = st.lists(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(actions=ACTIONS)
 def test_any_sequence_of_actions_keeps_the_path_whole(actions: list[tuple[str, int]]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        database = Database(Path(folder))
-        try:
-            play(database, actions)
-        finally:
-            database.close()
+    database = MemoryDatabase(private=False)
+    try:
+        play(database, actions)
+    finally:
+        database.close()
 
 
 def play(database: Database, actions: list[tuple[str, int]]) -> None:
