@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modules.core.params import GenerationParams, SamplerName
 
 NEGLIGIBLE = 50.0  # nats behind the likeliest token: so unlikely that no draw ever reaches it
+ROUNDED_UP = 1 + 1e-9  # a root may come out a little too small; what is not negligible after all must not be left out by it
 SORTED_AT_MOST = 8192  # candidates; of more only those are sorted that a draw needs
 COLDEST = 1e-4  # temperature below which nothing changes any more but the size of numbers
 
@@ -163,7 +164,7 @@ def smoothing(candidates: Candidates, params: GenerationParams, state: SamplerSt
     """
     largest = candidates.max()
     square, cube = params.smoothing_factor * (3 - params.smoothing_curve) / 2, params.smoothing_factor * (params.smoothing_curve - 1) / 2
-    reach = _reach(square, cube)
+    reach = ROUNDED_UP * _reach(square, cube)
 
     def smooth(logits: NDArray[np.float64]) -> NDArray[np.float64]:
         below = logits - largest

@@ -139,6 +139,12 @@ def test_no_n_gram_comes_twice_and_a_text_can_end() -> None:
     assert written == [5, 5, 0, 5], "5 5 once; then the likeliest other one, and 0 5 was not there before"
 
 
+def test_a_token_just_not_negligible_stays_however_the_root_is_rounded() -> None:
+    row = np.array([1.0, -3.0, -2.0, -15.0, 11.0, 7.0, -2.0, 5.0], np.float32)
+    ids, _ = kept(row, smoothing_factor=0.05, smoothing_curve=3.0)
+    assert ids.tolist() == [4, 5, 7, 0]
+
+
 def test_smoothing_is_a_parabola_below_the_likeliest() -> None:
     row = np.array([4.0, 3.0, 2.0, -20.0], np.float32)
     ids, shares = kept(row, smoothing_factor=0.5)
