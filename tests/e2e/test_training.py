@@ -14,6 +14,7 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.conftest import PHONE
 from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen
 from tests.e2e.training_screen import WORK_MS, TrainingScreen
 from tests.hub.hub_server import HubServer
@@ -153,7 +154,14 @@ def test_the_tutorial_is_filled_in_by_one_click(training: TrainingScreen, page: 
     kept = [shutil.copy(TUTORIAL, server.datasets_dir), shutil.copy(RECIPE, server.datasets_dir)]
     try:
         training.open()
+        form = page.locator("#training-options")
+        expect(form).to_have_js_property("inert", False)
+        held = HeldRequests(page, "POST", "gradio_api/run/predict?*")
         page.get_by_role("button", name="Fill in the tutorial").click()
+        held.come()
+        expect(form).to_have_js_property("inert", True)  # what is typed now would be written over
+        held.release()
+        expect(form).to_have_js_property("inert", False)
         expect(training.name).to_have_value("captain")
         expect(training.base).to_have_value("starter")
         expect(training.data(TUTORIAL.name)).to_be_checked()

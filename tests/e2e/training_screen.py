@@ -60,7 +60,8 @@ class TrainingScreen:
         return self.page.get_by_label(f"number input for {label}", exact=True)
 
     def set(self, label: str, value: str) -> None:
-        """Type a number into an option."""
+        """Type a number into an option, once the form shows what it was last asked to show."""
+        expect(self.page.locator("#training-options")).to_have_js_property("inert", False)
         box = self.option(label)
         box.fill(value)
         box.press("Tab")

@@ -4,6 +4,7 @@ import { change, draft } from "./training_draft.js";
 import { listen } from "./page.js";
 
 const ANSWER_MS = 20000;
+const SHOWN = -1; // the form says so when it shows what it was asked to show
 const waiting = new Map(); // question → resolve
 let ask = null; // set when the form is there
 let asked = 0;
@@ -20,15 +21,28 @@ export async function collectOptions() {
 }
 
 export function mount(element, { props, watch, trigger }) {
+  let timer = 0;
+  const closeForm = (is) => {
+    clearTimeout(timer);
+    const form = document.querySelector("#training-options");
+    if (form) form.inert = is;
+  };
+  /** What is typed before the answer comes would be written over, so nothing can be. */
+  const show = (what) => {
+    closeForm(true);
+    timer = setTimeout(() => closeForm(false), ANSWER_MS);
+    trigger("show", what);
+  };
   ask = (question) => trigger("collect", { question });
-  listen("training-options", (options) => trigger("show", { options }));
+  listen("training-options", (options) => show({ options }));
   watch("value", () => {
     if (!props.value) return;
     const { question, options, problem, shown } = JSON.parse(props.value);
+    if (question === SHOWN) closeForm(false);
     change({ shown });
     waiting.get(question)?.({ options, problem });
   });
   element.replaceChildren();
   element.removeAttribute("aria-busy");
-  if (draft.shown) trigger("show", { shown: draft.shown });
+  if (draft.shown) show({ shown: draft.shown });
 }

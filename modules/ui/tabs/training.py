@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from modules.services.app import App
 
 FIRST = ("rank", "epochs", "learning_rate", "batch_size", "micro_batch_size")  # what most people look at
+SHOWN = -1  # in place of a question: the browser may let the form be typed in again
 HEADING = "<h2>3 · Options</h2><p>These suit a small data set. Check, further down, tells what they cost and what to change.</p>"
 
 
@@ -63,7 +64,7 @@ class TrainingTab:
         raw = {**quiet, "preprocess": False}  # a value out of its range must reach us: it is kept, and our sentence names its limit
         gr.on(edits, self.collect_edit, parts, told, trigger_mode="always_last", **raw)
         self.bridge.collect(self.collect, parts, told, trigger_mode="multiple", **raw)
-        self.bridge.show(self.show, None, [self.problem, *parts], **quiet).then(self.collect_edit, parts, told, **raw)
+        self.bridge.show(self.show, None, [self.problem, *parts], **quiet).then(self.collect_shown, parts, told, **raw)
         self.defaults.click(self.show_defaults, None, [self.problem, *parts], **quiet).then(self.collect_edit, parts, told, **raw)
 
     # ---- handlers --------------------------------------------------------------------------------------------------
@@ -75,6 +76,10 @@ class TrainingTab:
     def collect_edit(self, *shown: Any) -> list[Any]:
         """What the form holds after an edit."""
         return self._collected(0, shown)
+
+    def collect_shown(self, *shown: Any) -> list[Any]:
+        """What the form holds once it shows what it was asked to show."""
+        return self._collected(SHOWN, shown)
 
     def _collected(self, question: int, shown: tuple[Any, ...]) -> list[Any]:
         """As JSON: the options, or null and the sentence; and everything as it is shown, which a reload brings back even if it is wrong."""
