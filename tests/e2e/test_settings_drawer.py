@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -138,6 +138,22 @@ def test_settings_of_a_notebook_in_two_tabs_do_not_overwrite_each_other(notebook
     theirs.last.press("Tab")
     expect(mine.last).to_have_value("7")
     wait_for(lambda: starter.ask("GET", "ui/notebook")["settings"]["params"] == {"max_tokens": 256, "temperature": 1.3, "top_k": 7}, "both are stored")
+
+
+def test_settings_of_a_notebook_in_two_browsers_stay(notebook: NotebookScreen, new_context: Callable[..., BrowserContext], starter: PaddockServer) -> None:
+    boxes = []
+    for screen in (notebook, NotebookScreen(new_context().new_page(), starter)):
+        screen.open()
+        screen.page.get_by_role("button", name="Settings", exact=True).click()
+        boxes.append(screen.page.locator("#drawer").get_by_role("spinbutton", name=re.compile("number input for (Temperature|Top k)$")))
+        expect(screen.page.get_by_label("Preset", exact=True)).to_have_value("Balanced")
+    (mine, theirs) = boxes
+    for box, value in ((mine.first, "1.3"), (theirs.last, "7")):
+        with box.page.expect_response("**/ui/notebook/settings"):
+            box.fill(value)
+            box.press("Tab")
+    assert starter.ask("GET", "ui/notebook")["settings"]["params"] == {"max_tokens": 256, "temperature": 1.3, "top_k": 7}
+    expect(theirs.first).to_have_value("1.3")  # which came with the answer
 
 
 def test_a_preset_of_another_program_is_imported(drawer: Drawer, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ export class NotebookSettings {
     this.current = current;
     this.values = structuredClone(DEFAULTS);
     this.edits = 0;
+    this.of = ""; // which notebook's they are
     this.otherTabs = new BroadcastChannel("paddock.notebook-settings");
     this.otherTabs.addEventListener("message", ({ data: { id, values } }) => {
       if (id !== this.current()) return;
@@ -22,7 +23,9 @@ export class NotebookSettings {
 
   /** As the server has them. */
   show(values) {
-    if (this.saving) return; // what is being saved is newer
+    const id = this.current();
+    if (this.saving && id === this.of) return; // what is being saved is newer
+    this.of = id;
     const before = localStorage.getItem(BEFORE_KEY);
     if (before) localStorage.removeItem(BEFORE_KEY);
     this.values = Object.keys(values).length ? values : structuredClone(DEFAULTS);
@@ -41,10 +44,17 @@ export class NotebookSettings {
     const edit = this.edits += 1;
     const id = this.current();
     this.otherTabs.postMessage({ id, values: this.values });
-    const save = () => request("PUT", "ui/notebook/settings", { id, settings: this.values }).then(() => emit("settings-saved", { key: "notebook" }));
-    this.saving = (this.saving ?? Promise.resolve()).then(save).catch((error) => { emit("settings-saved", { key: "notebook", problem: error.message }); report(error); });
-    await this.saving;
-    if (edit === this.edits) this.saving = null;
+    const save = async () => {
+      const answer = await request("PATCH", "ui/notebook/settings", { id, ...edits, at_first: DEFAULTS });
+      emit("settings-saved", { key: "notebook" });
+      return answer.settings;
+    };
+    const saving = (this.saving ?? Promise.resolve()).then(save).catch((error) => { emit("settings-saved", { key: "notebook", problem: error.message }); report(error); });
+    this.saving = saving;
+    const stored = await saving;
+    if (edit !== this.edits) return;
+    this.saving = null;
+    if (stored && id === this.current()) this.show(stored); // with what another browser edited
   }
 }
 
