@@ -54,3 +54,21 @@ def test_a_private_conversation_leaves_nothing(chat: ChatScreen, page: Page, sta
     expect(page.get_by_role("note")).to_be_hidden()
     assert starter.http.get(f"ui/conversations/{private}").status_code == 404
     expect(chat.sidebar.get_by_role("heading", name="Private")).to_have_count(0)
+
+
+def test_what_is_typed_for_a_private_conversation_goes_into_no_other_when_it_ends_elsewhere(
+    chat: ChatScreen, page: Page, starter: PaddockServer, watch: ConsoleWatch
+) -> None:
+    watch.allow("404")
+    chat.open()
+    page.get_by_label("More about chats").click()
+    page.get_by_role("button", name=re.compile("^Private chat")).click()
+    expect(page.get_by_role("note")).to_be_visible()
+    ended = chat.id
+    chat.box.fill(f"unsent {WORD}")
+    starter.ask("POST", f"ui/conversations/{ended}/forget", {})
+    wait_for(lambda: (page.title(), chat.id)[1] != ended, "another conversation is open")
+    chat.ready()
+    expect(chat.box).to_have_value(f"unsent {WORD}")
+    expect(page.get_by_role("note")).to_be_visible()
+    assert WORD not in page.evaluate("JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage)])")
