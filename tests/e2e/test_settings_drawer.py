@@ -10,7 +10,9 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from modules.core.params import DEFAULT_ORDER
+from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
+from tests.e2e.test_characters import menu
 from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 FOREIGN = "temperature: 0.87\ntop_p: 0.99\ntop_k: 85\nrepetition_penalty: 1.05\ntemperature_last: true\ntop_a: 0.3\n"
@@ -96,6 +98,20 @@ def test_a_system_prompt_is_stored_while_it_is_typed_and_when_the_page_goes(draw
     page.reload()
     wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["system_prompt"] == "Be brief. Rhyme.", "it is stored though the page went")
     expect(page.get_by_label("System prompt", exact=True)).to_have_value("Be brief. Rhyme.")
+
+
+def test_a_turn_from_the_menu_waits_for_settings_that_are_on_their_way(drawer: Drawer, prompt: Locator) -> None:
+    page, told = drawer.page, []
+    page.on("request", lambda request: told.append("inserted") if request.url.endswith("/insert") else None)
+    page.on("response", lambda response: told.append("stored") if response.request.method == "PATCH" else None)
+    saving = HeldRequests(page, "PATCH", f"ui/conversations/{drawer.chat.id}")
+    paste(prompt, "Be brief.")
+    saving.come()
+    drawer.chat.box.fill("And then?")
+    menu(page, "Send without a reply")
+    saving.release()
+    wait_for(lambda: (page.title(), len(told))[1] == 2, "both have come")
+    assert told == ["stored", "inserted"]
 
 
 def test_settings_of_two_tabs_do_not_overwrite_each_other(drawer: Drawer, prompt: Locator, context: BrowserContext, starter: PaddockServer) -> None:
