@@ -156,6 +156,24 @@ def test_settings_of_a_notebook_in_two_tabs_do_not_overwrite_each_other(notebook
     wait_for(lambda: starter.ask("GET", "ui/notebook")["settings"]["params"] == {"max_tokens": 256, "temperature": 1.3, "top_k": 7}, "both are stored")
 
 
+def test_the_settings_of_another_notebook_are_shown_though_those_of_the_last_were_just_edited(notebook: NotebookScreen, starter: PaddockServer) -> None:
+    page = notebook.page
+    other = starter.ask("POST", "ui/notebooks", {"name": "The other one"})["id"]
+    starter.ask("PUT", "ui/notebook/settings", {"id": other, "settings": {"preset": "Balanced", "params": {"temperature": 0.5}}})
+    page.clock.set_fixed_time("2030-01-01T12:00:00")  # the edit stays as fresh as it was
+    notebook.open()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    temperature = page.locator("#drawer").get_by_role("spinbutton", name="number input for Temperature", exact=True)
+    expect(temperature).to_have_value("0.5")
+    with page.expect_response("**/ui/notebook/settings"):
+        temperature.fill("1.3")
+        temperature.press("Tab")
+    page.get_by_title("All notebooks").click()
+    page.get_by_role("group", name="Notebooks", exact=True).get_by_role("list", name="Notebooks").get_by_role("button").filter(has_text="Untitled").first.click()
+    expect(temperature).not_to_have_value("1.3")
+    starter.ask("DELETE", f"ui/notebooks/{other}")
+
+
 def test_settings_of_a_notebook_in_two_browsers_stay(notebook: NotebookScreen, new_context: Callable[..., BrowserContext], starter: PaddockServer) -> None:
     boxes = []
     for screen in (notebook, NotebookScreen(new_context().new_page(), starter)):

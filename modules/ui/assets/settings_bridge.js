@@ -143,7 +143,7 @@ class SettingsBridge {
   /** Something was edited in a form: told with the whole of what is known, stored as the edits alone. */
   edit(form, edits, leaving = false) {
     const { key } = form;
-    const scope = key === "notebook" ? "notebook" : "chat";
+    const scope = key.startsWith("notebook/") ? "notebook" : "chat";
     const isShown = identity(form) === this.shown;
     const isOpen = this.known.get(scope)?.key === key;
     const settings = withEdits(isOpen ? this.known.get(scope).settings : form.settings, edits);
