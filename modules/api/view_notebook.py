@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -16,6 +16,7 @@ from modules.api.view_message_tree import OK, TEXT_LIMIT
 from modules.api.view_messages import PING_S, ViewFunctions
 from modules.core.model import AdapterChoices
 from modules.services.app import App
+from modules.services.conversation_settings import EntryEdits
 from modules.services.notebook import MOST_TRIES, Order
 
 ID_LIMIT = 64
@@ -45,6 +46,13 @@ class NotebookBody(BaseModel):
     def chosen(self) -> dict[str, Any]:
         """The settings that were given."""
         return self.settings.model_dump(exclude_unset=True)
+
+
+class EditsBody(NotebookBody):
+    """Edits of how a notebook is written on: what is replaced, single entries, and what it all is where nothing was stored yet."""
+
+    within: dict[Literal["params"], EntryEdits] | None = None
+    at_first: NotebookSettings = Field(default_factory=NotebookSettings)
 
 
 class TextBody(NotebookBody):
@@ -88,9 +96,15 @@ def notebook_router(app: App, functions: ViewFunctions) -> APIRouter:
 
     @router.put("/settings")
     async def set_up(body: NotebookBody) -> dict[str, Any]:
-        """Remember how it is written on."""
+        """Remember all of how it is written on."""
         await app.notebook.shelf.change_settings(owner(), body.settings.model_dump(mode="json", exclude_unset=True), body.id)
         return {**OK}
+
+    @router.patch("/settings")
+    async def edit_settings(body: EditsBody) -> dict[str, Any]:
+        """Remember what was edited; all of them, as others may have edited some too."""
+        parts = [part.model_dump(mode="json", exclude_unset=True) for part in (body.settings, body.at_first)]
+        return {"settings": await app.notebook.shelf.edit_settings(owner(), parts[0], body.within, parts[1], body.id)}
 
     @router.post("/take")
     async def take(body: TextBody) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.core.errors import InvalidRequest
 from modules.services.conversation_files import title_from
+from modules.services.conversation_settings import Within, edited
 from modules.services.storage import Storage
 from modules.store.notebook_records import NotebookSummary, NotebookVersion
 
@@ -67,6 +68,10 @@ class NotebookShelf:
     async def change_settings(self, owner: str, settings: Mapping[str, Any], notebook_id: str = "") -> None:
         """Remember how it is written on."""
         await self._run(lambda stores: stores.notebooks.change_settings(owner, notebook_id, settings))
+
+    async def edit_settings(self, owner: str, settings: Mapping[str, Any], within: Within, at_first: Mapping[str, Any], notebook_id: str = "") -> dict[str, Any]:
+        """Replace the named ones, and change single entries of others; all of them then. `at_first` is what they are where none were stored."""
+        return await self._run(lambda stores: stores.notebooks.edit_settings(owner, notebook_id, lambda before: edited(before or at_first, settings, within)))
 
     async def versions(self, owner: str, notebook_id: str = "") -> tuple[NotebookVersion, ...]:
         """All versions, each with the part of its text that is new in it, newest first."""

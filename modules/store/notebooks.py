@@ -6,7 +6,7 @@ Where an id is asked for, the empty one means the notebook that was opened last.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -71,6 +71,14 @@ class NotebookStore:
     def change_settings(self, owner: str, notebook_id: str, settings: Mapping[str, Any]) -> None:
         """Replace how it is written on."""
         self._change(owner, notebook_id, settings=dict(settings))
+
+    def edit_settings(self, owner: str, notebook_id: str, edit: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        """Change some of how it is written on; all of it then. Nobody else writes between what `edit` gets and what it gives."""
+        with self._database.write() as connection:
+            row = _owned(connection, owner, notebook_id)
+            settings = edit(row.settings)
+            connection.execute(update(notebooks).where(notebooks.c.id == row.id).values(settings=settings))
+            return settings
 
     def delete(self, owner: str, notebook_id: str) -> None:
         """Put it into the bin."""

@@ -17,7 +17,12 @@ from modules.ui.notices import notify
 if TYPE_CHECKING:
     from modules.services.app import App
 
-NOTEBOOK = "notebook"
+NOTEBOOK = "notebook/"
+
+
+def is_notebook(key: str) -> bool:
+    """Whether settings are those of a notebook; else they are a conversation's."""
+    return key.startswith(NOTEBOOK)
 
 
 class PresetMemory:
@@ -41,20 +46,20 @@ class PresetMemory:
 
     def sentence(self, key: str, preset: str) -> str:
         """What is to be known of the preset of a conversation."""
-        mine = None if key == NOTEBOOK else self._choices.of_model()
+        mine = None if is_notebook(key) else self._choices.of_model()
         if mine is not None and mine.preset == preset:
             return f"As last used with {_short(mine.model)}."
-        return "The default: what chats begin with where none is known." if key != NOTEBOOK and preset == self._choices.default() else ""
+        return "The default: what chats begin with where none is known." if not is_notebook(key) and preset == self._choices.default() else ""
 
     def _offered(self, key: str, preset: str) -> Any:
-        mine = None if key == NOTEBOOK else self._choices.of_model()
+        mine = None if is_notebook(key) else self._choices.of_model()
         if mine is None or mine.preset == preset:
             return gr.update(visible=False)
         return gr.update(value=f"Take {mine.preset or 'Neutral'}, last used with {_short(mine.model)}", visible=True)
 
     def buttons(self, key: str, preset: str) -> list[Any]:
         """Updates of the two buttons: each is hidden where it would change nothing."""
-        is_default = key == NOTEBOOK or preset == self._choices.default()
+        is_default = is_notebook(key) or preset == self._choices.default()
         return [self._offered(key, preset), gr.update(visible=not is_default)]
 
     def told(self, key: str, preset: str) -> list[Any]:
@@ -65,7 +70,7 @@ class PresetMemory:
         """The person chose a preset: it is remembered for the model. The notebook's is its own."""
         with contextlib.suppress(Forbidden):  # somebody's choice for a chat is not everybody's for the model
             check_manages(self._settings)
-            if key != NOTEBOOK:
+            if not is_notebook(key):
                 self._choices.remember(preset)
         return self.told(key, preset)
 

@@ -20,7 +20,7 @@ from modules.services.presets import samplers_acting
 from modules.ui.form import Form
 from modules.ui.grammar_files import GrammarFiles
 from modules.ui.notices import as_text, notify, sentence
-from modules.ui.preset_memory import PresetMemory
+from modules.ui.preset_memory import PresetMemory, is_notebook
 from modules.ui.views.adapter_choice import AdapterChoice
 from modules.ui.views.settings_bridge import SettingsBridge
 from modules.ui.views.settings_tools import SettingsTools
@@ -183,7 +183,7 @@ class SettingsDrawer:
         if params is not None:
             before = self._app.presets.merge(shown.preset, {}).model_dump(mode="json")
             settings["params"] = {name: value for name, value in params.model_dump(mode="json").items() if value != before[name]}
-        if key != "notebook":
+        if not is_notebook(key):
             variables = {"enable_thinking": shown.thinking == "on"} if shown.thinking else {}
             effort = {"reasoning_effort": shown.effort} if shown.effort else {}
             settings.update(template=shown.template, template_variables={**variables, **effort})

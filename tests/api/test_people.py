@@ -133,6 +133,7 @@ async def test_nobody_reaches_what_is_anothers_by_any_route(house: House, starte
         for method, path, body in (
             ("PUT", "/ui/notebook", {"id": mine["notebook_id"], "text": "stolen", "rev": 0}),
             ("PUT", "/ui/notebook/settings", {"id": mine["notebook_id"], "settings": {}}),
+            ("PATCH", "/ui/notebook/settings", {"id": mine["notebook_id"], "settings": {"preset": "stolen"}}),
             ("POST", "/ui/notebooks", {"name": "stolen", "conversation_id": mine["conversation_id"]}),
             ("POST", "/ui/templates/look", {"conversation": mine["conversation_id"]}),
         ):

@@ -18,6 +18,13 @@ from tests.paddock_server import PaddockServer, wait_for
 TYPED = "Listen! "
 BEGUN = re.compile(f"^{TYPED}{BEGINNING}.+", re.DOTALL)
 NEW_CHAT = "What shall we work on?"
+FULL = """() => {
+    const { setItem } = Storage.prototype;
+    Storage.prototype.setItem = function (key, value) {
+        if (key.startsWith("paddock.draft.")) throw new DOMException(key, "QuotaExceededError");
+        setItem.call(this, key, value);
+    };
+}"""
 
 
 def type_first(notebook: NotebookScreen) -> None:
@@ -257,6 +264,30 @@ def test_an_open_edit_survives_a_reload(chat: ChatScreen, page: Page, starter: P
     page.reload()
     expect(chat.reply.locator(".body")).to_have_text("Good day to you.")
     expect(area).to_have_count(0)
+
+
+def test_a_key_pressed_in_an_open_edit_opens_no_second_one(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    chat.open(starter.make_conversation((("user", "Hello"), ("assistant", "Good day."))))
+    page.keyboard.press("Alt+E")
+    area = chat.reply.get_by_role("textbox", name="Edit message")
+    area.fill("Good day to you.")
+    area.press("Alt+E")
+    area.press("Shift+Enter")  # what the key began has been done before this one comes
+    expect(area).to_have_count(1)
+    expect(area).to_have_value("Good day to you.\n")
+
+
+def test_a_draft_for_which_the_browser_has_no_room_stays_while_the_page_does(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    starter.make_conversation((("user", "of the other"),), title="The other one")
+    chat.open(starter.make_conversation((("user", "Hello"),), title="Full"))
+    chat.box.fill("short")
+    page.evaluate(FULL)
+    chat.box.fill("a text that is much longer")
+    chat.row("The other one").get_by_role("button", name="The other one").click()
+    expect(chat.asked).to_have_text("of the other")
+    chat.row("Full").get_by_role("button", name="Full").click()
+    expect(chat.asked).to_have_text("Hello")
+    expect(chat.box).to_have_value("a text that is much longer")
 
 
 def test_an_edit_ended_with_escape_waits_until_edit_is_pressed_again(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:

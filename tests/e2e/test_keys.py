@@ -11,7 +11,7 @@ from tests.e2e.screens import ChatScreen, NotebookScreen
 from tests.paddock_server import STARTER, PaddockServer
 
 CONFLICTS = """async () => {
-    const load = (name) => import(new URL(`ui/assets/${name}.js`, document.baseURI).href);
+    const load = (name) => import(document.querySelector('link[href$="/app.css"]').href.replace("app.css", `${name}.js`));
     const [{ ACTIONS }, { whyNotKey }] = await Promise.all([load("key_actions"), load("key_bindings")]);
     return ACTIONS.map(({ id, key }) => key && whyNotKey(id, key)).filter(Boolean);
 }"""
@@ -46,9 +46,15 @@ def test_a_question_mark_lists_all_keys_and_a_key_can_be_changed(chat: ChatScree
     expect(page.locator("body")).not_to_have_class(re.compile("dark"))
     page.keyboard.press("Alt+J")
     expect(page.locator("body")).to_have_class(re.compile("dark"))
+    fresh = page.get_by_role("button", name="New chat", exact=True)
+    expect(fresh).to_have_attribute("title", "New chat (Ctrl+Shift+O)")
     chat.log.click(position={"x": 5, "y": 5})
     page.keyboard.press("?")
+    sheet(page).get_by_role("button", name=re.compile("Change the key of “New chat”")).click()
+    page.keyboard.press("Alt+Q")
+    expect(fresh).to_have_attribute("title", "New chat (Alt+Q)")
     sheet(page).get_by_role("button", name="All keys as they were").click()
+    expect(fresh).to_have_attribute("title", "New chat (Ctrl+Shift+O)")
     page.keyboard.press("Escape")
     page.keyboard.press("Alt+L")
     expect(page.locator("body")).not_to_have_class(re.compile("dark"))

@@ -25,6 +25,8 @@ def test_a_private_conversation_leaves_nothing(chat: ChatScreen, page: Page, sta
     chat.press(chat.reply, "Regenerate: another version")
     expect(chat.reply.get_by_text("2/2")).to_be_visible()
     chat.done()
+    chat.press(chat.reply, "Open in a notebook: the conversation up to here as one text")
+    chat.reply.get_by_role("group", name=re.compile("which is kept on disk, unlike this conversation")).get_by_role("button", name="Cancel").click()
     chat.box.fill(f"unsent {WORD}")
     private = chat.id
     expect(chat.row(f"Tell me about the {WORD}")).to_have_attribute("aria-current", "page")
@@ -54,3 +56,21 @@ def test_a_private_conversation_leaves_nothing(chat: ChatScreen, page: Page, sta
     expect(page.get_by_role("note")).to_be_hidden()
     assert starter.http.get(f"ui/conversations/{private}").status_code == 404
     expect(chat.sidebar.get_by_role("heading", name="Private")).to_have_count(0)
+
+
+def test_what_is_typed_for_a_private_conversation_goes_into_no_other_when_it_ends_elsewhere(
+    chat: ChatScreen, page: Page, starter: PaddockServer, watch: ConsoleWatch
+) -> None:
+    watch.allow("404")
+    chat.open()
+    page.get_by_label("More about chats").click()
+    page.get_by_role("button", name=re.compile("^Private chat")).click()
+    expect(page.get_by_role("note")).to_be_visible()
+    ended = chat.id
+    chat.box.fill(f"unsent {WORD}")
+    starter.ask("POST", f"ui/conversations/{ended}/forget", {})
+    wait_for(lambda: (page.title(), chat.id)[1] != ended, "another conversation is open")
+    chat.ready()
+    expect(chat.box).to_have_value(f"unsent {WORD}")
+    expect(page.get_by_role("note")).to_be_visible()
+    assert WORD not in page.evaluate("JSON.stringify([Object.entries(localStorage), Object.entries(sessionStorage)])")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from modules.core.params import DEFAULT_ORDER
+from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
+from tests.e2e.test_characters import menu
 from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 FOREIGN = "temperature: 0.87\ntop_p: 0.99\ntop_k: 85\nrepetition_penalty: 1.05\ntemperature_last: true\ntop_a: 0.3\n"
@@ -98,6 +100,20 @@ def test_a_system_prompt_is_stored_while_it_is_typed_and_when_the_page_goes(draw
     expect(page.get_by_label("System prompt", exact=True)).to_have_value("Be brief. Rhyme.")
 
 
+def test_a_turn_from_the_menu_waits_for_settings_that_are_on_their_way(drawer: Drawer, prompt: Locator) -> None:
+    page, told = drawer.page, []
+    page.on("request", lambda request: told.append("inserted") if request.url.endswith("/insert") else None)
+    page.on("response", lambda response: told.append("stored") if response.request.method == "PATCH" else None)
+    saving = HeldRequests(page, "PATCH", f"ui/conversations/{drawer.chat.id}")
+    paste(prompt, "Be brief.")
+    saving.come()
+    drawer.chat.box.fill("And then?")
+    menu(page, "Send without a reply")
+    saving.release()
+    wait_for(lambda: (page.title(), len(told))[1] == 2, "both have come")
+    assert told == ["stored", "inserted"]
+
+
 def test_settings_of_two_tabs_do_not_overwrite_each_other(drawer: Drawer, prompt: Locator, context: BrowserContext, starter: PaddockServer) -> None:
     stored = lambda: starter.conversation(drawer.chat.id)["settings"]  # noqa: E731
     starter.ask("PATCH", f"ui/conversations/{drawer.chat.id}", {"settings": {"template_variables": {"tone": "dry"}}})
@@ -138,6 +154,40 @@ def test_settings_of_a_notebook_in_two_tabs_do_not_overwrite_each_other(notebook
     theirs.last.press("Tab")
     expect(mine.last).to_have_value("7")
     wait_for(lambda: starter.ask("GET", "ui/notebook")["settings"]["params"] == {"max_tokens": 256, "temperature": 1.3, "top_k": 7}, "both are stored")
+
+
+def test_the_settings_of_another_notebook_are_shown_though_those_of_the_last_were_just_edited(notebook: NotebookScreen, starter: PaddockServer) -> None:
+    page = notebook.page
+    other = starter.ask("POST", "ui/notebooks", {"name": "The other one"})["id"]
+    starter.ask("PUT", "ui/notebook/settings", {"id": other, "settings": {"preset": "Balanced", "params": {"temperature": 0.5}}})
+    page.clock.set_fixed_time("2030-01-01T12:00:00")  # the edit stays as fresh as it was
+    notebook.open()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    temperature = page.locator("#drawer").get_by_role("spinbutton", name="number input for Temperature", exact=True)
+    expect(temperature).to_have_value("0.5")
+    with page.expect_response("**/ui/notebook/settings"):
+        temperature.fill("1.3")
+        temperature.press("Tab")
+    page.get_by_title("All notebooks").click()
+    page.get_by_role("group", name="Notebooks", exact=True).get_by_role("list", name="Notebooks").get_by_role("button").filter(has_text="Untitled").first.click()
+    expect(temperature).not_to_have_value("1.3")
+    starter.ask("DELETE", f"ui/notebooks/{other}")
+
+
+def test_settings_of_a_notebook_in_two_browsers_stay(notebook: NotebookScreen, new_context: Callable[..., BrowserContext], starter: PaddockServer) -> None:
+    boxes = []
+    for screen in (notebook, NotebookScreen(new_context().new_page(), starter)):
+        screen.open()
+        screen.page.get_by_role("button", name="Settings", exact=True).click()
+        boxes.append(screen.page.locator("#drawer").get_by_role("spinbutton", name=re.compile("number input for (Temperature|Top k)$")))
+        expect(screen.page.get_by_label("Preset", exact=True)).to_have_value("Balanced")
+    (mine, theirs) = boxes
+    for box, value in ((mine.first, "1.3"), (theirs.last, "7")):
+        with box.page.expect_response("**/ui/notebook/settings"):
+            box.fill(value)
+            box.press("Tab")
+    assert starter.ask("GET", "ui/notebook")["settings"]["params"] == {"max_tokens": 256, "temperature": 1.3, "top_k": 7}
+    expect(theirs.first).to_have_value("1.3")  # which came with the answer
 
 
 def test_a_preset_of_another_program_is_imported(drawer: Drawer, tmp_path: Path) -> None:

@@ -134,6 +134,22 @@ def test_kept_deleted_and_restored(screen: TemplatesScreen) -> None:
     expect(screen.name).to_have_value("Mine")
 
 
+def test_the_settings_of_a_chat_offer_a_template_as_soon_as_it_is_kept(screen: TemplatesScreen) -> None:
+    page = screen.page
+    open_area(page, "Chat")
+    page.get_by_role("button", name="Settings", exact=True).click()
+    choice = page.get_by_label("Prompt template", exact=True)
+    expect(choice).to_have_value(re.compile("The model's own"))
+    open_area(page, "Templates")
+    screen.make("Mine", BEGINNING + ASKING)
+    with page.expect_response("**/gradio_api/**"):
+        screen.save.click()
+    expect(screen.status).to_have_text("Saved")
+    open_area(page, "Chat")
+    choice.click()
+    expect(page.get_by_role("option", name="Mine", exact=True)).to_be_visible()
+
+
 def test_a_shipped_one_is_changed_and_reset(screen: TemplatesScreen) -> None:
     screen.pick("ChatML")
     shipped = screen.text.input_value()

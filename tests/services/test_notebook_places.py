@@ -12,6 +12,7 @@ import pytest
 from modules.core.errors import Conflict, InvalidRequest, NotFound
 from modules.services import notebook as notebook_module
 from modules.services.app import App
+from modules.services.conversation_settings import EntryEdits
 from modules.services.notebook import Order
 from tests.services.test_notebook import BEGINNING, ENDLESS, SHORT, ended, growing, stored
 
@@ -183,6 +184,15 @@ async def test_versions_are_kept_around_generations_and_can_be_gone_back_to(app:
     assert (await app.notebook.undo(owner))["text"] == "typed over it"
     with pytest.raises(NotFound):
         await app.notebook.restore_version(owner, 10**9)
+
+
+async def test_an_edit_of_how_a_notebook_is_written_on_keeps_what_somebody_else_edited(app: App) -> None:
+    owner, shelf = "two browsers", app.notebook.shelf
+    at_first = {"preset": "Balanced", "params": {"max_tokens": 256}}
+    await shelf.edit_settings(owner, {}, {"params": EntryEdits(put={"temperature": 1.3})}, at_first)
+    after = await shelf.edit_settings(owner, {"add_bos": False}, {"params": EntryEdits(put={"top_k": 7}, drop=("max_tokens",))}, at_first)
+    assert after == {"preset": "Balanced", "params": {"temperature": 1.3, "top_k": 7}, "add_bos": False}
+    assert (await app.notebook.read(owner))["settings"] == after
 
 
 async def test_notebooks_are_written_on_at_the_same_time(app: App) -> None:

@@ -199,7 +199,7 @@ def test_a_version_in_a_list_shows_what_is_new_in_it(notebook: NotebookStore) ->
 
 
 STRANGE = {
-    "open": (), "rename": ("mine",), "change_settings": ({},), "delete": (), "restore": (), "read": (), "undo": (), "redo": (), "push_undo": (),
+    "open": (), "rename": ("mine",), "change_settings": ({},), "edit_settings": (dict,), "delete": (), "restore": (), "read": (), "undo": (), "redo": (), "push_undo": (),
     "versions": (),
 }  # fmt: skip
 

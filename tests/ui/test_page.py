@@ -136,9 +136,9 @@ async def test_shown_settings_come_back_unchanged(drawer):
 
 
 async def test_the_notebook_has_no_conversation_settings(drawer):
-    *_, rest = split(await drawer.show(event({"key": "notebook", "settings": {"preset": "", "params": {"max_tokens": 9}}})))
+    *_, rest = split(await drawer.show(event({"key": "notebook/1f", "settings": {"preset": "", "params": {"max_tokens": 9}}})))
     plain = plain_values(drawer, rest)
-    sent, _ = drawer.collect("notebook", 1, *plain)
+    sent, _ = drawer.collect("notebook/1f", 1, *plain)
     assert json.loads(sent)["settings"] == {"preset": "", "params": {"max_tokens": 9}}
 
 
@@ -177,7 +177,7 @@ async def test_a_preset_is_the_default_when_it_is_made_that(drawer, app, monkeyp
     row, _, default = drawer._memory.make_default("c1", "Mine")
     assert row["info"].startswith("The default") and not default["visible"] and "Mine" in told[0]
     assert app.preset_choices.default() == "Mine"
-    assert not drawer._memory.told("notebook", "Balanced")[2]["visible"], "chats begin with it, the notebook does not"
+    assert not drawer._memory.told("notebook/1f", "Balanced")[2]["visible"], "chats begin with it, the notebook does not"
 
 
 def test_grammars_are_files_and_what_is_wrong_with_one_is_told(drawer, app, monkeypatch):

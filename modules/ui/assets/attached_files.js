@@ -4,7 +4,7 @@ import { h, icon, iconButton } from "./dom.js";
 import { RequestError, address, report, request } from "./page.js";
 import { fileInWords, openFile } from "./message_files.js";
 
-export const PASTED = "pasted text";
+const PASTED = "pasted text";
 
 export class AttachedFiles {
   /** `changed()` is told when there are more or fewer; `refuse(sentence)` shows why one was not taken; `typed(text)` gets a text that is put back. */

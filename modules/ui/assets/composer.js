@@ -14,9 +14,12 @@ import { templateVerdict } from "./template_badge.js";
 const bringsFiles = ({ dataTransfer, target }) => Boolean(dataTransfer?.types.includes("Files")) && !target.closest?.("input[type='file']");
 
 export class Composer {
-  /** `send(text, images, files)` (ids) resolves to true when the server has taken the text; `stop()` ends the running reply. */
-  constructor({ send, stop }) {
-    Object.assign(this, { sendText: send, stopReply: stop, conversation: null, running: false, sending: false });
+  /**
+   * `send(text, images, files)` (ids) resolves to true when the server has taken the text; `stop()` ends the running reply; `stored()` resolves
+   * when edited settings are stored.
+   */
+  constructor({ send, stop, stored }) {
+    Object.assign(this, { sendText: send, stopReply: stop, stored, conversation: null, running: false, sending: false });
     this.text = h("textarea", { id: "message-text", rows: "1", placeholder: "Message Paddock", "aria-label": "Message", autocomplete: "off" });
     this.meter = new ContextMeter(() => this.text.value, () => this.attachments.images, () => this.running || this.sending);
     this.model = h("button", { type: "button", class: "model-chip", title: "Open the Models page", on: { click: () => openArea("models") } });

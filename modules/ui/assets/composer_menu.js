@@ -72,6 +72,7 @@ class ComposerMenu {
     const id = composer.conversation;
     composer.showProblem(null);
     try {
+      await composer.stored();
       const answer = await request("POST", `ui/conversations/${id}/${verb}`, body);
       if (used && composer.conversation === id && composer.text.value === used) composer.setText("");
       emit("conversations-changed");
@@ -147,6 +148,7 @@ class ComposerMenu {
 
   async grow(id, stop) {
     const { composer } = this;
+    await composer.stored();
     let shown = composer.text.value;
     const response = await fetch(address(`ui/conversations/${id}/impersonate`), {
       method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ text: shown }), signal: stop.signal,

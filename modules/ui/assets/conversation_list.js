@@ -6,6 +6,7 @@ import { BinView, offerUndo } from "./conversation_bin.js";
 import { importButton } from "./conversation_files.js";
 import { TagFilter, conversationRow } from "./conversation_row.js";
 import { dayGroup, h, icon, iconButton } from "./dom.js";
+import { withKey } from "./key_bindings.js";
 import { PRIVATE_TITLE, endPrivateConversation, isPrivate, privateConversations } from "./private_chat.js";
 import {
   conversationInAddress, currentTheme, listen, modelInWords, newConversation, openArea, openConversation, report, request, shortName, state, toggleTheme,
@@ -26,7 +27,7 @@ class ConversationList {
     this.end = h("div", { class: "list-end" });
     this.tags = new TagFilter(() => this.refresh());
     this.bin = new BinView(() => this.showBin(false));
-    const fresh = h("button", { type: "button", class: "new-chat", title: "New chat (Ctrl+Shift+O)", on: { click: newConversation } }, icon("plus"), h("span", { text: "New chat" }));
+    const fresh = h("button", { type: "button", class: "new-chat", title: withKey("New chat", "new"), on: { click: newConversation } }, icon("plus"), h("span", { text: "New chat" }));
     const close = iconButton("close", "Close the list", () => document.body.classList.remove("side-open"), { class: "icon-button side-close" });
     const brand = h("div", { class: "brand" }, mark(), h("span", { text: "Paddock" }), close);
     this.model = h("button", { type: "button", class: "model-state", on: { click: () => { document.body.classList.remove("side-open"); openArea("models"); } } });
@@ -41,6 +42,7 @@ class ConversationList {
     listen("conversation", () => { if (!this.markOpen()) this.refresh(); });
     listen("model", () => this.showModel());
     listen("theme", () => this.showTheme());
+    listen("keys-changed", () => { fresh.title = withKey("New chat", "new"); });
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.refresh(); });
     this.showTheme();
     this.showModel();

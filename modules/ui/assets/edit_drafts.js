@@ -1,12 +1,11 @@
 // Edits of messages that were begun and not saved: the text stays in this browser, and a reload opens the box again in the tab where it was open.
 // Those in private conversations stay in this page alone.
 
-import { conversationInAddress } from "./page.js";
 import { isPrivate } from "./private_chat.js";
 
 const textKey = (id) => `paddock.edit.${id}`;
 const openKey = (id) => `paddock.editing.${id}`;
-const here = new Map();
+const here = new Map(); // also of what the browser has no room for
 
 /** What was typed into the edit box of a message, or null. */
 export function editDraft(id) {
@@ -20,9 +19,11 @@ export function wasEditing(id) {
 
 /** Keep what is typed; null: as it was when the box was opened. */
 export function keepEdit(id, text) {
-  if (isPrivate(conversationInAddress())) { here.set(id, text); return; }
+  if (isPrivate(id)) { here.set(id, text); return; }
+  here.delete(id);
   sessionStorage.setItem(openKey(id), "");
-  if (text === null) localStorage.removeItem(textKey(id)); else localStorage.setItem(textKey(id), text);
+  if (text === null) { localStorage.removeItem(textKey(id)); return; }
+  try { localStorage.setItem(textKey(id), text); } catch { here.set(id, text); }
 }
 
 /** The box is closed; what was typed waits. */

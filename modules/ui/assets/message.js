@@ -179,8 +179,11 @@ export class MessageView {
 
   /** Open the box to edit in, with what was typed there before and not saved. */
   async edit({ again = false } = {}) {
+    const open = this.element.querySelector(".edit-text");
+    if (open) { open.focus(); return; } // a key reaches the button below an open edit too
     let text;
     try { ({ text } = await request("GET", `ui/messages/${this.id}/text`)); } catch (error) { report(error); return; }
+    if (this.element.querySelector(".edit-text")) return; // asked for twice
     const user = this.message.role === "user";
     const area = h("textarea", { class: "edit-text", "aria-label": "Edit message", rows: "2" });
     const kept = editDraft(this.id);

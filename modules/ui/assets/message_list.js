@@ -9,7 +9,7 @@ import { OlderMessages } from "./older_messages.js";
 import {
   Stream, conversationInAddress, emit, listen, loadedModel, openConversation, report, request, sayLeft, state,
 } from "./page.js";
-import { PRIVATE_TITLE, isPrivate, privateBanner } from "./private_chat.js";
+import { PRIVATE_TITLE, isPrivate, newPrivateConversation, privateBanner } from "./private_chat.js";
 import { SettingsSaving } from "./settings_saving.js";
 
 const LAST = "paddock.last-conversation";
@@ -26,7 +26,7 @@ class MessageList {
     this.pending = new Map();
     this.saving = new SettingsSaving();
     this.frame = 0;
-    this.composer = new Composer({ send: (text, images, files) => this.send(text, images, files), stop: () => this.stop() });
+    this.composer = new Composer({ send: (text, images, files) => this.send(text, images, files), stop: () => this.stop(), stored: () => this.saving.done });
     this.list = h("div", { class: "messages", role: "log", "aria-live": "polite", "aria-label": "Conversation" });
     this.empty = h("div", { class: "empty", hidden: true });
     this.scroller = h("div", { class: "scroller", tabindex: "-1" }, h("div", { class: "reading" }, this.empty, this.list));
@@ -49,6 +49,7 @@ class MessageList {
   }
 
   async begin() {
+    if (this.wasPrivate) { await newPrivateConversation(); return; } // what was typed for it goes into no other
     const asked = conversationInAddress();
     if (asked) { this.open(asked); return; }
     try {
@@ -74,6 +75,7 @@ class MessageList {
     this.detach();
     if (id !== this.id) { this.clear(); this.scroll.stick = true; }
     this.id = id;
+    this.wasPrivate = false;
     if (!isPrivate(id)) localStorage.setItem(LAST, id);
     state.conversation = null;
     this.composer.setConversation(id);
@@ -122,6 +124,7 @@ class MessageList {
       report(error);
       history.replaceState({}, "", location.pathname);
       this.id = null;
+      this.wasPrivate = isPrivate(id);
       this.composer.release();
       this.begin();
     }

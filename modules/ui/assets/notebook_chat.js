@@ -1,7 +1,9 @@
 // Between chat and notebook: a text becomes a message that is not sent yet, and a conversation becomes a notebook.
 
 import { chooseInPlace, h, iconButton, plural } from "./dom.js";
+import { keepDraft } from "./drafts.js";
 import { emit, listen, openArea, openConversation, report, request, state, toast } from "./page.js";
+import { isPrivate } from "./private_chat.js";
 
 const FORMS = Object.freeze([
   ["dialogue", "As plain text", "Each message with who speaks"],
@@ -24,7 +26,7 @@ export async function sendToChat(text) {
 export function textFromNotebook(composer) {
   listen("text-for-chat", ({ id, text }) => {
     if (composer.conversation === id) composer.setText([composer.text.value, text].filter(Boolean).join("\n\n"));
-    else localStorage.setItem(`paddock.draft.${id}`, text);
+    else keepDraft(id, text);
   });
   return h("span", { hidden: true });
 }
@@ -33,7 +35,7 @@ export function textFromNotebook(composer) {
 export function toNotebook(message) {
   const make = async (tools) => {
     const conversation = state.conversation.id;
-    const form = await chooseInPlace(tools, "Open in a notebook", FORMS);
+    const form = await chooseInPlace(tools, isPrivate(conversation) ? "Open in a notebook, which is kept on disk, unlike this conversation" : "Open in a notebook", FORMS);
     if (!form) return;
     try {
       const { id, dropped = 0, images = 0 } = await request("POST", "ui/notebooks", { conversation_id: conversation, message_id: message.id, form });

@@ -4,6 +4,7 @@ import { emit, report, request } from "./page.js";
 import { withEdits } from "./settings_edits.js";
 
 const BEFORE_KEY = "paddock.notebook.settings";
+const KEY = "notebook/"; // then the id: whose settings they are, in the drawer
 const DEFAULTS = Object.freeze({ preset: "Balanced", params: Object.freeze({ max_tokens: 256 }) });
 
 export class NotebookSettings {
@@ -12,6 +13,7 @@ export class NotebookSettings {
     this.current = current;
     this.values = structuredClone(DEFAULTS);
     this.edits = 0;
+    this.of = ""; // which notebook's they are
     this.otherTabs = new BroadcastChannel("paddock.notebook-settings");
     this.otherTabs.addEventListener("message", ({ data: { id, values } }) => {
       if (id !== this.current()) return;
@@ -22,7 +24,9 @@ export class NotebookSettings {
 
   /** As the server has them. */
   show(values) {
-    if (this.saving) return; // what is being saved is newer
+    const id = this.current();
+    if (this.saving && id === this.of) return; // what is being saved is newer
+    this.of = id;
     const before = localStorage.getItem(BEFORE_KEY);
     if (before) localStorage.removeItem(BEFORE_KEY);
     this.values = Object.keys(values).length ? values : structuredClone(DEFAULTS);
@@ -32,19 +36,28 @@ export class NotebookSettings {
 
   /** Tell the settings drawer. */
   tell() {
-    emit("settings", { scope: "notebook", key: "notebook", settings: this.values });
+    emit("settings", { scope: "notebook", key: KEY + this.current(), settings: this.values });
   }
 
-  /** Settings that are replaced, or edits of single entries (settings_edits.js). */
-  async edit(settings, edits = { settings }) {
-    this.values = withEdits(this.values, edits);
+  /** Settings that are replaced, or edits of single entries (settings_edits.js); `key` is whose they are, which may not be open any more. */
+  async edit(settings, edits = { settings }, key = KEY + this.current()) {
     const edit = this.edits += 1;
-    const id = this.current();
-    this.otherTabs.postMessage({ id, values: this.values });
-    const save = () => request("PUT", "ui/notebook/settings", { id, settings: this.values }).then(() => emit("settings-saved", { key: "notebook" }));
-    this.saving = (this.saving ?? Promise.resolve()).then(save).catch((error) => { emit("settings-saved", { key: "notebook", problem: error.message }); report(error); });
-    await this.saving;
-    if (edit === this.edits) this.saving = null;
+    const id = key.slice(KEY.length);
+    if (id === this.current()) {
+      this.values = withEdits(this.values, edits);
+      this.otherTabs.postMessage({ id, values: this.values });
+    }
+    const save = async () => {
+      const answer = await request("PATCH", "ui/notebook/settings", { id, ...edits, at_first: DEFAULTS });
+      emit("settings-saved", { key });
+      return answer.settings;
+    };
+    const saving = (this.saving ?? Promise.resolve()).then(save).catch((error) => { emit("settings-saved", { key, problem: error.message }); report(error); });
+    this.saving = saving;
+    const stored = await saving;
+    if (edit !== this.edits) return;
+    this.saving = null;
+    if (stored && id === this.current()) this.show(stored); // with what another browser edited
   }
 }
 

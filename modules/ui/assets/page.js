@@ -8,8 +8,8 @@ const SIDE_KEY = "paddock.side";
 const AREA_KEY = "paddock.area"; // of this tab, so that a reload stays where it was
 const NARROW = matchMedia("(max-width: 860px)"); // where the list of conversations lies over the page
 
-/** Events between the views: "conversation", "conversations-changed", "area", "model", "settings", "show-settings". */
-export const bus = new EventTarget();
+/** Events between the views: "conversation", "conversations-changed", "area", "model", "settings" and others; each is told where it is emitted. */
+const bus = new EventTarget();
 export const state = { area: "chat", models: null, conversation: null };
 
 export function emit(name, detail) {

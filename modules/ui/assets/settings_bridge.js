@@ -48,9 +48,9 @@ class SettingsBridge {
       const present = JSON.stringify([loadedModel(), state.models?.loaded?.[0]?.template]);
       if (present === this.model) return;
       this.model = present; // what is said of presets and offered of its template is about the model
-      this.shown = "";
-      this.show();
+      this.showAgain();
     });
+    listen("templates-changed", () => this.showAgain());
     document.addEventListener("input", ({ target }) => { if (target.matches?.(TYPED_IN)) this.isTyped(target); }, { capture: true });
     document.addEventListener("focusout", ({ target }) => { if (target.closest?.("#system-prompt")) this.keepTyped(); }, { capture: true });
     window.addEventListener("pagehide", () => this.keepTyped({ leaving: true }));
@@ -71,6 +71,12 @@ class SettingsBridge {
     this.forms.set(this.asked, { ...current, read: null });
     this.forms.delete(this.asked - FORMS_KEPT);
     this.trigger("show", { ...current, asked: this.asked });
+  }
+
+  /** The same settings, where what can be chosen is another by now. */
+  showAgain() {
+    this.shown = "";
+    this.show();
   }
 
   // ---- what others say
@@ -122,7 +128,7 @@ class SettingsBridge {
   heard({ key, asked, acting: names, apart: neutral, shown, settings }) {
     const form = this.forms.get(asked);
     if (form && shown) form.read = shown;
-    if (shown && asked < this.answered) { this.shown = ""; this.show(); return; } // an older answer came later and stands in the form now
+    if (shown && asked < this.answered) { this.showAgain(); return; } // an older answer came later and stands in the form now
     if (shown) this.answered = asked;
     if (names) {
       [acting, apart] = [names, neutral];
@@ -137,7 +143,7 @@ class SettingsBridge {
   /** Something was edited in a form: told with the whole of what is known, stored as the edits alone. */
   edit(form, edits, leaving = false) {
     const { key } = form;
-    const scope = key === "notebook" ? "notebook" : "chat";
+    const scope = key.startsWith("notebook/") ? "notebook" : "chat";
     const isShown = identity(form) === this.shown;
     const isOpen = this.known.get(scope)?.key === key;
     const settings = withEdits(isOpen ? this.known.get(scope).settings : form.settings, edits);

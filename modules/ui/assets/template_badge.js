@@ -2,6 +2,7 @@
 
 import { h, plural } from "./dom.js";
 
+const HOW = new Map([[true, "; a short reply ended by itself"], [false, "; a short reply did not end by itself"]]);
 const openDoubts = new Set(); // names of the models whose findings are being read
 
 /** What an examination came to, in a few words: {level: a class of badges, text, told: all that was found}. */
@@ -17,7 +18,7 @@ export function templateVerdict({ name, doubts, notes, reply_ended }) {
 export function templateBadge(model, check) {
   if (!check) return null;
   const { level, text, told } = templateVerdict(check);
-  const title = check.reply_ended ? "Examined with the model's own tokenizer; a short reply ended by itself" : "Examined with the model's own tokenizer when it was last loaded";
+  const title = `Examined with the model's own tokenizer${HOW.get(check.reply_ended) ?? " when it was last loaded"}`;
   if (!told.length) return h("span", { class: "badge quiet", text, title });
   const open = openDoubts.has(model); // also when the row is drawn anew
   const toggle = (event) => { if (event.target.open) openDoubts.add(model); else openDoubts.delete(model); };

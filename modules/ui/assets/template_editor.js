@@ -18,7 +18,7 @@ const ABOUT = {
 class TemplateEditor {
   constructor(element) {
     Object.assign(this, { key: "", saved: null, opened: 0, told: null });
-    this.list = new TemplateList({ open: (key) => this.open(key), make: (draft) => this.make(draft), changed: () => this.refresh() });
+    this.list = new TemplateList({ open: (key) => this.open(key), make: (draft) => this.make(draft), changed: () => this.changed() });
     this.look = new TemplateLook({ edited: () => this.edited(), showError: (error) => this.showError(error), goToStop: () => this.fields.stop.focus(), chosen: () => this.refresh() });
     this.text = new TemplateText(() => this.typed());
     const typed = { input: () => this.typed() };
@@ -79,6 +79,12 @@ class TemplateEditor {
     this.modelName = model?.name ?? "";
     if (!this.key) await this.open(this.first());
     else if (this.key === OWN && !model) await this.open(this.first(true));
+  }
+
+  /** There are others, or one is another: for those who offer them too. */
+  async changed() {
+    await this.refresh();
+    emit("templates-changed");
   }
 
   first(elsewhere = false) {
@@ -220,9 +226,8 @@ class TemplateEditor {
       if (kept && !isSame(now, kept)) drafts.put(key, { ...kept, stamp: saved.stamp }); // typed meanwhile
       else drafts.drop(key);
       toast(`“${saved.name}” is saved.`);
-      await this.refresh();
+      await this.changed();
       if (this.key === key) await this.open(`file:${saved.name}`);
-      emit("templates-changed");
     } catch (error) {
       this.problem.say(error.message);
       this.showState();
@@ -245,8 +250,7 @@ class TemplateEditor {
       toast(kind === "changed" ? `“${name}” is as it came; your version is under Deleted.` : `“${name}” is deleted; it can be restored for 30 days.${models.length ? ` ${models.map(shortName).join(", ")} uses its own template again.` : ""}`);
       this.key = "";
       drafts.open = kind === "changed" ? `file:${name}` : "";
-      await this.refresh();
-      emit("templates-changed");
+      await this.changed();
     } catch (error) { this.problem.say(error.message); }
   }
 }
