@@ -32,6 +32,7 @@ from modules.store.records import (
     MessageRecord,
     NewConversation,
     NewMessage,
+    NewPrompt,
     Outline,
     OutlineRow,
     Rating,
@@ -43,6 +44,7 @@ from modules.store.tree import MessageTree
 
 BIN_TITLE_CUT = 120
 BEGINNING = 400  # characters of a text on the map
+BATCH_CHARACTERS = 4_000_000  # of messages that are stored together
 INTERRUPTED = "The server stopped while this was being written; the text so far was kept."
 
 
@@ -273,13 +275,15 @@ def _insert(connection: Connection, conversation_id: str, parent_id: str | None,
 
 
 def _in_batches(new: Iterable[NewMessage]) -> Iterator[list[NewMessage]]:
-    """As many as one statement takes well; images and files are in memory with the last of them only."""
+    """As many as one statement takes well; long texts, images and files are in memory with the last of them only."""
     some: list[NewMessage] = []
+    characters = 0
     for message in new:
         some.append(message)
-        if len(some) == ID_BATCH or message.images or message.files:
+        characters += len(message.content) + (sum(map(len, message.prompt.texts.values())) if isinstance(message.prompt, NewPrompt) else 0)
+        if len(some) == ID_BATCH or characters > BATCH_CHARACTERS or message.images or message.files:
             yield some
-            some = []
+            some, characters = [], 0
     if some:
         yield some
 
