@@ -224,6 +224,18 @@ async def test_a_file_in_our_form_that_is_none_leaves_nothing(
     assert await moves.conversations.list(BOB) == ()
 
 
+async def test_what_is_deleted_while_a_file_is_written_does_not_cut_it_off(moves: Moves) -> None:
+    conversation_id = await whole(moves)
+    shown = (await moves.conversations.read(ANN, conversation_id)).messages
+    file = await moves.exports.write(ANN, conversation_id, "json")
+    written = await anext(file.pieces)
+    await moves.conversations.delete_message(ANN, shown[1].id)
+    written += await anext(file.pieces) + await anext(file.pieces)
+    await moves.conversations.delete(ANN, conversation_id)
+    written += b"".join([piece async for piece in file.pieces])
+    assert [message["content"] for message in json.loads(written)["messages"]] == [shown[0].content, shown[1].content, "Only milk."]
+
+
 async def test_several_files_in_our_form_behind_each_other(moves: Moves) -> None:
     written = await moves.export(await whole(moves), "json")
     report = await moves.take(written + b"\n" + written, owner=BOB)
