@@ -15,7 +15,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from modules.core.errors import InvalidRequest
+from modules.core.errors import InvalidRequest, NotFound
 from modules.services.conversation_files import exported_head, exported_message
 from modules.services.conversation_settings import stored_settings
 from modules.services.prompt_files import PromptTexts
@@ -105,9 +105,12 @@ async def _own(storage: Storage, owner: str, found: StoredConversation) -> Async
 
 
 def _attached(stores: Stores, owner: str, message: MessageRecord, prompts: PromptTexts) -> dict[str, Any]:
-    images = stores.messages.image_files(owner, message.conversation_id, (message,)) if message.images else {}
-    texts = stores.files.texts(owner, message.conversation_id, message.files) if message.files else {}
-    kept = stores.prompts.get(owner, message.id) if message.role == "assistant" else None
+    try:
+        images = stores.messages.image_files(owner, message.conversation_id, (message,)) if message.images else {}
+        texts = stores.files.texts(owner, message.conversation_id, message.files) if message.files else {}
+        kept = stores.prompts.get(owner, message.id) if message.role == "assistant" else None
+    except NotFound:  # deleted since the file was begun: what it said then is in it
+        return exported_message(message, {}, {})
     return exported_message(message, images, texts) | ({"prompt": prompts.written(kept)} if kept is not None else {})
 
 

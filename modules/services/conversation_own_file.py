@@ -24,6 +24,7 @@ MESSAGES_LIMIT = 1_000_000
 ATTACHED = ("images", "files")  # lists of a message that may be long
 ATTACHED_LIMIT = 100  # of each; how many a message may have is checked with the message
 PROMPT = "prompt"
+MESSAGE_LIMIT_CHARS = 256 << 20  # in the file, with its images, files and prompt
 STRUCTURE_LIMIT_CHARS = 8 << 20  # of a list or an object in it: parsed, it takes many times the memory of a text
 M = TypeVar("M", FileHead, FileMessage)
 
@@ -50,7 +51,8 @@ class OwnFile:
         tree: FileTree | None = None
         for name in source.members():
             if name != "messages":
-                head[name] = source.value(STRUCTURE_LIMIT_CHARS)
+                value = source.value(STRUCTURE_LIMIT_CHARS)
+                head.update({name: value} if name in FileHead.model_fields else {})
             elif tree is not None:
                 raise InvalidRequest(f"{self._name} names its messages twice; the file is damaged.", field="file")
             else:
@@ -101,29 +103,46 @@ class _Again:
 def _message(source: JsonSource, file_name: str) -> dict[str, Any]:
     """An object whose images, files and prompt are read piece by piece."""
     values: dict[str, Any] = {}
+    read = _MessageValues(source, file_name)
     for name in source.members():
         begins = source.next_char()
         if name in ATTACHED and begins == "[":
-            values[name] = list(_attached(source, f"{file_name}: a message has more than {ATTACHED_LIMIT} {name}; the file is damaged."))
+            values[name] = list(_attached(read, name))
         elif name == PROMPT and begins == "{":
-            values[name] = {part: _prompt_part(source) for part in source.members()}
+            values[name] = {part: read.object() if source.next_char() == "{" else read.value() for part in source.members()}
         else:
-            values[name] = source.value(STRUCTURE_LIMIT_CHARS)
+            values[name] = read.value()
     return values
 
 
-def _attached(source: JsonSource, too_many: str) -> Iterator[dict[str, Any]]:
-    for number in source.elements():
+def _attached(read: _MessageValues, name: str) -> Iterator[dict[str, Any]]:
+    for number in read.source.elements():
         if number > ATTACHED_LIMIT:
-            raise InvalidRequest(too_many, field="file")
-        yield {key: source.value(STRUCTURE_LIMIT_CHARS) for key in source.members()}
+            raise InvalidRequest(f"{read.file_name}: a message has more than {ATTACHED_LIMIT} {name}; the file is damaged.", field="file")
+        yield read.object()
 
 
-def _prompt_part(source: JsonSource) -> Any:
-    """The form, or the texts: each may be long."""
-    if source.next_char() != "{":
-        return source.value(STRUCTURE_LIMIT_CHARS)
-    return {key: source.value(STRUCTURE_LIMIT_CHARS) for key in source.members()}
+class _MessageValues:
+    """The values of one message, which are in memory together."""
+
+    def __init__(self, source: JsonSource, file_name: str) -> None:
+        self.source, self.file_name = source, file_name
+        self._until = source.passed + MESSAGE_LIMIT_CHARS
+
+    def value(self) -> Any:
+        """The next one."""
+        found = self.source.value(STRUCTURE_LIMIT_CHARS)
+        if self.source.passed > self._until:
+            raise InvalidRequest(
+                f"{self.file_name}, line {self.source.line}: a message with all that belongs to it is longer than {MESSAGE_LIMIT_CHARS >> 20} MiB, "
+                "the most that is read; take what is attached to it out of the file.",
+                field="file",
+            )
+        return found
+
+    def object(self) -> dict[str, Any]:
+        """The next one, value by value."""
+        return {key: self.value() for key in self.source.members()}
 
 
 def _valid(kind: type[M], values: Mapping[str, Any], where: str) -> M:

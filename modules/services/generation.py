@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from modules.core.errors import AppError, NoModelLoaded, NotFound
 from modules.core.generation import (
@@ -18,7 +18,7 @@ from modules.core.generation import (
     TextPrompt,
     TokenLogprob,
 )
-from modules.core.model import AdapterChoice
+from modules.core.model import AdapterChoice, TemplateSource
 from modules.core.params import GenerationParams
 from modules.engine.client_generation import ClientGeneration
 from modules.prompts.fitting import character_limit
@@ -45,6 +45,7 @@ class GenerationService:
         self._templates = templates
         self._background: WeakSet[ClientGeneration] = WeakSet()  # nobody waits for these
         self._asked = 0
+        self._own_templates: WeakKeyDictionary[ModelEngine, dict[str, Any]] = WeakKeyDictionary()  # as each engine told it
 
     async def submit(
         self, request: GenerationRequest, model: str = "", adapters: Sequence[AdapterChoice] | None = None, *, background: bool = False
@@ -114,6 +115,21 @@ class GenerationService:
         if not isinstance(request.prompt, ChatPrompt):
             return request
         return request.model_copy(update={"prompt": await self._with_template(request.prompt, await self._models.get(model))})
+
+    async def spelled_out(self, prompt: ChatPrompt, model: str, template_hash: str) -> ChatPrompt:
+        """The prompt with the text of the model's own template, where it was written with that (as the hash tells); unchanged where it cannot be told any more."""
+        engine = self._models.loaded(model)
+        if prompt.template is not None or not template_hash or engine is None or engine.card.host:
+            return prompt
+        own = self._own_templates.get(engine)
+        if own is None or own["hash"] != template_hash:
+            try:
+                own = self._own_templates[engine] = await engine.examine("template", {})
+            except AppError:  # it ended just now
+                return prompt
+        if own["hash"] != template_hash:
+            return prompt
+        return prompt.model_copy(update={"template": TemplateSource(text=own["text"], origin=own["origin"])})
 
     async def count(self, prompt: ChatPrompt, model: str = "") -> tuple[int, int]:
         """Tokens of a rendered chat and the context length."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from modules.core.generation import ChatPrompt
 from modules.core.messages import Message
-from modules.services.storage import Storage
+from modules.services.storage import Storage, Stores
 from modules.store.prompts import StoredPrompt
 
 START_CHARACTERS = 80  # of a message, to know it by
@@ -51,8 +51,12 @@ class KeptPrompts:
         Raises:
             NotFound: there is no such message, or it is another owner's.
         """
-        found = await self._storage.of(message_id).run(lambda stores: stores.prompts.get(owner, message_id))
-        return None if found is None else unpacked(found)
+
+        def read(stores: Stores) -> KeptPrompt | None:
+            found = stores.prompts.get(owner, message_id)
+            return None if found is None else unpacked(found)
+
+        return await self._storage.of(message_id).run(read)
 
 
 def named(role: str, text: str) -> dict[str, str]:

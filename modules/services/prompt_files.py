@@ -11,6 +11,7 @@ from modules.store.prompts import StoredPrompt
 from modules.store.records import NewPrompt
 
 HASH_LENGTH = 64
+PROMPT_LIMIT_CHARS = 128 << 20  # of all texts of a prompt together, each as often as it is in it
 Hash = Annotated[str, Field(min_length=HASH_LENGTH, max_length=HASH_LENGTH)]
 
 
@@ -40,21 +41,23 @@ class PromptTexts:
     """The texts of prompts that a file has told so far."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._told: dict[str, int] = {}  # characters of each
 
     def written(self, prompt: StoredPrompt) -> dict[str, Any]:
         """A prompt for the file, with those of its texts that are not in it yet."""
         new = {key: text for key, text in prompt.texts.items() if key not in self._told}
-        self._told.update(new)
+        self._told.update({key: len(text) for key, text in new.items()})
         return {"form": prompt.form, "texts": new}
 
     def read(self, prompt: FilePrompt) -> NewPrompt | None:
-        """A prompt of the file; None where it names a text that the file does not have, or not as its hash says."""
+        """A prompt of the file; None where it names a text that the file does not have, or not as its hash says, or is far longer than one that is kept."""
         uses = dict.fromkeys((prompt.form.rest, *prompt.form.runs))
         texts = {key: text for key, text in prompt.texts.items() if key in uses and _is(key, text)}
-        if not all(key in texts or key in self._told for key in uses):
+        sizes = {key: len(texts[key]) if key in texts else self._told.get(key) for key in uses}
+        known = [sizes[key] for key in (prompt.form.rest, *prompt.form.runs)]
+        if None in known or sum(filter(None, known)) > PROMPT_LIMIT_CHARS:
             return None
-        self._told.update(texts)
+        self._told.update({key: len(text) for key, text in texts.items()})
         return NewPrompt(prompt.form.model_dump(mode="json"), texts, tuple(uses))
 
 

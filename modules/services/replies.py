@@ -290,7 +290,8 @@ class ReplyService:
         started = reply.generation.started if reply.generation else None
         if reply.kept is not None and started is not None:
             kept, reply.kept = reply.kept, None
-            await self._conversations.prompts.keep(reply.owner, reply.id, kept, started.dropped)
+            prompt = await self._generation.spelled_out(kept.prompt, reply.model, started.template_hash)
+            await self._conversations.prompts.keep(reply.owner, reply.id, replace(kept, prompt=prompt), started.dropped)
         await self._conversations.save_reply(
             reply.owner,
             reply.id,

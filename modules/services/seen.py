@@ -37,7 +37,7 @@ class SeenService:
         """The text before a reply (or before the reply to a message), token by token with the message each belongs to.
 
         `kept` says whether it is made from what was kept with the reply, or from the messages and settings of today. `same`: whether it has
-        the hash that the receipt names; None where that names none.
+        the hash that the receipt names; None where that names none. `same_template` says so of the template.
 
         Raises:
             InvalidRequest: the message answers nothing.
@@ -84,9 +84,16 @@ def _told(seen: Mapping[str, Any], kept: KeptPrompt, first: Mapping[str, Any]) -
         "dropped_count": kept.left_out_count + len(seen["dropped"]),
         "dropped": [*range(left), *(place + left for place in seen["dropped"])],
         "same": None if not known else known == seen["hash"],
+        "same_template": _template_hash(first) in (None, seen["template"]["hash"]),
         "reused_tokens": first.get("reused_tokens", 0) if known == seen["hash"] else 0,
         "messages": [*kept.left_out, *(named(one.role, one.content) for one in kept.prompt.messages)],
     }
+
+
+def _template_hash(first: Mapping[str, Any]) -> str | None:
+    """The hash of the template that a receipt names, if it names one."""
+    template = first.get("template")
+    return template.get("hash") if isinstance(template, Mapping) else None
 
 
 def _room_of(first: Mapping[str, Any]) -> GenerationParams:

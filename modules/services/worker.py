@@ -219,15 +219,18 @@ class ModelPrompts:
         return vision.image_ids(file)
 
     def _template(self, chosen: TemplateSource | None) -> TemplateSource:
-        """The template a person chose, with this model's special tokens, or the model's own."""
+        """The template a person chose, with this model's special tokens, or the model's own, also where that comes back from a prompt that was kept."""
+        own = self._model.template
+        if chosen is not None and own is not None and (chosen.text, chosen.origin) == (own.text, own.origin):
+            return own
         if chosen is not None:
             return for_model(chosen, bos_token=self._bos_token, eos_token=self._eos_token, adds_bos=self._tokenizer.adds_bos)
-        if self._model.template is None:
+        if own is None:
             raise InvalidRequest(
                 f"{self._model.info.name} has no chat template of its own. Choose a prompt template for it, or use the notebook to continue text.",
                 field="template",
             )
-        return self._model.template
+        return own
 
     def _ending(self, source: TemplateSource) -> Ending:
         """How replies end under a template; found once."""

@@ -7,11 +7,11 @@ transaction, and each call names the owner.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from modules.core.errors import InvalidRequest, NotFound
 from modules.store.conversations import (
@@ -32,6 +32,7 @@ from modules.store.records import (
     MessageRecord,
     NewConversation,
     NewMessage,
+    NewPrompt,
     Outline,
     OutlineRow,
     Rating,
@@ -43,6 +44,8 @@ from modules.store.tree import MessageTree
 
 BIN_TITLE_CUT = 120
 BEGINNING = 400  # characters of a text on the map
+UNFINISHED = " unfinished"  # owner of what is being brought in
+BATCH_CHARACTERS = 4_000_000  # of messages that are stored together
 INTERRUPTED = "The server stopped while this was being written; the text so far was kept."
 
 
@@ -53,8 +56,9 @@ class MessageStore:
         self._database = database
 
     def recover(self) -> int:
-        """Mark what was being written when the server died as stopped; how many messages that were."""
+        """Mark what was being written when the server died as stopped; how many messages that were. What was being brought in is gone."""
         with self._database.write() as connection:
+            connection.execute(delete(conversations).where(conversations.c.owner == UNFINISHED))
             done = connection.execute(
                 update(messages).where(messages.c.status == "streaming").values(status="stopped", error=INTERRUPTED)
             )
@@ -228,26 +232,32 @@ class MessageStore:
             return str(row.conversation_id), bin_id
 
     def insert_tree(self, owner: str, new: NewConversation) -> str:
-        """Store a whole conversation under new ids; its id.
+        """Store a whole conversation under new ids; its id. One whose messages are made as they are taken is nobody's until all are there: others write between them.
 
         Raises:
             InvalidRequest: a message follows one that does not come before it.
         """
+        ids: list[str] = []
+        if isinstance(new.messages, Sequence):
+            with self._database.write() as connection:
+                conversation_id = insert_conversation(connection, owner, new)
+                for some in _in_batches(new.messages):
+                    _insert_placed(connection, conversation_id, ids, some)
+                _finish(connection, conversation_id, owner, ids, new)
+                return conversation_id
         with self._database.write() as connection:
-            conversation_id = insert_conversation(connection, owner, new)
-            ids: list[str] = []
+            conversation_id = insert_conversation(connection, UNFINISHED, new)
+        try:
             for some in _in_batches(new.messages):
-                rows = [_placed_row(conversation_id, ids, message) for message in some]
-                connection.execute(insert(messages), rows)
-                put_images(connection, ((row["id"], message.images) for row, message in zip(rows, some, strict=True)))
-                put_files(connection, conversation_id, ((row["id"], message.files) for row, message in zip(rows, some, strict=True)))
-                put_prompts(connection, ((row["id"], message.prompt) for row, message in zip(rows, some, strict=True)))
-            if ids:
-                values: dict[str, Any] = {"head_id": ids[-1 if new.head is None else new.head]}
-                if new.places_in_settings:
-                    values["settings"] = new.settings | {name: ids[place] for name, place in new.places_in_settings.items()}
-                connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(**values))
-            return conversation_id
+                with self._database.write() as connection:
+                    _insert_placed(connection, conversation_id, ids, some)
+            with self._database.write() as connection:
+                _finish(connection, conversation_id, owner, ids, new)
+        except BaseException:
+            with self._database.write() as connection:
+                connection.execute(delete(conversations).where(conversations.c.id == conversation_id))
+            raise
+        return conversation_id
 
 
 # ---- rows ----------------------------------------------------------------------------------------------------------
@@ -273,15 +283,36 @@ def _insert(connection: Connection, conversation_id: str, parent_id: str | None,
 
 
 def _in_batches(new: Iterable[NewMessage]) -> Iterator[list[NewMessage]]:
-    """As many as one statement takes well; images and files are in memory with the last of them only."""
+    """As many as one statement takes well; long texts, images and files are in memory with the last of them only."""
     some: list[NewMessage] = []
+    characters = 0
     for message in new:
         some.append(message)
-        if len(some) == ID_BATCH or message.images or message.files:
+        characters += len(message.content) + (sum(map(len, message.prompt.texts.values())) if isinstance(message.prompt, NewPrompt) else 0)
+        if len(some) == ID_BATCH or characters > BATCH_CHARACTERS or message.images or message.files:
             yield some
-            some = []
+            some, characters = [], 0
     if some:
         yield some
+
+
+def _insert_placed(connection: Connection, conversation_id: str, ids: list[str], some: Sequence[NewMessage]) -> None:
+    """Store messages of a tree; their ids join those of the messages before them."""
+    rows = [_placed_row(conversation_id, ids, message) for message in some]
+    connection.execute(insert(messages), rows)
+    put_images(connection, ((row["id"], message.images) for row, message in zip(rows, some, strict=True)))
+    put_files(connection, conversation_id, ((row["id"], message.files) for row, message in zip(rows, some, strict=True)))
+    put_prompts(connection, ((row["id"], message.prompt) for row, message in zip(rows, some, strict=True)))
+
+
+def _finish(connection: Connection, conversation_id: str, owner: str, ids: Sequence[str], new: NewConversation) -> None:
+    """Say what needs the ids of all messages, and whose conversation it is."""
+    values: dict[str, Any] = {"owner": owner}
+    if ids:
+        values["head_id"] = ids[-1 if new.head is None else new.head]
+    if ids and new.places_in_settings:
+        values["settings"] = new.settings | {name: ids[place] for name, place in new.places_in_settings.items()}
+    connection.execute(update(conversations).where(conversations.c.id == conversation_id).values(**values))
 
 
 def _placed_row(conversation_id: str, ids: list[str], message: NewMessage) -> dict[str, Any]:

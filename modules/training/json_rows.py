@@ -114,6 +114,7 @@ class JsonSource:
         self._json = json.JSONDecoder()
         self._text, self._at, self._ended = "", 0, False
         self.line = 1  # of the next character
+        self.passed = 0  # characters before it
 
     def next_char(self) -> str:
         """The next character that is no space, which stays; empty at the end."""
@@ -215,6 +216,7 @@ class JsonSource:
 
     def _move(self, at: int) -> None:
         self.line += self._text.count("\n", self._at, at)
+        self.passed += at - self._at
         self._at = at
 
     def _fill(self) -> None:

@@ -14,11 +14,11 @@ import pytest
 from modules.core.errors import InvalidRequest, NotFound
 from modules.core.generation import ChatPrompt
 from modules.core.messages import Image, Message
-from modules.services import conversation_imports
+from modules.services import conversation_imports, conversation_own_file, prompt_files
 from modules.services.conversation_exports import WRITERS, ConversationExports
 from modules.services.conversation_imports import ConversationImports, ImportReport
 from modules.services.conversations import ConversationService
-from modules.services.kept_prompts import KeptPrompt
+from modules.services.kept_prompts import KeptPrompt, packed
 from modules.services.storage import Storage
 from modules.store.records import NewFile
 from modules.training import json_rows
@@ -163,6 +163,27 @@ async def test_the_prompts_of_replies_travel_with_them(moves: Moves) -> None:
     assert await moves.conversations.prompts.of(BOB, last) is None, "what it shares with the first one is not in the file"
 
 
+async def test_a_message_that_would_fill_the_memory_is_refused(moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_rows, "CHUNK_BYTES", 500)
+    monkeypatch.setattr(conversation_own_file, "MESSAGE_LIMIT_CHARS", 1 << 20)
+    long = {str(number): "x" * 30_000 for number in range(100)}
+    for more in (long, {"prompt": {"form": {}, "texts": long}}, {"images": [long]}):
+        message = {"role": "user", "content": "hi", **more}
+        report = await moves.take(json.dumps({"format": "paddock-conversation", "messages": [message]}).encode())
+        assert (report.imported, report.refused) == (0, 1)
+        assert re.search("longer than 1 MiB", report.refusals[0].reason), report.refusals
+
+
+async def test_a_prompt_that_repeats_a_long_text_is_not_kept(moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_files, "PROMPT_LIMIT_CHARS", 1000)
+    form, texts = packed(KeptPrompt(ChatPrompt(messages=(Message(role="user", content="hi" * 100),))), ())
+    for runs, kept in ((form["runs"], True), (form["runs"] * 50, False)):
+        message = {"role": "assistant", "content": "hi", "prompt": {"form": {**form, "runs": runs}, "texts": texts}}
+        report = await moves.take(json.dumps({"format": "paddock-conversation", "messages": [message]}).encode())
+        stored = (await moves.conversations.read(ANN, report.conversations[0].id)).messages[0].id
+        assert (await moves.conversations.prompts.of(ANN, stored) is not None) == kept
+
+
 async def test_a_file_that_paddock_wrote_is_read_whatever_its_size(moves: Moves, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation_id = await whole(moves)
     last = (await moves.conversations.read(ANN, conversation_id)).messages[-1].id
@@ -201,6 +222,18 @@ async def test_a_file_in_our_form_that_is_none_leaves_nothing(
     assert (report.imported, report.refused) == (0, 1)
     assert re.search(told, report.refusals[0].reason), report.refusals
     assert await moves.conversations.list(BOB) == ()
+
+
+async def test_what_is_deleted_while_a_file_is_written_does_not_cut_it_off(moves: Moves) -> None:
+    conversation_id = await whole(moves)
+    shown = (await moves.conversations.read(ANN, conversation_id)).messages
+    file = await moves.exports.write(ANN, conversation_id, "json")
+    written = await anext(file.pieces)
+    await moves.conversations.delete_message(ANN, shown[1].id)
+    written += await anext(file.pieces) + await anext(file.pieces)
+    await moves.conversations.delete(ANN, conversation_id)
+    written += b"".join([piece async for piece in file.pieces])
+    assert [message["content"] for message in json.loads(written)["messages"]] == [shown[0].content, shown[1].content, "Only milk."]
 
 
 async def test_several_files_in_our_form_behind_each_other(moves: Moves) -> None:

@@ -14,6 +14,7 @@ from modules.core.errors import InvalidRequest, NotFound
 from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from modules.services.app import App
+from modules.services.kept_prompts import KeptPrompt
 from modules.services.receipts import changed, short
 from tests.services.conftest import ONE, WRITING
 from tests.services.reply_steps import ANN, SHORT, ended, talk
@@ -114,6 +115,30 @@ async def test_what_the_model_saw_stays_whatever_is_changed_since(app: App) -> N
     assert (again.content, (again.receipt or {})["replay"]["same_prompt"]) == (original.content, True), "with the template and system prompt of then"
     await app.conversation_bin.discard(ANN, await app.conversations.delete_message(ANN, first))
     assert (await app.seen.of(ANN, branch))["text"] == seen["text"]
+
+
+async def test_a_models_own_template_is_kept_with_what_it_wrote(app: App) -> None:
+    conversation_id = await talk(app, SHORT)
+    _, reply = await app.replies.send(ANN, conversation_id, "What is a LoRA?")
+    original = await ended(app, conversation_id)
+    seen = await app.seen.of(ANN, reply)
+    kept = await app.conversations.prompts.of(ANN, reply)
+    assert kept and kept.prompt.template and kept.prompt.template.text.strip()
+    await app.templates.save("Other", "{% for message in messages %}|{{ message.content }}{% endfor %}>")
+    await app.models.choose_template(ONE, "Other")
+    try:
+        assert (seen["same"], await app.seen.of(ANN, reply)) == (True, seen), "with the template of then"
+        await app.replies.replay(ANN, conversation_id, reply)
+        again = await ended(app, conversation_id)
+        assert (again.content, (again.receipt or {})["replay"]["same_prompt"]) == (original.content, True)
+        without = KeptPrompt(kept.prompt.model_copy(update={"template": None}))
+        made = await app.conversations.append(ANN, await talk(app), None, "assistant", "x")
+        await app.conversations.save_reply(ANN, made.id, content="x", status="complete", receipt=original.receipt)
+        await app.conversations.prompts.keep(ANN, made.id, without, ())
+        told = await app.seen.of(ANN, made.id)
+        assert (told["kept"], told["same"], told["same_template"]) == (True, False, False), "it is the template that differs"
+    finally:
+        await app.models.choose_template(ONE, "")
 
 
 async def test_a_replay_of_a_begun_reply_goes_on_from_the_same_words(app: App) -> None:

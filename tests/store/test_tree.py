@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -248,6 +250,8 @@ def test_a_tree_out_of_order_is_refused_as_a_whole(conversations: ConversationSt
     bad = (NewMessage("user", "a", None, 1.0), NewMessage("user", "b", 1, 1.0))
     with pytest.raises(InvalidRequest, match="Message 2"):
         messages.insert_tree("ann", NewConversation("bad", {}, bad))
+    with pytest.raises(InvalidRequest):
+        messages.insert_tree("ann", NewConversation("bad", {}, iter(bad)))
     assert conversations.list("ann") == ()
 
 
@@ -256,3 +260,40 @@ def test_text_that_is_no_unicode_is_kept_as_far_as_it_can_be(conversations: Conv
     added, _ = messages.append("ann", conversation_id, None, say("half \ud83d pair \0 zero"), auto_title="\udc00!")
     assert messages.message("ann", added.id).content == "half ? pair \0 zero"
     assert conversations.read("ann", conversation_id).title == "?!"
+
+
+def test_others_write_while_a_long_conversation_is_brought_in(
+    conversations: ConversationStore, messages: MessageStore, say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("modules.store.messages.BATCH_CHARACTERS", 10)
+    other = conversations.create("ann", {})
+
+    def coming() -> Iterator[NewMessage]:
+        for place in range(5):
+            messages.append("ann", other, None, say(f"beside {place}"))
+            assert [row.id for row in conversations.list("ann")] == [other], "it is nobody's yet"
+            yield NewMessage("user", "long enough", place - 1 if place else None, 1.0)
+
+    made = messages.insert_tree("ann", NewConversation("brought in", {}, coming(), head=2, places_in_settings={"summary_until": 1}))
+    found = messages.read("ann", made)
+    assert (len(found.messages), found.settings["summary_until"]) == (3, found.messages[1].id)
+    assert len(messages.read_all("ann", made).messages) == len(messages.read_all("ann", other).messages) == 5
+
+
+def test_what_was_being_brought_in_when_the_server_died_is_gone(database: Database, messages: MessageStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.store.messages.BATCH_CHARACTERS", 10)
+
+    def dying() -> Iterator[NewMessage]:
+        yield NewMessage("user", "long enough", None, 1.0)
+        monkeypatch.setattr(database, "write", lambda: (_ for _ in ()).throw(RuntimeError("killed")))
+        yield NewMessage("user", "long enough", 0, 1.0)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        messages.insert_tree("ann", NewConversation("brought in", {}, dying()))
+    monkeypatch.undo()
+    left = "SELECT (SELECT count(*) FROM messages) + (SELECT count(*) FROM conversations)"
+    with database.read() as connection:
+        assert connection.exec_driver_sql(left).scalar_one() == 2
+    messages.recover()
+    with database.read() as connection:
+        assert connection.exec_driver_sql(left).scalar_one() == 0

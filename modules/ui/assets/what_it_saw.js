@@ -8,6 +8,7 @@ const MOST_TOKENS = 12000; // beyond that, only the messages are told apart
 const NAMES = Object.freeze({ system: "System", user: "You", assistant: "Reply", tool: "Tool", developer: "Developer" });
 const SAME = "This is what the model saw: the prompt has the hash that the receipt names.";
 const OTHER_MODEL = "This is the text that was kept with the reply. The loaded model (or this version of Paddock) splits it into other tokens than those that the receipt names.";
+const OTHER_TEMPLATE = "These are the messages that were kept with the reply, but not its template: the one in force today writes them otherwise than the model saw them.";
 const CHANGED = "Messages, settings, the template or the model have changed since: this is what the loaded model would see now, not what it saw then.";
 const UNKNOWN = "The receipt names no hash of the prompt, so this may differ: it is what the loaded model would see now.";
 
@@ -26,18 +27,23 @@ export async function showWhatItSaw(id) {
 }
 
 function content(seen) {
-  const { same, kept, tokens, limit, dropped, dropped_count: left, messages, text, template, reused_tokens: reused } = seen;
+  const { same, same_template: sameTemplate, kept, tokens, limit, dropped, dropped_count: left, messages, text, template, reused_tokens: reused } = seen;
   const copy = iconButton("copy", "Copy the text", async () => {
     try { await copyText(text); flash(copy, "check", "copy"); } catch (error) { report(error); }
   });
   const facts = `${plural(tokens.length, "token")}, room for ${number(limit)}. Template: ${template.origin}.`;
   return [
-    h("p", { class: same === false ? "saw-note changed" : "saw-note", text: same ? SAME : same === false ? (kept ? OTHER_MODEL : CHANGED) : UNKNOWN }),
+    h("p", { class: same === false ? "saw-note changed" : "saw-note", text: same ? SAME : same === false ? changeInWords(kept, sameTemplate) : UNKNOWN }),
     h("div", { class: "saw-facts" }, h("span", { text: facts }), copy),
     legend(tokens, messages, reused),
     leftOut(dropped, left, messages, limit),
     h("div", { class: "saw-text", role: "document", tabindex: "0", "aria-label": "The prompt" }, ...spans(tokens, messages, reused)),
   ].filter(Boolean);
+}
+
+function changeInWords(kept, sameTemplate) {
+  if (!kept) return CHANGED;
+  return sameTemplate ? OTHER_MODEL : OTHER_TEMPLATE;
 }
 
 function roleOf(messages, place) {
