@@ -15,7 +15,7 @@ from typing import Any
 from modules.core.generation import ChatPrompt
 from modules.core.messages import Message
 from modules.services.storage import Storage, Stores
-from modules.store.prompts import StoredPrompt
+from modules.store.records import StoredPrompt
 
 START_CHARACTERS = 80  # of a message, to know it by
 LEFT_OUT_LIMIT = 100  # messages that are named

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from modules.store.prompts import StoredPrompt
-from modules.store.records import NewPrompt
+from modules.store.records import NewPrompt, StoredPrompt
 
 HASH_LENGTH = 64
 PROMPT_LIMIT_CHARS = 128 << 20  # of all texts of a prompt together, each as often as it is in it

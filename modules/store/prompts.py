@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Connection, select
 from sqlalchemy.dialects.sqlite import insert
@@ -15,16 +15,8 @@ from modules.store.database import Database
 from modules.store.images import file_of
 from modules.store.message_rows import owned_message
 from modules.store.prompt_tables import prompt_texts, prompt_uses, prompts
-from modules.store.records import NewPrompt
+from modules.store.records import NewPrompt, StoredPrompt
 from modules.store.schema import storable
-
-
-class StoredPrompt(NamedTuple):
-    """A form, the texts it names, and the files of those images it names that are still there."""
-
-    form: dict[str, Any]
-    texts: Mapping[str, str]
-    images: Mapping[str, bytes]
 
 
 class PromptStore:

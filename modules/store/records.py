@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from modules.core.messages import ImageKind
 
@@ -66,6 +66,14 @@ class NewPrompt:
     form: Mapping[str, Any]
     texts: Mapping[str, str]
     uses: tuple[str, ...]  # hashes of all texts
+
+
+class StoredPrompt(NamedTuple):
+    """A form, the texts it names, and the files of those images it names that are still there."""
+
+    form: dict[str, Any]
+    texts: Mapping[str, str]
+    images: Mapping[str, bytes]
 
 
 @dataclass(frozen=True, slots=True)

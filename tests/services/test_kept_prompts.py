@@ -9,7 +9,7 @@ from modules.core.generation import ChatPrompt
 from modules.core.messages import Image, Message
 from modules.core.model import TemplateSource
 from modules.services.kept_prompts import LEFT_OUT_LIMIT, KeptPrompt, named, packed, unpacked
-from modules.store.prompts import StoredPrompt
+from modules.store.records import StoredPrompt
 
 
 def said(count: int) -> tuple[Message, ...]:
