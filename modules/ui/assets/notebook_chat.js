@@ -2,6 +2,7 @@
 
 import { chooseInPlace, h, iconButton, plural } from "./dom.js";
 import { emit, listen, openArea, openConversation, report, request, state, toast } from "./page.js";
+import { isPrivate } from "./private_chat.js";
 
 const FORMS = Object.freeze([
   ["dialogue", "As plain text", "Each message with who speaks"],
@@ -31,6 +32,7 @@ export function textFromNotebook(composer) {
 
 /** Below a message: the conversation up to here as a new notebook. */
 export function toNotebook(message) {
+  if (isPrivate(state.conversation?.id)) return null; // a notebook is kept
   const make = async (tools) => {
     const conversation = state.conversation.id;
     const form = await chooseInPlace(tools, "Open in a notebook", FORMS);
