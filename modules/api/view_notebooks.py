@@ -11,9 +11,11 @@ from pydantic import BaseModel, Field
 
 from modules.api.owner import owner
 from modules.api.view_message_tree import OK, TEXT_LIMIT
+from modules.core.errors import InvalidRequest
 from modules.services.app import App
 from modules.services.notebook_exchange import as_text
 from modules.services.notebook_shelf import name_of
+from modules.services.storage import is_private
 
 NAME_LIMIT = 1000  # the service says what is too long
 AS_RENDERED: Mapping[str, Any] = MappingProxyType({"add_bos": False, "parse_special": True})  # the template has written all marks
@@ -94,6 +96,8 @@ def notebooks_router(app: App) -> APIRouter:
 
 async def _from_conversation(app: App, body: NewBody) -> dict[str, Any]:
     conversation = await app.conversations.read(owner(), body.conversation_id)
+    if is_private(conversation.id):
+        raise InvalidRequest("A notebook is kept on the server, so a private conversation makes none. Copy the text if you want to keep it.", field="conversation_id")
     name = body.name or conversation.title
     if body.form == "dialogue":
         return {"id": await app.notebook.shelf.create(owner(), name, as_text(conversation.messages, body.message_id))}

@@ -66,8 +66,9 @@ def edited(before: Values, values: Values, within: Within = None) -> dict[str, A
     """Settings with the named ones replaced, and single entries of others changed."""
     after = {**before, **values}
     for name, edits in (within or {}).items():
-        kept = {key: value for key, value in (after.get(name) or {}).items() if key not in edits.drop}
-        after[name] = {**kept, **edits.put}
+        found = after.get(name) or {}
+        if isinstance(found, Mapping):  # else it is refused with a sentence, like all that is no setting
+            after[name] = {**{key: value for key, value in found.items() if key not in edits.drop}, **edits.put}
     return after
 
 

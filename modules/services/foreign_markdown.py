@@ -74,9 +74,9 @@ def _own(lines: Sequence[str]) -> tuple[list[str], list[_Turn]] | None:
 def _roles(names: Sequence[str], with_model: set[str]) -> dict[str, str]:
     """Who is the person and who is the model: a name with a model is one's; of others the first is the person, if nobody is it yet."""
     roles = {name: KNOWN_NAMES.get(name) or ("assistant" if name in with_model else "") for name in names}
-    for name in dict.fromkeys(names):
-        if not roles[name]:
-            roles[name] = "assistant" if "user" in [role for other, role in roles.items() if other != NARRATOR] else "user"
+    is_told = any(role == "user" for name, role in roles.items() if name != NARRATOR)
+    for name in (name for name, role in roles.items() if not role):
+        roles[name], is_told = "assistant" if is_told else "user", True
     return roles
 
 
@@ -158,9 +158,10 @@ def _message(turn: _Turn) -> dict[str, Any]:
 
 
 def _content(turn: _Turn) -> str:
-    text = "\n".join(turn.lines).strip("\n")
-    while text.endswith("\n---") or text == "---":  # a line that some put between turns
-        text = text[:-3].rstrip("\n")
+    lines = list(turn.lines)
+    while lines and lines[-1] in ("", "---"):  # a line that some put between turns
+        lines.pop()
+    text = "\n".join(lines).strip("\n")
     found = THINKING.match(text) if turn.role == "assistant" else None
     if not found:
         return text

@@ -68,7 +68,7 @@ def packed(kept: KeptPrompt, dropped: Sequence[int]) -> tuple[dict[str, Any], di
     """A prompt without these messages as a form, and the texts that it names by their hashes: its options, and its messages in runs."""
     prompt, gone = kept.prompt, set(dropped)
     rows = [_row(message) for place, message in enumerate(prompt.messages) if place not in gone]
-    rest = prompt.model_copy(update={"messages": ()}).model_dump_json()
+    rest = json.dumps(prompt.model_copy(update={"messages": ()}).model_dump(mode="json"))  # pydantic's own JSON knows no half pairs
     texts = {_hash(text): text for text in (rest, *_runs(rows))}
     later = [named(prompt.messages[place].role, prompt.messages[place].content) for place in sorted(gone)[:LEFT_OUT_LIMIT]]
     names = [*kept.left_out, *later][:LEFT_OUT_LIMIT] if kept.left_out_count == len(kept.left_out) else list(kept.left_out)

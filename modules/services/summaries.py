@@ -37,6 +37,10 @@ class SummaryService:
         self._requests = requests
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # by conversation: versions written together need one summary
 
+    def _turn(self, conversation_id: str) -> asyncio.Lock:
+        """To be held while its summary is looked at and written."""
+        return self._turns.setdefault(conversation_id, asyncio.Lock())
+
     async def make_room(self, owner: str, conversation_id: str, prompt_end_id: str, *, continues: bool, begun: Callable[[], None]) -> int:
         """Before a reply to a stored message: where that is the conversation's policy and it is too long, summarise its oldest messages; how many.
 
@@ -48,8 +52,7 @@ class SummaryService:
         """
         if (await self._conversations.paths.settings(owner, conversation_id)).overflow != "summarise_oldest":
             return 0
-        turn = self._turns.setdefault(conversation_id, asyncio.Lock())
-        async with turn:
+        async with self._turn(conversation_id):
             asked, material = await self._requests.stored(owner, conversation_id, prompt_end_id, continues=continues)
             outgrown = await self._context.outgrown(asked, material)
             if outgrown is None or not outgrown.ids:
@@ -65,6 +68,10 @@ class SummaryService:
         Raises:
             InvalidRequest: nothing would be left out, or nobody can count here.
         """
+        async with self._turn(conversation_id):
+            return await self._of_next(owner, conversation_id, text, images)
+
+    async def _of_next(self, owner: str, conversation_id: str, text: str, images: Sequence[Image]) -> str:
         use = await self._context.look(owner, conversation_id, text, images)
         if use is None:
             raise InvalidRequest("What the context holds is not known for models of other servers; load a model of this machine.")
@@ -78,8 +85,12 @@ class SummaryService:
         return await self._summarised(owner, conversation_id, gone, known, use.limit)
 
     async def _summarised(self, owner: str, conversation_id: str, gone: Sequence[MessageRecord], known: str, limit: int) -> str:
-        """Write a summary of messages and of what is known from before them, and let it stand for them."""
+        """Write a summary of messages and of what is known from before them, and let it stand for them, unless somebody else gave one meanwhile."""
+        before = await self._conversations.paths.settings(owner, conversation_id)
         summary = await self._written(known, [_told(message, limit) for message in gone], min(REPLY_TOKENS, limit // 4))
+        after = await self._conversations.paths.settings(owner, conversation_id)
+        if (after.summary, after.summary_until) != (before.summary, before.summary_until):
+            raise InvalidRequest("The summary was changed while another one was being written; what you wrote stays.")
         await self._conversations.update_settings(owner, conversation_id, {"summary": summary, "summary_until": gone[-1].id})
         return summary
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO, NoReturn
 
@@ -15,6 +16,7 @@ from modules.core.errors import InvalidRequest
 CHUNK_BYTES = 1 << 20
 VALUE_LIMIT_CHARS = 64 << 20  # one row, or a file that is one object
 LITERAL_CHARS = 16  # a fault nearer to the end than this may be a word that goes on behind it
+SPACES = re.compile(r"\s+")
 NUMBER_GOES_ON = ".eE"
 OWN_LISTS = frozenset({"messages", "conversations", "conversation", "dialogue", "dialog", "chat", "turns", "chosen", "rejected", "prompt", "completion", "tools"})
 CURE = "Correct it there or take it out."
@@ -119,16 +121,11 @@ class JsonSource:
     def next_char(self) -> str:
         """The next character that is no space, which stays; empty at the end."""
         while True:
-            rest = len(self._text) - self._at
-            stripped = self._text[self._at : self._at + 1].strip() if rest else ""
-            if stripped:
-                return stripped
-            if rest:
-                self._move(self._at + 1)
-            elif self._ended:
-                return ""
-            else:
-                self._fill()
+            spaces = SPACES.match(self._text, self._at)
+            self._move(spaces.end() if spaces else self._at)
+            if self._at < len(self._text) or self._ended:
+                return self._text[self._at : self._at + 1]
+            self._fill()
 
     def elements(self) -> Iterator[int]:
         """The numbers of the values in the list that comes next; each value is to be read before the next number is asked for.

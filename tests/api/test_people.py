@@ -110,6 +110,16 @@ async def kept(client: httpx.AsyncClient, mine: dict[str, str]) -> list[Any]:
     return [await told(client.get(path)) for path in paths]
 
 
+async def test_a_private_conversation_makes_no_notebook(house: House) -> None:
+    async with house.client() as ann:
+        private = (await told(ann.post("/ui/conversations", json={"private": True})))["id"]
+        ordinary = (await told(ann.post("/ui/conversations", json={})))["id"]
+        for form in ("dialogue", "prompt"):
+            answer = await ann.post("/ui/notebooks", json={"conversation_id": private, "form": form})
+            assert (answer.status_code, "a private conversation makes none" in answer.text) == (400, True), answer.text
+        assert await told(ann.post("/ui/notebooks", json={"conversation_id": ordinary}))
+
+
 async def test_nobody_reaches_what_is_anothers_by_any_route(house: House, starter_dir: Path) -> None:
     await house.app.models.load(shutil.copytree(starter_dir, house.models / "starter").name + "/starter-Q8_0.gguf")
     async with house.client() as ann, house.client() as ben:

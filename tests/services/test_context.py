@@ -234,6 +234,29 @@ async def test_a_reply_is_stopped_while_the_summary_is_written(app: App, monkeyp
     assert (await app.conversations.read(ANN, conversation_id)).settings.summary == ""
 
 
+async def test_a_summary_that_is_edited_while_another_one_is_written_stays(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[str] = []
+    go_on = asyncio.Event()
+
+    async def slow(question: str, _: int) -> str:
+        begun.append(question)
+        await go_on.wait()
+        return "By the model."
+
+    monkeypatch.setattr(app.summaries, "_reply", slow)
+    conversation_id = await talk(app)
+    await app.conversations.update_settings(ANN, conversation_id, {"overflow": "summarise_oldest"})
+    await told(app, conversation_id, 8)
+    await app.replies.send(ANN, conversation_id, "And now?")
+    await until(lambda: bool(begun))
+    await app.conversations.update_settings(ANN, conversation_id, {"summary": "By hand."})
+    go_on.set()
+    receipt = (await ended(app, conversation_id)).receipt or {}
+    assert "what you wrote stays" in receipt["not_summarised"]
+    settings = (await app.conversations.read(ANN, conversation_id)).settings
+    assert (settings.summary, len(begun)) == ("By hand.", 1)
+
+
 async def test_where_no_summary_can_be_written_the_oldest_messages_are_left_out(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     async def nothing(*_: object) -> str:
         raise InvalidRequest("The model wrote no summary.")

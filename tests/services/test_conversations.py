@@ -168,6 +168,8 @@ async def test_single_entries_of_settings_are_changed(service: ConversationServi
     edits = {"params": EntryEdits(put={"top_p": 0.5}, drop=("top_k", "min_p")), "template_variables": EntryEdits(put={"enable_thinking": True})}
     after = await service.update_settings(ANN, conversation_id, {"preset": ""}, within=edits)
     assert (after.params, after.template_variables) == ({"temperature": 0.5, "top_p": 0.5}, {"tone": "dry", "enable_thinking": True})
+    with pytest.raises(InvalidRequest, match="params"):
+        await service.update_settings(ANN, conversation_id, {"params": [1]}, within=edits)
 
 
 @pytest.mark.parametrize(

@@ -71,3 +71,12 @@ def test_a_system_turn_becomes_the_system_prompt() -> None:
 def test_a_text_in_which_nobody_speaks_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest, match="no line says who speaks"):
         from_markdown(text, "notes.md")
+
+
+def test_a_hostile_chat_is_read_in_time() -> None:
+    """Each of the two took minutes where the time grew with the square of the length."""
+    lines = "\n---" * 400_000
+    assert turns(f"User: Hi\n\nAssistant: Fly.\n{lines}") == [("user", "Hi"), ("assistant", "Fly.")]
+    names = "".join(f"## Pony {number} · 2026-01-02 03:04 UTC\n\nNeigh.\n\n" for number in range(40_000))
+    told = from_markdown(names, "chat.md")["messages"]
+    assert [message["role"] for message in told[:3]] == ["user", "assistant", "assistant"]

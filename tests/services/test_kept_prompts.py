@@ -20,7 +20,7 @@ def test_a_prompt_comes_back_as_it_was_without_what_was_left_out() -> None:
     picture = Image(kind="png", data=base64.b64encode(b"pixels").decode(), at=3)
     asked = Message(role="user", content="Look: half a pair \ud800", images=(picture,), pinned=True)
     template = TemplateSource(text="{{ messages }}", origin="Angles")
-    prompt = ChatPrompt(messages=(*said(40), asked), template=template, template_variables={"enable_thinking": False}, continue_final_message=True)
+    prompt = ChatPrompt(messages=(*said(40), asked), template=template, template_variables={"enable_thinking": False, "tone": "half a pair \ud800"}, continue_final_message=True)
     form, texts = packed(KeptPrompt(prompt), (1, 2))
     key = hashlib.sha256(b"pixels").hexdigest()
     assert form["images"] == [key]

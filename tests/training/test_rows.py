@@ -271,3 +271,8 @@ def test_the_first_rows_of_a_large_list_need_not_the_rest_of_the_file(tmp_path: 
     head: Iterator[DataRow] = islice(read_rows(path), 20)
     assert len(list(head)) == 20
     assert "is not JSON" in refusal(path)
+
+
+def test_a_long_gap_in_a_json_text_is_gone_over_at_once() -> None:
+    source = json_rows.JsonSource(io.BytesIO(b" \n" * (3 << 20) + b"[1]"), "gap.json")
+    assert (source.next_char(), source.line, source.passed) == ("[", (3 << 20) + 1, 6 << 20)

@@ -33,9 +33,10 @@ export function textFromNotebook(composer) {
 
 /** Below a message: the conversation up to here as a new notebook. */
 export function toNotebook(message) {
+  if (isPrivate(state.conversation?.id)) return null; // a notebook is kept
   const make = async (tools) => {
     const conversation = state.conversation.id;
-    const form = await chooseInPlace(tools, isPrivate(conversation) ? "Open in a notebook, which is kept on disk, unlike this conversation" : "Open in a notebook", FORMS);
+    const form = await chooseInPlace(tools, "Open in a notebook", FORMS);
     if (!form) return;
     try {
       const { id, dropped = 0, images = 0 } = await request("POST", "ui/notebooks", { conversation_id: conversation, message_id: message.id, form });
