@@ -16,7 +16,7 @@ from modules.api.view_message_tree import OK, TEXT_LIMIT
 from modules.api.view_messages import PING_S, ViewFunctions
 from modules.core.model import AdapterChoices
 from modules.services.app import App
-from modules.services.conversation_settings import EntryEdits
+from modules.services.conversation_settings import EntryEdits, Within
 from modules.services.notebook import MOST_TRIES, Order
 
 ID_LIMIT = 64
@@ -104,7 +104,8 @@ def notebook_router(app: App, functions: ViewFunctions) -> APIRouter:
     async def edit_settings(body: EditsBody) -> dict[str, Any]:
         """Remember what was edited; all of them, as others may have edited some too."""
         parts = [part.model_dump(mode="json", exclude_unset=True) for part in (body.settings, body.at_first)]
-        return {"settings": await app.notebook.shelf.edit_settings(owner(), parts[0], body.within, parts[1], body.id)}
+        within: Within = {name: entries for name, entries in (body.within or {}).items()}  # noqa: C416  # another type of keys
+        return {"settings": await app.notebook.shelf.edit_settings(owner(), parts[0], within, parts[1], body.id)}
 
     @router.post("/take")
     async def take(body: TextBody) -> dict[str, Any]:
