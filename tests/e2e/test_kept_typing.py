@@ -277,6 +277,24 @@ def test_a_key_pressed_in_an_open_edit_opens_no_second_one(chat: ChatScreen, pag
     expect(area).to_have_value("Good day to you.\n")
 
 
+def test_what_is_on_its_way_is_not_sent_twice(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
+    chat.open(starter.make_conversation((("user", "Hello"), ("assistant", "Good day."))))
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url.rpartition("/")[2]) if request.method == "POST" and request.url.endswith(("/edit", "/insert")) else None)
+    chat.press(chat.reply, "Edit")
+    area = chat.reply.get_by_role("textbox", name="Edit message")
+    area.fill("Good day to you.")
+    for verb, box, key in (("edit", area, "Enter"), ("insert", chat.box, "ControlOrMeta+Shift+Enter")):
+        under_way = HeldRequests(page, "POST", f"ui/conversations/{chat.id}/{verb}")
+        box.press(key)
+        under_way.come()
+        box.press(key)
+        under_way.release()
+        expect(area).to_have_count(0)
+        chat.box.fill("And then?")
+    assert asked == ["edit", "insert"]
+
+
 def test_a_draft_for_which_the_browser_has_no_room_stays_while_the_page_does(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
     starter.make_conversation((("user", "of the other"),), title="The other one")
     chat.open(starter.make_conversation((("user", "Hello"),), title="Full"))

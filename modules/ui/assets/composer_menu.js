@@ -37,7 +37,7 @@ class ComposerMenu {
 
   /** Whether anything can be done: keys press the actions too, without opening the menu. */
   get ready() {
-    return Boolean(this.composer.conversation) && !this.composer.running && !this.writing;
+    return Boolean(this.composer.conversation) && !this.composer.running && !this.writing && !this.posting;
   }
 
   toggled(items) {
@@ -70,6 +70,8 @@ class ComposerMenu {
   async post(verb, body, used = "") {
     const { composer } = this;
     const id = composer.conversation;
+    if (this.posting) return null; // a key was pressed twice
+    this.posting = true;
     composer.showProblem(null);
     try {
       await composer.stored();
@@ -80,6 +82,8 @@ class ComposerMenu {
     } catch (error) {
       if (composer.conversation === id) composer.showProblem(error);
       return null;
+    } finally {
+      this.posting = false;
     }
   }
 

@@ -195,7 +195,10 @@ export class MessageView {
       if (this.isAside) this.actions.forget(this.id); // no longer on the path that is shown
     };
     const save = async (resend) => {
+      if (area.readOnly) return; // it is on its way
+      area.readOnly = true;
       if (await this.actions.edit(this.id, area.value, resend)) { dropEdit(this.id); close(); }
+      area.readOnly = false;
     };
     const putAway = () => {
       const again = this.isAside ? null : { text: "Go on", run: () => this.edit() };
