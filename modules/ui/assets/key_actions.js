@@ -65,6 +65,8 @@ export const ACTIONS = Object.freeze([
   { id: "cast", group: "Conversation", title: "Characters, profiles, how the model is asked", key: "Alt+Shift+C", areas: CHAT, run: () => document.querySelector("#chat .cast-chip")?.click() },
   { id: "context", group: "Conversation", title: "Show or hide what the context holds", key: "Alt+X", areas: CHAT, run: () => document.querySelector("#chat .context-count")?.click() },
   { id: "receipt", group: "Conversation", title: "Show or hide the last reply's receipt", key: "Alt+G", areas: CHAT, run: () => last(".message.assistant")?.querySelector("details.receipt > summary")?.click() },
+  { id: "saw", group: "Conversation", title: "What the model saw before the last reply", key: "Alt+Shift+G", areas: CHAT, run: () => tellReceipt("what-it-saw") },
+  { id: "replay", group: "Conversation", title: "Replay the last reply: the same seed and values, and compare", key: "Alt+Shift+Y", areas: CHAT, run: () => tellReceipt("replay") },
   { id: "map", group: "Conversation", title: "Map of all versions", key: "Alt+M", areas: CHAT, run: () => press([...document.querySelectorAll("#chat .messages > .message:has(.icon-map)")].at(-1), "Map of all versions") },
   { id: "pin-message", group: "Conversation", title: "Pin the last message in the prompt, or no longer", key: "Alt+Shift+P", areas: CHAT, run: () => press(last(".message"), "Pin") },
   { id: "to-notebook", group: "Conversation", title: "Open the conversation in a notebook", key: "Alt+K", areas: CHAT, run: () => press(last(".message"), "Open in a notebook") },
@@ -127,6 +129,10 @@ function chooseNext(label) {
   list.selectedIndex = (list.selectedIndex + 1) % list.options.length;
   list.dispatchEvent(new Event("change"));
   toast(`${label}: ${list.selectedOptions[0].textContent}`);
+}
+
+function tellReceipt(name) {
+  last(".message.assistant")?.querySelector("details.receipt")?.dispatchEvent(new Event(name));
 }
 
 function laterVersion() {

@@ -14,6 +14,8 @@ export function receiptOf(message, wasOpen = false) {
   if (role !== "assistant" || !receipt) return [];
   const details = h("details", { class: "receipt" }, h("summary", { text: inShort(message) }), h("span", { text: inWords(receipt) }));
   details.addEventListener("toggle", () => { if (details.open) complete(details, message.id); });
+  details.addEventListener("what-it-saw", () => showWhatItSaw(message.id)); // from keys, also while it is closed
+  details.addEventListener("replay", () => replay(message.id));
   details.open = wasOpen;
   const parts = [details];
   if (receipt.summarised_messages) parts.push(h("span", { class: "dropped", text: `${plural(receipt.summarised_messages, "oldest message")} summarised before: the conversation was longer than the context.` }));
