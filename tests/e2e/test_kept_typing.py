@@ -335,14 +335,14 @@ def test_an_edit_ended_with_escape_waits_until_edit_is_pressed_again(chat: ChatS
 
 
 def test_the_words_that_a_reply_is_to_begin_with_stay_until_they_are_sent(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
-    other = starter.make_conversation((("user", "of the other"),), title="The other one")
+    other = starter.make_conversation((("user", "of the other"),), title="Beside what was begun")
     chat.open(starter.make_conversation((("user", "Hello"),), title="Begun here"))
     words = page.get_by_label("The reply begins with")
     menu(page, "Start the reply with…")
     words.fill("Every single")
     page.reload()
     expect(words).to_have_value("Every single")
-    chat.row("The other one").get_by_role("button", name="The other one").click()
+    chat.row("Beside what was begun").get_by_role("button", name="Beside what was begun").click()
     expect(chat.asked).to_have_text("of the other")
     expect(words).to_have_count(0)
     chat.row("Begun here").get_by_role("button", name="Begun here").click()
