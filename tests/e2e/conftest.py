@@ -107,7 +107,10 @@ def open_profile(browser: Browser, server: PaddockServer, **options: object) -> 
 
 
 class KeptProfile:
-    """The profile of most tests, emptied after each. Its first window stays open and its cache filled: anew, both cost more than the page itself."""
+    """The profile of most tests, emptied after each. Its first window stays open and its cache filled: anew, both cost more than the page itself.
+
+    A driver's clock is no use in it: nothing takes it off again, and all tests that follow would live in its time.
+    """
 
     def __init__(self, browser: Browser, server: PaddockServer) -> None:
         self.context = open_profile(browser, server)
