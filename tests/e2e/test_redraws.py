@@ -1,16 +1,18 @@
-"""Lists that are drawn anew by themselves: neither a press nor the focus is lost by it."""
+"""Lists that are drawn anew by themselves: neither a press nor the focus is lost by it. And what is drawn late."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import gradio
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.e2e.screens import ChatScreen, ModelsScreen
 from tests.e2e.test_get_models import GetModels, pony
 from tests.hub.hub_server import HubServer
-from tests.paddock_server import PaddockServer
+from tests.paddock_server import PaddockServer, wait_for
 
 __all__ = ["pony"]  # a fixture
 
@@ -49,3 +51,24 @@ def test_the_focus_stays_on_the_same_control_of_a_conversation(chat: ChatScreen,
         expect(control).to_be_focused()
     page.keyboard.press("Enter")
     expect(page.get_by_role("textbox", name="Name of the conversation")).to_have_value("Kept in focus")
+
+
+def test_areas_are_followed_however_late_their_tabs_are_drawn(page: Page, starter: PaddockServer) -> None:
+    scripts = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
+    (tabs,) = [path.name for path in scripts.glob("*.js") if "tab-container" in path.read_text(encoding="utf-8")]
+    late: list[Route] = []
+    page.route(f"**/assets/{tabs}", lambda route: late.append(route))  # the driver marks what it is given, so no bound method
+    page.goto(starter.url, wait_until="commit")
+    body = page.locator("body")
+    expect(body).to_have_attribute("data-area", "chat")
+    expect(page.locator("#areas")).to_have_count(0)
+    for route in late:
+        route.continue_()
+    page.get_by_role("tab", name="Models").click()
+    expect(body).to_have_attribute("data-area", "models")
+    late.clear()
+    page.reload(wait_until="commit")
+    wait_for(lambda: (page.title(), late)[1], "the tabs are on their way")
+    for route in late:
+        route.continue_()
+    expect(body).to_have_attribute("data-area", "models")

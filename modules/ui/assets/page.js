@@ -131,23 +131,34 @@ export function openArea(name) {
   document.querySelector(`#area-${name}-button`)?.click();
 }
 
+/** Follow which area is chosen. The tabs may be drawn later than this runs, and anew, so the page as a whole is watched. */
 function watchAreas() {
-  const nav = document.querySelector("#areas");
-  if (!nav) return;
   const update = () => {
-    const chosen = nav.querySelector('[role="tab"][aria-selected="true"]');
-    const area = chosen?.id?.replace(/^area-|-button$/g, "") || "chat";
+    const chosen = document.querySelector('#areas [role="tab"][aria-selected="true"]');
+    if (!chosen) return;
+    const area = chosen.id.replace(/^area-|-button$/g, "") || "chat";
     document.body.dataset.area = area;
     if (area === state.area) return;
     state.area = area;
     sessionStorage.setItem(AREA_KEY, area);
     emit("area", area);
   };
-  new MutationObserver(update).observe(nav, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
+  new MutationObserver(update).observe(document.body, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
   update();
   const before = sessionStorage.getItem(AREA_KEY);
   const reloaded = performance.getEntriesByType("navigation")[0]?.type === "reload";
-  if (reloaded && before && before !== state.area) openArea(before);
+  if (reloaded && before && before !== state.area) openWhenDrawn(before);
+}
+
+function openWhenDrawn(area) {
+  const isThere = () => Boolean(document.querySelector(`#area-${area}-button`));
+  if (isThere()) { openArea(area); return; }
+  const watch = new MutationObserver(() => {
+    if (!isThere()) return;
+    watch.disconnect();
+    openArea(area);
+  });
+  watch.observe(document.body, { subtree: true, childList: true });
 }
 
 // ---- which conversation is open is in the address
