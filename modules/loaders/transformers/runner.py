@@ -17,7 +17,7 @@ from modules.core.model import Row
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.recorded import RecordedSteps
 from modules.loaders.transformers.slot_cache import SlotCache
-from modules.loaders.transformers.states import packed, unpacked
+from modules.loaders.transformers.states import StatesInMemory
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ SCORE_TOKENS = 128
 MOST_ROW_OUTPUTS = 17  # of a row that decodes: its token and the most drafts
 
 
-class SlotRunner:
+class SlotRunner(StatesInMemory):
     """A Runner over one `SlotCache`."""
 
     def __init__(self, network: Network, slots: int, batch_tokens: int) -> None:
@@ -173,21 +173,6 @@ class SlotRunner:
         """Keys and values of a slot, copied into main memory."""
         with self._network.torch.inference_mode():
             return self._open_cache().save(slot, self._lengths[slot])
-
-    def drop_state(self, state: Any) -> None:
-        """Nothing is kept of a state."""
-
-    def ready_memory(self, size: int) -> bool:
-        """The memory of states is made when they are saved."""
-        return False
-
-    def pack_state(self, state: Any) -> tuple[Any, list[NDArray[np.uint8]]]:
-        """Keys and values without their contents; and those."""
-        return packed(state)
-
-    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> Any:
-        """Keys and values with these contents."""
-        return unpacked(form, parts)
 
     def restore_state(self, slot: int, state: Any, length: int) -> int:
         """Let an empty slot hold the first positions of a state; 0 where the device has no room for them."""

@@ -15,10 +15,10 @@ from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Row
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.runner import SCORE_TOKENS, release
-from modules.loaders.transformers.states import mapped, packed, unpacked
+from modules.loaders.transformers.states import StatesInMemory, mapped
 
 
-class SingleRunner:
+class SingleRunner(StatesInMemory):
     """A Runner with one slot. Without a cache each step computes the whole sequence again: slow, and right for any architecture."""
 
     n_slots = 1
@@ -138,21 +138,6 @@ class SingleRunner:
     def save_state(self, slot: int) -> Any:
         """The cache, copied into main memory, and the ids it was computed from."""
         return list(self._ids), self._held, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True))
-
-    def drop_state(self, state: Any) -> None:
-        """Nothing is kept of a state."""
-
-    def ready_memory(self, size: int) -> bool:
-        """The memory of states is made when they are saved."""
-        return False
-
-    def pack_state(self, state: Any) -> tuple[Any, list[NDArray[np.uint8]]]:
-        """The ids, and the cache without its contents; and those."""
-        return packed(state)
-
-    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> Any:
-        """The state with these contents."""
-        return unpacked(form, parts)
 
     def restore_state(self, slot: int, state: Any, length: int) -> int:
         """Take a saved cache back and cut it to `length`; 0 where it cannot be cut."""

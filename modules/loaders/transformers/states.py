@@ -42,3 +42,22 @@ def unpacked(form: Any, parts: list[NDArray[np.uint8]]) -> Any:
 
     left = iter(parts)
     return mapped(form, lambda empty: torch.from_numpy(next(left)).view(empty.dtype).reshape(empty.shape))
+
+
+class StatesInMemory:
+    """The part of a Runner about states that are copies in main memory, made when they are saved."""
+
+    def drop_state(self, state: Any) -> None:
+        """Nothing is kept of a state."""
+
+    def ready_memory(self, size: int) -> bool:
+        """There is nothing to have ready."""
+        return False
+
+    def pack_state(self, state: Any) -> tuple[Any, list[NDArray[np.uint8]]]:
+        """The state without its contents; and those."""
+        return packed(state)
+
+    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> Any:
+        """The state with these contents."""
+        return unpacked(form, parts)
