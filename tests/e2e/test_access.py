@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, Page, expect
 from tests.e2e.conftest import PHONE
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen, open_area
-from tests.paddock_server import LONG, PaddockServer
+from tests.paddock_server import LONG, PaddockServer, wait_for
 
 AREAS = ("Chat", "Notebook", "Models")
 # Controls that can be seen and have no name of any kind
@@ -151,8 +151,8 @@ def settings_end_where_they_are_read(page: Page) -> None:
     """The drawer covers a phone: the way out stays in sight, and Escape is one too."""
     page.get_by_role("button", name="Settings", exact=True).tap()
     label = page.locator("#drawer [data-testid='block-info']").first  # Gradio lays labels above what they stand in
-    covered = "(label) => { document.querySelector('#drawer').scrollTop += label.getBoundingClientRect().top - 12; const { left, top } = label.getBoundingClientRect(); return Boolean(document.elementFromPoint(left + 5, top + 5).closest('#settings-bridge')); }"
-    assert label.evaluate(covered)
+    covered = "(label) => { document.querySelector('#drawer').scrollTop += label.getBoundingClientRect().top - 12; const { left, top } = label.getBoundingClientRect(); return Boolean(document.elementFromPoint(left + 5, top + 5)?.closest('#settings-bridge')); }"
+    wait_for(lambda: label.evaluate(covered), "the drawer has slid in and scrolls")
     page.locator("#drawer").evaluate("drawer => drawer.scrollTo(0, drawer.scrollHeight)")
     expect(page.get_by_label("System prompt")).not_to_be_in_viewport()
     done = page.get_by_role("button", name="Done", exact=True)
