@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from modules.core.errors import AppError, InvalidRequest
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from fastapi import FastAPI
@@ -105,14 +106,33 @@ def checked_again(arguments: list[str], environ: Mapping[str, str], settings: Se
     from modules.core.settings import read_settings
 
     new, given = read_settings(arguments, environ)
+    certificate_of(new)
     port_given = "port" in given
     if Handover(settings.host, port, "").is_for(new, port_given):
-        return new.root_path == settings.root_path
+        return (new.root_path, new.scheme) == (settings.root_path, settings.scheme)
     bind(new, port_given).close()
     return False
 
 
-def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun, environ: Mapping[str, str]) -> int:
+def certificate_of(settings: Settings) -> ssl.SSLContext | None:
+    """What TLS is served with, if it is; a certificate that clients will not accept is told.
+
+    Raises:
+        InvalidRequest: its files cannot be used.
+    """
+    if settings.ssl_certfile is None:
+        if settings.ssl_keyfile is not None:
+            raise InvalidRequest("--ssl-keyfile names a private key, but no certificate is given. Name it with --ssl-certfile, or leave the key out.")
+        return None
+    from modules.core.certificates import read_certificate
+
+    context, doubt = read_certificate(settings.ssl_certfile, settings.ssl_keyfile)
+    if doubt:
+        logging.getLogger("paddock").warning(doubt)
+    return context
+
+
+def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun, environ: Mapping[str, str], certificate: ssl.SSLContext | None) -> int:
     """Say the address, serve, and become the next run if one is wanted; returns the exit status."""
     from modules.api.guard import in_address
     from modules.api.serving import serve
@@ -120,10 +140,10 @@ def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: S
     from modules.core.settings import LOOPBACK_HOSTS
 
     host = "localhost" if settings.host in LOOPBACK_HOSTS else in_address(settings.host)
-    address = f"http://{host}:{listener.getsockname()[1]}{settings.root_path}"
+    address = f"{settings.scheme}://{host}:{listener.getsockname()[1]}{settings.root_path}"
     sys.stdout.write(f"Paddock is at {address}\n")
     sys.stdout.flush()
-    kept = serve(api, settings, listener, run)
+    kept = serve(api, settings, listener, run, certificate)
     if kept is None:
         return 0
     end_at_once_when_told()
@@ -147,6 +167,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings, given = read_settings(arguments)
+        certificate = certificate_of(settings)
         listener = listen(settings, "port" in given, before)
         port = int(listener.getsockname()[1])
         run = ServerRun(lambda: checked_again(arguments, environ, settings, port), before.secret if before else "")
@@ -157,7 +178,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{error.filename or 'A folder'} cannot be used: {error.strerror}. Make it writable, free some space, or choose another folder; see --help.\n")
         return 2
-    return serve_here(api, settings, listener, run, environ)
+    return serve_here(api, settings, listener, run, environ, certificate)
 
 
 if __name__ == "__main__":

@@ -48,6 +48,9 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which this server is reached, for example behind a proxy.")
     allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call the API from a browser.")
     root_path: str = Field("", description="Path prefix that a proxy strips, for example /llm.")
+    ssl_certfile: Path | None = Field(None, description="PEM file with the certificate (and those it is signed by): page and API are then served over https.")
+    ssl_keyfile: Path | None = Field(None, description="PEM file with the private key of the certificate, if that file does not hold it.")
+    connections_per_address: int = Field(256, ge=1, le=100_000, description="Most open connections of one address; behind a proxy all have the address of the proxy.")
     queue_limit: int = Field(64, ge=1, le=10_000, description="Most requests waiting for one model.")
     loaded_models: int = Field(1, ge=1, le=16, description="Most models loaded at the same time; the least recently used one makes room.")
     idle_unload_s: float = Field(0, ge=0, description="A loaded model that nobody used for so long gives its memory back until it is used again; 0 means never.")
@@ -62,7 +65,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     offline: bool = Field(False, description="Never ask the hub: no search and no download.")
     verbose: bool = Field(False, description="Log more; prompts and replies are never logged.")
 
-    @field_validator("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir", "config")
+    @field_validator("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir", "config", "ssl_certfile", "ssl_keyfile")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().resolve() if value is not None else None
@@ -78,6 +81,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         if value and not value.startswith("/"):
             raise ValueError("root_path begins with a slash, for example /llm")
         return value.rstrip("/")
+
+    @property
+    def scheme(self) -> str:
+        """How the address begins at which it serves."""
+        return "https" if self.ssl_certfile is not None else "http"
 
     @property
     def is_local(self) -> bool:
