@@ -14,11 +14,10 @@ from modules.api.completions import completions_router
 from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
-from modules.api.internal import internal_router
+from modules.api.internal_routes import internal_routers
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.people import People
-from modules.api.restart import restart_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
 from modules.api.views import view_routers
@@ -35,8 +34,8 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.include_router(completions_router(app))
     api.include_router(models_router(app))
     api.include_router(embeddings_router(app))
-    api.include_router(internal_router(app))
-    api.include_router(restart_router(app, "/v1/internal"))
+    for router in internal_routers(app):
+        api.include_router(router)
     api.include_router(metrics_router(app))
     if views is not None:
         for router in view_routers(app, views):
