@@ -18,6 +18,7 @@ from modules.api.internal import internal_router
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.people import People
+from modules.api.requests import requests_router
 from modules.api.restart import restart_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
@@ -36,6 +37,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.include_router(models_router(app))
     api.include_router(embeddings_router(app))
     api.include_router(internal_router(app))
+    api.include_router(requests_router(app))
     api.include_router(restart_router(app, "/v1/internal"))
     api.include_router(metrics_router(app))
     if views is not None:

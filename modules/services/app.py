@@ -42,6 +42,7 @@ from modules.services.notebook import NotebookService
 from modules.services.perplexity import PerplexityService
 from modules.services.preset_choices import PresetChoices
 from modules.services.presets import PresetService
+from modules.services.queues import Queues
 from modules.services.receipts import ReceiptService
 from modules.services.remote import RemoteService
 from modules.services.remote_servers import RemoteServers
@@ -73,6 +74,7 @@ class App:
     generation: GenerationService
     embeddings: EmbeddingService
     meters: Meters
+    queues: Queues
     conversations: ConversationService
     chat_preferences: ChatPreferenceService
     beginnings: Beginnings
@@ -196,7 +198,8 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
+    queues, casting = Queues(settings), _casting(settings)
+    generation = GenerationService(models, templates, adapters, meters, queues, on_disk=not settings.multi_user)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
     context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
@@ -210,6 +213,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         generation=generation,
         embeddings=EmbeddingService(models, adapters),
         meters=meters,
+        queues=queues,
         conversations=conversations,
         chat_preferences=preferences,
         beginnings=Beginnings(storage, casting, choices, templates, preferences),
