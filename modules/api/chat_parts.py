@@ -60,8 +60,8 @@ class ChatWhole(Whole):
 # ---- from body to request ------------------------------------------------------------------------------------------
 
 
-async def chat_request(app: App, body: ChatRequest, client: str) -> GenerationRequest:
-    """The request that a body of POST /v1/chat/completions asks for.
+async def chat_request(app: App, body: ChatRequest, client: str, person: str = "") -> GenerationRequest:
+    """The request that a body of POST /v1/chat/completions asks for; without a person it is who asks.
 
     Raises:
         AppError: a preset or template that is not there, or values that do not fit together.
@@ -76,7 +76,7 @@ async def chat_request(app: App, body: ChatRequest, client: str) -> GenerationRe
         continue_final_message=body.continue_final_message,
         overflow="refuse",
     )
-    return GenerationRequest(prompt=prompt, params=params, client=client)
+    return GenerationRequest(prompt=prompt, params=params, person=person, client=client)
 
 
 async def asked_params(app: App, body: ChatRequest | CompletionRequest, max_tokens: int, logprobs: int | None) -> GenerationParams:

@@ -23,8 +23,10 @@ from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
 from modules.api.text_completions import TextShape
 from modules.api.timings import timings
+from modules.api.waiting import waiting_comments
 from modules.core.errors import AppError
 from modules.core.generation import Delta, GenerationRequest, TextPrompt, TokenPrompt, Usage
+from modules.core.person import asking
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
 
@@ -38,7 +40,7 @@ def completions_router(app: App) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        requests = _with_seeds(await chat_request(app, body, _client(body, request)), body.n)
+        requests = _with_seeds(await chat_request(app, body, _client(body, request), _person(request)), body.n)
         shape = ChatShape(body.logprobs)
         return await _answer(app, request, body, requests, shape)
 
@@ -49,7 +51,7 @@ def completions_router(app: App) -> APIRouter:
         requests = []
         for prompt in body.prompts():
             source = _text_prompt(body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
-            requests += _with_seeds(GenerationRequest(prompt=source, params=params, client=_client(body, request)), body.n)
+            requests += _with_seeds(GenerationRequest(prompt=source, params=params, person=_person(request), client=_client(body, request)), body.n)
         echoes = [await _echo(app, prompt, body.model) for prompt in body.prompts()] if body.echo else []
         shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt)
         return await _answer(app, request, body, requests, shape)
@@ -71,6 +73,12 @@ async def _echo(app: App, prompt: str | tuple[int, ...], model: str) -> str:
 
 def _client(body: ChatRequest | CompletionRequest, request: Request) -> str:
     return body.user or (request.client.host if request.client else "")
+
+
+def _person(request: Request) -> str:
+    """Whose turn it is: the person's who asks, or where nobody is told apart, the address's."""
+    who = asking()
+    return who.id if who is not None else (request.client.host if request.client else "")
 
 
 def _with_seeds(request: GenerationRequest, n: int) -> list[GenerationRequest]:
@@ -112,7 +120,7 @@ async def _answer(
         await _close(generations)
         raise
     head: dict[str, Any] = {"id": f"{shape.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": generations[0].model}
-    app.generation.running.name(generations, head["id"])
+    app.queues.name(generations, head["id"])
     if generations[0].adapters:
         head["adapters"] = [choice.model_dump() for choice in generations[0].adapters]
     asked = list(zip(generations, requests, strict=True))
@@ -170,6 +178,8 @@ async def _pieces(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape, 
             first = shape.first(index)
             if first is not None:
                 yield frame({**head, "choices": [first]})
+        async for comment in waiting_comments(generations[0]):
+            yield comment
         try:
             # one choice alone needs nothing that puts several together: a task and a queue cost as much as all the rest of a token here
             async for piece in sources[0] if len(sources) == 1 else _interleaved(sources):

@@ -104,7 +104,7 @@ def _plain(details: dict[str, Any]) -> dict[str, Any]:
 def response_of(error: errors.AppError) -> JsonAnswer:
     """The whole response of an error of ours."""
     status, _ = status_of(error)
-    headers = {"retry-after": "1"} if status == 429 else None
+    headers = {"retry-after": str(error.details.get("retry_after_s", 1))} if status == 429 else None
     return JsonAnswer(body_of(error), status_code=status, headers=headers)
 
 

@@ -1,11 +1,10 @@
-"""What the model would see of a conversation, which generations run, and stopping them; health once more where TextGen's clients look for it.
+"""What the model would see of a conversation, and stopping what is written; health once more where TextGen's clients look for it.
 
 Paths and fields are those of TextGen's public API where it has them; further fields are ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -55,15 +54,10 @@ def internal_generations_router(app: App) -> APIRouter:
         """The prompt that the model would get for a chat request: text, tokens and the template that made it. Nothing is written."""
         return JsonAnswer(await _prompt(app, body, request.client.host if request.client else ""))
 
-    @router.get("/generations")
-    async def generations() -> dict[str, Any]:
-        """The generations that run or wait, of who asks."""
-        return {"generations": [asdict(row) for row in app.generation.running.rows()]}
-
     @router.post("/stop-generation")
     async def stop(body: StopBody | None = None) -> str:
         """Stop one answer by its id, or all generations of who asks; each ends with the text so far."""
-        await app.generation.running.stop(body.id if body else "")
+        await app.queues.stop(body.id if body else "")
         return OK
 
     @router.get("/health")

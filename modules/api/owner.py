@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from modules.core.person import asking
+from modules.core.person import LOCAL, asking
 
-OWNER = "local"
+OWNER = LOCAL
 
 
 def owner() -> str:

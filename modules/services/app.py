@@ -42,6 +42,7 @@ from modules.services.notebook import NotebookService
 from modules.services.perplexity import PerplexityService
 from modules.services.preset_choices import PresetChoices
 from modules.services.presets import PresetService
+from modules.services.queues import Queues
 from modules.services.receipts import ReceiptService
 from modules.services.remote import RemoteService
 from modules.services.remote_servers import RemoteServers
@@ -74,6 +75,7 @@ class App:
     generation: GenerationService
     embeddings: EmbeddingService
     meters: Meters
+    queues: Queues
     conversations: ConversationService
     chat_preferences: ChatPreferenceService
     beginnings: Beginnings
@@ -187,20 +189,25 @@ def _replies(
     return hashes, context, summaries, replies
 
 
+def _models(settings: Settings) -> tuple[ModelFolders, RemoteServers, ModelService]:
+    """Where models are, and those that are loaded."""
+    folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
+    return folders, servers, ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, folders.all), servers)
+
+
 def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     """Make the services of one server; one without its `run` cannot start itself again."""
     _make_folders(settings)
-    model_folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
-    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers)
+    model_folders, servers, models = _models(settings)
     storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir)
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
+    queues, casting, hub, datasets = Queues(settings), _casting(settings), HubService(settings, jobs), DatasetService(settings.datasets_dir)
+    generation = GenerationService(models, templates, adapters, meters, queues, on_disk=not settings.multi_user)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
     hashes, context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
-    hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,
         run=run or ServerRun(),
@@ -212,6 +219,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         generation=generation,
         embeddings=EmbeddingService(models, adapters),
         meters=meters,
+        queues=queues,
         conversations=conversations,
         chat_preferences=preferences,
         beginnings=Beginnings(storage, casting, choices, templates, preferences),

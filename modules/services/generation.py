@@ -20,13 +20,14 @@ from modules.core.generation import (
 )
 from modules.core.model import AdapterChoice, TemplateSource
 from modules.core.params import GenerationParams
+from modules.core.person import LOCAL, asking
 from modules.engine.client_generation import ClientGeneration
 from modules.prompts.fitting import character_limit
 from modules.services.adapters import AdapterService
 from modules.services.meters import Meters
 from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
-from modules.services.running import RunningGenerations
+from modules.services.queues import Queues
 from modules.services.templates import TemplateService
 
 __all__ = ["ClientGeneration", "GenerationService"]
@@ -37,14 +38,16 @@ FALLBACK_TEMPLATE = "Plain"
 class GenerationService:
     """Submits requests to the engine of a model, loading it when needed."""
 
-    def __init__(self, models: ModelService, templates: TemplateService, adapters: AdapterService, meters: Meters, *, on_disk: bool = True) -> None:
+    def __init__(
+        self, models: ModelService, templates: TemplateService, adapters: AdapterService, meters: Meters, queues: Queues, *, on_disk: bool = True
+    ) -> None:
         """`on_disk`: what is computed for requests may be written there, where they allow it and main memory has no room."""
         self._on_disk = on_disk
         self._models = models
         self._meters = meters
+        self._queues = queues
         self._adapters = adapters
         self._templates = templates
-        self.running = RunningGenerations()
         self._background: WeakSet[ClientGeneration] = WeakSet()  # nobody waits for these
         self._asked = 0
         self._own_templates: WeakKeyDictionary[ModelEngine, dict[str, Any]] = WeakKeyDictionary()  # as each engine told it
@@ -60,7 +63,7 @@ class GenerationService:
         Raises:
             NoModelLoaded: nothing to answer with.
             InvalidRequest: an adapter does not fit the model.
-            Busy: the queue is full.
+            Busy: the queue is full, or as many requests of this person wait as may.
         """
         if not background:
             self._asked += 1
@@ -72,9 +75,7 @@ class GenerationService:
         except AppError as error:
             self._meters.refused[error.kind] += 1
             raise
-        if not background:
-            self.running.begun(generation)
-        else:
+        if background:
             self._background.add(generation)
             if asked != self._asked:  # somebody came meanwhile
                 await generation.cancel()
@@ -85,8 +86,13 @@ class GenerationService:
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
-        more = {"adapters": await self._adapters.resolve(engine.card, adapters), "keep_on_disk": request.keep_on_disk and self._on_disk}
-        return await engine.submit(request.model_copy(update=more))
+        person = request.person or (who.id if (who := asking()) is not None else LOCAL)
+        more = {"adapters": await self._adapters.resolve(engine.card, adapters), "keep_on_disk": request.keep_on_disk and self._on_disk, "person": person}
+        request = request.model_copy(update=more)
+        with self._queues.asking_for(engine, request) as asked:
+            generation = await engine.submit(request)
+            self._queues.begun(asked, generation)
+        return generation
 
     def template_in_force(self, card: EngineCard) -> str:
         """The prompt template that a loaded model gets where a request names none; empty is its own.
