@@ -22,7 +22,15 @@ from modules.core.errors import UnsupportedFormat
 from modules.loaders.folder_header import read_folder_header
 from modules.loaders.gguf_header import read_gguf_header
 from tests.security.conftest import Fortress
-from tests.security.mutations import GRAMMARS, TEMPLATES, hostile_grammar, hostile_template, mutated_folder, mutated_gguf, text_of
+from tests.security.mutations import (
+    GRAMMARS,
+    TEMPLATES,
+    hostile_grammar,
+    hostile_template,
+    mutated_folder,
+    mutated_gguf,
+    text_of,
+)
 
 FULL = os.environ.get("PADDOCK_FUZZ") == "full"
 HEADERS, FOLDER_HEADERS = 500, 200  # read in the web process: all of them always
