@@ -151,6 +151,16 @@ def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: S
     return become_next(kept, settings, run.secret, environ)
 
 
+def begin_log() -> None:
+    """Lines on stderr, without secrets."""
+    from modules.core.log_masks import MaskedFormatter
+
+    lines = logging.StreamHandler()
+    lines.setFormatter(MaskedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def main(arguments: list[str]) -> int:
     """Serve until told to stop, or download a model; returns the exit status."""
     if arguments[:1] == ["download"]:
@@ -163,8 +173,7 @@ def main(arguments: list[str]) -> int:
 
     before = take_handover(os.environ)
     environ = dict(os.environ)  # as it was given: a run that follows is given the same
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    begin_log()
     try:
         settings, given = read_settings(arguments)
         certificate = certificate_of(settings)

@@ -17,6 +17,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from modules.api.connections import HANDSHAKE_LIMIT_S, bounded_protocol
+from modules.core.log_masks import without_query
 from modules.core.server_run import ServerRun
 from modules.core.settings import Settings
 
@@ -91,6 +92,7 @@ def serve(api: FastAPI, settings: Settings, listener: socket.socket, run: Server
         ssl_context_factory=(lambda *_: certificate) if certificate is not None else None,
     )  # fmt: skip
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off_stream)
+    logging.getLogger("uvicorn.access").addFilter(without_query)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: None)  # uvicorn stops for them, then sends them again: they must not end the process badly
     server = _Server(config, listener)

@@ -205,6 +205,15 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
         raise UnsupportedFormat(f"{folder.name} is an encoder-decoder model; Paddock runs models that continue text.")
 
 
+def _check_layers(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    """A layer that is in no file would be made up, in memory, before anything is found missing."""
+    inner = config.get("text_config")
+    told = (inner if isinstance(inner, dict) else config).get("num_hidden_layers")
+    there = 1 + max((int(found[1]) for found in map(LAYER.search, tensors) if found is not None), default=-1)
+    if there and isinstance(told, int) and told > 4 * there + 4:  # some architectures use a layer several times
+        raise UnsupportedFormat(f"{folder.name}/config.json says num_hidden_layers = {told}, its weights hold {there}; download it again.")
+
+
 def _integers(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
     for name, value in config.items():
         if isinstance(value, dict) and depth < 4:
@@ -241,6 +250,7 @@ def read_folder_header(folder: Path) -> FolderHeader:
     for path in weight_files(folder):
         size += path.stat().st_size
         tensors |= read_weight_header(path)
+    _check_layers(folder, config, tensors)
     dtype, parameters, tower = _counted(tensors)
     return FolderHeader(folder, config, size, parameters, dtype, tower, _sizes(config, tensors))
 
