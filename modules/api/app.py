@@ -8,6 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request
 from starlette.routing import Match
 
+from modules.api.anthropic import anthropic_router
+from modules.api.anthropic_errors import AnthropicErrors
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
@@ -18,6 +20,7 @@ from modules.api.internal import internal_router
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.people import People
+from modules.api.responses import responses_router
 from modules.api.restart import restart_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
@@ -33,6 +36,8 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
     install_error_handlers(api)
     api.include_router(completions_router(app))
+    api.include_router(anthropic_router(app))
+    api.include_router(responses_router(app))
     api.include_router(models_router(app))
     api.include_router(embeddings_router(app))
     api.include_router(internal_router(app))
@@ -64,6 +69,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         allowed_origins=settings.allowed_origins,
         any_host=settings.host in ("0.0.0.0", "::"),  # compared, not bound
     )
+    api.add_middleware(AnthropicErrors)
     api.add_middleware(AnswerCount, answers=app.meters.answers)
     return api
 
