@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from modules.api.content import image_of
 from modules.services.conversation_prompt import SEPARATOR, document_block
 
 BLOCKS_LIMIT = 10_000
@@ -51,11 +52,13 @@ class Source(_Lenient):
         """The image as a part of our own chat.
 
         Raises:
-            ValueError: it is elsewhere.
+            ValueError: it is elsewhere, or none that can be read.
         """
         if self.type != "base64":
             raise ValueError("an image has to be in the request, with a source of type base64; Paddock fetches no addresses and keeps no files")
-        return {"type": "image_url", "image_url": f"data:{self.media_type};base64,{self.data}"}
+        address = f"data:{self.media_type};base64,{self.data}"
+        image_of(address)
+        return {"type": "image_url", "image_url": address}
 
     def text(self) -> str:
         """The text of a document.

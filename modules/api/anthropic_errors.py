@@ -50,7 +50,7 @@ def documented_errors() -> dict[int | str, dict[str, Any]]:
 
 def asks_anthropic(path: str, headers: Mapping[str, str]) -> bool:
     """Whether a request is one of Anthropic's API: by its address, or by what its client says where both have the same one."""
-    return path.startswith("/v1/messages") or (path.startswith("/v1/models") and VERSION_HEADER in headers)
+    return path.startswith("/v1/messages") or (path.startswith("/v1/") and VERSION_HEADER in headers)
 
 
 class AnthropicErrors:

@@ -13,6 +13,7 @@ from modules.api.anthropic_errors import AnthropicErrors
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
+from modules.api.elsewhere import elsewhere_router
 from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
@@ -43,6 +44,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.include_router(internal_router(app))
     api.include_router(restart_router(app, "/v1/internal"))
     api.include_router(metrics_router(app))
+    api.include_router(elsewhere_router())
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
