@@ -8,9 +8,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request
 from starlette.routing import Match
 
+from modules.api.anthropic import anthropic_router
+from modules.api.anthropic_errors import AnthropicErrors
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
+from modules.api.elsewhere import elsewhere_router
 from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
@@ -18,6 +21,7 @@ from modules.api.internal_routes import internal_routers
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.people import People
+from modules.api.responses import responses_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
 from modules.api.views import view_routers
@@ -32,11 +36,14 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
     install_error_handlers(api)
     api.include_router(completions_router(app))
+    api.include_router(anthropic_router(app))
+    api.include_router(responses_router(app))
     api.include_router(models_router(app))
     api.include_router(embeddings_router(app))
     for router in internal_routers(app):
         api.include_router(router)
     api.include_router(metrics_router(app))
+    api.include_router(elsewhere_router())
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
@@ -63,6 +70,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         allowed_origins=settings.allowed_origins,
         any_host=settings.host in ("0.0.0.0", "::"),  # compared, not bound
     )
+    api.add_middleware(AnthropicErrors)
     api.add_middleware(AnswerCount, answers=app.meters.answers)
     return api
 

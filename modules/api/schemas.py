@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from modules.api.content import ChatMessage, check_count
+from modules.api.openai_fields import OpenAiChatFields
 from modules.api.text_shapes import Schema, ShapeFields
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
@@ -41,14 +42,26 @@ def _optional_fields() -> dict[str, Any]:
 SamplingFields = create_model("SamplingFields", **_optional_fields())
 
 
+def checked_stop(value: str | list[str] | None) -> str | list[str] | None:
+    """The stop strings, if they are not too many or too long.
+
+    Raises:
+        ValueError: they are.
+    """
+    items = [value] if isinstance(value, str) else value or []
+    if len(items) > 64 or any(not 0 < len(item) <= 1000 for item in items):
+        raise ValueError("at most 64 stop strings of 1 to 1000 characters")
+    return value
+
+
 class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
     include_usage: bool = False
 
 
-class _Request(SamplingFields, ShapeFields):
-    """What chat and plain completions share."""
+class GenerationBody(SamplingFields, ShapeFields):
+    """What all bodies that ask for text share."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -72,10 +85,7 @@ class _Request(SamplingFields, ShapeFields):
     @field_validator("stop")
     @classmethod
     def _bounded_stop(cls, value: str | list[str] | None) -> str | list[str] | None:
-        items = [value] if isinstance(value, str) else value or []
-        if len(items) > 64 or any(not 0 < len(item) <= 1000 for item in items):
-            raise ValueError("at most 64 stop strings of 1 to 1000 characters")
-        return value
+        return checked_stop(value)
 
     @model_validator(mode="after")
     def _whole_prompts(self) -> Self:
@@ -101,7 +111,14 @@ class _Request(SamplingFields, ShapeFields):
         return values
 
 
-class ChatRequest(_Request):
+class ChatFields(GenerationBody):
+    """What all bodies that ask for the next message of a conversation share."""
+
+    prompt_template: str = ""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class ChatRequest(OpenAiChatFields, ChatFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
@@ -110,8 +127,6 @@ class ChatRequest(_Request):
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: list[dict[str, Any]] | None = None
     continue_final_message: bool = False
-    prompt_template: str = ""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("messages")
     @classmethod
@@ -128,7 +143,7 @@ class ChatRequest(_Request):
         return value
 
 
-class CompletionRequest(_Request):
+class CompletionRequest(GenerationBody):
     """Body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]] = ""

@@ -187,7 +187,7 @@ class Template:
 
     def _first_accepted(self, messages: Sequence[Message], call: _Call) -> tuple[Variant, str, tuple[tuple[int, int], ...]]:
         """Render the first variant of the conversation that the template takes; its refusal of the first one is what is told."""
-        known = variants(messages)
+        known = variants(messages, knows_developer="developer" in self.source.text)
         first_error: Exception | None = None
         for variant in known:
             try:
