@@ -17,6 +17,7 @@ from modules.api.guard import Guard
 from modules.api.internal_routes import internal_routers
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
+from modules.api.ollama import greeting_router, ollama_router
 from modules.api.people import People
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
@@ -37,6 +38,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     for router in internal_routers(app):
         api.include_router(router)
     api.include_router(metrics_router(app))
+    api.include_router(ollama_router(app))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
@@ -44,7 +46,9 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     check = KeyCheck(settings.api_key.get_secret_value(), app.run.secret) if settings.api_key is not None else None
     if check is not None:
         api.include_router(login_router(check))
-    if mount is not None:
+    if mount is None:
+        api.include_router(greeting_router())
+    else:
         _end_here(api)
         api = mount(api)
 

@@ -26,7 +26,7 @@ from modules.services.meters import TIMES, Buckets, Meters, Timeline
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "paddock_"
-OWN_PATHS = ("/v1", "/ui", "/health", "/metrics", "/login")
+OWN_PATHS = ("/v1", "/api", "/ui", "/health", "/metrics", "/login")
 LIBRARIES = ("gradio", "llama_cpp_python", "transformers", "torch")
 
 Labels = Mapping[str, str]

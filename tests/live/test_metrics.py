@@ -41,7 +41,7 @@ def scraped(server: PaddockServer) -> Samples:
 
 
 def test_who_has_no_key_reads_no_metrics(guarded: PaddockServer) -> None:
-    for path in ("metrics", "v1/internal/requests"):
+    for path in ("metrics", "v1/internal/requests", "api/tags", "v1/docs"):
         assert httpx.get(f"{guarded.url}{path}").status_code == 401
     assert guarded.http.get("metrics", headers={"sec-fetch-site": "cross-site"}).status_code == 403
     assert guarded.http.get("metrics", headers={"host": "evil.example"}).status_code == 421
