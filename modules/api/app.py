@@ -11,6 +11,7 @@ from starlette.routing import Match
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
+from modules.api.description_page import description_router
 from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
@@ -28,7 +29,7 @@ from modules.services.app import App
 def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[FastAPI], FastAPI] | None = None) -> FastAPI:
     """The whole HTTP application: routes, then the page that `mount` adds below them, then key and guard in front of all.
 
-    Interactive documentation is off: its pages load scripts from elsewhere.
+    The framework's own documentation is off: its pages load scripts from elsewhere. Ours is at /v1/docs.
     """
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
     install_error_handlers(api)
@@ -39,6 +40,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         api.include_router(router)
     api.include_router(metrics_router(app))
     api.include_router(ollama_router(app))
+    api.include_router(description_router(app, api.openapi))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
