@@ -30,6 +30,7 @@ ID_BYTES = 16
 EVERYBODY = re.compile(
     r"/login|/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings)"
     r"|/v1/internal/(encode|decode|token-count|logits|chat-prompt|stop-generation)"
+    r"|/api/(chat|generate|embed|embeddings|show)"
     r"|/ui/conversations(/.*)?|/ui/bin(/.*)?|/ui/notebooks?(/.*)?|/ui/tokens|/ui/templates/(look|read)"
     r"|/gradio_api/run/predict/?"
 )
