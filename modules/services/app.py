@@ -10,6 +10,7 @@ from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
+from modules.services.accounts import AccountService
 from modules.services.adapter_files import AdapterFileService
 from modules.services.adapters import AdapterService, choices_written
 from modules.services.attachments import AttachmentService
@@ -66,6 +67,7 @@ class App:
 
     settings: Settings
     run: ServerRun
+    accounts: AccountService
     models: ModelService
     remote: RemoteService
     adapters: AdapterService
@@ -142,6 +144,7 @@ class App:
         await self.fit.close()
         await self.lessons.close()
         await self.conversation_bin.close()
+        await self.accounts.close()
         await self.storage.close()
 
 
@@ -203,6 +206,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     return App(
         settings=settings,
         run=run or ServerRun(),
+        accounts=AccountService(storage),
         models=models,
         remote=RemoteService(servers, models),
         adapters=adapters,
