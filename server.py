@@ -104,9 +104,11 @@ def checked_again(arguments: list[str], environ: Mapping[str, str], settings: Se
     """
     from modules.core.server_run import Handover
     from modules.core.settings import read_settings
+    from modules.services.entry import check_entry
 
     new, given = read_settings(arguments, environ)
     certificate_of(new)
+    check_entry(new)
     port_given = "port" in given
     if Handover(settings.host, port, "").is_for(new, port_given):
         return (new.root_path, new.scheme) == (settings.root_path, settings.scheme)
@@ -162,14 +164,19 @@ def begin_log() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop, or download a model; returns the exit status."""
+    """Serve until told to stop, or do what a command says; returns the exit status."""
     if arguments[:1] == ["download"]:
         from modules.services.download_command import download_command
 
         return download_command(arguments[1:])
+    if arguments[:1] in (["users"], ["keys"]):
+        from modules.services.account_commands import account_command
+
+        return account_command(arguments)
     end_at_once_when_told()
     from modules.core.server_run import ServerRun, take_handover
     from modules.core.settings import read_settings
+    from modules.services.entry import check_or_offer
 
     before = take_handover(os.environ)
     environ = dict(os.environ)  # as it was given: a run that follows is given the same
@@ -177,6 +184,7 @@ def main(arguments: list[str]) -> int:
     try:
         settings, given = read_settings(arguments)
         certificate = certificate_of(settings)
+        check_or_offer(settings)
         listener = listen(settings, "port" in given, before)
         port = int(listener.getsockname()[1])
         run = ServerRun(lambda: checked_again(arguments, environ, settings, port), before.secret if before else "")

@@ -1,10 +1,10 @@
-"""Whose conversations and notebooks the page shows: one person's, or with `multi_user` those of the browser that asks. Jobs are always the server's."""
+"""Whose conversations and notebooks the page shows: those of who is logged in, with `multi_user` those of the browser that asks, else the one person's there is. Jobs are always the server's."""
 
 from __future__ import annotations
 
-from modules.core.person import LOCAL, asking
+from modules.core.person import FIRST_PERSON, asking
 
-OWNER = LOCAL
+OWNER = FIRST_PERSON
 
 
 def owner() -> str:

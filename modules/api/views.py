@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field
 
 from modules.api.people import people_router
 from modules.api.restart import restart_router
+from modules.api.view_accounts import account_routers
 from modules.api.view_adapter_files import adapter_files_router
 from modules.api.view_adapters import adapters_router
 from modules.api.view_attachments import attachments_router
@@ -90,6 +91,7 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         fonts_router(functions.fonts),
         restart_router(app, "/ui"),
         people_router(app),
+        *account_routers(app),
     )
 
 

@@ -10,6 +10,7 @@ from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
+from modules.services.accounts import AccountService
 from modules.services.adapter_files import AdapterFileService
 from modules.services.adapters import AdapterService, choices_written
 from modules.services.attachments import AttachmentService
@@ -67,6 +68,7 @@ class App:
 
     settings: Settings
     run: ServerRun
+    accounts: AccountService
     models: ModelService
     hashes: ModelHashes
     remote: RemoteService
@@ -145,6 +147,7 @@ class App:
         await self.fit.close()
         await self.lessons.close()
         await self.conversation_bin.close()
+        await self.accounts.close()
         await self.storage.close()
 
 
@@ -211,6 +214,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     return App(
         settings=settings,
         run=run or ServerRun(),
+        accounts=AccountService(storage),
         models=models,
         hashes=hashes,
         remote=RemoteService(servers, models),

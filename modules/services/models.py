@@ -15,9 +15,10 @@ from typing import Any
 
 import psutil
 
-from modules.core.errors import AppError, NoModelLoaded, NotFound
+from modules.core.errors import AppError, Forbidden, NoModelLoaded, NotFound
 from modules.core.generation import EngineCard
 from modules.core.model import Adapter, ModelInfo
+from modules.core.person import asking, refusal_of
 from modules.core.settings import Settings
 from modules.loaders.draft import could_draft
 from modules.loaders.model_info import AdapterInfo, ModelFolder
@@ -357,7 +358,9 @@ class ModelService:
             return await self._shielded(choice, anyhow=True)
         if self._settings.multi_user or not self._settings.load_on_demand:
             raise NoModelLoaded(f"“{name}” is not loaded and loading on demand is off; load it on the Models page.")
-        info = await self.find(name)
+        info, person = await self.find(name), asking()
+        if person is not None and not person.may("models"):
+            raise Forbidden(f"“{info.name}” is not loaded. {refusal_of(person, 'models')}")
         return await self._shielded(self.remembered(info.name), anyhow=True)
 
     async def close(self) -> None:
