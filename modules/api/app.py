@@ -22,6 +22,7 @@ from modules.api.requests import requests_router
 from modules.api.restart import restart_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
+from modules.api.view_usage import usage_router
 from modules.api.views import view_routers
 from modules.services.app import App
 
@@ -40,6 +41,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.include_router(requests_router(app))
     api.include_router(restart_router(app, "/v1/internal"))
     api.include_router(metrics_router(app))
+    api.include_router(usage_router(app, "/v1/internal"))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)

@@ -44,6 +44,7 @@ from modules.api.view_templates import templates_router
 from modules.api.view_training import training_router
 from modules.api.view_tree import tree_router
 from modules.api.view_turns import turns_router
+from modules.api.view_usage import usage_router
 from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
 from modules.services.app import App
@@ -86,6 +87,7 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         templates_router(app),
         perplexity_router(app),
         figures_router(app),
+        usage_router(app, "/ui"),
         palette_router(app),
         fonts_router(functions.fonts),
         restart_router(app, "/ui"),

@@ -59,6 +59,7 @@ from modules.services.templates import TemplateService
 from modules.services.titles import TitleService
 from modules.services.training import TrainingService
 from modules.services.turns import TurnService
+from modules.services.usage import UsageService
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class App:
     embeddings: EmbeddingService
     meters: Meters
     queues: Queues
+    usage: UsageService
     conversations: ConversationService
     chat_preferences: ChatPreferenceService
     beginnings: Beginnings
@@ -144,6 +146,7 @@ class App:
         await self.fit.close()
         await self.lessons.close()
         await self.conversation_bin.close()
+        await self.usage.close()
         await self.storage.close()
 
 
@@ -198,8 +201,8 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    queues, casting = Queues(settings), _casting(settings)
-    generation = GenerationService(models, templates, adapters, meters, queues, on_disk=not settings.multi_user)
+    queues, usage, casting = Queues(settings), UsageService(storage, settings), _casting(settings)
+    generation = GenerationService(models, templates, adapters, meters, queues, usage, on_disk=not settings.multi_user)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
     context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
@@ -211,9 +214,10 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         adapters=adapters,
         adapter_files=AdapterFileService(settings, models, adapters, conversations, jobs),
         generation=generation,
-        embeddings=EmbeddingService(models, adapters),
+        embeddings=EmbeddingService(models, adapters, usage),
         meters=meters,
         queues=queues,
+        usage=usage,
         conversations=conversations,
         chat_preferences=preferences,
         beginnings=Beginnings(storage, casting, choices, templates, preferences),

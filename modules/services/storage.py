@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
+    from modules.store.usage import UsageStore
 
 T = TypeVar("T")
 THREADS = 4
@@ -41,6 +42,7 @@ class Stores:
     notebooks: NotebookStore
     files: FileStore
     prompts: PromptStore
+    usage: UsageStore
 
 
 class Storage:
@@ -114,11 +116,12 @@ def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
+    from modules.store.usage import UsageStore
 
     database = Database(state_dir) if state_dir is not None else MemoryDatabase(private=private)
     messages = MessageStore(database)
     messages.recover()
     return Stores(
         database, ConversationStore(database), BinStore(database), messages, PathStore(database), NotebookStore(database), FileStore(database),
-        PromptStore(database),
+        PromptStore(database), UsageStore(database),
     )  # fmt: skip
