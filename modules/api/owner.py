@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from modules.core.person import LOCAL, asking
+from modules.core.person import FIRST_PERSON, asking
 
-OWNER = LOCAL
+OWNER = FIRST_PERSON
 
 
 def owner() -> str:

@@ -22,7 +22,7 @@ class Person:
     manages: bool = False
 
 
-LOCAL = "local"  # whose everything is where nobody is told apart
+FIRST_PERSON = "local"  # whose everything is where nobody is told apart
 PERSON = "paddock.person"  # where a request says it, for what is done with it later
 _ASKING: ContextVar[Person | None] = ContextVar("asking", default=None)
 

@@ -20,7 +20,7 @@ from modules.core.generation import (
 )
 from modules.core.model import AdapterChoice, TemplateSource
 from modules.core.params import GenerationParams
-from modules.core.person import LOCAL, asking
+from modules.core.person import FIRST_PERSON, asking
 from modules.engine.client_generation import ClientGeneration
 from modules.prompts.fitting import character_limit
 from modules.services.adapters import AdapterService
@@ -92,7 +92,7 @@ class GenerationService:
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
-        person = request.person or (who.id if (who := asking()) is not None else LOCAL)
+        person = request.person or (who.id if (who := asking()) is not None else FIRST_PERSON)
         more = {"adapters": await self._adapters.resolve(engine.card, adapters), "keep_on_disk": request.keep_on_disk and self._on_disk, "person": person}
         request = request.model_copy(update=more)
         with self._queues.asking_for(engine, request) as asked:

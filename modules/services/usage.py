@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from modules.core.errors import AppError, QuotaExceeded
-from modules.core.person import LOCAL, asking
+from modules.core.person import FIRST_PERSON, asking
 from modules.core.settings import Settings
 from modules.services.storage import Storage, Stores
 from modules.store.usage_records import Spender, Spent
@@ -159,7 +159,7 @@ class UsageService:
 
 def _who() -> str:
     person = asking()
-    return person.id if person is not None else LOCAL
+    return person.id if person is not None else FIRST_PERSON
 
 
 def _day(time_s: float) -> str:
