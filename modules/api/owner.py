@@ -1,4 +1,4 @@
-"""Whose conversations and notebooks the page shows: one person's, or with `multi_user` those of the browser that asks. Jobs are always the server's."""
+"""Whose conversations and notebooks the page shows: those of who is logged in, with `multi_user` those of the browser that asks, else the one person's there is. Jobs are always the server's."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel
 
 from modules.core.errors import Forbidden
 from modules.core.person import asking
@@ -25,6 +26,29 @@ def _rows(found: Mapping[Spender, Spent], names: Mapping[str, str] | None) -> li
     return rows
 
 
+class QuotaBody(BaseModel):
+    """A daily limit: 0 is none, null what the settings say for all."""
+
+    daily_tokens: int | None = None
+
+
+def quota_router(app: App) -> APIRouter:
+    """The route by which administrators limit an account."""
+    router = APIRouter(prefix="/ui/users")
+
+    @router.put("/{user_id}/quota")
+    async def limit(user_id: str, body: QuotaBody) -> dict[str, Any]:
+        """Another daily limit for an account; it counts from the next request on."""
+        return asdict(await app.accounts.set_quota(user_id, body.daily_tokens))
+
+    return router
+
+
+async def account_names(app: App) -> dict[str, str]:
+    """The names of all accounts by their ids; those that are deleted have none any more."""
+    return {user.id: user.name for user in await app.accounts.list()} if await app.accounts.on() else {}
+
+
 def usage_router(app: App, prefix: str) -> APIRouter:
     """The route over an `App`, below `/ui` or `/v1/internal`."""
     router = APIRouter(prefix=prefix)
@@ -37,8 +61,8 @@ def usage_router(app: App, prefix: str) -> APIRouter:
         if not everybody:
             return {**told, "rows": _rows(await app.usage.own(days), None)}
         who = asking()
-        if who is not None and not who.manages:
+        if who is not None and not who.administers:
             raise Forbidden("What others use is told to administrators only; leave “everybody” out for your own.")
-        return {**told, "rows": _rows(await app.usage.everybody(days), {})}
+        return {**told, "rows": _rows(await app.usage.everybody(days), await account_names(app))}
 
     return router

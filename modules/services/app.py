@@ -10,9 +10,11 @@ from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
+from modules.services.accounts import AccountService
 from modules.services.adapter_files import AdapterFileService
 from modules.services.adapters import AdapterService, choices_written
 from modules.services.attachments import AttachmentService
+from modules.services.audit import AuditLog
 from modules.services.beginnings import Beginnings
 from modules.services.characters import Casting, CharacterService
 from modules.services.chat_preferences import ChatPreferenceService
@@ -68,6 +70,8 @@ class App:
 
     settings: Settings
     run: ServerRun
+    accounts: AccountService
+    audit: AuditLog
     models: ModelService
     remote: RemoteService
     adapters: AdapterService
@@ -146,6 +150,7 @@ class App:
         await self.fit.close()
         await self.lessons.close()
         await self.conversation_bin.close()
+        await self.accounts.close()
         await self.usage.close()
         await self.storage.close()
 
@@ -195,8 +200,9 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     """Make the services of one server; one without its `run` cannot start itself again."""
     _make_folders(settings)
     model_folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
-    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers)
-    storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir)
+    audit = AuditLog(settings.state_dir)
+    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers, audit.note)
+    storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir, audit.note)
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
@@ -209,6 +215,8 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     return App(
         settings=settings,
         run=run or ServerRun(),
+        accounts=AccountService(storage),
+        audit=audit,
         models=models,
         remote=RemoteService(servers, models),
         adapters=adapters,

@@ -16,6 +16,7 @@ from modules.store.records import is_private
 __all__ = ["Storage", "Stores", "is_private"]
 
 if TYPE_CHECKING:
+    from modules.store.access import AccessStore
     from modules.store.bin import BinStore
     from modules.store.conversations import ConversationStore
     from modules.store.database import Database
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
     from modules.store.usage import UsageStore
+    from modules.store.users import UserStore
 
 T = TypeVar("T")
 THREADS = 4
@@ -42,6 +44,8 @@ class Stores:
     notebooks: NotebookStore
     files: FileStore
     prompts: PromptStore
+    users: UserStore
+    access: AccessStore
     usage: UsageStore
 
 
@@ -107,6 +111,7 @@ class Storage:
 
 def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     """Import and open the store; replies that were being written when the server died are marked as stopped."""
+    from modules.store.access import AccessStore
     from modules.store.bin import BinStore
     from modules.store.conversations import ConversationStore
     from modules.store.database import Database
@@ -117,11 +122,12 @@ def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
     from modules.store.usage import UsageStore
+    from modules.store.users import UserStore
 
     database = Database(state_dir) if state_dir is not None else MemoryDatabase(private=private)
     messages = MessageStore(database)
     messages.recover()
     return Stores(
         database, ConversationStore(database), BinStore(database), messages, PathStore(database), NotebookStore(database), FileStore(database),
-        PromptStore(database), UsageStore(database),
+        PromptStore(database), UserStore(database), AccessStore(database), UsageStore(database),
     )  # fmt: skip

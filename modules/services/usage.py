@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING
 
-from modules.core.errors import AppError, QuotaExceeded
+from modules.core.errors import AppError, NotFound, QuotaExceeded
 from modules.core.person import FIRST_PERSON, asking
 from modules.core.settings import Settings
 from modules.services.storage import Storage, Stores
@@ -101,7 +101,12 @@ class UsageService:
         return Quota(stored + fresh, limit, DAY_S - int(self._now_s()) % DAY_S)
 
     def _limit(self, stores: Stores, person: str) -> int:
-        return self._settings.daily_tokens
+        """What somebody may: as their account says, or where that says nothing, as the settings do."""
+        try:
+            own = stores.users.get(person).user.daily_tokens
+        except NotFound:
+            own = None
+        return self._settings.daily_tokens if own is None else own
 
     # ---- read ------------------------------------------------------------------------------------------------------
 
