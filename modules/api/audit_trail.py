@@ -20,6 +20,7 @@ REFUSALS_PER_MINUTE = 20  # of one address: who guesses cannot fill the log
 KEPT_ADDRESSES = 1_000
 REFUSED = frozenset({401, 403, 429})
 LOGIN = "login"
+PLAIN = frozenset({"name", "repo", "path", "tag", "id", "reference", "model"})  # fields that are told without what they are
 
 IsName = Callable[[str], Awaitable[bool]]
 
@@ -113,7 +114,7 @@ class _Body:
         """The values of these fields, as far as the body has them, in words."""
         values = self._values() if len(self._kept) <= BODY_BYTES else {}
         shown = [(name, values[name]) for name in fields if values.get(name) not in (None, "")]
-        return " ".join(_words(value) if place == 0 and name == fields[0] else f"{name}={_words(value)}" for place, (name, value) in enumerate(shown))
+        return " ".join(_words(value) if name in PLAIN else f"{name}={_words(value)}" for name, value in shown)
 
     def _values(self) -> dict[str, Any]:
         try:
