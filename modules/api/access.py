@@ -45,6 +45,8 @@ class AccountGate:
         if not on:
             await self._without(scope, receive, send)
             return
+        if isinstance(found, Person):
+            scope[PERSON] = found  # whoever is refused is known too
         refusal = found if isinstance(found, Response) else _refusal(scope, found)
         if refusal is not None:
             await refusal(scope, receive, send)
@@ -52,7 +54,6 @@ class AccountGate:
         if not isinstance(found, Person):  # of what is open to all
             await self._app(scope, receive, send)
             return
-        scope[PERSON] = found
         with asked_by(found):
             await self._app(scope, receive, send)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
@@ -13,6 +13,7 @@ from modules.api.access import AccountGate
 from modules.api.anthropic import anthropic_router
 from modules.api.anthropic_errors import AnthropicErrors
 from modules.api.arrivals import PageArrivals
+from modules.api.audit_trail import AuditTrail
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
 from modules.api.description_page import description_router
@@ -29,6 +30,7 @@ from modules.api.people import People
 from modules.api.responses import responses_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
+from modules.api.view_usage import usage_router
 from modules.api.views import view_routers
 from modules.services.app import App
 
@@ -51,6 +53,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.include_router(elsewhere_router())
     api.include_router(ollama_router(app))
     api.include_router(description_router(app, api.openapi))
+    api.include_router(usage_router(app, "/v1/internal"))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
@@ -72,6 +75,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
 
         api.add_middleware(PageArrivals, expect=expect)
     _lock(api, app, check)
+    api.add_middleware(AuditTrail, audit=app.audit, is_name=_is_name(app))
     api.add_middleware(
         Guard,
         allowed_hosts=(settings.host, *settings.allowed_hosts),
@@ -93,6 +97,13 @@ def _lock(api: FastAPI, app: App, check: KeyCheck | None) -> None:
     api.add_middleware(People, settings=settings, secret=app.run.secret, check=check)
     if check is not None:
         api.add_middleware(KeyGate, check=check, page=False)
+
+
+def _is_name(app: App) -> Callable[[str], Awaitable[bool]]:
+    async def is_name(name: str) -> bool:
+        return await app.accounts.on() and await app.accounts.named(name) is not None
+
+    return is_name
 
 
 def _end_here(api: FastAPI) -> None:

@@ -25,6 +25,7 @@ STATUS: tuple[tuple[type[errors.AppError], int, str], ...] = (
     (errors.ContextOverflow, 400, "context_length_exceeded"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.Busy, 429, "rate_limit_error"),
+    (errors.QuotaExceeded, 429, "insufficient_quota"),
     (errors.NoModelLoaded, 503, "service_unavailable"),
     (errors.UnsupportedFormat, 422, "load_failed"),
     (errors.OutOfMemory, 507, "out_of_memory"),

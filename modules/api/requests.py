@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
 
 from modules.api.errors import documented_errors
 from modules.api.timings import timings
+from modules.api.view_usage import account_names
 from modules.core.person import asking
 from modules.services.app import App
 from modules.services.meters import Timeline
@@ -28,7 +30,7 @@ def _ended(timeline: Timeline) -> dict[str, Any]:
     }
 
 
-def _told(asked: Asked, expected_s: float | None, *, names: bool) -> dict[str, Any]:
+def _told(asked: Asked, expected_s: float | None, names: Mapping[str, str] | None) -> dict[str, Any]:
     generation = asked.generation
     return {
         "id": asked.answer_id,
@@ -38,7 +40,7 @@ def _told(asked: Asked, expected_s: float | None, *, names: bool) -> dict[str, A
         "expected_wait_s": None if expected_s is None else round(expected_s, 1),
         "age_s": round(time.time() - asked.asked_s, 1),
         "completion_tokens": generation.tokens if generation is not None else 0,
-        **({"person": asked.person} if names else {}),
+        **({"person": names.get(asked.person, asked.person)} if names is not None else {}),
     }
 
 
@@ -50,9 +52,9 @@ def requests_router(app: App) -> APIRouter:
     async def read(model: str = "") -> dict[str, Any]:
         """The last requests that have ended, the newest first, gone when the server stops; and those that run or wait now: one's own, or all for who manages the server and where nobody is told apart."""
         who = asking()
-        names = who is None or who.manages
+        names = await account_names(app) if who is None or who.manages else None
         shown = [asked for asked in app.queues.rows() if model in ("", asked.model)]
-        now = [_told(asked, app.queues.expected_s(asked.model, asked.place), names=names) for asked in shown]
+        now = [_told(asked, app.queues.expected_s(asked.model, asked.place), names) for asked in shown]
         return {"now": now, "requests": [_ended(timeline) for timeline in app.meters.recent(model)]}
 
     return router

@@ -53,7 +53,6 @@ class Person:
         return self.may("admin")
 
 
-LOCAL = "local"  # whose everything is where nobody is told apart
 PERSON = "paddock.person"  # where a request says it, for what is done with it later
 _ASKING: ContextVar[Person | None] = ContextVar("asking", default=None)
 
