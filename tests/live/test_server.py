@@ -230,7 +230,8 @@ def test_with_a_key_the_page_asks_for_it_and_the_api_needs_it(start: Start) -> N
 def test_without_the_page_there_is_only_the_api(start: Start) -> None:
     url = address(start(*IDLE, "--port", str(free_port())))
     assert httpx.get(f"{url}v1/models").status_code == 200
-    for path in ("", "ui/models", "ui/conversations", "gradio_api/info", "docs"):
+    assert "without its page" in httpx.get(url).text and httpx.head(url).status_code == 200
+    for path in ("ui/models", "ui/conversations", "gradio_api/info", "docs"):
         assert httpx.get(f"{url}{path}").status_code == 404, path
 
 
