@@ -49,8 +49,10 @@ REFUSED_CHATS = (
     ({"extra_body": {"min_p": "much"}}, "min_p", "much"),
 )
 REFUSED_COMPLETIONS = (
-    ({"best_of": 4}, "best_of", "not supported; use n"),
-    ({"suffix": "end"}, "suffix", "put the text before the gap into prompt"),
+    ({"best_of": 4}, "best_of", "completions are not written to be thrown away"),
+    ({"suffix": "end"}, "suffix", "this model has no tokens for filling a gap; put the text before the gap into prompt"),
+    ({"suffix": "end", "prompt": [1, 2]}, "suffix", "needs its prompt as text"),
+    ({"suffix": "end", "echo": True}, "suffix", "leave echo out"),
     ({"logprobs": 21}, "logprobs", "less than or equal to 20; got 21"),
     ({"prompt": [1, 99_999]}, "prompt", "Token id 99999 is not in the vocabulary"),
     ({"prompt": [[1], []]}, "prompt", "The prompt is empty"),
