@@ -12,7 +12,6 @@ from tests.paddock_server import STARTER, wait_for
 HELLO = [{"role": "user", "content": "Hello"}]
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
 SOUND = [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]
-TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 # What is sent beside model and messages, the field that the answer names, and words of the sentence
 REFUSED_CHATS = (
     ({"messages": []}, "messages", "at least 1 item"),
@@ -30,7 +29,6 @@ REFUSED_CHATS = (
     ({"logit_bias": {"5": 101}}, "logit_bias", "from -100 to 100"),
     ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20; got 21"),
-    ({"tools": [TOOL]}, "tools", "tools are not supported yet; leave the field out"),
     ({"response_format": {"type": "xml"}}, "response_format", "there are the types text, json_object and json_schema; got 'xml'"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, "json_schema", "Unimplemented keys"),
     ({"modalities": ["text", "audio"]}, "modalities", "models here write text only"),
