@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -85,6 +85,14 @@ class ToolName(BaseModel):
     name: str = Field(max_length=200)
 
 
+class AllowedTools(BaseModel):
+    """The functions among which the model may choose, or has to."""
+
+    type: Literal["allowed_tools"]
+    mode: Literal["auto", "required"] = "auto"
+    tools: list[ToolName] = Field(min_length=1, max_length=TOOLS_LIMIT)
+
+
 class ResponsesRequest(ChatFields):
     """Body of POST /v1/responses."""
 
@@ -94,7 +102,7 @@ class ResponsesRequest(ChatFields):
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
     tools: list[Tool] | None = Field(None, max_length=TOOLS_LIMIT)
-    tool_choice: Literal["none", "auto", "required"] | ToolName | None = None
+    tool_choice: Literal["none", "auto", "required"] | Annotated[ToolName | AllowedTools, Field(discriminator="type")] | None = None
     parallel_tool_calls: bool = True
     include: list[str] = Field(default_factory=list, max_length=100)
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -168,5 +176,5 @@ class ResponsesRequest(ChatFields):
         if isinstance(self.tool_choice, ToolName):
             values["tool_choice"] = {"type": "function", "function": {"name": self.tool_choice.name}}
         elif self.tool_choice is not None:
-            values["tool_choice"] = self.tool_choice
+            values["tool_choice"] = self.tool_choice if isinstance(self.tool_choice, str) else self.tool_choice.model_dump()
         return values

@@ -22,6 +22,7 @@ from pydantic import (
 from modules.api.content import ChatMessage, check_count
 from modules.api.openai_fields import OpenAiChatFields
 from modules.api.text_shapes import Schema, ShapeFields
+from modules.api.tools import ToolFields
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
 
@@ -118,14 +119,13 @@ class ChatFields(GenerationBody):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class ChatRequest(OpenAiChatFields, ChatFields):
+class ChatRequest(OpenAiChatFields, ToolFields, ChatFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
     max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
     continue_final_message: bool = False
 
     @field_validator("messages")
@@ -133,11 +133,9 @@ class ChatRequest(OpenAiChatFields, ChatFields):
     def _bounded_images(cls, value: list[ChatMessage]) -> list[ChatMessage]:
         return check_count(value)
 
-    @field_validator("tools", "top_logprobs")
+    @field_validator("top_logprobs")
     @classmethod
     def _supported(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name == "tools" and value:
-            raise ValueError("tools are not supported yet; leave the field out")
         if info.field_name == "top_logprobs" and value is not None and not info.data.get("logprobs"):
             raise ValueError("needs logprobs: true")
         return value
@@ -150,18 +148,28 @@ class CompletionRequest(GenerationBody):
     max_tokens: int | None = Field(None, ge=0, le=1_048_576)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
-    suffix: str | None = None
-    best_of: int | None = None
     parse_special: Literal[True, False] = True
     add_bos: Literal[True, False] = True
+    suffix: str | None = Field(None, max_length=TEXT_LIMIT, description="What stands behind the gap that is to be filled, for models that were trained for that.")
+    best_of: int | None = None
 
-    @field_validator("suffix", "best_of")
+    @field_validator("best_of")
     @classmethod
-    def _supported(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name == "suffix" and value:
-            raise ValueError("not supported; put the text before the gap into prompt")
-        if info.field_name == "best_of" and value is not None and value != info.data.get("n", value):
-            raise ValueError("not supported; use n")
+    def _none_are_thrown_away(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value != info.data.get("n", value):
+            raise ValueError("completions are not written to be thrown away; leave it out, or make n the same and choose yourself")
+        return value
+
+    @field_validator("suffix")
+    @classmethod
+    def _between_texts(cls, value: str | None, info: ValidationInfo) -> str | None:
+        prompt = info.data.get("prompt", "")
+        if value and not (isinstance(prompt, str) or all(isinstance(item, str) for item in prompt)):
+            raise ValueError("needs its prompt as text, not as token ids")
+        if value and info.data.get("echo"):
+            raise ValueError("the prompt of a text with a gap is not told; leave echo out")
+        if value and not info.data.get("parse_special", True):
+            raise ValueError("a gap is written with special tokens; leave parse_special out")
         return value
 
     def given(self) -> dict[str, Any]:

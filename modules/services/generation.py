@@ -15,13 +15,17 @@ from modules.core.generation import (
     EngineCard,
     EngineCounters,
     GenerationRequest,
+    Started,
     TextPrompt,
     TokenLogprob,
 )
 from modules.core.model import AdapterChoice, TemplateSource
 from modules.core.params import GenerationParams
 from modules.core.person import FIRST_PERSON, asking
+from modules.core.tools import schemas_of
 from modules.engine.client_generation import ClientGeneration
+from modules.prompts.calls.formats import named
+from modules.prompts.calls.stream import CallStream
 from modules.prompts.fitting import character_limit
 from modules.services.adapters import AdapterService
 from modules.services.meters import Meters
@@ -31,9 +35,16 @@ from modules.services.queues import Queues
 from modules.services.templates import TemplateService
 from modules.services.usage import UsageService
 
-__all__ = ["ClientGeneration", "GenerationService"]
+__all__ = ["CallStream", "ClientGeneration", "GenerationService", "call_stream"]
 
 FALLBACK_TEMPLATE = "Plain"
+
+
+def call_stream(started: Started | None, prompt: ChatPrompt) -> CallStream | None:
+    """What tells calls of tools apart in the reply to a prompt; None where there are no tools, or another server does it."""
+    if started is None or not started.call_format or not prompt.tools:
+        return None
+    return CallStream(named(started.call_format), schemas_of(prompt.tools), several=prompt.several_calls)
 
 
 class GenerationService:

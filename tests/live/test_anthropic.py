@@ -77,6 +77,29 @@ def test_thoughts_come_in_a_block_of_their_own(http: httpx.Client) -> None:
     assert ask(http, messages=back)["usage"]["output_tokens"] > 0, "what it thought can be sent back as it came"
 
 
+LOOK = {"name": "look", "description": "Looks.", "input_schema": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}}
+WAIT = {"type": "custom", "name": "wait", "input_schema": {"type": "object"}, "cache_control": {"type": "ephemeral"}}
+
+
+@pytest.mark.parametrize("choice", [{"type": "tool", "name": "look"}, {"type": "any", "disable_parallel_tool_use": True}])
+def test_tools_are_called_and_their_results_told(http: httpx.Client, choice: dict[str, Any]) -> None:
+    asked = {"tools": [LOOK, WAIT] if "name" in choice else [LOOK], "tool_choice": choice, "max_tokens": 300}
+    whole, found = ask(http, **asked), events(http, **asked)
+    call = whole["content"][0]
+    assert (whole["stop_reason"], call["type"], call["name"]) == ("tool_use", "tool_use", "look") and call["input"]["city"] in ("Rome", "Oslo") and call["id"]
+    start = next(event["content_block"] for event in found if event["type"] == "content_block_start")
+    assert (start["type"], start["name"], start["input"]) == ("tool_use", "look", {}) and start["id"]
+    first = next(event["index"] for event in found if event["type"] == "content_block_start")
+    said = "".join(event["delta"]["partial_json"] for event in found if event["type"] == "content_block_delta" and event["index"] == first)
+    assert json.loads(said) == call["input"] and found[-2]["delta"]["stop_reason"] == "tool_use"
+    result = {"type": "tool_result", "tool_use_id": call["id"], "content": [{"type": "text", "text": "rain"}]}
+    turns = [*GREEDY["messages"], {"role": "assistant", "content": [call]}, {"role": "user", "content": [result, {"type": "text", "text": "So?"}]}]
+    after = ask(http, messages=turns, tools=asked["tools"], tool_choice={"type": "none"})
+    assert after["stop_reason"] in ("end_turn", "max_tokens") and after["content"][0]["text"]
+    counted = http.post("/messages/count_tokens", json={"model": STARTER, "messages": GREEDY["messages"], "tools": asked["tools"], "tool_choice": choice}).json()["input_tokens"]
+    assert counted == sum(whole["usage"][name] for name in ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")), "tools are in the prompt"
+
+
 def test_every_end(http: httpx.Client) -> None:
     text = ask(http)["content"][0]["text"]
     stopped = ask(http, stop_sequences=["never said", text[20:26]])

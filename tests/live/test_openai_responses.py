@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -68,6 +69,28 @@ def test_thoughts_are_an_item_of_their_own(client: openai.OpenAI, summary: str |
     kind = "response.reasoning_summary_text.delta" if summary else "response.reasoning_text.delta"
     assert "".join(event.delta for event in found if event.type == kind) == text
     assert client.responses.create(**{**GREEDY, "input": [{"role": "user", "content": QUESTION}, *whole.output, {"role": "user", "content": "And?"}]}).output
+
+
+LOOK: Any = {"type": "function", "name": "look", "description": "Looks.", "parameters": {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}, "required": ["city"]}}
+WAIT: Any = {"type": "function", "name": "wait", "parameters": None, "strict": False}
+
+
+@pytest.mark.parametrize(
+    "choice", [{"type": "function", "name": "look"}, {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "look"}]}]
+)
+def test_functions_are_called_and_their_results_told(client: openai.OpenAI, choice: Any) -> None:
+    asked = {**GREEDY, "tools": [LOOK, WAIT], "tool_choice": choice, "parallel_tool_calls": False, "max_output_tokens": 300}
+    whole = client.responses.create(**asked)
+    (call,) = whole.output
+    assert (call.type, call.name, call.status) == ("function_call", "look", "completed") and json.loads(call.arguments)["city"] in ("Rome", "Oslo")
+    assert [tool.name for tool in whole.tools] == ["look", "wait"] and whole.tool_choice.type == choice["type"] and not whole.parallel_tool_calls
+    with client.responses.stream(**asked) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+        (streamed,) = stream.get_final_response().output
+    assert "".join(deltas) == streamed.arguments == call.arguments and streamed.name == "look" and streamed.call_id
+    told = {"type": "function_call_output", "call_id": call.call_id, "output": "rain"}
+    after = client.responses.create(**{**asked, "input": [{"role": "user", "content": QUESTION}, call, told], "tool_choice": "none"})
+    assert after.output_text and after.usage.input_tokens > client.responses.create(**GREEDY).usage.input_tokens + 10
 
 
 def test_an_answer_in_a_shape(client: openai.OpenAI) -> None:
