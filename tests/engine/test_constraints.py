@@ -100,6 +100,32 @@ def test_a_call_or_json_where_either_may_come(babbling):
     assert call(*babbling, CallText((), either), logit_bias={ord("l"): 100})[0].startswith("look {")
 
 
+@pytest.mark.parametrize("marks", [("<|mark|>",), ()])
+def test_calls_are_held_to_schemas_where_the_model_makes_them(marks):
+    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
+    calls = CallText(marks, FramedJson((("<|mark|>look ", PLACE, "."),), between=" ", most=2, after="<|mark|>"))
+    mark = [MARK] if marks else list(b"<|mark|>")
+
+    def follows(*parts: bytes | list[int]) -> bool | None:
+        """Whether the text may end so; None where it may not even come."""
+        constraint = constraints.constraint(GenerationParams(), {EOS}, [], calls)
+        for token_id in (token_id for part in parts for token_id in part):
+            if not constraint.allows(token_id):
+                return None
+            constraint.advance(token_id)
+        return constraint.allows(EOS)
+
+    place = b'look {"at": "sea"}.'
+    assert follows() is True
+    assert follows(b"look, a < b <|mar, and {plain} words") is True
+    assert follows(b"I look.", mark, place) is True
+    assert follows(mark, place, b" ", mark, place) is True
+    assert follows(mark, b"look {") is False
+    assert follows(mark, b'look {"at": "sky') is None
+    assert follows(b"I look.", mark, b"lake") is None
+    assert follows(mark, place, b" ", mark, b"x") is None
+
+
 def test_marks_are_shown_where_they_are_asked_for_and_a_schema_that_cannot_be_kept_is_refused(babbling):
     assert "<|mark|>" in call(*babbling, CallText(("<|mark|>",), None), max_tokens=5, logit_bias={MARK: 100})[0]
     with pytest.raises(InvalidRequest, match="parameters of a tool"):
