@@ -65,10 +65,10 @@ class ErrorAnswer(BaseModel):
     error: ErrorObject
 
 
-def documented_errors() -> dict[int | str, dict[str, Any]]:
+def documented_errors(shape: type[BaseModel] = ErrorAnswer) -> dict[int | str, dict[str, Any]]:
     """Every error status for the OpenAPI description; the framework's own 422 is never sent."""
-    found: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer, "description": kind} for _, status, kind in STATUS}
-    return {**found, "default": {"model": ErrorAnswer, "description": "an error"}}
+    found: dict[int | str, dict[str, Any]] = {status: {"model": shape, "description": kind} for _, status, kind in STATUS}
+    return {**found, "default": {"model": shape, "description": "an error"}}
 
 
 def status_of(error: errors.AppError) -> tuple[int, str]:

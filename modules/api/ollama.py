@@ -16,8 +16,9 @@ from fastapi.responses import PlainTextResponse, Response
 from modules.api.answers import JsonAnswer
 from modules.api.completions import CLIENT_GONE
 from modules.api.embeddings import numbers
+from modules.api.errors import documented_errors
 from modules.api.ollama_bodies import EmbedBody, EmbeddingsBody, ModelBody
-from modules.api.ollama_names import OllamaRoute, capabilities, details, facts, resolved, row
+from modules.api.ollama_names import ErrorSentence, OllamaRoute, capabilities, details, facts, resolved, row
 from modules.api.ollama_writing import add_writing
 from modules.api.sse import unless_gone
 from modules.core.errors import AppError, NotOffered
@@ -35,7 +36,7 @@ REFUSAL = (
 
 def ollama_router(app: App) -> APIRouter:
     """The routes over an `App`."""
-    router = APIRouter(prefix="/api", route_class=OllamaRoute)
+    router = APIRouter(prefix="/api", route_class=OllamaRoute, responses=documented_errors(ErrorSentence))
     add_writing(app, router)
     _models(app, router)
     _vectors(app, router)

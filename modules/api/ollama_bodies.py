@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from modules.api.schemas import TEXT_LIMIT, ChatRequest, CompletionRequest
 from modules.core.errors import InvalidRequest
-from modules.core.messages import IMAGE_LIMIT
+from modules.core.messages import IMAGE_LIMIT, Role
 from modules.core.params import GenerationParams
 from modules.core.settings import validation_sentence
 
@@ -105,7 +105,7 @@ class OllamaMessage(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    role: str = Field(max_length=40)
+    role: Role
     content: str = Field("", max_length=TEXT_LIMIT)
     images: list[str] = Field(default_factory=list, max_length=IMAGE_LIMIT, description="Image files in base64.")
     tool_calls: list[ToolCall] = Field(default_factory=list, max_length=200)

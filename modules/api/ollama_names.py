@@ -12,6 +12,7 @@ from fastapi import HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from pydantic import BaseModel
 
 from modules.api.answers import JsonAnswer
 from modules.api.errors import http_message, status_of, validation_message
@@ -33,6 +34,12 @@ async def resolved(app: App, name: str) -> str:
         return (await app.models.find(name)).name
     except NotFound:
         return bare
+
+
+class ErrorSentence(BaseModel):
+    """Body of every answer that is an error."""
+
+    error: str
 
 
 class OllamaRoute(APIRoute):

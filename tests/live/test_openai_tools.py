@@ -69,7 +69,7 @@ def test_streamed_calls_have_their_name_first_and_no_mark_in_the_text(client: op
             names.add(piece.function.name)
         calls[piece.index][1] += piece.function.arguments
     assert words == "tool_calls"
-    assert len(pieces) > len(calls), "arguments come while they are written"
+    assert len(pieces) > len(calls) or names == {"now"}, "arguments come while they are written"
     assert names <= ({"get_weather", "now"} if choice == "required" else {"get_weather"})
     assert all(fits(arguments) if name == "get_weather" else json.loads(arguments) == {} for name, arguments in calls.values())
 
