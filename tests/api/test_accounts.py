@@ -162,7 +162,7 @@ async def test_what_is_within_a_role_or_a_key_is_let_through(house: House) -> No
     assert "this needs “admin”" in refused.json()["error"]["message"]
     for name, role in NAMES:
         page = await house.client(name).get("/")
-        assert page.status_code == 200 and "gradio" in page.text.lower()
+        assert page.status_code == 200 and "gradio" in page.text.lower() and page.headers["cache-control"] == "no-store"
         person = await told(house.client(name).get("/ui/person"))
         assert (person["accounts"], person["name"], person["role"]) == (True, name, role)
         assert (bool(person["refused"]), bool(person["not_admin"])) == (role == "chat", role != "admin")
