@@ -103,8 +103,10 @@ def checked_again(arguments: list[str], environ: Mapping[str, str], settings: Se
     """
     from modules.core.server_run import Handover
     from modules.core.settings import read_settings
+    from modules.services.entry import check_entry
 
     new, given = read_settings(arguments, environ)
+    check_entry(new)
     port_given = "port" in given
     if Handover(settings.host, port, "").is_for(new, port_given):
         return new.root_path == settings.root_path
@@ -132,14 +134,19 @@ def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: S
 
 
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop, or download a model; returns the exit status."""
+    """Serve until told to stop, or do what a command says; returns the exit status."""
     if arguments[:1] == ["download"]:
         from modules.services.download_command import download_command
 
         return download_command(arguments[1:])
+    if arguments[:1] in (["users"], ["keys"]):
+        from modules.services.account_commands import account_command
+
+        return account_command(arguments)
     end_at_once_when_told()
     from modules.core.server_run import ServerRun, take_handover
     from modules.core.settings import read_settings
+    from modules.services.entry import check_or_offer
 
     before = take_handover(os.environ)
     environ = dict(os.environ)  # as it was given: a run that follows is given the same
@@ -147,6 +154,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         settings, given = read_settings(arguments)
+        check_or_offer(settings)
         listener = listen(settings, "port" in given, before)
         port = int(listener.getsockname()[1])
         run = ServerRun(lambda: checked_again(arguments, environ, settings, port), before.secret if before else "")

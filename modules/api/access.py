@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 
 from modules.api.auth import KeyCheck, KeyGate, address_of, headers_of, keys_in, session_in, too_many_keys
 from modules.api.errors import error_body, response_of
-from modules.api.guard import Asgi, Receive, Scope, Send, route_path
+from modules.api.guard import Asgi, Event, Receive, Scope, Send, route_path
 from modules.api.needs import method_of, need_of
 from modules.core.errors import AppError
 from modules.core.person import FIRST_PERSON, PERSON, Person, asked_by, refusal_of
@@ -55,7 +55,7 @@ class AccountGate:
             await self._app(scope, receive, send)
             return
         with asked_by(found):
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, _unkept(send) if route_path(scope) == "/" else send)
 
     async def _person(self, scope: Scope, headers: Mapping[str, str]) -> Person | Response | None:
         """Who sends this; the answer where somebody guesses keys."""
@@ -73,6 +73,17 @@ class AccountGate:
         return person
 
 
+def _unkept(send: Send) -> Send:
+    """The page is not kept by the browser: who goes back after logging out is asked to log in."""
+
+    async def sent(event: Event) -> None:
+        if event["type"] == "http.response.start":
+            event = {**event, "headers": [*event.get("headers", []), (b"cache-control", b"no-store")]}
+        await send(event)
+
+    return sent
+
+
 def _refusal(scope: Scope, person: Person | None) -> Response | None:
     path, method = route_path(scope), method_of(scope)
     need = need_of(method, path)
@@ -84,8 +95,9 @@ def _refusal(scope: Scope, person: Person | None) -> Response | None:
 
 
 def _ask(scope: Scope, path: str, method: str) -> Response:
-    """Where nobody is known: people are led to the log-in, and from there back; programs are told."""
-    if method == "GET" and not path.startswith(PROGRAM_PATHS):
+    """Where nobody is known: people are led to the log-in, and from there back; programs and parts of an open page are told."""
+    is_page = path == "/" or "text/html" in headers_of(scope).get("accept", "")
+    if method == "GET" and is_page and not path.startswith(PROGRAM_PATHS):
         query = scope.get("query_string", b"").decode("latin-1")
         wanted = "" if path == "/" and not query else f"?next={quote(path + (f'?{query}' if query else ''), safe='/')}"
         return RedirectResponse(f"{scope.get('root_path', '')}/login{wanted}", status_code=303)

@@ -26,7 +26,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """Everything that can be set before the server starts."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; anything but this machine's own needs --api-key.")
+    host: str = Field("127.0.0.1", description="Address to listen on; anything but this machine's own needs an account or --api-key.")
     port: int = Field(7860, ge=0, le=65_535, description="Port of page and API; if not given, the next free one is taken when this is in use.")
     model: str = Field("", description="Model to load at start, as named in models/; empty loads the last one used, then the starter model; 'none' loads nothing.")
     loader: str = Field("", description="How to load it: llama.cpp or transformers; empty chooses by the files.")
@@ -42,7 +42,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     prompt_template: str = Field("", description="Prompt template for models for which none is chosen on the Templates page; empty is the model's own.")
     state_dir: Path = Field(PROJECT_ROOT / ".state", description="Folder for conversations, logs and saved settings; private to you.")
     config: Path | None = Field(None, description="YAML file with these settings; default is settings.yaml in the state folder.")
-    api_key: SecretStr | None = Field(None, description="Key that API clients must send; with --host it also opens the page. Better given as PADDOCK_API_KEY.")
+    api_key: SecretStr | None = Field(None, description="Key that API clients must send; with --host it also opens the page. Where there are accounts it is an administrator's. Better given as PADDOCK_API_KEY.")
     multi_user: bool = Field(False, description="Several people share the page: each browser sees only its own conversations, kept in memory, and only who has the API key changes what belongs to all. The page itself then needs no key.")
     ui: bool = Field(True, description="Serve the page; --no-ui leaves only the API.")
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which this server is reached, for example behind a proxy.")
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server.py",
         description="Paddock: run open models on your own machine, with a page and an OpenAI-compatible API on one port.",
-        epilog="server.py download MODEL fetches a model without the page. Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
+        epilog="server.py download MODEL fetches a model without the page; server.py users and server.py keys make accounts and keys. Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
     )
     for name, field in Settings.model_fields.items():
         text = (field.description or "").replace("%", "%%")
@@ -192,10 +192,6 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
         settings = Settings(**values)
     except ValidationError as error:
         raise InvalidRequest("Settings: " + validation_sentence(error)) from error
-    if not settings.is_local and settings.api_key is None:
-        raise InvalidRequest(
-            f"--host {settings.host} lets other machines in, but no key is set. Give one: PADDOCK_API_KEY=… (clients send it, people type it into the page)."
-        )
     return settings, frozenset(values)
 
 

@@ -199,9 +199,10 @@ def test_a_folder_or_a_file_that_cannot_be_used_is_told_in_one_sentence(start: S
 # ---- who gets in ---------------------------------------------------------------------------------------------------
 
 
-def test_other_machines_are_let_in_only_with_a_key(start: Start) -> None:
+def test_other_machines_are_let_in_only_with_an_account_or_a_key(start: Start) -> None:
     said = refusal(start(*IDLE, "--host", "0.0.0.0", "--port", str(free_port())))
-    assert said.startswith("--host 0.0.0.0 lets other machines in, but no key is set. Give one: PADDOCK_API_KEY=")
+    assert said.startswith("--host 0.0.0.0 lets other machines in, but there is neither an account nor a key. Make the first account (python server.py users add NAME")
+    assert "PADDOCK_API_KEY=" in said
 
 
 def test_with_a_key_the_page_asks_for_it_and_the_api_needs_it(start: Start) -> None:

@@ -1,18 +1,20 @@
-// Who is logged in, and the way to accounts: a button below the list of conversations, a line with the name and Log out, a notice when the session has ended.
+// Who is logged in, and the way to accounts: a line with the name and Log out below the list of conversations, or an entry of the menu where nobody has one.
 
 import { openAccounts } from "./accounts_dialog.js";
-import { openDialog } from "./dialog.js";
-import { h, icon, iconButton } from "./dom.js";
-import { address, listen, report } from "./page.js";
+import { h, icon } from "./dom.js";
+import { address, report } from "./page.js";
 import { person } from "./people.js";
 
 const ROLES = Object.freeze({ chat: "may chat", manage: "manages models", admin: "administrator" });
 
-/** The button that opens accounts; not there where there can be none. */
-export function accountsButton() {
-  const button = iconButton("person", "Accounts", showAccounts, { hidden: true });
-  person.then((told) => { button.hidden = told.accounts || told.several || told.accounts === undefined; });
-  return button;
+/** Entries of a menu that lead to accounts; hidden where there are some already, or can be none. */
+export function accountsEntry(close) {
+  const open = () => { close(); showAccounts(); };
+  const entry = h("button", { type: "button", class: "chat-choice", on: { click: open } }, icon("person"), h("span", { text: "Accounts" }), h("span", { class: "menu-hint", text: "Have people log in, each with their own conversations." }));
+  const parts = [h("hr", { hidden: true }), entry];
+  entry.hidden = true;
+  person.then((told) => { for (const part of parts) part.hidden = told.several || told.accounts !== false; });
+  return parts;
 }
 
 /** The line with who is logged in; not there where nobody is. */
@@ -21,7 +23,7 @@ export function whoAmI() {
   person.then((told) => {
     if (!told.accounts) return;
     line.hidden = false;
-    const open = h("button", { type: "button", class: "who-name", title: "Account", on: { click: showAccounts } }, icon("person"), h("span", { text: told.name }), h("small", { text: ROLES[told.role] ?? told.role }));
+    const open = h("button", { type: "button", class: "who-name", title: `Account: ${ROLES[told.role] ?? told.role}`, on: { click: showAccounts } }, icon("person"), h("span", { text: told.name }));
     line.replaceChildren(open, h("button", { type: "button", class: "small-button", text: "Log out", on: { click: logOut } }));
   });
   return line;
@@ -40,14 +42,3 @@ function logOut() {
   document.body.append(form);
   form.submit();
 }
-
-let ended = null;
-listen("logged-out", () => {
-  if (ended?.isConnected) return;
-  const login = address("login");
-  login.searchParams.set("next", location.pathname + location.search);
-  ended = openDialog("You are logged out", [
-    h("p", { text: "Your session has ended. Log in to go on; what you typed here and did not send is kept by this browser." }),
-    h("div", { class: "sheet-buttons" }, h("a", { class: "small-button primary", href: login, text: "Log in" })),
-  ]);
-});

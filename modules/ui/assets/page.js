@@ -47,7 +47,7 @@ export async function request(method, path, body, { keepalive = false } = {}) {
   const data = await response.json().catch(() => ({}));
   if (response.ok) return data;
   const error = data.error ?? {};
-  if (response.status === 401 && error.code === "not_logged_in") emit("logged-out");
+  if (error.code === "not_logged_in") emit("logged-out");
   throw new RequestError(error.message ?? `The server answered ${response.status}. Try again.`, error.type ?? "", response.status, error.details ?? {});
 }
 

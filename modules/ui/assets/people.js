@@ -1,7 +1,7 @@
 // A server that several people share: what belongs to all, or is an administrator's, can be looked at, not changed, and says why. The server refuses it anyway.
 
 import { h } from "./dom.js";
-import { address, request } from "./page.js";
+import { address, listen, request } from "./page.js";
 
 // What changes something for all, by place; where a whole area does, all its controls
 const WHOLE = Object.freeze(["#area-models", "#area-training"]);
@@ -46,7 +46,16 @@ function holdAll() {
   document.querySelectorAll(single.join(",")).forEach((control) => hold(control, refused));
 }
 
+/** The session has ended: said once, above all. Nothing is led away by itself, as something may be half typed. */
+function sayLoggedOut() {
+  if (document.querySelector(".logged-out")) return;
+  const here = location.pathname.slice(address("").pathname.length - 1) + location.search;
+  const again = h("a", { href: address(`login?next=${encodeURIComponent(here)}`), text: "Log in again" });
+  document.body.append(h("p", { class: "logged-out", role: "alert" }, "You are no longer logged in. Messages you typed are kept in this browser.", again));
+}
+
 async function begin() {
+  listen("logged-out", sayLoggedOut);
   const told = await person;
   if (!told.refused && !told.not_admin) return;
   ({ refused, login, not_admin: notAdmin } = told);
