@@ -45,7 +45,7 @@ def planted(starter: PaddockServer) -> Iterator[str]:
     post("ui/library/note", {"name": STARTER, "note": SHORT})
     row = {"instruction": ATTACK, "output": ATTACK, SHORT[:40]: ATTACK}
     assert starter.http.post("ui/datasets/upload", params={"name": "attack.jsonl"}, content=json.dumps(row)).status_code == 200
-    attached = starter.http.post(f"ui/conversations/{chat}/files", params={"name": f"{SHORT[:100]}.html"}, content=PAGE_HTML + ATTACK)
+    attached = starter.http.post(f"ui/conversations/{chat}/files", params={"name": "<img src=x onerror=window.pwned=1>.html"}, content=PAGE_HTML + ATTACK)
     assert attached.status_code == 200, attached.text
     yield chat
     for method, path in made:
