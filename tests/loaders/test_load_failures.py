@@ -151,6 +151,7 @@ def change(path: Path, **values: object) -> None:
         ({"model_type": "no_such_type", "transformers_version": "see\nhttp://elsewhere"}, r"“no_such_type” of [^ ,]+ \(code inside"),
         ({"num_hidden_layers": 3}, "lack .* tensors"),
         ({"num_hidden_layers": 1000}, "says num_hidden_layers = 1000, its weights hold 2"),
+        ({"intermediate_size": 1 << 20}, "calls for about [0-9,]+ parameters, its weights hold [0-9,]+; download"),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers = 1000000000, the limit is 1024"),
         ({"hidden_size": 32}, "could not load|lack"),
         ({"model_type": "t5"}, "not a model that continues text|could not load|encoder-decoder"),
