@@ -1,0 +1,35 @@
+"""`llama-index`: OpenAILike and OpenAILikeEmbedding."""
+
+from __future__ import annotations
+
+import json
+
+from asked import MAX_TOKENS, MESSAGES, SCHEMA, STOP, TEXTS, TOO_LONG, TOOL, UNKNOWN, WRONG_KEY, Server, name_of_error, tell
+from llama_index.core.llms import ChatMessage
+from llama_index.embeddings.openai_like import OpenAILikeEmbedding
+from llama_index.llms.openai_like import OpenAILike
+
+server = Server()
+where = {"api_base": server.openai_url, "api_key": server.key, "max_retries": 0}
+settings = {**where, "model": server.model, "is_chat_model": True, "context_window": 1024, "temperature": 0, "max_tokens": MAX_TOKENS}
+chat = OpenAILike(**settings)
+asked = [ChatMessage(role=message["role"], content=message["content"]) for message in MESSAGES]
+shape = {"type": "json_schema", "json_schema": {"name": "thing", "schema": SCHEMA, "strict": True}}
+
+whole = chat.chat(asked)
+pieces = list(chat.stream_chat(asked))
+plain = OpenAILike(**{**settings, "is_chat_model": False, "max_tokens": 8}).complete("Once upon a time")
+embedding = OpenAILikeEmbedding(**where, model_name=server.model)
+tell({
+    "text": whole.message.content,
+    "usage": [whole.raw.usage.prompt_tokens, whole.raw.usage.completion_tokens],
+    "streamed": "".join(piece.delta or "" for piece in pieces),
+    "pieces": len(pieces),
+    "stopped": chat.chat(asked, stop=[STOP]).message.content,
+    "continued": plain.text,
+    "shaped": json.loads(chat.chat(asked, response_format=shape).message.content),
+    "vectors": embedding.get_text_embedding_batch(list(TEXTS)),
+    "wrong key": name_of_error(lambda: OpenAILike(**{**settings, "api_key": WRONG_KEY}).chat(asked)),
+    "unknown model": name_of_error(lambda: OpenAILike(**{**settings, "model": UNKNOWN}).chat(asked)),
+    "too long": name_of_error(lambda: chat.chat([ChatMessage(role="user", content=TOO_LONG)])),
+})
