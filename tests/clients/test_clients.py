@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,17 +12,19 @@ from tests.clients.scripts import asked
 from tests.paddock_server import STARTER, PaddockServer
 
 EVERY = frozenset({"text", "usage", "streamed", "stopped", "shaped", "wrong key", "unknown model", "too long"})
+LONG = pytest.mark.timeout(300)
+CALLS = ("called", "called streamed")
 OPENAI_ERRORS = ("AuthenticationError", "NotFoundError", "BadRequestError")
 SENTENCES = ("This server needs its key", "There is no model", "there is room for 1,023")
 # Script, what it finds out besides, and how it names the three errors
 CLIENTS = (
-    ("with_openai.py", {"models", "pieces", "streamed_usage", "vectors", "version"}, OPENAI_ERRORS),
-    ("with_langchain.py", {"pieces", "streamed_usage", "vectors"}, (*OPENAI_ERRORS[:2], "OpenAIContextOverflowError")),
-    ("with_llama_index.py", {"pieces", "vectors", "continued"}, OPENAI_ERRORS),
-    ("with_litellm.py", {"models", "pieces", "streamed_usage", "vectors"}, OPENAI_ERRORS),
-    ("with_llm.py", {"models"}, SENTENCES),
-    ("with_openai.mjs", {"models", "pieces", "streamed_usage", "vectors"}, OPENAI_ERRORS),
-    ("with_ai.mjs", {"pieces", "streamed_usage", "vectors"}, ("AI_APICallError 401", "AI_APICallError 404", "AI_APICallError 400")),
+    ("with_openai.py", {*CALLS, "after the tool", "models", "pieces", "streamed_usage", "vectors", "version"}, OPENAI_ERRORS),
+    ("with_langchain.py", {*CALLS, "after the tool", "pieces", "streamed_usage", "vectors"}, (*OPENAI_ERRORS[:2], "OpenAIContextOverflowError")),
+    ("with_llama_index.py", {"called", "pieces", "vectors", "continued"}, OPENAI_ERRORS),
+    ("with_litellm.py", {"called", "models", "pieces", "streamed_usage", "vectors"}, OPENAI_ERRORS),
+    ("with_llm.py", {"models", "offered tools"}, SENTENCES),
+    ("with_openai.mjs", {*CALLS, "models", "pieces", "streamed_usage", "vectors"}, OPENAI_ERRORS),
+    ("with_ai.mjs", {*CALLS, "pieces", "streamed_usage", "vectors"}, ("AI_APICallError 401", "AI_APICallError 404", "AI_APICallError 400")),
 )
 
 
@@ -34,11 +37,13 @@ def right(server: PaddockServer) -> Facts:
 
     body = {"model": STARTER, "messages": asked.MESSAGES, "temperature": 0, "max_tokens": asked.MAX_TOKENS}
     whole = chat()
+    tools = chat(tools=[asked.TOOL], tool_choice="required")
     vectors = server.ask("POST", "v1/embeddings", {"model": STARTER, "input": asked.TEXTS})
     return {
         "text": whole["choices"][0]["message"]["content"],
         "usage": [whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"]],
         "vectors": [row["embedding"] for row in vectors["data"]],
+        "called": [[call["function"]["name"], json.loads(call["function"]["arguments"])] for call in tools["choices"][0]["message"]["tool_calls"]],
         "alone": chat(messages=asked.MESSAGES[1:])["usage"]["prompt_tokens"],
     }
 
@@ -55,5 +60,8 @@ def test_a_client_gets_what_the_routes_say(run: Run, right: Facts, script: str, 
     assert set(found["shaped"]) == {"color", "count"} and found["shaped"]["color"] in ("red", "green", "blue") and found["shaped"]["count"] in range(1, 10)
     assert STARTER in found.get("models", [STARTER, "paddock"]) or "paddock" in found["models"]
     assert all(vector == pytest.approx(other, abs=1e-6) for vector, other in zip(found.get("vectors", right["vectors"]), right["vectors"], strict=True))
+    for way in CALLS:
+        assert found.get(way, right["called"]) == right["called"] and right["called"][0][0] == "weather"
+    assert found.get("after the tool", "x") and found.get("offered tools", "x")
     for what, name in zip(("wrong key", "unknown model", "too long"), errors, strict=True):
         assert name in found[what], f"{what}: {found[what]}"

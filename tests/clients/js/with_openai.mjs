@@ -1,7 +1,7 @@
 // npm's `openai`.
 
 import OpenAI from "openai";
-import { MAX_TOKENS, QUESTION, SCHEMA, STOP, SYSTEM, TEXTS, TOO_LONG, UNKNOWN, WRONG_KEY, refusal, server, tell } from "./asked.mjs";
+import { CITIES, MAX_TOKENS, QUESTION, SCHEMA, STOP, SYSTEM, TEXTS, TOO_LONG, UNKNOWN, WRONG_KEY, refusal, server, tell } from "./asked.mjs";
 
 const client = new OpenAI({ baseURL: server.url, apiKey: server.key, maxRetries: 0 });
 const stranger = new OpenAI({ baseURL: server.url, apiKey: WRONG_KEY, maxRetries: 0 });
@@ -17,6 +17,11 @@ const chunks = [];
 for await (const chunk of await chat({ stream: true, stream_options: { include_usage: true } })) chunks.push(chunk);
 const last = chunks.at(-1).usage;
 const shape = { type: "json_schema", json_schema: { name: "thing", schema: SCHEMA, strict: true } };
+const tool = { type: "function", function: { name: "weather", description: "The weather of a city.", parameters: CITIES } };
+const required = { tools: [tool], tool_choice: "required" };
+const called = (await chat(required)).choices[0].message.tool_calls;
+const streamed = await client.chat.completions.stream({ ...asked, ...required }).finalChatCompletion();
+const calls = (list) => list.map((call) => [call.function.name, JSON.parse(call.function.arguments)]);
 const vectors = await client.embeddings.create({ model: server.model, input: TEXTS });
 tell({
   models,
@@ -27,6 +32,8 @@ tell({
   pieces: chunks.length,
   stopped: (await chat({ stop: STOP })).choices[0].message.content,
   shaped: JSON.parse((await chat({ response_format: shape })).choices[0].message.content),
+  called: calls(called),
+  "called streamed": calls(streamed.choices[0].message.tool_calls),
   vectors: vectors.data.map((row) => row.embedding),
   "wrong key": await refusal(stranger.chat.completions.create(asked), name),
   "unknown model": await refusal(chat({ model: UNKNOWN }), name),

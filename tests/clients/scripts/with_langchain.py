@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from asked import MAX_TOKENS, QUESTION, SCHEMA, STOP, SYSTEM, TEXTS, TOO_LONG, TOOL, UNKNOWN, WRONG_KEY, Server, name_of_error, tell
+from asked import (
+    MAX_TOKENS,
+    QUESTION,
+    SCHEMA,
+    STOP,
+    SYSTEM,
+    TEXTS,
+    TOO_LONG,
+    TOOL,
+    UNKNOWN,
+    WRONG_KEY,
+    Server,
+    name_of_error,
+    tell,
+)
+from langchain_core.messages import ToolMessage
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 
 server = Server()
@@ -17,6 +32,13 @@ summed = chunks[0]
 for chunk in chunks[1:]:
     summed = summed + chunk
 shaped = chat.with_structured_output({"title": "thing", **SCHEMA}, method="json_schema").invoke(asked)
+caller = chat.bind_tools([TOOL], tool_choice="any")
+called = caller.invoke(asked)
+parts = list(caller.stream(asked))
+together = parts[0]
+for part in parts[1:]:
+    together = together + part
+after = chat.invoke([*asked, called, ToolMessage("It rains.", tool_call_id=called.tool_calls[0]["id"])])
 # Ids of OpenAI's own tokens mean nothing to other models: its documentation turns the check of lengths off for them
 embeddings = OpenAIEmbeddings(**where, model=server.model, check_embedding_ctx_length=False)
 tell({
@@ -27,6 +49,9 @@ tell({
     "pieces": len(chunks),
     "stopped": chat.invoke(asked, stop=[STOP]).content,
     "shaped": shaped,
+    "called": [[call["name"], call["args"]] for call in called.tool_calls],
+    "called streamed": [[call["name"], call["args"]] for call in together.tool_calls],
+    "after the tool": after.content,
     "vectors": embeddings.embed_documents(list(TEXTS)),
     "wrong key": name_of_error(lambda: ChatOpenAI(**{**settings, "api_key": WRONG_KEY}).invoke(asked)),
     "unknown model": name_of_error(lambda: ChatOpenAI(**{**settings, "model": UNKNOWN}).invoke(asked)),

@@ -53,6 +53,8 @@ tell({
     "streamed": really(*prompt("-s", SYSTEM, QUESTION)),
     "stopped": llm(*prompt("-s", SYSTEM, "-o", "stop", STOP, QUESTION))[1],
     "shaped": json.loads(llm(*prompt("-s", SYSTEM, "--schema", json.dumps(SCHEMA), QUESTION))[1]),
+    # Tools are only offered: the command line cannot insist on a call
+    "offered tools": llm(*prompt("--functions", "def weather(city: str) -> str: return city", QUESTION))[1],
     "wrong key": llm(*prompt(QUESTION, key=WRONG_KEY))[2],
     "unknown model": llm(*prompt(QUESTION, model="unknown"))[2],
     "too long": llm(*prompt(TOO_LONG))[2],

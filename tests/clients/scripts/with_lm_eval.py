@@ -16,6 +16,7 @@ folder = os.environ["PADDOCK_FOLDER"]
 tasks = TaskManager(include_path=str(Path(os.environ["PADDOCK_TASKS"])), include_defaults=False)
 os.environ["OPENAI_API_KEY"] = server.key
 hf = {"pretrained": folder, "dtype": "float32", "max_length": 1024}
+# add_bos_token: the harness puts the first token of a text there by itself with transformers, and only when told to with a server
 served = {"model": server.model, "num_concurrent": 4, "max_retries": 1, "max_length": 1024}
 
 
@@ -27,7 +28,7 @@ def evaluate(model: str, arguments: dict[str, Any], task: str, **more: Any) -> d
     return {"score": score, "answers": [sample["filtered_resps"] for sample in samples]}
 
 
-completions = {**served, "base_url": f"{server.openai_url}/completions", "tokenizer": folder, "tokenizer_backend": "huggingface"}
+completions = {**served, "base_url": f"{server.openai_url}/completions", "tokenizer": folder, "tokenizer_backend": "huggingface", "add_bos_token": True}
 chats = {**served, "base_url": f"{server.openai_url}/chat/completions"}
 tell({
     "hf choices": evaluate("hf", hf, CHOICES, batch_size=1, device="cpu"),
