@@ -7,14 +7,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from modules.core.generation import TokenLogprob, Usage
+from modules.core.generation import Delta, TokenLogprob, Usage
 
+CALLED = "tool_calls"  # a reply that ended with calls of tools
 FINISH_WORDS = MappingProxyType({"stop": "stop", "length": "length", "cancelled": "stop", "error": "stop", None: None})
 
 
 @dataclass
 class Whole:
-    """One finished choice."""
+    """One finished choice; `finish_reason` is OpenAI's word."""
 
     text: str = ""
     thinking: str = ""
@@ -23,6 +24,16 @@ class Whole:
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     seed: int = 0
+
+    def add(self, thinking: str, text: str, delta: Delta) -> None:
+        """Take in what one delta brought."""
+        self.thinking += thinking
+        self.text += text
+        self.logprobs.extend(delta.logprobs)
+        self.prompt_logprobs.extend(delta.prompt_logprobs)
+        if delta.finish_reason is not None:
+            self.finish_reason = FINISH_WORDS[delta.finish_reason]
+            self.usage = delta.usage or self.usage
 
 
 def prompt_table(entries: Sequence[TokenLogprob]) -> list[dict[str, Any] | None]:

@@ -8,32 +8,23 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from modules.api.answers import JsonAnswer, json_bytes
-from modules.api.choices import FINISH_WORDS, Whole, prompt_table
+from modules.api.chat_choices import ChatShape
+from modules.api.chat_parts import asked_params, chat_request
+from modules.api.choices import Whole, prompt_table
 from modules.api.errors import body_of, documented_errors
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
 from modules.api.text_completions import TextShape
 from modules.api.timings import timings
 from modules.core.errors import AppError
-from modules.core.generation import (
-    ChatPrompt,
-    Delta,
-    GenerationRequest,
-    TextPrompt,
-    TokenLogprob,
-    TokenPrompt,
-    Usage,
-)
-from modules.core.messages import ThoughtStream
-from modules.core.params import GenerationParams
-from modules.core.text_shape import SHAPE_FIELDS
+from modules.core.generation import Delta, GenerationRequest, TextPrompt, TokenPrompt, Usage
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
 
@@ -47,14 +38,14 @@ def completions_router(app: App) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        requests = _with_seeds(await _chat_request(app, body, _client(body, request)), body.n)
-        shape = _ChatShape(body.logprobs)
+        requests = _with_seeds(await chat_request(app, body, _client(body, request)), body.n)
+        shape = ChatShape(body.logprobs)
         return await _answer(app, request, body, requests, shape)
 
     @router.post("/completions", response_model=None)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Continue one or more texts."""
-        params = await _params(app, body, body.max_tokens or 16, body.logprobs)
+        params = await asked_params(app, body, body.max_tokens or 16, body.logprobs)
         requests = []
         for prompt in body.prompts():
             source = _text_prompt(body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
@@ -73,16 +64,6 @@ def _text_prompt(body: CompletionRequest, text: str) -> TextPrompt:
     return TextPrompt(text=text, add_bos=body.add_bos, parse_special=body.parse_special)
 
 
-async def _params(app: App, body: ChatRequest | CompletionRequest, max_tokens: int, logprobs: int | None) -> GenerationParams:
-    given = body.given()
-    given["max_tokens"] = max_tokens
-    if logprobs is not None:
-        given["logprobs"] = logprobs
-    if not body.preset and not any(given.get(name) for name in SHAPE_FIELDS):
-        return app.presets.merge(None, given)  # nothing to read and nothing to look at for long: a thread would cost more
-    return await asyncio.to_thread(app.presets.merge, body.preset, given)
-
-
 async def _echo(app: App, prompt: str | tuple[int, ...], model: str) -> str:
     """The text of a prompt."""
     return prompt if isinstance(prompt, str) else await app.generation.detokenize(prompt, model)
@@ -90,20 +71,6 @@ async def _echo(app: App, prompt: str | tuple[int, ...], model: str) -> str:
 
 def _client(body: ChatRequest | CompletionRequest, request: Request) -> str:
     return body.user or (request.client.host if request.client else "")
-
-
-async def _chat_request(app: App, body: ChatRequest, client: str) -> GenerationRequest:
-    logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = await _params(app, body, body.max_completion_tokens or body.max_tokens or 0, logprobs)
-    template = await app.templates.source(body.prompt_template) if body.prompt_template else None
-    prompt = ChatPrompt(
-        messages=tuple(message.to_message() for message in body.messages),
-        template=template,
-        template_variables=body.chat_template_kwargs,
-        continue_final_message=body.continue_final_message,
-        overflow="refuse",
-    )
-    return GenerationRequest(prompt=prompt, params=params, client=client)
 
 
 def _with_seeds(request: GenerationRequest, n: int) -> list[GenerationRequest]:
@@ -116,59 +83,8 @@ def _with_seeds(request: GenerationRequest, n: int) -> list[GenerationRequest]:
 
 # ---- from generations to responses ---------------------------------------------------------------------------------
 
-
-class _ChatShape:
-    """How chat choices look, whole and in pieces."""
-
-    prefix, kind, piece_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
-
-    def __init__(self, logprobs: bool) -> None:
-        self._logprobs = logprobs
-
-    def first(self, index: int) -> dict[str, Any] | None:
-        """The piece that opens a choice."""
-        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
-
-    def prompt(self, index: int, entries: Sequence[TokenLogprob]) -> None:
-        """Chat streams tell nothing about the prompt."""
-
-    def piece(self, index: int, thinking: str, text: str, delta: Delta, offset: int) -> dict[str, Any]:
-        """One piece of a stream."""
-        body: dict[str, Any] = {}
-        if thinking:
-            body["reasoning_content"] = thinking
-        if text:
-            body["content"] = text
-        return {
-            "index": index,
-            "delta": body,
-            "logprobs": self._table(delta.logprobs),
-            "finish_reason": FINISH_WORDS[delta.finish_reason],
-        }
-
-    def whole(self, index: int, choice: Whole) -> dict[str, Any]:
-        """A finished choice."""
-        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
-        if choice.thinking:
-            message["reasoning_content"] = choice.thinking
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": self._table(choice.logprobs),
-            "finish_reason": FINISH_WORDS[choice.finish_reason],
-        }
-
-    def _table(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        if not self._logprobs:
-            return None
-        return {"content": [{**_entry(entry), "top_logprobs": [_entry(top) for top in entry.top]} for entry in logprobs]}
-
-
-def _entry(entry: TokenLogprob) -> dict[str, Any]:
-    return {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.raw)}
-
-
-_Shape = _ChatShape | TextShape
+_Shape = ChatShape | TextShape
+_Asked = tuple[ClientGeneration, GenerationRequest]
 
 
 def _usage(parts: Sequence[Usage], choices_per_prompt: int) -> dict[str, Any]:
@@ -198,17 +114,19 @@ async def _answer(
     head: dict[str, Any] = {"id": f"{shape.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": generations[0].model}
     if generations[0].adapters:
         head["adapters"] = [choice.model_dump() for choice in generations[0].adapters]
+    asked = list(zip(generations, requests, strict=True))
     if body.stream:
         usage = bool(body.stream_options and body.stream_options.include_usage)
-        return stream(_pieces(generations, head, shape, body.n, usage))
-    choices = await unless_gone(request, _gather(generations, isinstance(shape, _ChatShape)))
-    if choices is None:
+        return stream(_pieces(asked, head, shape, body.n, usage))
+    finished = await unless_gone(request, _gather(asked, shape))
+    if finished is None:
         return Response(status_code=CLIENT_GONE)
+    choices = [choice for choice, _ in finished]
     return JsonAnswer(
         {
             **head,
             "object": shape.kind,
-            "choices": [shape.whole(i, choice) for i, choice in enumerate(choices)],
+            "choices": [written for _, written in finished],
             "usage": _usage([choice.usage for choice in choices], body.n),
             **({"prompt_logprobs": prompt_table(choices[0].prompt_logprobs)} if isinstance(body, ChatRequest) and body.tells_prompt else {}),
             **_fingerprint(choices[0].seed),
@@ -221,31 +139,12 @@ async def _close(generations: Sequence[ClientGeneration]) -> None:
     await asyncio.gather(*(generation.aclose() for generation in generations), return_exceptions=True)
 
 
-async def _gather(generations: Sequence[ClientGeneration], split: bool) -> list[Whole]:
+async def _gather(asked: Sequence[_Asked], shape: _Shape) -> Sequence[tuple[Whole, dict[str, Any]]]:
     """Wait for all choices; the first failure ends all."""
     try:
-        return await asyncio.gather(*(_collect(generation, split) for generation in generations))
+        return await asyncio.gather(*(shape.finished(index, *one) for index, one in enumerate(asked)))
     finally:
-        await _close(generations)
-
-
-async def _collect(generation: ClientGeneration, split: bool) -> Whole:
-    choice = Whole()
-    thoughts: ThoughtStream | None = None
-    async for delta in generation:
-        thinking, text = "", delta.text
-        if split:
-            thoughts = thoughts or ThoughtStream(_opened(generation))
-            thinking, text = thoughts.feed(delta.text, last=delta.finish_reason is not None)
-        choice.thinking += thinking
-        choice.text += text
-        choice.logprobs.extend(delta.logprobs)
-        choice.prompt_logprobs.extend(delta.prompt_logprobs)
-        if delta.finish_reason is not None:
-            choice.finish_reason = delta.finish_reason
-            choice.usage = delta.usage or choice.usage
-    choice.seed = _seed(generation)
-    return choice
+        await _close([generation for generation, _ in asked])
 
 
 def _seed(generation: ClientGeneration) -> int:
@@ -258,17 +157,12 @@ def _fingerprint(seed: int) -> dict[str, str]:
     return {"system_fingerprint": f"seed-{seed}"}
 
 
-def _opened(generation: ClientGeneration) -> str:
-    return generation.started.starts_thinking if generation.started else ""
-
-
-async def _pieces(
-    generations: Sequence[ClientGeneration], head: dict[str, Any], shape: _Shape, n: int, with_usage: bool
-) -> AsyncIterator[bytes]:
+async def _pieces(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape, n: int, with_usage: bool) -> AsyncIterator[bytes]:
     """All choices interleaved as they come, then usage, then the end mark."""
+    generations = [generation for generation, _ in asked]
     head = {**head, "object": shape.piece_kind}
     usages = [Usage() for _ in generations]
-    sources = [_choice(index, generation, shape, usages) for index, generation in enumerate(generations)]
+    sources = [_choice(index, generation, shape.reading(index, generation, request), usages) for index, (generation, request) in enumerate(asked)]
     frames = _Frames({**head, **({"usage": None} if with_usage else {})}, generations)
     try:
         for index in range(len(generations)):
@@ -307,24 +201,14 @@ class _Frames:
         return begin + json_bytes(piece) + b"]}\n\n"
 
 
-async def _choice(index: int, generation: ClientGeneration, shape: _Shape, usages: list[Usage]) -> AsyncIterator[dict[str, Any]]:
+async def _choice(
+    index: int, generation: ClientGeneration, read: Callable[[Delta], Sequence[dict[str, Any]]], usages: list[Usage]
+) -> AsyncIterator[dict[str, Any]]:
     """The pieces of one choice."""
-    offset = 0
-    thoughts: ThoughtStream | None = None
-    asked: list[TokenLogprob] = []  # tokens of the prompt
     async for delta in generation:
-        asked += delta.prompt_logprobs
-        thinking, text = "", delta.text
-        if isinstance(shape, _ChatShape):
-            thoughts = thoughts or ThoughtStream(_opened(generation))
-            thinking, text = thoughts.feed(delta.text, last=delta.finish_reason is not None)
         usages[index] = delta.usage or usages[index]
-        if thinking or text or delta.logprobs or delta.finish_reason:
-            if asked and (prompt := shape.prompt(index, asked)) is not None:
-                yield prompt
-            asked = []
-            yield shape.piece(index, thinking, text, delta, offset)
-        offset += len(delta.text)
+        for piece in read(delta):
+            yield piece
 
 
 async def _interleaved(sources: Sequence[AsyncIterator[dict[str, Any]]]) -> AsyncIterator[dict[str, Any]]:

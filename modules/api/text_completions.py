@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modules.api.choices import FINISH_WORDS, Whole, prompt_table
-from modules.core.generation import Delta, TokenLogprob
+from modules.core.generation import Delta, GenerationRequest, TokenLogprob
+from modules.services.generation import ClientGeneration
 
 Table = dict[str, list[Any]]
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
@@ -29,22 +30,47 @@ class TextShape:
             return None
         return {"index": index, "text": self._echoes[index], "logprobs": None, "finish_reason": None}
 
-    def prompt(self, index: int, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
+    def reading(self, index: int, generation: ClientGeneration, request: GenerationRequest) -> Callable[[Delta], Sequence[dict[str, Any]]]:
+        """What makes pieces of a stream of the deltas of one choice."""
+        offset = 0
+        asked: list[TokenLogprob] = []  # tokens of the prompt
+
+        def read(delta: Delta) -> Sequence[dict[str, Any]]:
+            nonlocal offset
+            asked.extend(delta.prompt_logprobs)
+            pieces = []
+            if delta.text or delta.logprobs or delta.finish_reason:
+                if asked:
+                    pieces.append(self._prompt(index, asked))
+                    asked.clear()
+                pieces.append(self._piece(index, delta, offset))
+            offset += len(delta.text)
+            return pieces
+
+        return read
+
+    def _prompt(self, index: int, entries: Sequence[TokenLogprob]) -> dict[str, Any]:
         """The piece of a stream with the prompt and its tokens."""
         echo = self._echo(index)
         return {"index": index, "text": echo, "logprobs": _prompt_rows(entries, echo), "finish_reason": None}
 
-    def piece(self, index: int, thinking: str, text: str, delta: Delta, offset: int) -> dict[str, Any]:
-        """One piece of a stream."""
+    def _piece(self, index: int, delta: Delta, offset: int) -> dict[str, Any]:
         return {
             "index": index,
-            "text": thinking + text,
+            "text": delta.text,
             "logprobs": _rows(delta.logprobs, len(self._echo(index)) + offset) if self._logprobs else None,
             "finish_reason": FINISH_WORDS[delta.finish_reason],
         }
 
-    def whole(self, index: int, choice: Whole) -> dict[str, Any]:
-        """A finished choice."""
+    async def finished(self, index: int, generation: ClientGeneration, request: GenerationRequest) -> tuple[Whole, dict[str, Any]]:
+        """A choice once it is finished."""
+        choice = Whole()
+        async for delta in generation:
+            choice.add("", delta.text, delta)
+        choice.seed = generation.started.seed if generation.started else 0
+        return choice, self._whole(index, choice)
+
+    def _whole(self, index: int, choice: Whole) -> dict[str, Any]:
         echo = self._echo(index)
         table = None
         if self._logprobs:
@@ -55,7 +81,7 @@ class TextShape:
             "index": index,
             "text": echo + choice.text,
             "logprobs": table,
-            "finish_reason": FINISH_WORDS[choice.finish_reason],
+            "finish_reason": choice.finish_reason,
             **({"prompt_logprobs": prompt_table(choice.prompt_logprobs)} if self._prompt_logprobs else {}),
         }
 

@@ -1,0 +1,77 @@
+"""How choices of POST /v1/chat/completions look, whole and in pieces of a stream. Source: the public OpenAI API reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from modules.api.chat_parts import CallPiece, ChatPart, ChatReader, ChatWhole, whole_chat
+from modules.api.choices import Whole
+from modules.core.generation import Delta, GenerationRequest, TokenLogprob
+from modules.services.generation import ClientGeneration
+
+
+class ChatShape:
+    """How chat choices look, whole and in pieces."""
+
+    prefix, kind, piece_kind = "chatcmpl", "chat.completion", "chat.completion.chunk"
+
+    def __init__(self, logprobs: bool) -> None:
+        self._logprobs = logprobs
+
+    def first(self, index: int) -> dict[str, Any]:
+        """The piece that opens a choice."""
+        return {"index": index, "delta": {"role": "assistant", "content": ""}, "logprobs": None, "finish_reason": None}
+
+    def reading(self, index: int, generation: ClientGeneration, request: GenerationRequest) -> Callable[[Delta], Sequence[dict[str, Any]]]:
+        """What makes pieces of a stream of the deltas of one choice."""
+        reader = ChatReader(generation, request)
+
+        def read(delta: Delta) -> Sequence[dict[str, Any]]:
+            part = reader.read(delta)
+            if part.thinking or part.text or part.calls or delta.logprobs or part.finish_reason:
+                return (self._piece(index, part),)
+            return ()
+
+        return read
+
+    def _piece(self, index: int, part: ChatPart) -> dict[str, Any]:
+        body: dict[str, Any] = {}
+        if part.thinking:
+            body["reasoning_content"] = part.thinking
+        if part.text:
+            body["content"] = part.text
+        if part.calls:
+            body["tool_calls"] = [_call_piece(piece) for piece in part.calls]
+        return {"index": index, "delta": body, "logprobs": self._table(part.delta.logprobs), "finish_reason": part.finish_reason}
+
+    async def finished(self, index: int, generation: ClientGeneration, request: GenerationRequest) -> tuple[Whole, dict[str, Any]]:
+        """A choice once it is finished."""
+        choice = await whole_chat(generation, request)
+        return choice, self._whole(index, choice)
+
+    def _whole(self, index: int, choice: ChatWhole) -> dict[str, Any]:
+        message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+        if choice.thinking:
+            message["reasoning_content"] = choice.thinking
+        if choice.calls:
+            message["content"] = choice.text or None
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}} for call in choice.calls
+            ]
+        return {"index": index, "message": message, "logprobs": self._table(choice.logprobs), "finish_reason": choice.finish_reason}
+
+    def _table(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        if not self._logprobs:
+            return None
+        return {"content": [{**_entry(entry), "top_logprobs": [_entry(top) for top in entry.top]} for entry in logprobs]}
+
+
+def _call_piece(piece: CallPiece) -> dict[str, Any]:
+    if piece.id:
+        return {"index": piece.index, "id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": piece.arguments}}
+    return {"index": piece.index, "function": {"arguments": piece.arguments}}
+
+
+def _entry(entry: TokenLogprob) -> dict[str, Any]:
+    return {"token": entry.text, "logprob": entry.logprob, "bytes": list(entry.raw)}
