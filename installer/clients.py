@@ -80,7 +80,13 @@ def make_environment(clients: ClientPlace) -> None:
     _must(clients, "environment for clients", [python, "-m", "venv", "--clear", "--without-pip", str(clients.venv)])
     pip = [python, "-m", "pip", "--python", str(clients.python), "--disable-pip-version-check", "--no-input"]
     _must(clients, clients.requirements.name, [*pip, "install", "--no-deps", "-r", str(clients.requirements)])
-    own, theirs = (subprocess.run([path, "-c", PATHS], capture_output=True, text=True, check=True).stdout.strip() for path in (str(clients.python), python))
+    behind(clients)
+
+
+def behind(clients: ClientPlace) -> None:
+    """Put the packages of Paddock's environment behind those of the clients."""
+    both = (clients.python, clients.paddock.python)
+    own, theirs = (subprocess.run([str(path), "-c", PATHS], capture_output=True, text=True, check=True).stdout.strip() for path in both)
     (Path(own) / "paddock.pth").write_text(theirs + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from tests.clients.scripts import asked
 from tests.paddock_server import STARTER, PaddockServer
 
 EVERY = frozenset({"text", "usage", "streamed", "stopped", "shaped", "wrong key", "unknown model", "too long"})
-LONG = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(300)
 CALLS = ("called", "called streamed")
 OPENAI_ERRORS = ("AuthenticationError", "NotFoundError", "BadRequestError")
 SENTENCES = ("This server needs its key", "There is no model", "there is room for 1,023")

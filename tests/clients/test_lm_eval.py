@@ -8,6 +8,7 @@ import pytest
 
 from tests.clients.conftest import HERE, Run
 
+pytestmark = pytest.mark.timeout(300)
 CLOSE = 1e-3  # of a log-probability: other kernels, other order of additions
 
 

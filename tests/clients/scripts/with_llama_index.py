@@ -1,7 +1,5 @@
 """`llama-index`: OpenAILike and OpenAILikeEmbedding."""
 
-from __future__ import annotations
-
 import json
 from typing import Literal
 
