@@ -11,14 +11,15 @@ from starlette.routing import Match
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
+from modules.api.description_page import description_router
 from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
-from modules.api.internal import internal_router
+from modules.api.internal_routes import internal_routers
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
+from modules.api.ollama import greeting_router, ollama_router
 from modules.api.people import People
-from modules.api.restart import restart_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
 from modules.api.views import view_routers
@@ -28,16 +29,18 @@ from modules.services.app import App
 def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[FastAPI], FastAPI] | None = None) -> FastAPI:
     """The whole HTTP application: routes, then the page that `mount` adds below them, then key and guard in front of all.
 
-    Interactive documentation is off: its pages load scripts from elsewhere.
+    The framework's own documentation is off: its pages load scripts from elsewhere. Ours is at /v1/docs.
     """
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
     install_error_handlers(api)
     api.include_router(completions_router(app))
     api.include_router(models_router(app))
     api.include_router(embeddings_router(app))
-    api.include_router(internal_router(app))
-    api.include_router(restart_router(app, "/v1/internal"))
+    for router in internal_routers(app):
+        api.include_router(router)
     api.include_router(metrics_router(app))
+    api.include_router(ollama_router(app))
+    api.include_router(description_router(app, api.openapi))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
@@ -45,7 +48,9 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     check = KeyCheck(settings.api_key.get_secret_value(), app.run.secret) if settings.api_key is not None else None
     if check is not None:
         api.include_router(login_router(check))
-    if mount is not None:
+    if mount is None:
+        api.include_router(greeting_router())
+    else:
         _end_here(api)
         api = mount(api)
 

@@ -25,7 +25,7 @@ SESSION_S = 30 * 24 * 3600
 FAILURES_PER_MINUTE = 10
 KEPT_ADDRESSES = 10_000
 OTHER_SCHEMES = frozenset({"basic", "digest", "negotiate"})
-API_PATHS = ("/v1", "/metrics")  # need the key wherever there is one
+API_PATHS = ("/v1", "/api/", "/metrics")  # need the key wherever there is one
 OPEN_PATHS = frozenset({"/login", "/health"})
 
 

@@ -112,6 +112,7 @@ async def _answer(
         await _close(generations)
         raise
     head: dict[str, Any] = {"id": f"{shape.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": generations[0].model}
+    app.generation.running.name(generations, head["id"])
     if generations[0].adapters:
         head["adapters"] = [choice.model_dump() for choice in generations[0].adapters]
     asked = list(zip(generations, requests, strict=True))

@@ -78,7 +78,7 @@ def embeddings_router(app: App) -> APIRouter:
 
 
 def _answer(found: Embeddings, *, as_text: bool) -> dict[str, Any]:
-    shown = _base64 if as_text else _numbers
+    shown = _base64 if as_text else numbers
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": index, "embedding": shown(vector)} for index, vector in enumerate(found.vectors)],
@@ -93,8 +93,9 @@ def _base64(vector: bytes) -> str:
     return base64.b64encode(vector).decode("ascii")
 
 
-def _numbers(vector: bytes) -> list[float]:
-    numbers = array.array("f", vector)
+def numbers(vector: bytes) -> list[float]:
+    """A vector as numbers."""
+    found = array.array("f", vector)
     if sys.byteorder == "big":
-        numbers.byteswap()
-    return numbers.tolist()
+        found.byteswap()
+    return found.tolist()

@@ -64,10 +64,10 @@ class ErrorAnswer(BaseModel):
     error: ErrorObject
 
 
-def documented_errors() -> dict[int | str, dict[str, Any]]:
+def documented_errors(shape: type[BaseModel] = ErrorAnswer) -> dict[int | str, dict[str, Any]]:
     """Every error status for the OpenAPI description; the framework's own 422 is never sent."""
-    found: dict[int | str, dict[str, Any]] = {status: {"model": ErrorAnswer, "description": kind} for _, status, kind in STATUS}
-    return {**found, "default": {"model": ErrorAnswer, "description": "an error"}}
+    found: dict[int | str, dict[str, Any]] = {status: {"model": shape, "description": kind} for _, status, kind in STATUS}
+    return {**found, "default": {"model": shape, "description": "an error"}}
 
 
 def status_of(error: errors.AppError) -> tuple[int, str]:
@@ -118,6 +118,11 @@ def validation_message(error: RequestValidationError) -> tuple[str, str]:
     return f"{where}: {message}; got {given if len(given) <= 100 else given[:100] + '…'}.", where
 
 
+def http_message(error: HTTPException, request: Request) -> str:
+    """What the framework says, as a sentence."""
+    return dict(FRAMEWORK_SENTENCES).get(error.status_code, "{detail}.").format(detail=error.detail, method=request.method)
+
+
 def install_error_handlers(api: FastAPI) -> None:
     """Answer every kind of failure in OpenAI's shape."""
 
@@ -133,7 +138,7 @@ def install_error_handlers(api: FastAPI) -> None:
     async def on_http(request: Request, error: Exception) -> JsonAnswer:
         assert isinstance(error, HTTPException)
         status = error.status_code
-        message = dict(FRAMEWORK_SENTENCES).get(status, "{detail}.").format(detail=error.detail, method=request.method)
+        message = http_message(error, request)
         return JsonAnswer(error_body(message, "invalid_request_error", code=str(status)), status_code=status, headers=error.headers)
 
     async def on_defect(request: Request, error: Exception) -> JsonAnswer:

@@ -26,7 +26,10 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_LIMIT_BYTES = 8 << 20
 IMAGES_LIMIT_BYTES = 32 << 20  # of a body that may hold images, or is a document
-WITH_IMAGES = re.compile(r"/v1/chat/completions|/ui/conversations/([^/]+/(send|files|insert|begin|context|summarise)|import)|/ui/(characters|profiles)/import")
+WITH_IMAGES = re.compile(
+    r"/v1/chat/completions|/v1/internal/chat-prompt|/api/(chat|generate)"
+    r"|/ui/conversations/([^/]+/(send|files|insert|begin|context|summarise)|import)|/ui/(characters|profiles)/import"
+)
 UPLOAD_LIMIT_BYTES = 64 << 20
 DATASET_PATH = "/ui/datasets/upload"
 DATASET_LIMIT_BYTES = 2 << 30  # of a data set's file
@@ -142,7 +145,7 @@ class Guard:
         preflight = scope["type"] == "http" and scope["method"] == "OPTIONS"
         if asked.origin is not None and (unsafe or preflight) and not self._own(asked):
             return Refusal(403, f"Requests from {asked.origin[:100]} are refused; add it with --allowed-origin if it is yours.")
-        reads_data = route_path(scope).startswith(("/v1/", "/ui/", "/gradio_api/", "/metrics"))
+        reads_data = route_path(scope).startswith(("/v1/", "/api/", "/ui/", "/gradio_api/", "/metrics"))
         if asked.origin is None and asked.fetch_site in ("cross-site", "same-site") and (unsafe or reads_data):
             return Refusal(403, "Requests from other web sites are refused.")
         return None

@@ -5,17 +5,19 @@ The shapes are those that clients of other local servers know. Token ids are of 
 
 from __future__ import annotations
 
+import asyncio
 from math import exp
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from modules.api.answers import JsonAnswer
 from modules.api.errors import documented_errors
-from modules.api.schemas import TEXT_LIMIT
+from modules.api.schemas import TEXT_LIMIT, SamplingFields
 from modules.core.generation import TextPrompt
 from modules.core.model import AdapterChoices
+from modules.core.params import GenerationParams
 from modules.services.app import App
 
 MOST_IDS = 1_048_576
@@ -35,21 +37,24 @@ class TokensBody(BaseModel):
     model: str = ""
 
 
-class LogitsBody(BaseModel):
-    """A text whose next token is asked about."""
+class LogitsBody(SamplingFields):
+    """A text whose next token is asked about; with `use_samplers` the sampling fields act on the probabilities."""
+
+    model_config = ConfigDict(extra="ignore")
 
     prompt: str = Field(max_length=TEXT_LIMIT)
     model: str = ""
     top_logits: int = Field(50, ge=1, le=500)
-    use_samplers: bool = False
+    use_samplers: bool = Field(False, description="The probabilities as the samplers leave them, instead of the model's own.")
+    preset: str = ""
     adapters: AdapterChoices | None = None
 
-    @field_validator("use_samplers")
-    @classmethod
-    def _plain(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("the probabilities are the model's own, before any sampler; leave it out")
-        return value
+    async def params(self, app: App) -> GenerationParams | None:
+        """What acts on the probabilities; None: nothing."""
+        if not self.use_samplers:
+            return None
+        given = {name: value for name in SamplingFields.model_fields if (value := getattr(self, name)) is not None}
+        return await asyncio.to_thread(app.presets.merge, self.preset, given)
 
 
 def internal_router(app: App) -> APIRouter:
@@ -75,7 +80,7 @@ def internal_router(app: App) -> APIRouter:
     @router.post("/logits", response_model=None)
     async def logits(body: LogitsBody) -> JsonAnswer:
         """The likeliest next tokens after a text, with their probabilities, best first."""
-        found = await app.generation.next_tokens(TextPrompt(text=body.prompt), body.top_logits, body.model, body.adapters)
+        found = await app.generation.next_tokens(TextPrompt(text=body.prompt), body.top_logits, body.model, body.adapters, await body.params(app))
         named: dict[str, float] = {}
         for entry in found:
             named.setdefault(entry.text, exp(entry.logprob))

@@ -23,10 +23,11 @@ from modules.core.generation import EngineCounters, figures
 from modules.core.job import JobKind, JobSnapshot, JobStatus
 from modules.services.app import App
 from modules.services.meters import TIMES, Buckets, Meters, Timeline
+from modules.services.models import ModelStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "paddock_"
-OWN_PATHS = ("/v1", "/ui", "/health", "/metrics", "/login")
+OWN_PATHS = ("/v1", "/api", "/ui", "/health", "/metrics", "/login")
 LIBRARIES = ("gradio", "llama_cpp_python", "transformers", "torch")
 
 Labels = Mapping[str, str]
@@ -102,6 +103,14 @@ def _job_family(out: Exposition, kinds: Iterable[JobKind], jobs: Iterable[JobSna
     out.family(f"{PREFIX}jobs", "gauge", "Jobs in the list, by kind and status.", samples)
 
 
+def _model_families(out: Exposition, status: ModelStatus, graphics: Mapping[str, int]) -> None:
+    states = {"loaded": len(status.loaded), "asleep": len(status.asleep), "loading": int(status.loading is not None)}
+    out.family(f"{PREFIX}models", "gauge", "Models by their state; those that only lie on the disk are not counted.", [({"state": state}, count) for state, count in states.items()])
+    taken: Samples = [({"model": card.name}, card.memory_bytes) for card in status.loaded if not card.host]
+    out.family(f"{PREFIX}engine_load_memory_bytes", "gauge", "Main memory that a model took when it was loaded.", taken)
+    out.family(f"{PREFIX}engine_graphics_memory_bytes", "gauge", "Memory of graphics cards that an engine's process holds.", [({"model": model}, size) for model, size in graphics.items()])
+
+
 def _server_families(out: Exposition, meters: Meters, resident: Mapping[str, int]) -> None:
     engines = [({"model": model}, size) for model, size in resident.items() if model]
     out.family(f"{PREFIX}engine_resident_memory_bytes", "gauge", "Memory of an engine's process, with what it has mapped of its model's file.", engines)
@@ -146,6 +155,7 @@ def metrics_router(app: App) -> APIRouter:
         out = Exposition()
         _engine_families(out, now, meters.totals())
         _request_families(out, meters)
+        _model_families(out, app.models.status(), await meters.graphics_bytes())
         _server_families(out, meters, await meters.resident_bytes())
         _job_family(out, app.jobs.kinds(), await app.jobs.list(OWNER))
         out.family(f"{PREFIX}info", "gauge", "Versions; always 1.", [(versions(), 1)])

@@ -1,4 +1,4 @@
-"""The page's routes for LoRA adapters: whether each fits the model at hand, and which ones are in use on it."""
+"""LoRA adapters: whether each fits the model at hand, and which ones are in use on it. For the page, and in the same way for API clients."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from modules.api.errors import documented_errors
 from modules.core.model import AdapterChoices
 from modules.services.adapters import AdapterRow
 from modules.services.app import App
@@ -21,9 +22,9 @@ class UseBody(BaseModel):
     adapters: AdapterChoices
 
 
-def adapters_router(app: App) -> APIRouter:
-    """The routes over an `App`."""
-    router = APIRouter(prefix="/ui/adapters")
+def adapters_router(app: App, prefix: str = "/ui") -> APIRouter:
+    """The routes below `prefix`."""
+    router = APIRouter(prefix=f"{prefix}/adapters", responses=documented_errors())
 
     async def listing(model: str) -> dict[str, Any]:
         loaded = {card.name: card for card in app.models.status().loaded}

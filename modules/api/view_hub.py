@@ -10,10 +10,10 @@ from typing import Any, Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
+from modules.api.jobs import jobs_router, told
 from modules.api.owner import OWNER
 from modules.api.view_fit import fit_router
 from modules.api.view_messages import ViewFunctions
-from modules.core.job import JobSnapshot
 from modules.services.app import App
 from modules.services.hub import OpenedRepository, needed_bytes
 
@@ -59,7 +59,7 @@ class DownloadBody(BaseModel):
 
 def hub_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
     """The routes below /ui/hub, /ui/fit and /ui/jobs."""
-    return _hub(app, functions), fit_router(app), _jobs(app)
+    return _hub(app, functions), fit_router(app), jobs_router(app, "/ui")
 
 
 def _hub(app: App, functions: ViewFunctions) -> APIRouter:
@@ -91,7 +91,7 @@ def _hub(app: App, functions: ViewFunctions) -> APIRouter:
     @router.post("/download")
     async def download(body: DownloadBody) -> dict[str, Any]:
         """Begin to fetch."""
-        return _job(await app.hub.download(OWNER, body.model_dump()))
+        return told(await app.hub.download(OWNER, body.model_dump()))
 
     return router
 
@@ -121,49 +121,3 @@ def _opened(opened: OpenedRepository, functions: ViewFunctions) -> dict[str, Any
         "refused": [{"path": row.path, "reason": row.reason} for row in opened.choices.refused[:FILES_SHOWN]],
         "card": list(functions.blocks(opened.card[:CARD_LIMIT])),
     }
-
-
-def _jobs(app: App) -> APIRouter:
-    router = APIRouter(prefix="/ui/jobs")
-
-    @router.get("")
-    async def listing() -> dict[str, Any]:
-        """All jobs, the newest first."""
-        return {"jobs": [_job(row) for row in await app.jobs.list(OWNER)]}
-
-    @router.get("/{job_id}")
-    async def read(job_id: str) -> dict[str, Any]:
-        """One job with the end of its log."""
-        snapshot = await app.jobs.read(OWNER, job_id)
-        return {**_job(snapshot), "log": list(snapshot.log)}
-
-    @router.post("/{job_id}/cancel")
-    async def cancel(job_id: str) -> dict[str, Any]:
-        """End it."""
-        return _job(await app.jobs.cancel(OWNER, job_id))
-
-    @router.post("/{job_id}/pause")
-    async def pause(job_id: str) -> dict[str, Any]:
-        """Stop it so that it can go on later."""
-        return _job(await app.jobs.pause(OWNER, job_id))
-
-    @router.post("/{job_id}/resume")
-    async def resume(job_id: str) -> dict[str, Any]:
-        """Go on where it stopped."""
-        return _job(await app.jobs.resume(OWNER, job_id))
-
-    @router.delete("/{job_id}")
-    async def remove(job_id: str) -> dict[str, Any]:
-        """Take it off the list."""
-        await app.jobs.remove(OWNER, job_id)
-        return {"ok": True}
-
-    return router
-
-
-def _job(job: JobSnapshot) -> dict[str, Any]:
-    fields = (
-        "id", "kind", "title", "status", "created_s", "place", "stopping", "paused", "done", "total", "unit", "metrics", "speed", "eta_s", "warning",
-        "error", "result", "ended_s",
-    )  # fmt: skip
-    return {name: getattr(job, name) for name in fields}

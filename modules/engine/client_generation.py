@@ -168,6 +168,11 @@ class ClientGeneration:
         return self._inbox.usage
 
     @property
+    def ended(self) -> bool:
+        """Whether nothing more will come."""
+        return self._inbox.ended or self._closed
+
+    @property
     def on_place(self) -> Callable[[], None] | None:
         """Called when the place changed and when the slot was found."""
         return self._inbox.on_place

@@ -115,6 +115,22 @@ def graphics_bytes(loader: str) -> int:
         return 0
 
 
+def graphics_bytes_by_process() -> dict[int, int]:
+    """Memory of NVIDIA cards by the id of the process that holds it; nothing where there is no card, or where its driver tells none."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return {}
+    command = [program, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    found: dict[int, int] = {}
+    try:
+        for line in subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.splitlines():
+            pid, _, used_mib = line.partition(",")
+            found[int(pid)] = found.get(int(pid), 0) + (int(used_mib) << 20)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return {}
+    return found
+
+
 def spill_bytes(asked_gb: float) -> int:
     """How much main memory conversations without a slot may take: what was asked for, or a tenth of the machine's, but no large part of what is free."""
     if asked_gb >= 0:

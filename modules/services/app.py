@@ -67,6 +67,7 @@ class App:
     settings: Settings
     run: ServerRun
     models: ModelService
+    hashes: ModelHashes
     remote: RemoteService
     adapters: AdapterService
     adapter_files: AdapterFileService
@@ -170,7 +171,7 @@ def _replies(
     conversations: ConversationService,
     requests: ReplyRequests,
     preferences: ChatPreferenceService,
-) -> tuple[ContextService, SummaryService, ReplyService]:
+) -> tuple[ModelHashes, ContextService, SummaryService, ReplyService]:
     """What looks at prompts and has replies written; hashes of models are made while none is."""
     hashes = ModelHashes(settings.state_dir / "model-hashes.json", lambda: bool(replies.running_ids()))
     context = ContextService(models, generation, requests)
@@ -183,7 +184,7 @@ def _replies(
         titles=TitleService(conversations, requests, generation, models, preferences),
         summaries=summaries,
     )
-    return context, summaries, replies
+    return hashes, context, summaries, replies
 
 
 def build_app(settings: Settings, run: ServerRun | None = None) -> App:
@@ -198,12 +199,13 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
     generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
-    context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
+    hashes, context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,
         run=run or ServerRun(),
         models=models,
+        hashes=hashes,
         remote=RemoteService(servers, models),
         adapters=adapters,
         adapter_files=AdapterFileService(settings, models, adapters, conversations, jobs),

@@ -32,6 +32,7 @@ from modules.services.adapters import AdapterService
 from modules.services.meters import Meters
 from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
+from modules.services.running import RunningGenerations
 from modules.services.templates import TemplateService
 
 __all__ = ["CallStream", "ClientGeneration", "GenerationService", "call_stream"]
@@ -59,6 +60,7 @@ class GenerationService:
         self._meters = meters
         self._adapters = adapters
         self._templates = templates
+        self.running = RunningGenerations()
         self._background: WeakSet[ClientGeneration] = WeakSet()  # nobody waits for these
         self._asked = 0
         self._own_templates: WeakKeyDictionary[ModelEngine, dict[str, Any]] = WeakKeyDictionary()  # as each engine told it
@@ -86,7 +88,9 @@ class GenerationService:
         except AppError as error:
             self._meters.refused[error.kind] += 1
             raise
-        if background:
+        if not background:
+            self.running.begun(generation)
+        else:
             self._background.add(generation)
             if asked != self._asked:  # somebody came meanwhile
                 await generation.cancel()

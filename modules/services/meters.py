@@ -21,6 +21,7 @@ import psutil
 from modules.core.errors import AppError
 from modules.core.generation import EngineCounters, FinishReason, Usage, figures
 from modules.engine.client_generation import ClientGeneration, Ending
+from modules.loaders.machine import graphics_bytes_by_process
 from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
 
@@ -187,8 +188,16 @@ class Meters:
 
     async def resident_bytes(self) -> Mapping[str, int]:
         """Memory of this process, under an empty name, and of the engines' processes by model."""
-        pids = {"": 0} | {card.name: card.pid for card in self._models.status().loaded if card.pid and not card.host}
-        return await asyncio.to_thread(_resident, pids)
+        return await asyncio.to_thread(_resident, {"": 0, **self._pids()})
+
+    async def graphics_bytes(self) -> Mapping[str, int]:
+        """Memory of graphics cards by model, where their driver tells it."""
+        pids = self._pids()
+        found = await asyncio.to_thread(graphics_bytes_by_process)
+        return {name: found[pid] for name, pid in pids.items() if pid in found}
+
+    def _pids(self) -> dict[str, int]:
+        return {card.name: card.pid for card in self._models.status().loaded if card.pid and not card.host}
 
 
 def _resident(pids: Mapping[str, int]) -> dict[str, int]:

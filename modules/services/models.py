@@ -129,6 +129,11 @@ class ModelService:
         entry = self._loaded.get(name or next(iter(self.loaded_names()), ""))
         return entry.client if entry is not None else None
 
+    def loaded_as(self, name: str) -> LoadChoice | None:
+        """How a model that is loaded now was loaded; None if it is not."""
+        entry = self._loaded.get(name)
+        return entry.choice if entry is not None else None
+
     def watch(self, callback: Callable[[], None]) -> Callable[[], None]:
         """Call `callback` whenever the status changed; returns the function that ends it."""
         self._watchers.append(callback)

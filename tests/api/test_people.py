@@ -61,10 +61,10 @@ def named(route: APIRoute) -> list[str]:
 class House:
     """One server with two people in it, and a third who has the key."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str | None = KEY) -> None:
         places = {name: folder / name for name in ("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir")}
         self.state, self.models = places["state_dir"], places["models_dir"]
-        self.app = build_app(Settings(**places, model="none", multi_user=True, api_key=KEY))  # type: ignore[arg-type]
+        self.app = build_app(Settings(**places, model="none", multi_user=True, api_key=key))  # type: ignore[arg-type]
         self.api: FastAPI = build_api(self.app, ViewRendering())
         self.routes = sorted({name for route in routes_of(self.api.routes) for name in named(route)})
 
@@ -201,7 +201,7 @@ async def test_what_belongs_to_all_needs_the_key_by_every_route(house: House) ->
         for row in (*closed, "POST /gradio_api/queue/join", "POST /gradio_api/upload", "POST /ui/something-new"):
             method, path = row.split(" ")
             answer = await ann.request(method, re.sub(r"\{.*?\}", "x", path), json={})
-            if path.startswith("/v1/"):
+            if path.startswith(("/v1/", "/api/")):
                 assert answer.status_code == 401, row
                 continue
             assert answer.status_code == 403, row
@@ -225,3 +225,13 @@ async def test_a_link_from_elsewhere_does_not_make_somebody_new(house: House) ->
     async with house.client() as ann:
         asked = await ann.get("/", headers={"sec-fetch-site": "cross-site"})
         assert asked.status_code == 200 and 'http-equiv="refresh"' in asked.text and COOKIE not in ann.cookies
+
+
+async def test_without_a_key_nobody_loads_or_unloads_and_everybody_stops_their_own(tmp_path: Path) -> None:
+    async with House(tmp_path, None).client() as ann:
+        for path, body in (("/v1/internal/model/unload", {}), ("/v1/internal/model/load", {"model_name": "x"}), ("/v1/internal/jobs/verify", {"name": "x"}), ("/api/pull", {})):
+            assert (await ann.post(path, json=body)).status_code == 403, path
+        refused = await ann.post("/api/generate", json={"model": "x", "keep_alive": 0})
+        assert (refused.status_code, "Several people share this server" in refused.json()["error"]) == (403, True)
+        assert await told(ann.post("/v1/internal/stop-generation")) == "OK"
+        assert (await told(ann.get("/api/tags")))["models"] == []

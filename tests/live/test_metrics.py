@@ -41,7 +41,7 @@ def scraped(server: PaddockServer) -> Samples:
 
 
 def test_who_has_no_key_reads_no_metrics(guarded: PaddockServer) -> None:
-    for path in ("metrics", "v1/internal/requests"):
+    for path in ("metrics", "v1/internal/requests", "api/tags", "v1/docs"):
         assert httpx.get(f"{guarded.url}{path}").status_code == 401
     assert guarded.http.get("metrics", headers={"sec-fetch-site": "cross-site"}).status_code == 403
     assert guarded.http.get("metrics", headers={"host": "evil.example"}).status_code == 421
@@ -75,10 +75,12 @@ def test_what_requests_did_is_counted(guarded: PaddockServer) -> None:
     assert after[labelled("paddock_engine_cached_tokens", **of_model)] > 0
     assert after[labelled("paddock_engine_resident_memory_bytes", **of_model)] > 10 << 20
     assert after[labelled("process_resident_memory_bytes")] > 10 << 20
+    assert after[labelled("paddock_engine_load_memory_bytes", **of_model)] > 1 << 20
+    assert [after[labelled("paddock_models", state=state)] for state in ("loaded", "asleep", "loading")] == [1, 0, 0]
     assert grown("paddock_uptime_seconds") > 0
     assert after[labelled("paddock_jobs", kind="download", status="running")] == 0
     documented = set(re.findall(r"`((?:paddock|process)_\w+)`", (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")))
-    assert documented <= {name.removesuffix("_bucket") for name, _ in after}
+    assert documented - {"paddock_engine_graphics_memory_bytes"} <= {name.removesuffix("_bucket") for name, _ in after}
     assert {name for name, _ in after} >= {f"paddock_engine_{one.name}{'_total' if one.kind == 'counter' else ''}" for one in figures()}
 
 

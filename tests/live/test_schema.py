@@ -33,7 +33,24 @@ OPERATIONS = (
     ("/v1/internal/counters", "GET", GenerationMode.POSITIVE, 5),
     ("/v1/internal/counters", "GET", GenerationMode.NEGATIVE, 5),
     ("/v1/internal/requests", "GET", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/chat-prompt", "POST", GenerationMode.POSITIVE, 15),
+    ("/v1/internal/chat-prompt", "POST", GenerationMode.NEGATIVE, 15),
+    ("/v1/internal/model/info", "GET", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/model/load", "POST", GenerationMode.NEGATIVE, 10),
+    ("/v1/internal/stop-generation", "POST", GenerationMode.NEGATIVE, 5),
+    ("/v1/internal/lora/load", "POST", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/adapters", "PUT", GenerationMode.NEGATIVE, 10),
+    ("/v1/internal/jobs/train", "POST", GenerationMode.NEGATIVE, 10),
+    ("/v1/internal/jobs/perplexity", "POST", GenerationMode.NEGATIVE, 10),
+    ("/v1/internal/jobs/{job_id}", "GET", GenerationMode.POSITIVE, 5),
+    ("/api/chat", "POST", GenerationMode.POSITIVE, 20),
+    ("/api/chat", "POST", GenerationMode.NEGATIVE, 20),
+    ("/api/generate", "POST", GenerationMode.POSITIVE, 20),
+    ("/api/generate", "POST", GenerationMode.NEGATIVE, 20),
+    ("/api/embed", "POST", GenerationMode.POSITIVE, 10),
+    ("/api/show", "POST", GenerationMode.POSITIVE, 10),
 )
+NEVER = ("keep_alive", "fit")  # would unload the model, and have the machine measured
 CHOSEN = ("model", "preset", "prompt_template")  # names that do not exist; mostly left out, or nothing would get any further
 
 
@@ -60,6 +77,9 @@ def reaching(case: Case) -> Case:
         for name in CHOSEN:
             if isinstance(case.body.get(name), str) and len(case.body[name]) % 3 != 1:
                 del case.body[name]
+    for asked in (case.body, case.query):
+        for name in NEVER if isinstance(asked, dict) else ():
+            asked.pop(name, None)
     return case
 
 
@@ -68,11 +88,16 @@ def check(status: int, content_type: str, text: str) -> None:
     assert status < 500 or status in DOCUMENTED, f"{status}: {text[:1000]}"
     if status >= 400:
         error = json.loads(text)["error"]
+        if isinstance(error, str):  # as Ollama has it
+            assert error.endswith((".", "…")), error
+            return
         assert error["message"].endswith((".", "…")) and error["message"][0] not in "{[", error
         assert error["type"]
     elif content_type.startswith("text/event-stream"):
         for event in text.split("\n\n")[:-1]:  # the tool reads no more than the first hundred
             assert event == "data: [DONE]" or json.loads(event.removeprefix("data: "))
+    elif content_type.startswith("application/x-ndjson"):
+        assert [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     else:
         json.loads(text)
 

@@ -22,7 +22,7 @@ from modules.loaders.folder_header import (
 from modules.loaders.gguf_header import GgufHeader, Tensor, parse_gguf_prefix, read_gguf_header
 from modules.loaders.llama_cpp.memory import estimate, layers_that_fit, share_on_gpu
 from modules.loaders.llama_cpp.options import LlamaCppOptions
-from modules.loaders.machine import graphics_bytes
+from modules.loaders.machine import graphics_bytes, graphics_bytes_by_process
 from modules.loaders.shape import CacheLayers, Shape, folder_shape, gguf_shape
 from modules.loaders.transformers import memory
 from modules.loaders.transformers.options import TransformersOptions
@@ -196,8 +196,10 @@ def test_graphics_memory_counts_only_for_libraries_that_use_it(tmp_path: Path, m
     library.touch()
     assert graphics_bytes("llama.cpp") == 25_000 << 20
     assert graphics_bytes("transformers") == 0
+    program.write_text("#!/bin/sh\necho '7, 100'\necho '9, 5'\necho '7, 20'\n")
+    assert graphics_bytes_by_process() == {7: 120 << 20, 9: 5 << 20}
     program.write_text("#!/bin/sh\necho no devices were found\nexit 9\n")
-    assert graphics_bytes("llama.cpp") == 0
+    assert graphics_bytes("llama.cpp") == 0 and graphics_bytes_by_process() == {}
 
 
 def test_a_prefix_of_a_gguf_file_is_enough(tiny: TinyFiles) -> None:
