@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from installer.clients import ensure_clients
 from installer.machine import package_manager
 from installer.steps import Place
 
@@ -36,7 +37,8 @@ INSTALL_BROWSER = (
     ("apk", ("apk add chromium font-dejavu",)),
     ("brew", ("brew install --cask google-chrome",)),
 )
-APART = ("contracts", "live", "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
+CLIENTS = "clients"  # the stage that needs the clients of other makers
+APART = ("contracts", "live", CLIENTS, "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
 # A worker for each core; a file's tests share their fixtures; the order of files is that of tests/conftest.py
 BY_FILES = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 PARALLEL = (*BY_FILES, "-p", "no:schemathesis")  # a plug-in that takes a second to start and has no use here stays out
@@ -176,6 +178,15 @@ def run_stage(stage: Stage, place: Place, chromium: str, *, required: bool) -> O
     return Outcome(stage.name, "FAILED", seconds, f"exit status {status}")
 
 
+def run_with_clients(stage: Stage, place: Place, chromium: str, *, required: bool) -> Outcome:
+    """Run the stage with the clients of other makers, which are installed first; where that fails, so does this stage, and no other."""
+    lacking = ensure_clients(place, lambda text: print(text, flush=True))
+    if not lacking:
+        return run_stage(stage, place, chromium, required=required)
+    print(f"\n== {stage.name}\nNOT RUN: {lacking}", flush=True)
+    return Outcome(stage.name, "FAILED", 0.0, lacking.splitlines()[-1])
+
+
 def exit_status(outcomes: Sequence[Outcome]) -> int:
     """0 when nothing failed and at least one stage ran to its end."""
     words = {outcome.word for outcome in outcomes}
@@ -194,7 +205,7 @@ def run_checks(place: Place, arguments: Sequence[str]) -> int:
     todo = stages(place, arguments)
     chromium = ensure_chromium() if any(stage.name == "e2e" for stage in todo) else find_chromium()
     required = os.environ.get("CI", "").lower() not in ("", "0", "false")
-    outcomes = [run_stage(stage, place, chromium, required=required) for stage in todo]
+    outcomes = [(run_with_clients if stage.name == CLIENTS else run_stage)(stage, place, chromium, required=required) for stage in todo]
     print(summary(outcomes), flush=True)
     sys.stdout.flush()
     return exit_status(outcomes)

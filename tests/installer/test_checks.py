@@ -16,7 +16,7 @@ def test_the_checks_run_rules_first_and_only_tests_when_given_arguments() -> Non
     place = steps.Place(ROOT)
     every = [stage.name for stage in checks.stages(place, [])]
     assert every[:5] == ["ruff", "import-linter", "mypy", "unit", "processes"]
-    assert every[-3:] == ["contracts", "live", "e2e"]
+    assert every[-4:] == ["contracts", "live", "clients", "e2e"]
     some = checks.stages(place, ["-k", "name"])
     assert some[0].name == "unit"
     assert all(stage.command[-2:] == ("-k", "name") for stage in some)
@@ -49,6 +49,18 @@ def test_a_browser_is_installed_only_with_the_right_to() -> None:
     assert checks.browser_commands("apt-get", root=False, sudo=True)[0][:3] == ["sudo", "-n", "apt-get"]
     assert checks.browser_commands("brew", root=False, sudo=True)[0][0] == "brew"
     assert checks.browser_commands("", root=True, sudo=True) == []
+
+
+def test_clients_that_cannot_be_installed_fail_their_stage_alone_and_say_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    made = [checks.Stage(name, (sys.executable, "-c", "")) for name in ("live", "clients", "e2e")]
+    monkeypatch.setattr(checks, "stages", lambda *_: made)
+    monkeypatch.setattr(checks, "ensure_chromium", lambda: "/usr/bin/browser")
+    monkeypatch.setattr(checks, "ensure_clients", lambda *_: "npm said no.\nThe package index was not reached.")
+    assert checks.run_checks(steps.Place(ROOT), []) == 1
+    printed = capsys.readouterr().out
+    assert "NOT RUN: npm said no." in printed
+    words = [(line.split()[0], line.split()[1]) for line in printed.splitlines() if line.startswith(("live", "clients", "e2e"))]
+    assert words == [("live", "ok"), ("clients", "FAILED"), ("e2e", "ok")]
 
 
 UNSTEADY_TESTS = """

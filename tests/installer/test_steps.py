@@ -55,7 +55,7 @@ def test_another_accelerator_installs_torch_and_llama_cpp_again(checkout: steps.
 
 
 def test_every_requirement_is_pinned() -> None:
-    for file in (ROOT / "requirements.txt", ROOT / "requirements-test.txt"):
+    for file in (ROOT / "requirements.txt", ROOT / "requirements-test.txt", ROOT / "requirements-clients.txt"):
         lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
         assert [line for line in lines if "==" not in line.split(";")[0]] == []
         listed = [line.split("==")[0].lower().replace("_", "-") for line in lines]
