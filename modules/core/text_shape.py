@@ -27,6 +27,7 @@ class FramedJson:
     end: str = ""
     most: int = 1  # objects
     otherwise: str = ""  # a schema that the text may fit instead
+    after: str = ""  # the text is free up to this mark, with which the frame begins, and may do without
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,11 +72,21 @@ def write_calls(calls: CallText, special: Mapping[str, int]) -> str:
     """
     frame = calls.frame
     assert frame is not None
-    items = " | ".join(f"{_literal(before, special)} {_json(schema, 'tools')} {_literal(behind, special)}" for before, schema, behind in frame.items)
+
+    def items(mark: str) -> str:
+        written = ((_literal(before.removeprefix(mark), special), _json(schema, "tools"), _literal(behind, special)) for before, schema, behind in frame.items)
+        return " | ".join(map(" ".join, written))
+
     more = f" ({_literal(frame.between, special)} item){{0,{frame.most - 1}}}" if frame.most > 1 else ""
-    text = f"{_literal(frame.begin, special)} item{more} {_literal(frame.end, special)}"
+    text = f"{_literal(frame.begin.removeprefix(frame.after), special)} first{more} {_literal(frame.end, special)}"
+    rules = f"item: {items('')}\nfirst: {items('' if frame.begin else frame.after)}\n"
+    if frame.after:
+        mark = re.escape(frame.after).replace("/", r"\/")
+        marked = f"FREE? <[{special[frame.after]}]>" if frame.after in special else "marked"
+        # what is free ends with the first mark: a text that has one is not free to its end
+        return f"{HEADER}start: FREE? | {marked} {text}\n{rules}FREE: /(?s:.+)/ & ~/(?s:.*{mark}.*)/\nmarked[lazy]: /(?s:.*{mark})/\n"
     other = f" | {_json(frame.otherwise, 'json_schema')}" if frame.otherwise else ""
-    return f"{HEADER}start: ({text}){other}\nitem: {items}\n"
+    return f"{HEADER}start: ({text}){other}\n{rules}"
 
 
 def _literal(text: str, special: Mapping[str, int]) -> str:

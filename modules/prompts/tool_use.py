@@ -7,8 +7,9 @@ in words: the tools in the system text, calls as the text they were, answers in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from modules.core.errors import InvalidRequest
@@ -26,6 +27,7 @@ PROBE, PROBED = "paddock_probe", "PaddockPlace"
 ASKED = Message(role="user", content="PaddockQuestion")
 CALLED = Message(role="assistant", tool_calls=({"id": "paddock00", "type": "function", "function": {"name": PROBE, "arguments": f'{{"at": "{PROBED}"}}'}},))
 ANSWERED = Message(role="tool", content="PaddockAnswer", name=PROBE, tool_call_id="paddock00")
+ANY_OBJECT: Mapping[str, Any] = MappingProxyType({"type": "object"})
 COMBINED = ("$ref", "allOf", "anyOf", "oneOf")
 OPENING, CLOSING = "<tool_response>", "</tool_response>"
 
@@ -55,17 +57,25 @@ class ToolUse:
         """How calls come in the reply; None without tools. A reply that may be a call or JSON by a schema is `otherwise` that."""
         if not prompt.tools:
             return None
-        names = prompt.must_call or (tuple(schemas_of(prompt.tools)) if otherwise else ())
-        return CallText(self.form.special, self._framed(prompt, names, "" if prompt.must_call else otherwise) if names else None)
+        schemas = schemas_of(prompt.tools)
+        frame = None
+        if prompt.must_call:
+            frame = self._framed(prompt, {name: schemas[name] for name in prompt.must_call})
+        elif otherwise:
+            frame = replace(self._framed(prompt, schemas), otherwise=otherwise)
+        elif keeps_schemas(self.form, prompt.tools):
+            strict = strict_tools(prompt.tools)
+            frame = replace(self._framed(prompt, {name: schema if name in strict else ANY_OBJECT for name, schema in schemas.items()}), after=self.form.mark)
+        return CallText(self.form.special, frame)
 
-    def _framed(self, prompt: ChatPrompt, names: Sequence[str], otherwise: str) -> FramedJson:
-        frame, schemas = self.form.frame, schemas_of(prompt.tools)
+    def _framed(self, prompt: ChatPrompt, schemas: Mapping[str, Any]) -> FramedJson:
+        frame = self.form.frame
         items = []
-        for name in names:
+        for name, schema in schemas.items():
             before, behind = frame.around(name)
-            items.append((before, json.dumps(_closed(schemas[name]), ensure_ascii=False), behind))
+            items.append((before, json.dumps(dict(_closed(schema)), ensure_ascii=False), behind))
         most = MOST_FORCED if frame.several and prompt.several_calls else 1
-        return FramedJson(tuple(items), frame.begin, frame.between, frame.end, most, otherwise)
+        return FramedJson(tuple(items), frame.begin, frame.between, frame.end, most)
 
     def _description(self, prompt: ChatPrompt) -> str:
         tools = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in self.tools(prompt))
@@ -94,6 +104,16 @@ class ToolUse:
             else:
                 told.append(message)
         return tuple(told)
+
+
+def strict_tools(tools: Sequence[Mapping[str, Any]]) -> frozenset[str]:
+    """The tools whose arguments have to fit their schema wherever the model calls them."""
+    return frozenset(tool["function"]["name"] for tool in tools if tool["function"].get("strict"))
+
+
+def keeps_schemas(form: CallFormat, tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether calls that are the model's choice are held to schemas: some tool wants it, and one mark begins all calls. Calls without it are then none."""
+    return bool(form.mark and strict_tools(tools))
 
 
 def tool_use(text: str, render: Callable[..., Rendered]) -> ToolUse:
@@ -144,9 +164,9 @@ def written_call(call: dict[str, Any]) -> WrittenCall:
     return WrittenCall(str(function.get("name", "")), arguments if isinstance(arguments, dict) else {"value": arguments})
 
 
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+def _closed(schema: Mapping[str, Any]) -> Mapping[str, Any]:
     """A schema that has no further properties where it does not speak of them: what is not described is not to be made up."""
-    return schema if any(word in schema for word in COMBINED) else {"additionalProperties": False, **schema}
+    return schema if "properties" not in schema or any(word in schema for word in COMBINED) else {"additionalProperties": False, **schema}
 
 
 def _with_system(messages: Sequence[Message], text: str) -> tuple[Message, ...]:

@@ -76,6 +76,11 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     read = CallStream(named(form.name), schemas_of(TOOLS)).feed(reply, last=True)
     assert (read.text, [(piece.name, json.loads(piece.arguments)) for piece in read.calls]) == ("", [("look", {"at": "sea"})])
     assert use.text(ChatPrompt(messages=CHAT)) is None
+    kept = use.text(prompt.model_copy(update={"must_call": ()}))
+    assert kept is not None
+    assert (kept.frame.after if kept.frame else "") == form.mark  # one of the tools is strict
+    loose = tuple({**tool, "function": {**tool["function"], "strict": False}} for tool in TOOLS)
+    prompt = prompt.model_copy(update={"tools": loose})
     free, either = use.text(prompt.model_copy(update={"must_call": ()})), use.text(prompt.model_copy(update={"must_call": ()}), '{"type":"object"}')
     assert free is not None
     assert free.frame is None

@@ -59,6 +59,7 @@ class CallFormat:
     frame: Frame = GENERIC  # how calls are written, and what is forced where one has to come; of formats without JSON the generic one, which they read too
     special: tuple[str, ...] = ()  # what may be special tokens of the model, and must not be hidden
     stop: tuple[str, ...] = ()  # what the model writes when it waits for the answer of a tool
+    mark: str = ""  # that begins the frame wherever the model calls by itself; empty where it does so in other ways too
 
     def readers(self) -> tuple[tuple[str, Reader], ...]:
         """Opening marks with what reads behind them."""
@@ -87,15 +88,16 @@ FORMATS: tuple[CallFormat, ...] = (
             f"<|tool_call_begin|>functions.{NAME}:0<|tool_call_argument_begin|>{ARGUMENTS}<|tool_call_end|>",
             "<|tool_calls_section_begin|>", "", "<|tool_calls_section_end|>",
         ),
+        mark="<|tool_calls_section_begin|>",
     ),
     CallFormat(
-        "deepseek-r1", read.deepseek, _DEEPSEEK[:1], special=_DEEPSEEK,
+        "deepseek-r1", read.deepseek, _DEEPSEEK[:1], special=_DEEPSEEK, mark=_DEEPSEEK[0],
         frame=_frame(
             f"<｜tool▁call▁begin｜>function<｜tool▁sep｜>{NAME}\n```json\n{ARGUMENTS}\n```<｜tool▁call▁end｜>", _DEEPSEEK[0], "\n", _DEEPSEEK[-1]
         ),
     ),
     CallFormat(
-        "deepseek", read.deepseek, _DEEPSEEK[:1], special=_DEEPSEEK,
+        "deepseek", read.deepseek, _DEEPSEEK[:1], special=_DEEPSEEK, mark=_DEEPSEEK[0],
         frame=_frame(f"<｜tool▁call▁begin｜>{NAME}<｜tool▁sep｜>{ARGUMENTS}<｜tool▁call▁end｜>", _DEEPSEEK[0], "", _DEEPSEEK[-1]),
     ),
     CallFormat(
@@ -103,31 +105,31 @@ FORMATS: tuple[CallFormat, ...] = (
         special=("<|tool_call>", "<tool_call|>", '<|"|>', "<start_function_call>", "<end_function_call>", "<escape>"),
     ),
     CallFormat(
-        "mistral-args", read.mistral, ("[TOOL_CALLS]",), special=("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
+        "mistral-args", read.mistral, ("[TOOL_CALLS]",), special=("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"), mark="[TOOL_CALLS]",
         frame=_frame(f"[TOOL_CALLS]{NAME}[ARGS]{ARGUMENTS}"),
     ),
-    CallFormat("mistral", read.mistral, ("[TOOL_CALLS]",), special=("[TOOL_CALLS]",), frame=_frame(_LIST_ITEM, "[TOOL_CALLS][", ", ", "]")),
+    CallFormat("mistral", read.mistral, ("[TOOL_CALLS]",), special=("[TOOL_CALLS]",), mark="[TOOL_CALLS]", frame=_frame(_LIST_ITEM, "[TOOL_CALLS][", ", ", "]")),
     CallFormat(
-        "command", read.json_calls, ("<|START_ACTION|>",), special=("<|START_ACTION|>", "<|END_ACTION|>"),
+        "command", read.json_calls, ("<|START_ACTION|>",), special=("<|START_ACTION|>", "<|END_ACTION|>"), mark="<|START_ACTION|>",
         frame=_frame(f'{{"tool_call_id": "0", "tool_name": "{NAME}", "parameters": {ARGUMENTS}}}', "<|START_ACTION|>[", ", ", "]<|END_ACTION|>"),
     ),
     CallFormat("lfm", read_bare.llama, ("<|tool_call_start|>",), special=("<|tool_call_start|>", "<|tool_call_end|>"),
                frame=_frame(_LIST_ITEM, "<|tool_call_start|>[", ", ", "]<|tool_call_end|>")),
-    CallFormat("list", read.json_calls, ("<|tool_call|>",), special=_LISTS, frame=_frame(_LIST_ITEM, "<|tool_call|>[", ", ", "]")),
+    CallFormat("list", read.json_calls, ("<|tool_call|>",), special=_LISTS, mark="<|tool_call|>", frame=_frame(_LIST_ITEM, "<|tool_call|>[", ", ", "]")),
     CallFormat("minimax", read.invoked, ("<minimax:tool_call>",), special=("<minimax:tool_call>", "</minimax:tool_call>")),
-    CallFormat("nemotron", read.json_calls, ("<TOOLCALL>",), special=("<TOOLCALL>", "</TOOLCALL>"), frame=_frame(_LIST_ITEM, "<TOOLCALL>[", ", ", "]</TOOLCALL>")),
+    CallFormat("nemotron", read.json_calls, ("<TOOLCALL>",), special=("<TOOLCALL>", "</TOOLCALL>"), mark="<TOOLCALL>", frame=_frame(_LIST_ITEM, "<TOOLCALL>[", ", ", "]</TOOLCALL>")),
     CallFormat(
         "internlm", read.internlm, ("<|action_start|>",), special=("<|action_start|>", "<|plugin|>", "<|action_end|>"),
         frame=_frame(f'<|action_start|><|plugin|>{{"name": "{NAME}", "parameters": {ARGUMENTS}}}<|action_end|>', several=False),
     ),
     CallFormat("functions", read.tagged, ("<tool_call>", "<seed:tool_call>", "<function="), special=(*_TAGS, "<seed:tool_call>", "</seed:tool_call>")),
     CallFormat("keys", read.tagged, ("<tool_call>",), special=(*_TAGS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")),
-    CallFormat("hermes", read.tagged, ("<tool_call>",), special=_TAGS),
+    CallFormat("hermes", read.tagged, ("<tool_call>",), special=_TAGS, mark="<tool_call>"),
     CallFormat(
         "llama", read_bare.llama, ("<|python_tag|>", "<|python_start|>"), bare=("{", "["), special=("<|python_tag|>", "<|python_start|>", "<|python_end|>"),
         frame=_frame(f'{{"name": "{NAME}", "parameters": {ARGUMENTS}}}', several=False),
     ),
-    CallFormat("generic", read.tagged, ("<tool_call>",), bare=("{", "["), special=_TAGS),
+    CallFormat("generic", read.tagged, ("<tool_call>",), bare=("{", "["), special=_TAGS, mark="<tool_call>"),
 )
 # What a template has to say to speak a format; the first row whose marks are all in it counts
 RECOGNISED: tuple[tuple[tuple[str, ...], str], ...] = (
