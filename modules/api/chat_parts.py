@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from modules.api.choices import CALLED, FINISH_WORDS, Whole
+from modules.api.owner import Caller
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.core.generation import CallPiece, ChatPrompt, Delta, GenerationRequest
 from modules.core.messages import ThoughtStream
@@ -50,8 +51,8 @@ class ChatWhole(Whole):
 # ---- from body to request ------------------------------------------------------------------------------------------
 
 
-async def chat_request(app: App, body: ChatRequest, client: str, person: str = "") -> GenerationRequest:
-    """The request that a body of POST /v1/chat/completions asks for; without a person it is who asks.
+async def chat_request(app: App, body: ChatRequest, who: Caller) -> GenerationRequest:
+    """The request that a body of POST /v1/chat/completions asks for.
 
     Raises:
         AppError: a preset or template that is not there, or values that do not fit together.
@@ -69,7 +70,7 @@ async def chat_request(app: App, body: ChatRequest, client: str, person: str = "
         continue_final_message=body.continue_final_message,
         overflow="refuse",
     )
-    return GenerationRequest(prompt=prompt, params=params, person=person, client=client)
+    return GenerationRequest(prompt=prompt, params=params, person=who.person, client=who.client)
 
 
 async def asked_params(app: App, body: ChatRequest | CompletionRequest, max_tokens: int, logprobs: int | None) -> GenerationParams:

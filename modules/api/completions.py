@@ -20,6 +20,7 @@ from modules.api.chat_parts import asked_params, chat_request
 from modules.api.choices import Whole, prompt_table
 from modules.api.errors import body_of, documented_errors
 from modules.api.fill_in import with_gap
+from modules.api.owner import caller
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
 from modules.api.text_completions import TextShape
@@ -27,7 +28,6 @@ from modules.api.timings import timings
 from modules.api.waiting import waiting_comments
 from modules.core.errors import AppError
 from modules.core.generation import Delta, GenerationRequest, TextPrompt, TokenPrompt, Usage
-from modules.core.person import asking
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
 
@@ -41,7 +41,7 @@ def completions_router(app: App) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        requests = _with_seeds(await chat_request(app, body, _client(body, request), _person(request)), body.n)
+        requests = _with_seeds(await chat_request(app, body, caller(request, body.user)), body.n)
         shape = ChatShape(body.logprobs)
         return await _answer(app, request, body, requests, shape)
 
@@ -49,10 +49,10 @@ def completions_router(app: App) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Continue one or more texts."""
         params = await asked_params(app, body, body.max_tokens or 16, body.logprobs)
-        requests = []
+        requests, who = [], caller(request, body.user)
         for prompt in body.prompts():
             source = await _text_prompt(app, body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
-            requests += _with_seeds(GenerationRequest(prompt=source, params=params, person=_person(request), client=_client(body, request)), body.n)
+            requests += _with_seeds(GenerationRequest(prompt=source, params=params, person=who.person, client=who.client), body.n)
         echoes = [await _echo(app, prompt, body.model) for prompt in body.prompts()] if body.echo else []
         shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt)
         return await _answer(app, request, body, requests, shape)
@@ -72,16 +72,6 @@ async def _text_prompt(app: App, body: CompletionRequest, text: str) -> TextProm
 async def _echo(app: App, prompt: str | tuple[int, ...], model: str) -> str:
     """The text of a prompt."""
     return prompt if isinstance(prompt, str) else await app.generation.detokenize(prompt, model)
-
-
-def _client(body: ChatRequest | CompletionRequest, request: Request) -> str:
-    return body.user or (request.client.host if request.client else "")
-
-
-def _person(request: Request) -> str:
-    """Whose turn it is: the person's who asks, or where nobody is told apart, the address's."""
-    who = asking()
-    return who.id if who is not None else (request.client.host if request.client else "")
 
 
 def _with_seeds(request: GenerationRequest, n: int) -> list[GenerationRequest]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 from modules.api.answers import JsonAnswer
 from modules.api.chat_parts import chat_request
 from modules.api.errors import documented_errors
+from modules.api.owner import Caller, caller
 from modules.api.schemas import ChatRequest
 from modules.core.generation import ChatPrompt
 from modules.core.model import AdapterChoice
@@ -52,7 +53,7 @@ def internal_generations_router(app: App) -> APIRouter:
     @router.post("/chat-prompt", response_model=None)
     async def chat_prompt(body: ChatRequest, request: Request) -> JsonAnswer:
         """The prompt that the model would get for a chat request: text, tokens and the template that made it. Nothing is written."""
-        return JsonAnswer(await _prompt(app, body, request.client.host if request.client else ""))
+        return JsonAnswer(await _prompt(app, body, caller(request)))
 
     @router.post("/stop-generation")
     async def stop(body: StopBody | None = None) -> str:
@@ -94,8 +95,8 @@ def lora_router(app: App) -> APIRouter:
     return router
 
 
-async def _prompt(app: App, body: ChatRequest, client: str) -> dict[str, Any]:
-    asked = await chat_request(app, body, client)
+async def _prompt(app: App, body: ChatRequest, who: Caller) -> dict[str, Any]:
+    asked = await chat_request(app, body, who)
     prompt = asked.prompt
     assert isinstance(prompt, ChatPrompt)
     seen = await app.generation.render(prompt, asked.params, body.model)
