@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.paddock_server import ROOT, STARTER, PaddockServer
+from tests.paddock_server import STARTER, PaddockServer
 
 WEATHER: Any = {
     "type": "function",
@@ -82,15 +82,6 @@ def test_where_the_model_chooses_text_stays_text(client: openai.OpenAI) -> None:
     either = ask(client, response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, parallel_tool_calls=False).choices[0]
     assert (either.finish_reason == "tool_calls") == bool(either.message.tool_calls)
     assert isinstance(json.loads(either.message.tool_calls[0].function.arguments if either.message.tool_calls else either.message.content), dict)
-
-
-def test_the_example_of_the_docs_runs(server: PaddockServer, capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
-    example = next(code.split("```")[0] for code in page.split("```python\n")[1:] if "tool_choice" in code)
-    exec(compile(example.replace("http://127.0.0.1:7860/", server.url), "docs/api.md", "exec"), {})
-    name, arguments = capsys.readouterr().out.splitlines()[0].split(" ", 1)
-    assert name == "get_weather"
-    assert "city" in arguments
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (
