@@ -69,7 +69,9 @@ def json_call(tape: Tape, tools: Tools, *, known_only: bool = False, inner: bool
     """One object with a name and arguments, in either order; `known_only` takes only names that there are. It may be `inner` to one as OpenAI has it."""
     yield from expect(tape, "{")
     name, held, begun = "", "", False
-    while (yield from skip(tape, " \t\r\n,")) != "}":
+    while (char := (yield from skip(tape, " \t\r\n,"))) != "}":
+        if begun and char != '"':
+            break  # small models forget the last brace
         key = yield from json_string(tape)
         yield from skip(tape)
         yield from expect(tape, ":")
@@ -92,7 +94,7 @@ def json_call(tape: Tape, tools: Tools, *, known_only: bool = False, inner: bool
             raise NotACallError  # an answer in JSON is not held back for long
         else:
             yield from json_text(tape)
-    tape.take(1)
+    tape.take(char == "}")
     if not begun:
         if not name:
             raise NotACallError
@@ -152,7 +154,8 @@ def tagged(tape: Tape, tools: Tools, opening: str) -> Steps[None]:
         return
     first = yield from skip(tape)
     if first == "{":
-        yield from json_call(tape, tools)
+        while (yield from skip(tape, " \t\r\n,}")) == "{":  # or write one too many
+            yield from json_call(tape, tools)
     elif first == "[":
         yield from json_list(tape, tools)
     elif (yield from literal(tape, "<function=")):

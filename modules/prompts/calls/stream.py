@@ -117,13 +117,13 @@ class CallStream:
                     return False
                 self._take(event)
                 tape.settle()
-            tape.settle()
         except NotACallError:
             tape.go_back()
-            if not self._sure:
-                self._say(tape.take(len(self._opening)))
-                tape.settle()
-                self._begun = True
+        if not self._sure:  # nothing was called: the mark is text
+            tape.go_back()
+            self._say(tape.take(len(self._opening)))
+            self._begun = True
+        tape.settle()
         self._reading = None
         return True
 

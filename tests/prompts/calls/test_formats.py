@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -80,6 +81,8 @@ SAMPLES: tuple[tuple[str, str, str, Called], ...] = (
     ("hermes", '<tool_call>{"arguments": {"city": "Köln", "days": 2}, "name": "get_weather"}</tool_call>\n<tool_call>{"name": "now"}</tool_call>', "", [WEATHER, ("now", {})]),
     ("hermes", '<tool_call>\n{"name": "get_weather", "arguments": "{\\"city\\": \\"Köln\\", \\"days\\": 2}"}\n</tool_call>', "", [WEATHER]),
     ("hermes", '<tool_call>\n{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}}', "", [WEATHER]),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}</tool_call>', "", [WEATHER]),
+    ("hermes", '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}}\n{"name": "now"}\n</tool_call> So.', "So.", [WEATHER, ("now", {})]),
     ("functions", "<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>", "", [WEATHER]),
     ("functions", "<function=note-it>\n<parameter=text>\n1\n</parameter>\n<parameter=tags>\n[\"a\", 2]\n</parameter>\n</function>", "", [("note-it", {"text": "1", "tags": ["a", 2]})]),
     ("functions", "<function=now>\n</function>", "", [("now", {})]),
@@ -161,6 +164,22 @@ def test_cuts_and_ends_change_nothing(sample: tuple[str, str, str, Called], plac
     pieces = [piece for part in parts for piece in part.calls]
     assert [piece.name for piece in pieces if piece.id] == [piece.name for piece in whole.calls if piece.id]
     assert "".join(piece.arguments for piece in pieces) == "".join(piece.arguments for piece in whole.calls)
+
+
+PARTS = sorted({part for _, reply, _, _ in SAMPLES for part in re.findall(r"<[^<>]*>|\[[A-Z_]+\]|\w+|.", reply, re.DOTALL)})
+
+
+@given(st.sampled_from([form.name for form in FORMATS]), st.lists(st.sampled_from(PARTS), max_size=30), st.lists(st.integers(0, 200), max_size=4))
+@settings(max_examples=60, deadline=None)
+def test_nothing_a_model_writes_breaks_a_reader(form: str, parts: list[str], places: list[int]) -> None:
+    reply = "".join(parts)
+    streams = [CallStream(named(form), SCHEMAS), CallStream(named(form), SCHEMAS)]
+    whole = streams[0].feed(reply, last=True)
+    pieces = cut(reply, places)
+    found = [streams[1].feed(piece, last=place == len(pieces) - 1) for place, piece in enumerate(pieces)]
+    assert "".join(part.text for part in found) == whole.text
+    assert [piece.name for part in found for piece in part.calls if piece.id] == [piece.name for piece in whole.calls if piece.id]
+    assert whole.calls or whole.text == reply, "text without a call is the whole reply"
 
 
 def test_arguments_come_while_they_are_written() -> None:
