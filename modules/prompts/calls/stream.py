@@ -133,7 +133,7 @@ class CallStream:
             self._count += 1
             if self._several or self._count == 1:
                 self._pieces.append(CallPiece(self._count - 1, event.id or call_id(), event.name))
-        elif isinstance(event, More) and (self._several or self._count == 1):
+        elif isinstance(event, More) and event.text and (self._several or self._count == 1):
             self._pieces.append(CallPiece(self._count - 1, arguments=event.text))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -152,6 +152,56 @@ def test_written_calls_are_read_however_they_are_cut(form: str, calls: list[Writ
     assert read(form, cut(reply, places)) == wanted
 
 
+def bare(value: Any) -> str:
+    """A value as templates write it into tags: texts as they are."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def braced(value: Any) -> str:
+    """A value in Gemma's notation."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f'<|"|>{key}<|"|>:{braced(inner)}' for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(braced, value)) + "]"
+    return f'<|"|>{value}<|"|>' if isinstance(value, str) else json.dumps(value)
+
+
+def in_tags(head: tuple[str, str], key: str, value: str, after: str, foot: str) -> Callable[[WrittenCall], str]:
+    """What writes a call with its arguments in tags."""
+
+    def write(call: WrittenCall) -> str:
+        return head[0] + call.name + head[1] + "".join(f"{key}{name}{value}{bare(inner)}{after}" for name, inner in call.arguments.items()) + foot
+
+    return write
+
+
+def in_python(call: WrittenCall) -> str:
+    return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
+
+
+# Formats whose arguments are no JSON: how templates write one call, and what stands before, between and behind them
+OTHERS: dict[str, tuple[Callable[[WrittenCall], str], str, str, str]] = {
+    "functions": (in_tags(("<tool_call>\n<function=", ">\n"), "<parameter=", ">\n", "\n</parameter>\n", "</function>\n</tool_call>"), "", "\n", ""),
+    "keys": (in_tags(("<tool_call>", "\n"), "<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", "</tool_call>"), "", "\n", ""),
+    "minimax": (
+        in_tags(('<invoke name="', '">\n'), '<parameter name="', '">\n', "\n</parameter>\n", "</invoke>"), "<minimax:tool_call>\n", "\n", "\n</minimax:tool_call>"
+    ),
+    "gemma": (lambda call: f"<|tool_call>call:{call.name}{braced(dict(call.arguments))}<tool_call|>", "", "", ""),
+    "lfm": (in_python, "<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
+    "llama": (in_python, "[", ", ", "]"),
+}  # fmt: skip
+
+
+@given(st.sampled_from(sorted(OTHERS)), CALLS, st.lists(st.integers(0, 400), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_calls_that_are_no_json_are_read_however_they_are_cut(form: str, calls: list[WrittenCall], places: list[int]) -> None:
+    write, begin, between, end = OTHERS[form]
+    reply = begin + between.join(map(write, calls)) + end
+    wanted = ("", [(call.name, dict(call.arguments)) for call in calls])
+    assert read(form, [reply]) == wanted
+    assert read(form, cut(reply, places)) == wanted
+
+
 @given(st.sampled_from(SAMPLES), st.lists(st.integers(0, 300), max_size=8), st.integers(0, 300))
 @settings(max_examples=60, deadline=None)
 def test_cuts_and_ends_change_nothing(sample: tuple[str, str, str, Called], places: list[int], end: int) -> None:
@@ -188,6 +238,12 @@ def test_arguments_come_while_they_are_written() -> None:
     assert [(part.text, [(piece.name, piece.arguments) for piece in part.calls]) for part in told] == [
         ("Hm.", []), ("", [("get_weather", '{"city": "K')]), ("", [("", "öl")]), ("", [("", 'n"}')]), ("", []),
     ]  # fmt: skip
+
+
+def test_a_text_in_tags_comes_while_it_is_written() -> None:
+    stream = CallStream(named("functions"), SCHEMAS)
+    told = [stream.feed(piece) for piece in ("<tool_call>\n<function=note-it>\n<parameter=text>", '\nSay "', "no</par", 'k>"', "\n\n", "</parameter>\n</function>")]
+    assert ["".join(piece.arguments for piece in part.calls) for part in told] == ['{"text": "', 'Say \\"', "no", '</park>\\"', "\\n", '"}']
 
 
 def test_only_the_first_call_where_one_is_wanted() -> None:
