@@ -141,7 +141,7 @@ CALLS = st.lists(
 
 
 @given(st.sampled_from([form.name for form in FORMATS]), CALLS, st.sampled_from(["", "Let me look.\n\n", "a < b [c] {d}\n"]), st.lists(st.integers(0, 400), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_written_calls_are_read_however_they_are_cut(form: str, calls: list[WrittenCall], before: str, places: list[int]) -> None:
     frame = named(form).frame
     calls = calls if frame.several else calls[:1]
@@ -193,7 +193,7 @@ OTHERS: dict[str, tuple[Callable[[WrittenCall], str], str, str, str]] = {
 
 
 @given(st.sampled_from(sorted(OTHERS)), CALLS, st.lists(st.integers(0, 400), max_size=12))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_calls_that_are_no_json_are_read_however_they_are_cut(form: str, calls: list[WrittenCall], places: list[int]) -> None:
     write, begin, between, end = OTHERS[form]
     reply = begin + between.join(map(write, calls)) + end
@@ -203,7 +203,7 @@ def test_calls_that_are_no_json_are_read_however_they_are_cut(form: str, calls: 
 
 
 @given(st.sampled_from(SAMPLES), st.lists(st.integers(0, 300), max_size=8), st.integers(0, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_cuts_and_ends_change_nothing(sample: tuple[str, str, str, Called], places: list[int], end: int) -> None:
     """A reply that breaks off anywhere reads the same in pieces, and loses no text before its calls."""
     form, reply, _, _ = sample
@@ -220,7 +220,7 @@ PARTS = sorted({part for _, reply, _, _ in SAMPLES for part in re.findall(r"<[^<
 
 
 @given(st.sampled_from([form.name for form in FORMATS]), st.lists(st.sampled_from(PARTS), max_size=30), st.lists(st.integers(0, 200), max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_nothing_a_model_writes_breaks_a_reader(form: str, parts: list[str], places: list[int]) -> None:
     reply = "".join(parts)
     streams = [CallStream(named(form), SCHEMAS), CallStream(named(form), SCHEMAS)]
