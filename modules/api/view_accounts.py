@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from modules.api.auth import set_session
+from modules.api.auth import FAILURES_PER_MINUTE, Failures, set_session
 from modules.api.login import COOKIE_KEPT_S
-from modules.core.errors import Forbidden, InvalidRequest
+from modules.core.errors import Busy, Forbidden, InvalidRequest
 from modules.core.person import ROLES, Person, Role, Scope, asking, grantable
 from modules.services.accounts import AccountService, KeyRecord, SessionRecord, UserRecord
 from modules.services.app import App
@@ -61,7 +61,7 @@ def account_routers(app: App) -> tuple[APIRouter, ...]:
 
 
 def _own(accounts: AccountService) -> APIRouter:
-    router = APIRouter(prefix="/ui/account")
+    router, wrong = APIRouter(prefix="/ui/account"), Failures()
 
     @router.get("")
     async def account() -> dict[str, Any]:
@@ -75,9 +75,15 @@ def _own(accounts: AccountService) -> APIRouter:
 
     @router.post("/password")
     async def password(body: PasswordChange) -> dict[str, bool]:
-        """Change one's password; all other sessions end."""
+        """Change one's password; all other sessions end. Who found an open page cannot guess the present one for long."""
         person = await _me(accounts)
-        await accounts.change_password(person.id, body.old, body.new, but=person.session_id)
+        if wrong.number(person.id) >= FAILURES_PER_MINUTE:
+            raise Busy("Your present password was wrong too often; wait a minute. Nothing was changed.")
+        try:
+            await accounts.change_password(person.id, body.old, body.new, but=person.session_id)
+        except Forbidden:
+            wrong.add(person.id)
+            raise
         return {"changed": True}
 
     @router.delete("/sessions/{session_id}")

@@ -37,7 +37,7 @@ def start(tmp_path: Path, models_dir: Path) -> Iterator[object]:
 
     def begin(*flags: str) -> str:
         port = free_port()
-        started.append(ServerProcess(tmp_path, "--models-dir", str(models_dir), "--model", "none", "--port", str(port), *flags))
+        started.append(ServerProcess(tmp_path, "--models-dir", str(models_dir), "--model", "none", "--verbose", "--port", str(port), *flags))
         url = f"http://127.0.0.1:{port}/"
         wait_for(lambda: started[-1].answers(url), "it answers", START_LIMIT_S)
         return url
