@@ -344,7 +344,8 @@ async def test_accounts_are_administered_by_their_routes(house: House) -> None:
     account = await told(browser.get("/ui/account"))
     (other,) = [row["id"] for row in account["sessions"] if not row["current"]]
     assert (await house.client("Cem").delete(f"/ui/account/sessions/{other}")).json() == {"ended": 0}  # another's
-    assert (await browser.delete("/ui/account/sessions/%25")).status_code == 400
+    for none in ("%25", other[:3]):
+        assert (await told(browser.delete(f"/ui/account/sessions/{none}"))) == {"ended": 0}
     assert (await told(browser.delete(f"/ui/account/sessions/{other}"))) == {"ended": 1} and (await second.get("/ui/models")).status_code == 401
     assert (await browser.post("/ui/account/password", json={"old": "wrong", "new": "another one"})).status_code == 403
     assert (await browser.post("/ui/account/password", json={"old": PASSWORD, "new": "another one"})).status_code == 200
