@@ -5,6 +5,7 @@ Without any, the server's key does what it did (auth.py); and where other machin
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response
 from modules.api.auth import KeyCheck, KeyGate, address_of, headers_of, keys_in, session_in, too_many_keys
 from modules.api.errors import error_body, response_of
 from modules.api.guard import Asgi, Event, Receive, Scope, Send, route_path
+from modules.api.lasting import Lasting
 from modules.api.needs import method_of, need_of
 from modules.core.errors import AppError
 from modules.core.person import FIRST_PERSON, PERSON, Person, asked_by, refusal_of
@@ -54,8 +56,16 @@ class AccountGate:
         if not isinstance(found, Person):  # of what is open to all
             await self._app(scope, receive, send)
             return
+        lasting = Lasting(_unkept(send) if route_path(scope) == "/" else send, lambda: self._still(scope))
         with asked_by(found):
-            await self._app(scope, receive, _unkept(send) if route_path(scope) == "/" else send)
+            await self._app(scope, receive, lasting.send)
+
+    async def _still(self, scope: Scope) -> bool:
+        """Whether who sent this may still have what they asked for."""
+        with contextlib.suppress(AppError):  # the store is busy, which is nobody's fault
+            person = await self._person(scope, headers_of(scope))
+            return isinstance(person, Person) and _refusal(scope, person) is None
+        return True
 
     async def _person(self, scope: Scope, headers: Mapping[str, str]) -> Person | Response | None:
         """Who sends this; the answer where somebody guesses keys."""

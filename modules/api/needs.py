@@ -43,7 +43,8 @@ NEEDS: tuple[Row, ...] = (
     _row("page", ANY, r"/ui/(conversations|bin|notebooks?|account)(/.*)?", "/ui/chat-preferences"),
     _row("page", READING, r"/ui/(messages|files)/.+", "/ui/(person|usage)"),
     _row("page", {"POST"}, "/ui/tokens", "/ui/templates/(look|read)", "/gradio_api/run/predict/?"),
-    # ---- what belongs to all: everybody looks at it ----
+    # ---- what belongs to all: everybody looks at it, but at texts that may come from somebody's conversations ----
+    _row("manage", READING, "/ui/datasets/(look|conversations)", "/ui/training/checks/.+"),
     _row("page", READING, r"/ui/(assets|fonts|fit|jobs|characters|profiles|templates|training|datasets|perplexity|presets|adapters)(/.*)?"),
     _row("page", READING, "/ui/(figures|palette|models|model-folders|library|adapter-library|hub|remote|restart)"),
     _row("page", READING, r"/", r"/(svelte|static|assets|pwa_icon)(/.*)?", r"/(theme\.css|config/?|favicon\.ico|robots\.txt|manifest\.json)", "/gradio_api/.*"),

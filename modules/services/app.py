@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
@@ -110,11 +110,11 @@ class App:
     datasets: DatasetService
     dataset_fetching: DatasetFetching
     conversation_samples: ConversationSamples
-    file_manager: FileManager
     training: TrainingService
     perplexity: PerplexityService
     storage: Storage
-    followers: Followers
+    followers: Followers = field(default_factory=Followers)
+    file_manager: FileManager = field(default_factory=FileManager)
 
     async def start(self) -> None:
         """Begin what runs in the background."""
@@ -199,19 +199,17 @@ def _replies(
 def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     """Make the services of one server; one without its `run` cannot start itself again."""
     _make_folders(settings)
-    model_folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
-    audit = AuditLog(settings.state_dir)
+    audit, model_folders, servers = AuditLog(settings.state_dir), ModelFolders(settings), RemoteServers(settings.state_dir)
     models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers, audit.note)
     storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir, audit.note)
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
+    queues, usage, casting = Queues(settings), UsageService(storage, settings), _casting(settings)
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    queues, usage, casting = Queues(settings), UsageService(storage, settings), _casting(settings)
-    generation = GenerationService(models, templates, adapters, meters, queues, usage, on_disk=not settings.multi_user)
-    requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
+    hub, generation = HubService(settings, jobs), GenerationService(models, templates, adapters, meters, queues, usage, on_disk=not settings.multi_user)
+    requests, choices, datasets = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets), DatasetService(settings.datasets_dir)
     context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
-    hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,
         run=run or ServerRun(),
@@ -255,9 +253,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         datasets=datasets,
         dataset_fetching=DatasetFetching(settings.datasets_dir, hub, jobs),
         conversation_samples=ConversationSamples(storage, datasets),
-        file_manager=FileManager(),
         training=TrainingService(settings, models, templates, datasets, jobs),
         perplexity=PerplexityService(settings, models, adapters, datasets, jobs),
         storage=storage,
-        followers=Followers(),
     )

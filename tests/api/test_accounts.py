@@ -13,9 +13,11 @@ import pytest
 import pytest_asyncio
 from fastapi import FastAPI
 
+from modules.api.access import AccountGate
 from modules.api.app import build_api
-from modules.api.auth import COOKIE, FAILURES_PER_MINUTE
+from modules.api.auth import COOKIE, FAILURES_PER_MINUTE, KeyCheck
 from modules.api.guard import DENIED_PATHS
+from modules.api.lasting import Lasting
 from modules.api.login import LogIns, own_path
 from modules.api.needs import NEEDS, need_of, row_of
 from modules.core.person import FIRST_PERSON, Person, Role, Scope
@@ -150,12 +152,13 @@ async def test_what_is_within_a_role_or_a_key_is_let_through(house: House) -> No
         ("chat", "POST", "/v1/completions"), ("chat", "POST", "/v1/internal/encode"), ("chat", "GET", "/v1/models"), ("models", "GET", "/v1/models"),
         ("models", "GET", "/metrics"), ("admin", "GET", "/ui/users"), ("admin", "POST", "/v1/completions"), ("admin", "GET", "/ui/conversations"), ("jobs", "GET", "/v1/openapi.json"),
     ):  # fmt: skip
-        for headers in ({"authorization": f"Bearer {keys[scope]}"}, {"authorization": f"bearer {keys[scope]}"}, {"authorization": keys[scope]}, {"x-api-key": keys[scope]},
-                        {"authorization": "Basic eDp5", "x-api-key": keys[scope]}):  # fmt: skip
-            answer = await house.client().request(method, path, json={}, headers=headers)
-            assert answer.status_code not in (401, 403), f"{scope} {path} {answer.text}"
-    refused = await house.client(key=keys["chat"]).get("/metrics")
-    assert "lacks the scope “models”" in refused.json()["error"]["message"]
+        answer = await house.client(key=keys[scope]).request(method, path, json={})
+        assert answer.status_code not in (401, 403), f"{scope} {path} {answer.text}"
+    key = keys["chat"]
+    for headers in ({"authorization": f"bearer {key}"}, {"authorization": key}, {"x-api-key": key}, {"authorization": "Basic eDp5", "x-api-key": key}):
+        assert (await house.client().get("/v1/models", headers=headers)).status_code == 200
+        refused = await house.client().get("/metrics", headers=headers)
+        assert refused.status_code == 403 and refused.json()["error"]["message"].startswith("This key may not do that: it lacks the scope “models”.")
     refused = await house.client("Cem").post("/ui/library/delete", json={})
     assert "it has the role “chat”, and this needs “manage”" in refused.json()["error"]["message"]
     refused = await house.client("Ben").get("/ui/users")
@@ -254,11 +257,7 @@ async def test_after_the_log_in_only_ones_own_pages_are_gone_to(path: str) -> No
     assert own_path(path) == "/"
 
 
-async def test_guesses_are_held_up_and_the_right_password_from_elsewhere_is_not(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    await house.app.start()
-    await house.fill()
-
+async def test_guesses_are_held_up_and_the_right_password_from_elsewhere_is_not(house: House) -> None:
     async def status(name: str, password: str, address: str) -> int:
         answer = await house.client(address=address).post("/login", data={"name": name, "password": password})
         assert (answer.status_code == 429) == ("retry-after" in answer.headers)
@@ -276,7 +275,27 @@ async def test_guesses_are_held_up_and_the_right_password_from_elsewhere_is_not(
     good = await house.key("Ben", "chat")
     assert (await house.client(key=good, address="10.0.0.4").get("/v1/models")).status_code == 200
     assert (await house.client(key=KEY, address="10.0.0.4").get("/v1/models")).status_code == 200
-    await house.app.close()
+
+
+async def test_a_stream_ends_for_who_is_not_let_in_any_more(house: House) -> None:
+    sent: list[bytes] = []
+
+    async def send(event: Any) -> None:
+        assert sent[-1:] != [b""], "nothing comes after the end"
+        sent.append(event.get("body", b"start"))
+
+    ben = await house.accounts.log_in("Ben", PASSWORD)
+    assert ben
+    scope = {"type": "http", "method": "GET", "path": "/ui/users", "headers": [(b"cookie", f"{COOKIE}={ben[1]}".encode())]}
+    gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
+    lasting = Lasting(send, lambda: gate._still({**scope, "path": "/ui/jobs"}), 0)
+    for piece in (b"1", b"2"):
+        await lasting.send({"type": "http.response.body", "body": piece, "more_body": True})
+    assert not await gate._still(scope)  # what needs more than he has
+    await house.accounts.identities.end_session(ben[1])
+    for piece in (b"3", b"4"):
+        await lasting.send({"type": "http.response.body", "body": piece, "more_body": True})
+    assert sent == [b"1", b"2", b""]
 
 
 async def test_counting_failures_forgets_the_oldest() -> None:

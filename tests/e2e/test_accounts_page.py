@@ -67,10 +67,8 @@ def log_in(page: Page, name: str, password: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_a_first_account_a_second_person_and_what_each_may_do(house: PaddockServer, new_page: Callable[..., Page], watch: ConsoleWatch) -> None:
-    ann = ChatScreen(new_page(), house).open()
-    ann.say("The heron is mine.")
-    page, dialog = ann.page, accounts(ann.page)
+def first_account(page: Page) -> None:
+    dialog = accounts(page)
     expect(dialog).to_contain_text("open to everybody who reaches it")
     dialog.get_by_label("Name").fill("Ann")
     dialog.get_by_label("Password", exact=True).fill(PASSWORD)
@@ -81,6 +79,13 @@ def test_a_first_account_a_second_person_and_what_each_may_do(house: PaddockServ
     dialog.get_by_label("Password again").fill(PASSWORD)
     dialog.get_by_role("button", name="Create the first account").click()
     expect(page.get_by_role("button", name="Log out")).to_be_visible()
+
+
+def test_a_first_account_a_second_person_and_what_each_may_do(house: PaddockServer, new_page: Callable[..., Page], watch: ConsoleWatch) -> None:
+    ann = ChatScreen(new_page(), house).open()
+    ann.say("The heron is mine.")
+    page = ann.page
+    first_account(page)
     expect(ann.row("The heron is mine")).to_be_visible()
 
     dialog = accounts(page, "People")
