@@ -47,6 +47,8 @@ class AccountGate:
         if not on:
             await self._without(scope, receive, send)
             return
+        if isinstance(found, Person):
+            scope[PERSON] = found  # whoever is refused is known too
         refusal = found if isinstance(found, Response) else _refusal(scope, found)
         if refusal is not None:
             await refusal(scope, receive, send)
@@ -54,7 +56,6 @@ class AccountGate:
         if not isinstance(found, Person):  # of what is open to all
             await self._app(scope, receive, send)
             return
-        scope[PERSON] = found
         lasting = Lasting(_unkept(send) if route_path(scope) == "/" else send, lambda: self._still(scope))
         with asked_by(found):
             await self._app(scope, receive, lasting.send)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
@@ -11,6 +11,7 @@ from starlette.routing import Match
 
 from modules.api.access import AccountGate
 from modules.api.arrivals import PageArrivals
+from modules.api.audit_trail import AuditTrail
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
 from modules.api.embeddings import embeddings_router
@@ -21,9 +22,11 @@ from modules.api.login import account_login_router
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.people import People
+from modules.api.requests import requests_router
 from modules.api.restart import restart_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
+from modules.api.view_usage import usage_router
 from modules.api.views import view_routers
 from modules.services.app import App
 
@@ -39,8 +42,10 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.include_router(models_router(app))
     api.include_router(embeddings_router(app))
     api.include_router(internal_router(app))
+    api.include_router(requests_router(app))
     api.include_router(restart_router(app, "/v1/internal"))
     api.include_router(metrics_router(app))
+    api.include_router(usage_router(app, "/v1/internal"))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
@@ -60,6 +65,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
 
         api.add_middleware(PageArrivals, expect=expect)
     _lock(api, app, check)
+    api.add_middleware(AuditTrail, audit=app.audit, is_name=_is_name(app))
     api.add_middleware(
         Guard,
         allowed_hosts=(settings.host, *settings.allowed_hosts),
@@ -80,6 +86,13 @@ def _lock(api: FastAPI, app: App, check: KeyCheck | None) -> None:
     api.add_middleware(People, settings=settings, secret=app.run.secret, check=check)
     if check is not None:
         api.add_middleware(KeyGate, check=check, page=False)
+
+
+def _is_name(app: App) -> Callable[[str], Awaitable[bool]]:
+    async def is_name(name: str) -> bool:
+        return await app.accounts.on() and await app.accounts.named(name) is not None
+
+    return is_name
 
 
 def _end_here(api: FastAPI) -> None:

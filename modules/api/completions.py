@@ -21,6 +21,7 @@ from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
 from modules.api.text_completions import TextShape
 from modules.api.timings import timings
+from modules.api.waiting import waiting_comments
 from modules.core.errors import AppError
 from modules.core.generation import (
     ChatPrompt,
@@ -33,6 +34,7 @@ from modules.core.generation import (
 )
 from modules.core.messages import ThoughtStream
 from modules.core.params import GenerationParams
+from modules.core.person import asking
 from modules.core.text_shape import SHAPE_FIELDS
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
@@ -47,7 +49,7 @@ def completions_router(app: App) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        requests = _with_seeds(await _chat_request(app, body, _client(body, request)), body.n)
+        requests = _with_seeds(await _chat_request(app, body, request), body.n)
         shape = _ChatShape(body.logprobs)
         return await _answer(app, request, body, requests, shape)
 
@@ -58,7 +60,7 @@ def completions_router(app: App) -> APIRouter:
         requests = []
         for prompt in body.prompts():
             source = _text_prompt(body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
-            requests += _with_seeds(GenerationRequest(prompt=source, params=params, client=_client(body, request)), body.n)
+            requests += _with_seeds(GenerationRequest(prompt=source, params=params, person=_person(request), client=_client(body, request)), body.n)
         echoes = [await _echo(app, prompt, body.model) for prompt in body.prompts()] if body.echo else []
         shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt)
         return await _answer(app, request, body, requests, shape)
@@ -92,7 +94,13 @@ def _client(body: ChatRequest | CompletionRequest, request: Request) -> str:
     return body.user or (request.client.host if request.client else "")
 
 
-async def _chat_request(app: App, body: ChatRequest, client: str) -> GenerationRequest:
+def _person(request: Request) -> str:
+    """Whose turn it is: the person's who asks, or where nobody is told apart, the address's."""
+    who = asking()
+    return who.id if who is not None else (request.client.host if request.client else "")
+
+
+async def _chat_request(app: App, body: ChatRequest, request: Request) -> GenerationRequest:
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
     params = await _params(app, body, body.max_completion_tokens or body.max_tokens or 0, logprobs)
     template = await app.templates.source(body.prompt_template) if body.prompt_template else None
@@ -103,7 +111,7 @@ async def _chat_request(app: App, body: ChatRequest, client: str) -> GenerationR
         continue_final_message=body.continue_final_message,
         overflow="refuse",
     )
-    return GenerationRequest(prompt=prompt, params=params, client=client)
+    return GenerationRequest(prompt=prompt, params=params, person=_person(request), client=_client(body, request))
 
 
 def _with_seeds(request: GenerationRequest, n: int) -> list[GenerationRequest]:
@@ -275,6 +283,8 @@ async def _pieces(
             first = shape.first(index)
             if first is not None:
                 yield frame({**head, "choices": [first]})
+        async for comment in waiting_comments(generations[0]):
+            yield comment
         try:
             # one choice alone needs nothing that puts several together: a task and a queue cost as much as all the rest of a token here
             async for piece in sources[0] if len(sources) == 1 else _interleaved(sources):

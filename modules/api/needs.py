@@ -37,7 +37,7 @@ def _row(need: Need, methods: Iterable[str], *paths: str) -> Row:
 NEEDS: tuple[Row, ...] = (
     _row("open", ANY, "/health", "/login", "/logout"),
     # ---- the API ----
-    _row("known", READING, r"/v1/models(/.*)?", r"/v1/openapi\.json", r"/v1/internal/(health|model/(info|list))", r"/api/(tags|version|ps)"),
+    _row("known", READING, r"/v1/models(/.*)?", r"/v1/openapi\.json", r"/v1/internal/(health|usage|requests|model/(info|list))", r"/api/(tags|version|ps)"),
     _row("known", {"POST"}, "/api/show"),
     _row("known", READING, "/v1/docs", "/v1/internal/(loaders|lora/list|adapters)"),
     _row("known", ANY, rf"/v1/({NOT_OFFERED})(/.*)?", "/v1/(responses|chat/completions)/.+", "/api/(pull|push|create|copy|delete|blobs/.+)"),  # refused with a sentence
@@ -45,12 +45,12 @@ NEEDS: tuple[Row, ...] = (
     _row("chat", {"POST"}, "/v1/internal/stop-generation"),
     _row("chat", {"POST"}, r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings)", "/api/(chat|generate|embed|embeddings)"),
     _row("chat", {"POST"}, "/v1/internal/(encode|decode|token-count|logits|prompt|chat-prompt)"),
-    _row("models", READING, "/v1/internal/(counters|requests)", "/metrics"),
+    _row("models", READING, "/v1/internal/counters", "/metrics"),
     _row("models", ANY, r"/v1/internal/(model|models|adapters|lora)(/.*)?"),
     _row("jobs", ANY, r"/v1/internal/jobs(/.*)?"),
     # ---- what everybody has of their own on the page ----
     _row("page", ANY, r"/ui/(conversations|bin|notebooks?|account)(/.*)?", "/ui/chat-preferences"),
-    _row("page", READING, r"/ui/(messages|files)/.+", "/ui/person"),
+    _row("page", READING, r"/ui/(messages|files)/.+", "/ui/(person|usage)"),
     _row("page", {"POST"}, "/ui/tokens", "/ui/templates/(look|read)", "/gradio_api/run/predict/?"),
     # ---- what belongs to all: everybody looks at it, but at texts that may come from somebody's conversations ----
     _row("manage", READING, "/ui/datasets/(look|conversations)", "/ui/training/checks/.+"),
@@ -60,7 +60,7 @@ NEEDS: tuple[Row, ...] = (
     # ---- and who manages changes it; what concerns the server itself is left to administrators ----
     _row("manage", WRITING, r"/ui/(library|adapter-library|adapters|fit|jobs|training|datasets|perplexity|templates|characters|profiles)(/.*)?"),
     _row("manage", {"POST"}, "/ui/hub/(open|search|download)", "/gradio_api/(queue/join|upload|cancel|reset)/?"),
-    _row("admin", ANY, r"/ui/(users|audit|usage)(/.*)?", "/ui/restart", "/v1/internal/restart", "/ui/hub/token", "/ui/(remote|model-folders)/.+"),
+    _row("admin", ANY, r"/ui/(users|audit)(/.*)?", "/ui/restart", "/v1/internal/restart", "/ui/hub/token", "/ui/(remote|model-folders)/.+"),
 )
 
 

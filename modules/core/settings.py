@@ -49,6 +49,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call the API from a browser.")
     root_path: str = Field("", description="Path prefix that a proxy strips, for example /llm.")
     queue_limit: int = Field(64, ge=1, le=10_000, description="Most requests waiting for one model.")
+    queue_limit_per_person: int = Field(0, ge=0, le=10_000, description="Most requests of one person waiting for one model; 0 is half of the queue limit where several people share the server, and all of it where one has it alone.")
+    daily_tokens: int = Field(0, ge=0, le=10**12, description="Most tokens a day that are computed for one person whose account says nothing else; days begin at 00:00 UTC, 0 is no limit.")
     loaded_models: int = Field(1, ge=1, le=16, description="Most models loaded at the same time; the least recently used one makes room.")
     idle_unload_s: float = Field(0, ge=0, description="A loaded model that nobody used for so long gives its memory back until it is used again; 0 means never.")
     load_on_demand: bool = Field(True, description="Load a model when an API request names it.")

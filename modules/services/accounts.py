@@ -21,6 +21,7 @@ from modules.store.peek import is_marked, mark_accounts
 __all__ = ["AccountService", "KeyRecord", "SessionRecord", "UserRecord"]
 
 NAME_LIMIT = 64
+MOST_DAILY_TOKENS = 10**12
 LOOK_AGAIN_S = 5.0  # so late an account that another process made is seen
 NONE_HERE = "A server started with --multi-user has no accounts: it keeps nothing on disk. Start it without that to have some."
 
@@ -121,6 +122,17 @@ class AccountService:
             await self.identities.end_sessions(user_id)
         self.identities.forget()
         return user
+
+    async def set_quota(self, user_id: str, daily_tokens: int | None) -> UserRecord:
+        """How many tokens a day are computed for an account; 0 is no limit, None is what the settings say for all.
+
+        Raises:
+            NotFound: there is no such account.
+            InvalidRequest: a number that cannot be one.
+        """
+        if daily_tokens is not None and not 0 <= daily_tokens <= MOST_DAILY_TOKENS:
+            raise InvalidRequest(f"A daily limit is 0 (none) to {MOST_DAILY_TOKENS:,} tokens; got {daily_tokens:,}.", field="daily_tokens")
+        return await self._storage.run(lambda stores: stores.users.change(user_id, daily_tokens=daily_tokens))
 
     async def delete(self, user_id: str) -> None:
         """Delete an account with its sessions and keys; its conversations and notebooks go into the bin, where nobody sees them, and thirty days later for good.

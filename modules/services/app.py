@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
@@ -14,6 +14,7 @@ from modules.services.accounts import AccountService
 from modules.services.adapter_files import AdapterFileService
 from modules.services.adapters import AdapterService, choices_written
 from modules.services.attachments import AttachmentService
+from modules.services.audit import AuditLog
 from modules.services.beginnings import Beginnings
 from modules.services.characters import Casting, CharacterService
 from modules.services.chat_preferences import ChatPreferenceService
@@ -43,6 +44,7 @@ from modules.services.notebook import NotebookService
 from modules.services.perplexity import PerplexityService
 from modules.services.preset_choices import PresetChoices
 from modules.services.presets import PresetService
+from modules.services.queues import Queues
 from modules.services.receipts import ReceiptService
 from modules.services.remote import RemoteService
 from modules.services.remote_servers import RemoteServers
@@ -59,6 +61,7 @@ from modules.services.templates import TemplateService
 from modules.services.titles import TitleService
 from modules.services.training import TrainingService
 from modules.services.turns import TurnService
+from modules.services.usage import UsageService
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class App:
     settings: Settings
     run: ServerRun
     accounts: AccountService
+    audit: AuditLog
     models: ModelService
     remote: RemoteService
     adapters: AdapterService
@@ -75,6 +79,8 @@ class App:
     generation: GenerationService
     embeddings: EmbeddingService
     meters: Meters
+    queues: Queues
+    usage: UsageService
     conversations: ConversationService
     chat_preferences: ChatPreferenceService
     beginnings: Beginnings
@@ -104,11 +110,11 @@ class App:
     datasets: DatasetService
     dataset_fetching: DatasetFetching
     conversation_samples: ConversationSamples
-    file_manager: FileManager
     training: TrainingService
     perplexity: PerplexityService
     storage: Storage
-    followers: Followers
+    followers: Followers = field(default_factory=Followers)
+    file_manager: FileManager = field(default_factory=FileManager)
 
     async def start(self) -> None:
         """Begin what runs in the background."""
@@ -145,6 +151,7 @@ class App:
         await self.lessons.close()
         await self.conversation_bin.close()
         await self.accounts.close()
+        await self.usage.close()
         await self.storage.close()
 
 
@@ -192,28 +199,30 @@ def _replies(
 def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     """Make the services of one server; one without its `run` cannot start itself again."""
     _make_folders(settings)
-    model_folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
-    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers)
-    storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir)
+    audit, model_folders, servers = AuditLog(settings.state_dir), ModelFolders(settings), RemoteServers(settings.state_dir)
+    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers, audit.note)
+    storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir, audit.note)
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
-    facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
-    lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
+    facts, adapter_facts, casting = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library"), _casting(settings)
+    lessons, meters, queues, usage = EngineLessons(models, facts, adapter_facts), Meters(models), Queues(settings), UsageService(storage, settings)
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
-    requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
+    hub, generation = HubService(settings, jobs), GenerationService(models, templates, adapters, meters, queues, usage, on_disk=not settings.multi_user)
+    requests, choices, datasets = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets), DatasetService(settings.datasets_dir)
     context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
-    hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
         settings=settings,
         run=run or ServerRun(),
         accounts=AccountService(storage),
+        audit=audit,
         models=models,
         remote=RemoteService(servers, models),
         adapters=adapters,
         adapter_files=AdapterFileService(settings, models, adapters, conversations, jobs),
         generation=generation,
-        embeddings=EmbeddingService(models, adapters),
+        embeddings=EmbeddingService(models, adapters, usage),
         meters=meters,
+        queues=queues,
+        usage=usage,
         conversations=conversations,
         chat_preferences=preferences,
         beginnings=Beginnings(storage, casting, choices, templates, preferences),
@@ -243,9 +252,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         datasets=datasets,
         dataset_fetching=DatasetFetching(settings.datasets_dir, hub, jobs),
         conversation_samples=ConversationSamples(storage, datasets),
-        file_manager=FileManager(),
         training=TrainingService(settings, models, templates, datasets, jobs),
         perplexity=PerplexityService(settings, models, adapters, datasets, jobs),
         storage=storage,
-        followers=Followers(),
     )

@@ -24,6 +24,7 @@ from modules.loaders.draft import could_draft
 from modules.loaders.model_info import AdapterInfo, ModelFolder
 from modules.loaders.registry import LOADERS
 from modules.loaders.spec import LoaderSpec
+from modules.services.audit import Note, unnoted
 from modules.services.engine_starter import EngineStarter, Loading
 from modules.services.loaded_models import LoadedModels
 from modules.services.model_choices import LoadChoice, ModelChoices
@@ -52,9 +53,10 @@ class ModelStatus:
 class ModelService:
     """Lists, loads, unloads and restarts models. One event loop calls it."""
 
-    def __init__(self, settings: Settings, folder: ModelFolder, remotes: RemoteServers | None = None) -> None:
+    def __init__(self, settings: Settings, folder: ModelFolder, remotes: RemoteServers | None = None, note: Note = unnoted) -> None:
         self._settings = settings
         self._folder = folder
+        self._note = note
         self._remotes = remotes or RemoteServers(settings.state_dir)
         self._choices = ModelChoices(settings.state_dir / "models.yaml")
         self._loaded = LoadedModels(settings.loaded_models)
@@ -246,8 +248,10 @@ class ModelService:
             try:
                 client = await self._starter.replace(self._loaded.as_it_was(choice))
                 self._error = ""
+                self._note("model.load", name)
             except AppError as error:
                 self._error = error.message
+                self._note("model.load", name, "failed", error.kind)
                 raise
             finally:
                 self._set_loading(None)
@@ -279,6 +283,7 @@ class ModelService:
                 await self._starter.end(entry)
             elif not forgotten:
                 raise NotFound(f"“{name}” is not loaded.")
+            self._note("model.unload", name)
             self._changed()
 
     async def make_room(self) -> tuple[str, ...]:
@@ -287,6 +292,7 @@ class ModelService:
             names = [entry.choice.name for entry in self._loaded.all() if entry.takes_room and entry.client.alive]
             for name in names:
                 entry = self._loaded.sleep(name)
+                self._note("model.unload", name, why="other work needs the room")
                 self._changed()
                 await self._starter.end(entry)
             return tuple(names)
@@ -299,6 +305,7 @@ class ModelService:
                 while not self._closing and (idle := self._loaded.idle(limit_s, self.pinned())):  # anew each time: ending one takes a while
                     entry = self._loaded.sleep(idle[0])
                     log.info("%s is unloaded: nobody used it for %g s.", idle[0], limit_s)
+                    self._note("model.unload", idle[0], why="nobody used it")
                     self._changed()
                     await self._starter.end(entry)
 

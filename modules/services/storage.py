@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
+    from modules.store.usage import UsageStore
     from modules.store.users import UserStore
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class Stores:
     prompts: PromptStore
     users: UserStore
     access: AccessStore
+    usage: UsageStore
 
 
 class Storage:
@@ -124,6 +126,7 @@ def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
+    from modules.store.usage import UsageStore
     from modules.store.users import UserStore
 
     database = Database(state_dir) if state_dir is not None else MemoryDatabase(private=private)
@@ -131,5 +134,5 @@ def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     messages.recover()
     return Stores(
         database, ConversationStore(database), BinStore(database), messages, PathStore(database), NotebookStore(database), FileStore(database),
-        PromptStore(database), UserStore(database), AccessStore(database),
+        PromptStore(database), UserStore(database), AccessStore(database), UsageStore(database),
     )  # fmt: skip
