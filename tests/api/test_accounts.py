@@ -20,10 +20,11 @@ from modules.api.guard import DENIED_PATHS
 from modules.api.lasting import Lasting
 from modules.api.login import LogIns, own_path
 from modules.api.needs import NEEDS, need_of, row_of
-from modules.core.person import FIRST_PERSON, Person, Role, Scope
+from modules.core.person import FIRST_PERSON, Person, Role, Scope, asked_by
 from modules.core.settings import Settings
 from modules.services.accounts import AccountService
 from modules.services.app import build_app
+from modules.services.conversation_settings import ConversationSettings
 from modules.services.passwords import Passwords
 from modules.ui.app import ViewRendering
 from modules.ui.mount import mount_page
@@ -210,6 +211,22 @@ async def test_nobody_reaches_what_is_anothers_by_any_route(house: House) -> Non
         assert answer.status_code == 404, f"{name}: {answer.status_code} {answer.text[:300]}"
     assert await kept(ann, mine) == before
     assert {row["id"] for row in (await told(house.client("Ann").get("/ui/conversations?search=heron")))["conversations"]} == set()
+
+
+async def test_profiles_are_each_persons_own(house: House) -> None:
+    told_of = {}
+    for name in ("Ann", "Cem", "Dee"):
+        client = house.client(name)
+        kept_as = (await told(client.post("/ui/profiles", json={"values": {"name": "Me", "description": f"I am {name}."}})))["name"]
+        assert kept_as == "Me" and [row["name"] for row in (await told(client.get("/ui/profiles")))["cards"]] == ["Me"]
+        user = await house.accounts.named(name)
+        assert user
+        with asked_by(Person(user.id, user.role, session_id="x")):
+            _, profile = await house.app.casting.cards(ConversationSettings(profile="Me"))
+            told_of[name] = profile.description if profile else ""
+    assert told_of == {name: f"I am {name}." for name in told_of}
+    assert (await house.client("Cem").delete("/ui/profiles/Me")).status_code == 200 and (await house.client("Dee").get("/ui/profiles/Me")).status_code == 200
+    assert (await house.client("Cem").post("/ui/characters", json={"values": {"name": "Everybody's"}})).status_code == 403
 
 
 async def test_handlers_of_the_page_that_change_something_look_at_who_asks(house: House) -> None:
