@@ -33,6 +33,8 @@ OPERATIONS = (
     ("/v1/internal/counters", "GET", GenerationMode.POSITIVE, 5),
     ("/v1/internal/counters", "GET", GenerationMode.NEGATIVE, 5),
     ("/v1/internal/requests", "GET", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/usage", "GET", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/usage", "GET", GenerationMode.NEGATIVE, 5),
 )
 CHOSEN = ("model", "preset", "prompt_template")  # names that do not exist; mostly left out, or nothing would get any further
 
@@ -72,7 +74,7 @@ def check(status: int, content_type: str, text: str) -> None:
         assert error["type"]
     elif content_type.startswith("text/event-stream"):
         for event in text.split("\n\n")[:-1]:  # the tool reads no more than the first hundred
-            assert event == "data: [DONE]" or json.loads(event.removeprefix("data: "))
+            assert event == "data: [DONE]" or event.startswith(": waiting, place ") or json.loads(event.removeprefix("data: "))
     else:
         json.loads(text)
 
