@@ -58,7 +58,7 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
     """The ways in and out. `check` knows the server's key, if there is one."""
     router, log_ins = APIRouter(), LogIns()
 
-    @router.get("/login", response_model=None)
+    @router.get("/login", response_model=None, include_in_schema=False)
     async def ask(request: Request, next: str = "/") -> Response:
         """The form; who is logged in is led on."""
         if not await accounts.on():
@@ -68,7 +68,7 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
             return _led_to(request, own_path(next))
         return login_page(next=own_path(next))
 
-    @router.post("/login", response_model=None)
+    @router.post("/login", response_model=None, include_in_schema=False)
     async def enter(
         request: Request,
         key: str = Form("", max_length=1000),
@@ -81,7 +81,7 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
             return await _log_in(accounts, log_ins, request, (name, password, own_path(next)))
         return enter_with_key(check, request, key) if check is not None else _led_to(request, "/")
 
-    @router.post("/logout", response_model=None)
+    @router.post("/logout", response_model=None, include_in_schema=False)
     async def leave(request: Request) -> Response:
         """End the session of this browser; what it kept of what was typed is taken from it, as somebody else may log in there."""
         token = session_in(request.headers)

@@ -15,6 +15,11 @@ from modules.core.person import Need
 READING = frozenset({"GET", "HEAD"})
 WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 ANY = READING | WRITING
+# What other servers have and this one says why not
+NOT_OFFERED = (
+    "audio|realtime|images|videos|moderations|rerank|score|files|uploads|containers|vector_stores|batches|messages/batches|fine_tuning|evals|assistants|threads"
+    "|conversations|complete|edits|engines"
+)
 
 
 class Row(NamedTuple):
@@ -34,10 +39,14 @@ NEEDS: tuple[Row, ...] = (
     # ---- the API ----
     _row("known", READING, r"/v1/models(/.*)?", r"/v1/openapi\.json", r"/v1/internal/(health|usage|requests|model/(info|list))", r"/api/(tags|version|ps)"),
     _row("known", {"POST"}, "/api/show"),
-    _row("chat", {"POST"}, r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings|audio/.*)", "/api/(chat|generate|embed|embeddings)"),
+    _row("known", READING, "/v1/docs", "/v1/internal/(loaders|lora/list|adapters)"),
+    _row("known", ANY, rf"/v1/({NOT_OFFERED})(/.*)?", "/v1/(responses|chat/completions)/.+", "/api/(pull|push|create|copy|delete|blobs/.+)"),  # refused with a sentence
+    _row("chat", READING, "/v1/internal/generations"),  # one's own; so the next
+    _row("chat", {"POST"}, "/v1/internal/stop-generation"),
+    _row("chat", {"POST"}, r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings)", "/api/(chat|generate|embed|embeddings)"),
     _row("chat", {"POST"}, "/v1/internal/(encode|decode|token-count|logits|prompt|chat-prompt)"),
     _row("models", READING, "/v1/internal/counters", "/metrics"),
-    _row("models", ANY, r"/v1/internal/(model|models|adapters|lora)(/.*)?", r"/v1/internal/(stop|stop-generation)"),
+    _row("models", ANY, r"/v1/internal/(model|models|adapters|lora)(/.*)?"),
     _row("jobs", ANY, r"/v1/internal/jobs(/.*)?"),
     # ---- what everybody has of their own on the page ----
     _row("page", ANY, r"/ui/(conversations|bin|notebooks?|account)(/.*)?", "/ui/chat-preferences"),

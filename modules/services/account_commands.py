@@ -87,7 +87,7 @@ async def _named(accounts: AccountService, name: str) -> UserRecord:
 
 
 async def _add(accounts: AccountService, options: argparse.Namespace) -> str:
-    if await accounts.on():
+    if await accounts.list():
         user = await accounts.create(options.name, ask_password(), options.role)
         return f"{user.name} can log in now, with the role {user.role}."
     user = await accounts.create_first(options.name, ask_password())

@@ -5,6 +5,7 @@ Who a session or key belongs to is found by identities.py; how a password is kep
 
 from __future__ import annotations
 
+import contextlib
 import time
 import unicodedata
 from typing import Any
@@ -13,8 +14,9 @@ from modules.core.errors import Forbidden, InvalidRequest
 from modules.core.person import ROLES, Role
 from modules.services.identities import Identities
 from modules.services.passwords import Passwords, checked_password
-from modules.services.storage import Storage
+from modules.services.storage import Storage, Stores
 from modules.store.account_records import KeyRecord, SessionRecord, UserRecord
+from modules.store.peek import is_marked, mark_accounts
 
 __all__ = ["AccountService", "KeyRecord", "SessionRecord", "UserRecord"]
 
@@ -36,10 +38,10 @@ class AccountService:
         self.identities = Identities(storage)
 
     async def on(self) -> bool:
-        """Whether there is an account, so that everybody must log in; once true it stays."""
-        now_s = time.monotonic()
-        if not self._any and self._storage.on_disk and now_s - self._looked_s >= LOOK_AGAIN_S:
-            self._any = await self._storage.run(lambda stores: stores.users.any())
+        """Whether there is an account, so that everybody must log in; once true it stays, also where the database with the accounts was lost."""
+        now_s, folder = time.monotonic(), self._storage.folder
+        if not self._any and folder is not None and now_s - self._looked_s >= LOOK_AGAIN_S:
+            self._any = is_marked(folder) or await self._storage.run(lambda stores: stores.users.any())
             self._looked_s = now_s
         return self._any
 
@@ -57,7 +59,15 @@ class AccountService:
             InvalidRequest: the name or the password cannot be one.
         """
         checked, kept = await self._kept(name, password)
-        user = await self._storage.run(lambda stores: stores.users.create_first(checked, kept))
+
+        def make(stores: Stores) -> UserRecord:
+            user = stores.users.create_first(checked, kept)
+            if self._storage.folder is not None:
+                with contextlib.suppress(OSError):  # it is only there for the day on which the database is lost
+                    mark_accounts(self._storage.folder)
+            return user
+
+        user = await self._storage.run(make)
         self._any = True
         return user
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from modules.core.errors import InvalidRequest
 from modules.core.settings import Settings
 from modules.services import passwords
 from modules.services.account_commands import account_command
+from modules.services.accounts import AccountService
 from modules.services.entry import check_entry, check_or_offer
+from modules.services.storage import Storage
 from modules.store.peek import FILE_NAME, has_users
 
 PASSWORD = "heron and otter"
@@ -77,6 +80,29 @@ def test_what_lets_other_machines_in(terminal: Terminal) -> None:
     check_entry(settings(host="0.0.0.0"))
     with pytest.raises(InvalidRequest, match="would let everybody in"):
         check_entry(settings(multi_user=True))
+
+
+def test_a_server_that_lost_its_accounts_does_not_open(terminal: Terminal) -> None:
+    terminal("users add Ann", PASSWORD)
+    for broken in (b"this is no database" * 500, None):
+        for path in terminal.state.glob(f"{FILE_NAME}*"):
+            path.unlink()
+        if broken:
+            (terminal.state / FILE_NAME).write_bytes(broken)
+        settings = Settings(state_dir=terminal.state)
+        with pytest.raises(InvalidRequest, match="This server had accounts"):
+            check_or_offer(settings)
+
+        async def is_closed() -> bool:  # also where it is lost only after that look
+            storage = Storage(terminal.state)
+            accounts = AccountService(storage)
+            closed = await accounts.on() and await accounts.list() == ()
+            await storage.close()
+            return closed
+
+        assert asyncio.run(is_closed())
+        assert terminal("users add Ben", PASSWORD)[1].startswith("Ben is the first account")
+        check_or_offer(settings)
 
 
 def test_a_look_at_a_database_that_is_none(tmp_path: Path) -> None:
