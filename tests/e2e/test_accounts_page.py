@@ -170,6 +170,20 @@ def test_a_key_is_shown_once_works_and_is_revoked(house: PaddockServer, new_page
     log_in(page, "Ann", PASSWORD)
     expect(page.get_by_role("textbox", name="Message", exact=True)).to_have_value("")  # nothing is left to who logs in next
 
+    page.request.post(f"{house.url}ui/users", data={"name": "Cara", "password": OTHER, "role": "manage"}, headers={"origin": house.url.rstrip("/")})
+    page.get_by_role("button", name="Log out").click()
+    log_in(page, "Cara", OTHER)
+    page.get_by_label("More about chats").click()
+    restart = page.get_by_role("button", name=re.compile("^Restart Paddock"))
+    expect(restart).to_be_disabled()
+    expect(restart).to_have_attribute("title", re.compile("this needs “admin”"))
+    expect(page.get_by_role("button", name=re.compile("^Accounts"))).to_have_count(0)
+    page.keyboard.press("Escape")
+    open_area(page, "Models")
+    expect(page.get_by_role("button", name=re.compile("^Unload")).first).to_be_enabled()
+    expect(page.get_by_role("button", name="Add folder")).to_be_disabled()
+    expect(page.get_by_role("note")).to_have_count(0)
+
 
 @pytest.mark.parametrize("house", [("--model", STARTER, "--option", "slots=1")], indirect=True)
 def test_who_waits_is_told_how_many_are_before(house: PaddockServer, new_page: Callable[..., Page]) -> None:

@@ -54,6 +54,8 @@ OPERATIONS = (
     ("/api/generate", "POST", GenerationMode.NEGATIVE, 20),
     ("/api/embed", "POST", GenerationMode.POSITIVE, 10),
     ("/api/show", "POST", GenerationMode.POSITIVE, 10),
+    ("/v1/internal/usage", "GET", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/usage", "GET", GenerationMode.NEGATIVE, 5),
 )
 NEVER = ("keep_alive", "fit")  # would unload the model, and have the machine measured
 CHOSEN = ("model", "preset", "prompt_template")  # names that do not exist; mostly left out, or nothing would get any further
@@ -100,7 +102,7 @@ def check(status: int, content_type: str, text: str) -> None:
         assert error["type"]
     elif content_type.startswith("text/event-stream"):
         for event in text.split("\n\n")[:-1]:  # the tool reads no more than the first hundred
-            assert event == "data: [DONE]" or json.loads(event.partition("data: ")[2])
+            assert event == "data: [DONE]" or event.startswith(": waiting, place ") or json.loads(event.partition("data: ")[2])
     elif content_type.startswith("application/x-ndjson"):
         assert [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     else:

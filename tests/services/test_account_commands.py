@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,11 @@ def test_users_and_keys(terminal: Terminal) -> None:
     listed = terminal("keys list Ben")[1]
     assert " until " in listed and listed.endswith(" phone") and key not in listed
     assert terminal(f"keys revoke Ben {listed.split()[0]}")[0] == 0 and " revoked phone" in terminal("keys list Ben")[1]
+    noted = [(one["action"], one["object"], one["outcome"]) for one in map(json.loads, (terminal.state / "audit.jsonl").read_text().splitlines())]
+    assert noted == [
+        ("user.create", "Ann", "failed"), ("user.create", "Ann", "done"), ("user.create", "ann", "failed"), ("user.create", "Ben", "done"), ("user.change", "Ben", "done"),
+        ("user.password", "Ben", "done"), ("user.delete", "Ann", "failed"), ("key.create", "Ben", "failed"), ("key.create", "Ben", "done"), ("key.revoke", "Ben", "done"),
+    ]  # fmt: skip
     assert terminal("keys revoke Ben nothing") == (1, "There is no such key; refresh the list.")
     assert terminal("keys add Cem --scope chat") == (1, "There is no account “Cem”; python server.py users list shows all.")
     assert terminal("users remove Ben")[0] == 0 and len(terminal("users list")[1].splitlines()) == 1
