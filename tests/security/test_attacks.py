@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import pickle
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.paddock_server import free_port, wait_for
+from tests.paddock_server import STARTER, free_port, wait_for
 from tests.security.conftest import CANARY, GATED, KEY, OUTSIDE, PAGE_TOKEN, SECRETS, Fortress
 
 NAMES = (
@@ -96,6 +98,39 @@ def test_no_name_of_any_route_leads_outside(fortress: Fortress) -> None:
     assert complaints == []
     assert fingerprint(fortress.outside) == before
     assert sorted(path.name for path in fortress.folder.iterdir()) == around
+    assert fortress.answers()
+
+
+class Evil:
+    """What runs when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self._marker), "w")
+
+
+def test_nothing_of_a_stranger_is_unpickled(fortress: Fortress, starter_dir: Path) -> None:
+    http, marker = fortress.server.http, fortress.folder / "unpickled"
+    poison = pickle.dumps(Evil(marker))
+    model, adapter = fortress.models / "pickled", fortress.folder / "loras" / "pickled"
+    shutil.copytree(starter_dir, model, ignore=shutil.ignore_patterns("*.safetensors", "*.gguf"))
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"], "base_model_name_or_path": "starter", "task_type": "CAUSAL_LM"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    for path in (model / "pytorch_model.bin", model / "training_args.bin", adapter / "adapter_model.bin", fortress.models / "evil.pt", fortress.folder / "datasets" / "evil.pkl"):
+        path.write_bytes(poison)
+    ask = {"prompt": "a", "max_tokens": 1}
+    refused = [
+        http.post("v1/completions", json={**ask, "model": "pickled"}), http.post("v1/completions", json={**ask, "model": "evil.pt"}),
+        http.post("v1/completions", json={**ask, "model": STARTER, "adapters": [{"name": "pickled", "scale": 1}]}),
+        http.get("ui/datasets/look", params={"name": "evil.pkl"}), http.post("ui/datasets/preview", json={"name": "evil.pkl", "format": "text", "columns": {}}),
+    ]  # fmt: skip
+    assert all(answer.status_code >= 400 or answer.json().get("problem") for answer in refused), [answer.text[:200] for answer in refused]
+    assert "holds its weights as pickle files, which can run code; get the version with *.safetensors." in refused[0].json()["error"]["message"]
+    assert not marker.exists()
+    shutil.rmtree(model)
     assert fortress.answers()
 
 
