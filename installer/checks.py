@@ -36,7 +36,7 @@ INSTALL_BROWSER = (
     ("apk", ("apk add chromium font-dejavu",)),
     ("brew", ("brew install --cask google-chrome",)),
 )
-APART = ("contracts", "live", "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
+APART = ("contracts", "live", "security", "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
 # A worker for each core; a file's tests share their fixtures; the order of files is that of tests/conftest.py
 BY_FILES = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 PARALLEL = (*BY_FILES, "-p", "no:schemathesis")  # a plug-in that takes a second to start and has no use here stays out

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import pickle
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -167,6 +168,42 @@ def test_an_uploaded_page_is_no_page_of_this_server(fortress: Fortress) -> None:
         "attachment" in given.headers.get("content-disposition", "") and not given.headers["content-type"].startswith("text/html")
     )
     assert "default-src 'self'" in given.headers["content-security-policy"]
+
+
+VALUES: tuple[Any, ...] = (
+    "../outside/secret", {"path": "/etc/passwd", "url": "http://127.0.0.1:1/x", "meta": {"_type": "gradio.FileData"}}, [["x" * 10_000]],
+)  # fmt: skip
+
+
+def called(http: httpx.Client, number: int, values: list[Any], event: Any) -> dict[str, Any]:
+    """What a handler of the page says to a client that made its request by hand."""
+    session = f"attack{number}"
+    body = {"fn_index": number, "data": values, "session_hash": session, "event_data": event, "trigger_id": None}
+    joined = http.post("gradio_api/queue/join", json=body)
+    if joined.status_code != 200:
+        assert joined.status_code < 500, joined.text[:300]
+        return joined.json()
+    with http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as events:
+        for line in events.iter_lines():
+            told = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if told.get("msg") in ("process_completed", "unexpected_error"):
+                return dict(told)
+    return {}
+
+
+def test_handlers_of_the_page_take_nothing_on_trust(fortress: Fortress) -> None:
+    """Gradio lets every handler be called by its number, with arguments that no control would give."""
+    http, before = fortress.server.http, fingerprint(fortress.outside)
+    handlers = {re.sub(r"_\d+$", "", row["api_name"]): row for row in http.get("config").json()["dependencies"]}  # one of each function
+    assert len(handlers) > 20
+    for value in VALUES:
+        for handler in handlers.values():
+            answer = json.dumps(called(http, handler["id"], [value] * len(handler["inputs"]), {"name": value, "value": value, "index": value}))
+            assert OUTSIDE not in answer and "root:x:" not in answer and "Traceback" not in answer, (handler["api_name"], answer[:300])
+    assert fingerprint(fortress.outside) == before
+    assert "Unexpected error in the page" not in fortress.server.log and "/modules/ui/" not in fortress.server.log
+    assert {path.name for path in (fortress.folder / "presets").glob("*.yaml")} >= {"Balanced.yaml", "Creative.yaml"}
+    assert fortress.answers()
 
 
 # ---- foreign sites, hosts, guesses ---------------------------------------------------------------------------------
