@@ -37,6 +37,7 @@ HEADERS, FOLDER_HEADERS = 500, 200  # read in the web process: all of them alway
 LOADED_FILES, LOADED_FOLDERS, RENDERED, CONSTRAINED = (500, 200, 200, 200) if FULL else (20, 3, 24, 60)
 STEP = HEADERS // LOADED_FILES + 1  # so that a part has all kinds of mutations
 HEADER_LIMIT_S = 5.0
+AWKWARD = "a" * 300 + " The fox \u2028🦊"  # what patterns of tokenizers stumble over
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 DEFECT = "server_error"  # an exception that nobody foresaw; all other errors are sentences of their own
 
@@ -126,7 +127,7 @@ def shelf(fortress: Fortress) -> Iterator[Path]:
 
 def load(fortress: Fortress, name: str) -> str:
     """Have the server load a model and write one token."""
-    return told(fortress.server.http.post("v1/completions", json={"model": name, "prompt": "The fox", "max_tokens": 1}))
+    return told(fortress.server.http.post("v1/completions", json={"model": name, "prompt": AWKWARD, "max_tokens": 1}))
 
 
 def test_loading_damaged_gguf_files(fortress: Fortress, shelf: Path, starter_gguf: Path) -> None:
