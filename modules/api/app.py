@@ -8,10 +8,13 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from fastapi import FastAPI, HTTPException, Request
 from starlette.routing import Match
 
+from modules.api.anthropic import anthropic_router
+from modules.api.anthropic_errors import AnthropicErrors
 from modules.api.arrivals import PageArrivals
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
 from modules.api.description_page import description_router
+from modules.api.elsewhere import elsewhere_router
 from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
@@ -20,6 +23,7 @@ from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.ollama import greeting_router, ollama_router
 from modules.api.people import People
+from modules.api.responses import responses_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
 from modules.api.views import view_routers
@@ -34,6 +38,8 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
     install_error_handlers(api)
     api.include_router(completions_router(app))
+    api.include_router(anthropic_router(app))
+    api.include_router(responses_router(app))
     api.include_router(models_router(app))
     api.include_router(embeddings_router(app))
     for router in internal_routers(app):
@@ -41,6 +47,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.include_router(metrics_router(app))
     api.include_router(ollama_router(app))
     api.include_router(description_router(app, api.openapi))
+    api.include_router(elsewhere_router())
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
@@ -69,6 +76,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         allowed_origins=settings.allowed_origins,
         any_host=settings.host in ("0.0.0.0", "::"),  # compared, not bound
     )
+    api.add_middleware(AnthropicErrors)
     api.add_middleware(AnswerCount, answers=app.meters.answers)
     return api
 

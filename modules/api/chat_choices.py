@@ -64,13 +64,18 @@ class ChatShape:
     def _table(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
         if not self._logprobs:
             return None
-        return {"content": [{**_entry(entry), "top_logprobs": [_entry(top) for top in entry.top]} for entry in logprobs]}
+        return {"content": told_logprobs(logprobs)}
 
 
 def _call_piece(piece: CallPiece) -> dict[str, Any]:
     if piece.id:
         return {"index": piece.index, "id": piece.id, "type": "function", "function": {"name": piece.name, "arguments": piece.arguments}}
     return {"index": piece.index, "function": {"arguments": piece.arguments}}
+
+
+def told_logprobs(logprobs: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with their alternatives as OpenAI tells them."""
+    return [{**_entry(entry), "top_logprobs": [_entry(top) for top in entry.top]} for entry in logprobs]
 
 
 def _entry(entry: TokenLogprob) -> dict[str, Any]:

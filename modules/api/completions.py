@@ -19,6 +19,7 @@ from modules.api.chat_choices import ChatShape
 from modules.api.chat_parts import asked_params, chat_request
 from modules.api.choices import Whole, prompt_table
 from modules.api.errors import body_of, documented_errors
+from modules.api.fill_in import with_gap
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
 from modules.api.text_completions import TextShape
@@ -48,7 +49,7 @@ def completions_router(app: App) -> APIRouter:
         params = await asked_params(app, body, body.max_tokens or 16, body.logprobs)
         requests = []
         for prompt in body.prompts():
-            source = _text_prompt(body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
+            source = await _text_prompt(app, body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
             requests += _with_seeds(GenerationRequest(prompt=source, params=params, client=_client(body, request)), body.n)
         echoes = [await _echo(app, prompt, body.model) for prompt in body.prompts()] if body.echo else []
         shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt)
@@ -60,7 +61,9 @@ def completions_router(app: App) -> APIRouter:
 # ---- from body to requests -----------------------------------------------------------------------------------------
 
 
-def _text_prompt(body: CompletionRequest, text: str) -> TextPrompt:
+async def _text_prompt(app: App, body: CompletionRequest, text: str) -> TextPrompt:
+    if body.suffix:
+        return TextPrompt(text=await with_gap(app.generation, text, body.suffix, body.model), add_bos=body.add_bos)
     return TextPrompt(text=text, add_bos=body.add_bos, parse_special=body.parse_special)
 
 

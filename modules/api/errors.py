@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from modules.api.answers import JsonAnswer
@@ -108,7 +108,7 @@ def response_of(error: errors.AppError) -> JsonAnswer:
     return JsonAnswer(body_of(error), status_code=status, headers=headers)
 
 
-def validation_message(error: RequestValidationError) -> tuple[str, str]:
+def validation_message(error: RequestValidationError | ValidationError) -> tuple[str, str]:
     """The first problem of a request body as a sentence, and the field it is about."""
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"] if part != "body" and not str(part).startswith(("function-", "constrained-"))]

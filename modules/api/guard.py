@@ -27,7 +27,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_LIMIT_BYTES = 8 << 20
 IMAGES_LIMIT_BYTES = 32 << 20  # of a body that may hold images, or is a document
 WITH_IMAGES = re.compile(
-    r"/v1/chat/completions|/v1/internal/chat-prompt|/api/(chat|generate)"
+    r"/v1/(chat/completions|responses|messages(/count_tokens)?)|/v1/internal/chat-prompt|/api/(chat|generate)"
     r"|/ui/conversations/([^/]+/(send|files|insert|begin|context|summarise)|import)|/ui/(characters|profiles)/import"
 )
 UPLOAD_LIMIT_BYTES = 64 << 20
@@ -158,7 +158,7 @@ class Guard:
         if asked.origin in self._origins and asked.origin is not None:
             return [
                 (b"access-control-allow-origin", asked.origin.encode()),
-                (b"access-control-allow-headers", b"authorization, content-type"),
+                (b"access-control-allow-headers", b"authorization, content-type, x-api-key, anthropic-version, anthropic-beta, anthropic-dangerous-direct-browser-access"),
                 (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
                 (b"vary", b"Origin"),
             ]

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 
+from modules.api.anthropic_errors import VERSION_HEADER
+from modules.api.anthropic_models import anthropic_list, anthropic_model
 from modules.api.errors import documented_errors
 from modules.core.errors import NotFound
 from modules.core.generation import EngineCard
@@ -41,18 +43,18 @@ def models_router(app: App) -> APIRouter:
         return {card.name: card for card in app.models.status().loaded}
 
     @router.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        """All models that can be used, loaded ones first."""
+    async def models(request: Request) -> dict[str, Any]:
+        """All models that can be used, loaded ones first; for Anthropic's clients in their shape."""
         infos = [info for info in (*await app.models.list(), *await app.models.remote()) if not info.problem]
         cards = loaded_cards()
         infos.sort(key=lambda info: (info.name not in cards, info.name))
-        return {"object": "list", "data": [_entry(info, cards) for info in infos]}
+        return anthropic_list(infos) if VERSION_HEADER in request.headers else {"object": "list", "data": [_entry(info, cards) for info in infos]}
 
     @router.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
+    async def model(name: str, request: Request) -> dict[str, Any]:
         """One model."""
         info = await app.models.find(name)
-        return _entry(info, loaded_cards())
+        return anthropic_model(info) if VERSION_HEADER in request.headers else _entry(info, loaded_cards())
 
     @router.get("/v1/internal/counters")
     async def counters(model: str = "") -> dict[str, Any]:

@@ -28,7 +28,7 @@ KEPT_S = 30 * 24 * 3600
 ID_BYTES = 16
 # What is no reading and everybody may do: their own conversations and notebooks, questions to the model, the form of the settings
 EVERYBODY = re.compile(
-    r"/login|/v1/(chat/completions|completions|embeddings|internal/(encode|decode|token-count|logits|chat-prompt|stop-generation))"
+    r"/login|/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings|internal/(encode|decode|token-count|logits|chat-prompt|stop-generation))"
     r"|/api/(chat|generate|embed|embeddings|show)"
     r"|/ui/conversations(/.*)?|/ui/bin(/.*)?|/ui/notebooks?(/.*)?|/ui/tokens|/ui/templates/(look|read)"
     r"|/gradio_api/run/predict/?"

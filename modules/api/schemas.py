@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from modules.api.content import ChatMessage, check_count
+from modules.api.openai_fields import OpenAiChatFields
 from modules.api.text_shapes import Schema, ShapeFields
 from modules.api.tools import ToolFields
 from modules.core.model import AdapterChoices
@@ -42,14 +43,26 @@ def _optional_fields() -> dict[str, Any]:
 SamplingFields = create_model("SamplingFields", **_optional_fields())
 
 
+def checked_stop(value: str | list[str] | None) -> str | list[str] | None:
+    """The stop strings, if they are not too many or too long.
+
+    Raises:
+        ValueError: they are.
+    """
+    items = [value] if isinstance(value, str) else value or []
+    if len(items) > 64 or any(not 0 < len(item) <= 1000 for item in items):
+        raise ValueError("at most 64 stop strings of 1 to 1000 characters")
+    return value
+
+
 class StreamOptions(BaseModel):
     """What a stream carries besides text."""
 
     include_usage: bool = False
 
 
-class _Request(SamplingFields, ShapeFields):
-    """What chat and plain completions share."""
+class GenerationBody(SamplingFields, ShapeFields):
+    """What all bodies that ask for text share."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -73,10 +86,7 @@ class _Request(SamplingFields, ShapeFields):
     @field_validator("stop")
     @classmethod
     def _bounded_stop(cls, value: str | list[str] | None) -> str | list[str] | None:
-        items = [value] if isinstance(value, str) else value or []
-        if len(items) > 64 or any(not 0 < len(item) <= 1000 for item in items):
-            raise ValueError("at most 64 stop strings of 1 to 1000 characters")
-        return value
+        return checked_stop(value)
 
     @model_validator(mode="after")
     def _whole_prompts(self) -> Self:
@@ -102,7 +112,14 @@ class _Request(SamplingFields, ShapeFields):
         return values
 
 
-class ChatRequest(_Request, ToolFields):
+class ChatFields(GenerationBody):
+    """What all bodies that ask for the next message of a conversation share."""
+
+    prompt_template: str = ""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class ChatRequest(OpenAiChatFields, ToolFields, ChatFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
@@ -110,8 +127,6 @@ class ChatRequest(_Request, ToolFields):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
     continue_final_message: bool = False
-    prompt_template: str = ""
-    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("messages")
     @classmethod
@@ -126,25 +141,35 @@ class ChatRequest(_Request, ToolFields):
         return value
 
 
-class CompletionRequest(_Request):
+class CompletionRequest(GenerationBody):
     """Body of POST /v1/completions."""
 
     prompt: str | list[str] | list[int] | list[list[int]] = ""
     max_tokens: int | None = Field(None, ge=0, le=1_048_576)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False
-    suffix: str | None = None
-    best_of: int | None = None
     parse_special: Literal[True, False] = True
     add_bos: Literal[True, False] = True
+    suffix: str | None = Field(None, max_length=TEXT_LIMIT, description="What stands behind the gap that is to be filled, for models that were trained for that.")
+    best_of: int | None = None
 
-    @field_validator("suffix", "best_of")
+    @field_validator("best_of")
     @classmethod
-    def _supported(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name == "suffix" and value:
-            raise ValueError("not supported; put the text before the gap into prompt")
-        if info.field_name == "best_of" and value is not None and value != info.data.get("n", value):
-            raise ValueError("not supported; use n")
+    def _none_are_thrown_away(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value != info.data.get("n", value):
+            raise ValueError("completions are not written to be thrown away; leave it out, or make n the same and choose yourself")
+        return value
+
+    @field_validator("suffix")
+    @classmethod
+    def _between_texts(cls, value: str | None, info: ValidationInfo) -> str | None:
+        prompt = info.data.get("prompt", "")
+        if value and not (isinstance(prompt, str) or all(isinstance(item, str) for item in prompt)):
+            raise ValueError("needs its prompt as text, not as token ids")
+        if value and info.data.get("echo"):
+            raise ValueError("the prompt of a text with a gap is not told; leave echo out")
+        if value and not info.data.get("parse_special", True):
+            raise ValueError("a gap is written with special tokens; leave parse_special out")
         return value
 
     def given(self) -> dict[str, Any]:

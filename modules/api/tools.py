@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from modules.core.tools import checked_tools
 
 CHOICES = ("none", "auto", "required")
-OLDER = (("functions", "tools"), ("function_call", "tool_choice"))
 
 
 class ToolFields(BaseModel):
@@ -22,14 +21,6 @@ class ToolFields(BaseModel):
     tools: list[dict[str, Any]] | None = Field(None, description="Functions that the model may call, in OpenAI's form.")
     tool_choice: str | dict[str, Any] | None = Field(None, description="none, auto, required, a named function, or allowed_tools.")
     parallel_tool_calls: bool = Field(True, description="Whether one reply may call more than once.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _no_older_names(cls, values: Any) -> Any:
-        for name, ours in OLDER:
-            if isinstance(values, dict) and values.get(name):
-                raise ValueError(f"{name} is an older name; send {ours}")
-        return values
 
     @field_validator("tools")
     @classmethod

@@ -34,14 +34,15 @@ class Variant(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def variants(messages: Sequence[Message]) -> list[Variant]:
+def variants(messages: Sequence[Message], *, knows_developer: bool = True) -> list[Variant]:
     """The conversation as it stands, then with unknown roles and forms replaced, gentlest change first.
 
+    A template that never speaks of developers may still write that role down as any other; its model has not seen it, so it is never given.
     Arguments of tool calls that arrive as JSON text (the OpenAI form) are given as objects, which most templates expect.
     """
     plain = _with_arguments([message.for_template() for message in messages], _as_object)
-    found = [Variant(plain)]
     renamed = [{**message, "role": "system"} if message["role"] == "developer" else message for message in plain]
+    found = [Variant(plain)] if knows_developer or renamed == plain else []
     beginnings = [Variant(renamed, (DEVELOPER_NOTE,) if renamed != plain else ())]
     if any(message["role"] == "system" for message in renamed):
         beginnings.append(Variant(merge_system(renamed), (MERGED_NOTE,)))

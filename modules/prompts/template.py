@@ -190,7 +190,7 @@ class Template:
         """Render the first variant of the conversation that the template takes; its refusal of the first one is what is told."""
         first_error: Exception | None = None
         lossy: tuple[Variant, str, tuple[tuple[int, int], ...]] | None = None
-        for variant in variants(messages):
+        for variant in variants(messages, knows_developer="developer" in self.source.text):
             try:
                 text, spans = self._run(variant.messages, call)
             except TEMPLATE_FAULTS as error:

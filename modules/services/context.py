@@ -126,7 +126,7 @@ class ContextService:
             room=room,
             total=total,
             system=sum([await self._count(model, content) for content in system]),
-            attachments=sum([await self._count(model, document_block(file, material.texts[file.hash])) for file in material.files if file.hash in material.texts]),
+            attachments=sum([await self._count(model, document_block(file.name, material.texts[file.hash])) for file in material.files if file.hash in material.texts]),
             images=await self._of_images(prompt, model, total, unsent[1]),
             typed=await self._tokens(model, unsent[0]),
             policy=asked.overflow,

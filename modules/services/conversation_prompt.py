@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from modules.core.messages import Image, Message, Role, without_thinking
 from modules.services.character_prompt import spoken
-from modules.store.records import MessageRecord, StoredFile
+from modules.store.records import MessageRecord
 
 SEPARATOR = "\n\n"
 FENCE = re.compile(r"`{3,}")
@@ -83,16 +83,16 @@ def with_summary(parts: Sequence[PromptPart], summary: str) -> tuple[PromptPart,
     return (*parts[:place], PromptPart(told, parts[place].origins), *parts[place + 1 :])
 
 
-def document_block(file: StoredFile, text: str) -> str:
+def document_block(name: str, text: str) -> str:
     """A document as it stands in a prompt: its name, and its text between fences that are not in it."""
     fence = "`" * max(3, max((len(run) + 1 for run in FENCE.findall(text)), default=0))
-    return f"Attached file “{file.name}”:\n{fence}\n{text.strip()}\n{fence}"
+    return f"Attached file “{name}”:\n{fence}\n{text.strip()}\n{fence}"
 
 
 def _part(record: MessageRecord, content: str, files: Mapping[str, bytes], texts: Mapping[str, str]) -> PromptPart:
     """A message with its documents, then its text; its images stand before both."""
     images = tuple(Image(kind=image.kind, data=base64.b64encode(files[image.hash]).decode()) for image in record.images)
-    blocks = [document_block(file, texts[file.hash]) for file in record.files if file.hash in texts]
+    blocks = [document_block(file.name, texts[file.hash]) for file in record.files if file.hash in texts]
     whole = SEPARATOR.join([*blocks, *([spoken(record.speaker, content)] if content.strip() or not blocks else [])])
     return PromptPart(Message(role=_role(record.role), content=whole, images=images, pinned=record.pinned), (record.id,))
 

@@ -182,6 +182,12 @@ def test_text_in_parts_is_one_text(client: openai.OpenAI) -> None:
     assert reply.choices[0].message.content.startswith(ANSWER)
 
 
+def test_a_developer_speaks_as_the_system_does(client: openai.OpenAI) -> None:
+    told = [client.chat.completions.create(**{**GREEDY, "messages": [{"role": role, "content": "Be brief."}, *ASKED]}) for role in ("system", "developer")]
+    assert told[0].choices[0].message.content == told[1].choices[0].message.content
+    assert told[0].usage.prompt_tokens == told[1].usage.prompt_tokens > client.chat.completions.create(**GREEDY).usage.prompt_tokens
+
+
 def test_the_counters_say_what_was_written(client: openai.OpenAI, server: PaddockServer) -> None:
     before = server.counters()
     written = client.chat.completions.create(**GREEDY).usage.completion_tokens

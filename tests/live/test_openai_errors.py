@@ -12,7 +12,6 @@ from tests.paddock_server import STARTER, wait_for
 HELLO = [{"role": "user", "content": "Hello"}]
 IMAGE = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}]
 SOUND = [{"role": "user", "content": [{"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}]}]
-TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
 # What is sent beside model and messages, the field that the answer names, and words of the sentence
 REFUSED_CHATS = (
     ({"messages": []}, "messages", "at least 1 item"),
@@ -30,9 +29,15 @@ REFUSED_CHATS = (
     ({"logit_bias": {"5": 101}}, "logit_bias", "from -100 to 100"),
     ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20; got 21"),
-    ({"tools": [TOOL]}, "tools", "tools are not supported yet; leave the field out"),
     ({"response_format": {"type": "xml"}}, "response_format", "there are the types text, json_object and json_schema; got 'xml'"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, "json_schema", "Unimplemented keys"),
+    ({"modalities": ["text", "audio"]}, "modalities", "models here write text only"),
+    ({"audio": {"voice": "alloy", "format": "wav"}}, "audio", "models here write text only"),
+    ({"web_search_options": {}}, "web_search_options", "nothing is searched for on the web"),
+    ({"functions": [{"name": "look"}]}, "functions", "the older form of tools is not supported; send tools"),
+    ({"function_call": "auto"}, "function_call", "send tool_choice"),
+    ({"extra_body": {"moderation": {"model": "x"}}}, "moderation", "there is no moderation here"),
+    ({"reasoning_effort": "a lot"}, "reasoning_effort", "a lot"),
     ({"extra_body": {"grammar": "root ::= thing"}}, "grammar", "line 1, column 10: there is no rule “thing”"),
     ({"extra_body": {"grammar": "root ::= " + "(" * 60_000}}, "grammar", "more than 32 groups in each other"),
     ({"extra_body": {"guided_regex": "(a"}}, "regex", "unclosed group"),
@@ -42,8 +47,10 @@ REFUSED_CHATS = (
     ({"extra_body": {"min_p": "much"}}, "min_p", "much"),
 )
 REFUSED_COMPLETIONS = (
-    ({"best_of": 4}, "best_of", "not supported; use n"),
-    ({"suffix": "end"}, "suffix", "put the text before the gap into prompt"),
+    ({"best_of": 4}, "best_of", "completions are not written to be thrown away"),
+    ({"suffix": "end"}, "suffix", "this model has no tokens for filling a gap; put the text before the gap into prompt"),
+    ({"suffix": "end", "prompt": [1, 2]}, "suffix", "needs its prompt as text"),
+    ({"suffix": "end", "echo": True}, "suffix", "leave echo out"),
     ({"logprobs": 21}, "logprobs", "less than or equal to 20; got 21"),
     ({"prompt": [1, 99_999]}, "prompt", "Token id 99999 is not in the vocabulary"),
     ({"prompt": [[1], []]}, "prompt", "The prompt is empty"),

@@ -109,5 +109,10 @@ def test_guidance_goes_from_the_negative_prompt_to_the_prompt(client: openai.Ope
         text(client, GREEDY, guidance_scale=2, deterministic=True)
 
 
-def test_a_field_that_nobody_knows_changes_nothing(client: openai.OpenAI, greedy: str) -> None:
-    assert text(client, GREEDY, store=True, no_such_field=1) == greedy
+def test_fields_that_change_no_text_are_taken(client: openai.OpenAI, greedy: str) -> None:
+    ignored = {
+        "store": True, "metadata": {"a": "b"}, "service_tier": "flex", "prediction": {"type": "content", "content": "A LoRA"}, "modalities": ["text"],
+        "prompt_cache_key": "k", "prompt_cache_retention": "24h", "safety_identifier": "me", "user": "me", "parallel_tool_calls": True, "no_such_field": 1,
+    }  # fmt: skip
+    assert text(client, GREEDY, **ignored) == greedy
+    assert text(client, GREEDY, reasoning_effort="low", verbosity="medium") == greedy, "a template that does not read them writes the same"

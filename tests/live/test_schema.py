@@ -23,6 +23,11 @@ OPERATIONS = (
     ("/v1/chat/completions", "POST", GenerationMode.NEGATIVE, 50),
     ("/v1/completions", "POST", GenerationMode.POSITIVE, 40),
     ("/v1/completions", "POST", GenerationMode.NEGATIVE, 50),
+    ("/v1/messages", "POST", GenerationMode.POSITIVE, 25),
+    ("/v1/messages", "POST", GenerationMode.NEGATIVE, 25),
+    ("/v1/messages/count_tokens", "POST", GenerationMode.POSITIVE, 10),
+    ("/v1/responses", "POST", GenerationMode.POSITIVE, 25),
+    ("/v1/responses", "POST", GenerationMode.NEGATIVE, 25),
     ("/v1/embeddings", "POST", GenerationMode.POSITIVE, 20),
     ("/v1/embeddings", "POST", GenerationMode.NEGATIVE, 20),
     ("/v1/internal/encode", "POST", GenerationMode.POSITIVE, 5),
@@ -95,7 +100,7 @@ def check(status: int, content_type: str, text: str) -> None:
         assert error["type"]
     elif content_type.startswith("text/event-stream"):
         for event in text.split("\n\n")[:-1]:  # the tool reads no more than the first hundred
-            assert event == "data: [DONE]" or json.loads(event.removeprefix("data: "))
+            assert event == "data: [DONE]" or json.loads(event.partition("data: ")[2])
     elif content_type.startswith("application/x-ndjson"):
         assert [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     else:

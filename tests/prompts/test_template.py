@@ -102,7 +102,10 @@ def test_a_developer_message_is_system_where_the_role_is_refused_or_skipped(when
     rendered = template(text).render(said(("developer", "Rule"), ("user", "Hi")))
     assert rendered.text == "[system]Rule[user]Hi"
     assert "developer" in rendered.notes[0]
-    assert template("{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}").render(said(("developer", "Rule"))).text == "[developer]Rule"
+    any_role = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
+    unknown, known = (template(one).render(said(("developer", "Rule"))) for one in (any_role, any_role + "{# developer #}"))
+    assert (unknown.text, known.text) == ("[system]Rule", "[developer]Rule"), "no model has seen a role that its template never speaks of"
+    assert "developer" in unknown.notes[0] and not known.notes
 
 
 def test_arguments_of_tool_calls_come_as_the_template_takes_them() -> None:

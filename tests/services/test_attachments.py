@@ -77,7 +77,7 @@ async def test_a_pasted_text_is_one_too_and_a_message_may_be_nothing_else(desk: 
 
 def test_a_block_cannot_be_closed_from_within() -> None:
     file = StoredFile("1", "h", "a.md", "text", "", 9, 9)
-    block = document_block(file, "before\n````\nnot the end\n````")
+    block = document_block(file.name, "before\n````\nnot the end\n````")
     assert block == "Attached file “a.md”:\n`````\nbefore\n````\nnot the end\n````\n`````"
 
 
