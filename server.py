@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from modules.core.errors import AppError, InvalidRequest
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from fastapi import FastAPI
@@ -103,16 +104,37 @@ def checked_again(arguments: list[str], environ: Mapping[str, str], settings: Se
     """
     from modules.core.server_run import Handover
     from modules.core.settings import read_settings
+    from modules.services.entry import check_entry
 
     new, given = read_settings(arguments, environ)
+    certificate_of(new)
+    check_entry(new)
     port_given = "port" in given
     if Handover(settings.host, port, "").is_for(new, port_given):
-        return new.root_path == settings.root_path
+        return (new.root_path, new.scheme) == (settings.root_path, settings.scheme)
     bind(new, port_given).close()
     return False
 
 
-def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun, environ: Mapping[str, str]) -> int:
+def certificate_of(settings: Settings) -> ssl.SSLContext | None:
+    """What TLS is served with, if it is; a certificate that clients will not accept is told.
+
+    Raises:
+        InvalidRequest: its files cannot be used.
+    """
+    if settings.ssl_certfile is None:
+        if settings.ssl_keyfile is not None:
+            raise InvalidRequest("--ssl-keyfile names a private key, but no certificate is given. Name it with --ssl-certfile, or leave the key out.")
+        return None
+    from modules.core.certificates import read_certificate
+
+    context, doubt = read_certificate(settings.ssl_certfile, settings.ssl_keyfile)
+    if doubt:
+        logging.getLogger("paddock").warning(doubt)
+    return context
+
+
+def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun, environ: Mapping[str, str], certificate: ssl.SSLContext | None) -> int:
     """Say the address, serve, and become the next run if one is wanted; returns the exit status."""
     from modules.api.guard import in_address
     from modules.api.serving import serve
@@ -120,10 +142,10 @@ def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: S
     from modules.core.settings import LOOPBACK_HOSTS
 
     host = "localhost" if settings.host in LOOPBACK_HOSTS else in_address(settings.host)
-    address = f"http://{host}:{listener.getsockname()[1]}{settings.root_path}"
+    address = f"{settings.scheme}://{host}:{listener.getsockname()[1]}{settings.root_path}"
     sys.stdout.write(f"Paddock is at {address}\n")
     sys.stdout.flush()
-    kept = serve(api, settings, listener, run)
+    kept = serve(api, settings, listener, run, certificate)
     if kept is None:
         return 0
     end_at_once_when_told()
@@ -131,22 +153,38 @@ def serve_here(api: FastAPI, settings: Settings, listener: socket.socket, run: S
     return become_next(kept, settings, run.secret, environ)
 
 
+def begin_log() -> None:
+    """Lines on stderr, without secrets."""
+    from modules.core.log_masks import MaskedFormatter
+
+    lines = logging.StreamHandler()
+    lines.setFormatter(MaskedFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S"))
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
 def main(arguments: list[str]) -> int:
-    """Serve until told to stop, or download a model; returns the exit status."""
+    """Serve until told to stop, or do what a command says; returns the exit status."""
     if arguments[:1] == ["download"]:
         from modules.services.download_command import download_command
 
         return download_command(arguments[1:])
+    if arguments[:1] in (["users"], ["keys"]):
+        from modules.services.account_commands import account_command
+
+        return account_command(arguments)
     end_at_once_when_told()
     from modules.core.server_run import ServerRun, take_handover
     from modules.core.settings import read_settings
+    from modules.services.entry import check_or_offer
 
     before = take_handover(os.environ)
     environ = dict(os.environ)  # as it was given: a run that follows is given the same
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    begin_log()
     try:
         settings, given = read_settings(arguments)
+        certificate = certificate_of(settings)
+        check_or_offer(settings)
         listener = listen(settings, "port" in given, before)
         port = int(listener.getsockname()[1])
         run = ServerRun(lambda: checked_again(arguments, environ, settings, port), before.secret if before else "")
@@ -157,7 +195,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         sys.stderr.write(f"{error.filename or 'A folder'} cannot be used: {error.strerror}. Make it writable, free some space, or choose another folder; see --help.\n")
         return 2
-    return serve_here(api, settings, listener, run, environ)
+    return serve_here(api, settings, listener, run, environ, certificate)
 
 
 if __name__ == "__main__":

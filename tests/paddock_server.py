@@ -92,7 +92,9 @@ class ServerProcess:
 class PaddockServer(ServerProcess):
     """One running server. Replies of the starter model can be slowed, and held in the middle: see `slowed` and `held`."""
 
-    def __init__(self, folder: Path, models_dir: Path, loras_dir: Path, *flags: str, model: str = STARTER) -> None:
+    def __init__(
+        self, folder: Path, models_dir: Path, loras_dir: Path, *flags: str, model: str = STARTER, environ: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._pulse = threading.Lock()
         self._holding = False
         self.port = free_port()
@@ -105,6 +107,7 @@ class PaddockServer(ServerProcess):
             folder, "--port", str(self.port), "--models-dir", str(models_dir), "--loras-dir", str(loras_dir), "--presets-dir", str(folder / "presets"),
             "--datasets-dir", str(self.datasets_dir), "--templates-dir", str(folder / "templates"),
             "--characters-dir", str(folder / "characters"), "--verbose", "--no-template-check", *flags,  # what the engine counts is what a test asked for
+            environ=environ,
         )  # fmt: skip
         self.http = httpx.Client(base_url=self.url, timeout=120)
         wait_for(lambda: self.answers(self.url), "the server answers", START_LIMIT_S)

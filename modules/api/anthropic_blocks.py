@@ -174,11 +174,6 @@ class Turn(_Lenient):
         return self
 
 
-def calls_tools(turn: Turn) -> bool:
-    """Whether a message ends with calls, so that only their results can follow."""
-    return any(isinstance(block, ToolUse) for block in turn.content)
-
-
 def chat_messages(system: Sequence[TextBlock], turns: Iterable[Turn]) -> list[ChatDict]:
     """The same conversation as messages of our own chat. Turns of the same role that follow each other are one, as Anthropic has it."""
     told: list[ChatDict] = [{"role": "system", "content": joined(_text(block.text) for block in system)}] if system else []

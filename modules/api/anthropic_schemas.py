@@ -6,11 +6,11 @@ Source: the public reference of Anthropic's Messages API.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from modules.api.anthropic_blocks import TextBlock, TextBlocks, Turn, calls_tools, chat_messages
+from modules.api.anthropic_blocks import TextBlock, TextBlocks, Turn, chat_messages
 from modules.api.dialects import chat_of
 from modules.api.openai_fields import KNOWN_EFFORTS, Effort
 from modules.api.schemas import ChatFields, ChatRequest, checked_stop
@@ -69,10 +69,11 @@ class ToolChoice(BaseModel):
     name: str | None = None
     disable_parallel_tool_use: bool = False
 
-    @field_validator("name")
-    @classmethod
-    def _named(cls, value: str | None) -> str | None:
-        return value or None
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.type == "tool" and not self.name:
+            raise ValueError("a choice of the type tool needs the name of the tool")
+        return self
 
     def chosen(self) -> Any:
         """The choice as our own chat has it."""
@@ -123,8 +124,9 @@ class CountBody(ChatFields):
 
     def told(self) -> dict[str, Any]:
         """The fields that have other names or forms in our own chat."""
-        last = self.messages[-1]
-        values: dict[str, Any] = {"messages": chat_messages(self._system(), self.messages), "continue_final_message": last.role == "assistant" and not calls_tools(last)}
+        messages = chat_messages(self._system(), self.messages)
+        begun = bool(messages) and messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]
+        values: dict[str, Any] = {"messages": messages, "continue_final_message": begun}
         variables: dict[str, Any] = {}
         if self.thinking is not None and self.thinking.type != "adaptive":
             variables["enable_thinking"] = self.thinking.type == "enabled"

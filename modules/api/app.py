@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
 from starlette.routing import Match
 
+from modules.api.access import AccountGate
 from modules.api.anthropic import anthropic_router
 from modules.api.anthropic_errors import AnthropicErrors
 from modules.api.arrivals import PageArrivals
+from modules.api.audit_trail import AuditTrail
 from modules.api.auth import KeyCheck, KeyGate, login_router
 from modules.api.completions import completions_router
 from modules.api.description_page import description_router
@@ -19,6 +22,7 @@ from modules.api.embeddings import embeddings_router
 from modules.api.errors import install_error_handlers
 from modules.api.guard import Guard
 from modules.api.internal_routes import internal_routers
+from modules.api.login import account_login_router
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.ollama import greeting_router, ollama_router
@@ -26,6 +30,7 @@ from modules.api.people import People
 from modules.api.responses import responses_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
+from modules.api.view_usage import usage_router
 from modules.api.views import view_routers
 from modules.services.app import App
 
@@ -45,15 +50,18 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     for router in internal_routers(app):
         api.include_router(router)
     api.include_router(metrics_router(app))
+    api.include_router(elsewhere_router())
     api.include_router(ollama_router(app))
     api.include_router(description_router(app, api.openapi))
-    api.include_router(elsewhere_router())
+    api.include_router(usage_router(app, "/v1/internal"))
     if views is not None:
         for router in view_routers(app, views):
             api.include_router(router)
     settings = app.settings
     check = KeyCheck(settings.api_key.get_secret_value(), app.run.secret) if settings.api_key is not None else None
-    if check is not None:
+    if not settings.multi_user:
+        api.include_router(account_login_router(app.accounts, check))
+    elif check is not None:
         api.include_router(login_router(check))
     if mount is None:
         api.include_router(greeting_router())
@@ -66,10 +74,8 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
                 app.followers.expect(key)
 
         api.add_middleware(PageArrivals, expect=expect)
-    if settings.multi_user:
-        api.add_middleware(People, settings=settings, secret=app.run.secret, check=check)
-    if check is not None:
-        api.add_middleware(KeyGate, check=check, page=not (settings.is_local or settings.multi_user))
+    _lock(api, app, check)
+    api.add_middleware(AuditTrail, audit=app.audit, is_name=_is_name(app))
     api.add_middleware(
         Guard,
         allowed_hosts=(settings.host, *settings.allowed_hosts),
@@ -79,6 +85,25 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.add_middleware(AnthropicErrors)
     api.add_middleware(AnswerCount, answers=app.meters.answers)
     return api
+
+
+def _lock(api: FastAPI, app: App, check: KeyCheck | None) -> None:
+    """Who is let in: by accounts and the key, or on a server that several people share without accounts, each browser as somebody of its own."""
+    settings = app.settings
+    if not settings.multi_user:
+        nobodys = check or KeyCheck(secrets.token_hex(32))
+        api.add_middleware(AccountGate, accounts=app.accounts, check=nobodys, is_set=check is not None, is_local=settings.is_local)
+        return
+    api.add_middleware(People, settings=settings, secret=app.run.secret, check=check)
+    if check is not None:
+        api.add_middleware(KeyGate, check=check, page=False)
+
+
+def _is_name(app: App) -> Callable[[str], Awaitable[bool]]:
+    async def is_name(name: str) -> bool:
+        return await app.accounts.on() and await app.accounts.named(name) is not None
+
+    return is_name
 
 
 def _end_here(api: FastAPI) -> None:

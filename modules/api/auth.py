@@ -23,6 +23,7 @@ from modules.api.guard import Asgi, Receive, Scope, Send, route_path
 COOKIE = "paddock_session"
 SESSION_S = 30 * 24 * 3600
 FAILURES_PER_MINUTE = 10
+WINDOW_S = 60.0
 KEPT_ADDRESSES = 10_000
 OTHER_SCHEMES = frozenset({"basic", "digest", "negotiate"})
 API_PATHS = ("/v1", "/api/", "/metrics")  # need the key wherever there is one
@@ -33,6 +34,29 @@ def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode()).digest()
 
 
+class Failures:
+    """Counts failures within a minute, by address or by name."""
+
+    def __init__(self) -> None:
+        self._counts: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def add(self, who: str) -> bool:
+        """Count a failure; True when there were too many in the last minute."""
+        count, since_s = self._counts.pop(who, (0, 0.0))
+        now_s = time.monotonic()
+        if now_s - since_s > WINDOW_S:
+            count, since_s = 0, now_s
+        self._counts[who] = (count + 1, since_s)
+        while len(self._counts) > KEPT_ADDRESSES:
+            self._counts.popitem(last=False)
+        return count + 1 > FAILURES_PER_MINUTE
+
+    def number(self, who: str) -> int:
+        """How many there were in the last minute."""
+        count, since_s = self._counts.get(who, (0, 0.0))
+        return count if time.monotonic() - since_s <= WINDOW_S else 0
+
+
 class KeyCheck:
     """Compares keys in constant time and counts failures by address."""
 
@@ -40,7 +64,7 @@ class KeyCheck:
         """`secret` signs the sessions; where none is given nobody else knows it."""
         self._digest = _digest(key)
         self._session = hmac.new((secret or secrets.token_hex(32)).encode(), key.encode(), hashlib.sha256).hexdigest()
-        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._failures = Failures()
 
     def good(self, key: str) -> bool:
         """Whether this is the key."""
@@ -56,14 +80,7 @@ class KeyCheck:
 
     def failed(self, address: str) -> bool:
         """Count a failure; True when there were too many in the last minute."""
-        count, since_s = self._failures.pop(address, (0, 0.0))
-        now_s = time.monotonic()
-        if now_s - since_s > 60:
-            count, since_s = 0, now_s
-        self._failures[address] = (count + 1, since_s)
-        while len(self._failures) > KEPT_ADDRESSES:
-            self._failures.popitem(last=False)
-        return count + 1 > FAILURES_PER_MINUTE
+        return self._failures.add(address)
 
 
 class KeyGate:
@@ -79,7 +96,7 @@ class KeyGate:
         if scope["type"] == "lifespan" or path in OPEN_PATHS or not (is_api or self._page):
             await self._app(scope, receive, send)
             return
-        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        headers = headers_of(scope)
         given = keys_in(headers)
         if any(self._check.good(key) for key in given) or self._check.good_session(session_in(headers)):
             await self._app(scope, receive, send)
@@ -87,15 +104,29 @@ class KeyGate:
         await self._refusal(scope, given, is_api)(scope, receive, send)
 
     def _refusal(self, scope: Scope, given: Sequence[str], is_api: bool) -> Response:
-        address = (scope.get("client") or ("?",))[0]
-        if given and self._check.failed(address):
-            message = "Too many wrong keys from this address; wait a minute."
-            return JSONResponse(error_body(message, "rate_limit_error"), status_code=429, headers={"retry-after": "60"})
+        if given and self._check.failed(address_of(scope)):
+            return too_many_keys()
         if not is_api and scope["type"] == "http" and scope["method"] == "GET" and route_path(scope) == "/":
             return RedirectResponse(f"{scope.get('root_path', '')}/login", status_code=303)
         message = "This server needs its key: send it as “Authorization: Bearer …”."
         body = error_body(message, "invalid_request_error", code="invalid_api_key")
         return JSONResponse(body, status_code=401, headers={"www-authenticate": "Bearer"})
+
+
+def address_of(scope: Scope) -> str:
+    """Where a request comes from."""
+    return str((scope.get("client") or ("?",))[0])
+
+
+def headers_of(scope: Scope) -> dict[str, str]:
+    """The headers of a request by their names in lower case."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def too_many_keys() -> Response:
+    """The answer to who guesses keys."""
+    message = "Too many wrong keys from this address; wait a minute."
+    return JSONResponse(error_body(message, "rate_limit_error"), status_code=429, headers={"retry-after": "60"})
 
 
 def keys_in(headers: Mapping[str, str]) -> Sequence[str]:
@@ -131,19 +162,32 @@ def login_router(check: KeyCheck) -> APIRouter:
     @router.get("/login", response_class=HTMLResponse)
     async def ask() -> HTMLResponse:
         """The form."""
-        return HTMLResponse(LOGIN_PAGE.format(message=""))
+        return key_page()
 
     @router.post("/login", response_model=None)
     async def enter(request: Request, key: str = Form(max_length=1000)) -> Response:
         """Check the key; a good one opens the page."""
-        if not check.good(key):
-            address = request.client.host if request.client else "?"
-            limited = check.failed(address)
-            message = "Too many wrong keys from this address; wait a minute." if limited else "That is not the key."
-            return HTMLResponse(LOGIN_PAGE.format(message=escape(message)), status_code=429 if limited else 401)
-        response = RedirectResponse(f"{request.scope.get('root_path', '')}/", status_code=303)
-        secure = request.url.scheme == "https"
-        response.set_cookie(COOKIE, check.session(), max_age=SESSION_S, httponly=True, samesite="strict", secure=secure)
-        return response
+        return enter_with_key(check, request, key)
 
     return router
+
+
+def key_page(message: str = "", status: int = 200) -> HTMLResponse:
+    """The form that takes the key."""
+    return HTMLResponse(LOGIN_PAGE.format(message=escape(message)), status_code=status)
+
+
+def enter_with_key(check: KeyCheck, request: Request, key: str) -> Response:
+    """Open the page to who has the key."""
+    if not check.good(key):
+        limited = check.failed(address_of(request.scope))
+        return key_page("Too many wrong keys from this address; wait a minute." if limited else "That is not the key.", 429 if limited else 401)
+    response = RedirectResponse(f"{request.scope.get('root_path', '')}/", status_code=303)
+    set_session(response, request, check.session(), SESSION_S)
+    return response
+
+
+def set_session(response: Response, request: Request, value: str, kept_s: int) -> None:
+    """Give the browser the cookie of a session, out of reach of scripts and of other sites; an empty value takes it away."""
+    place, secure = str(request.scope.get("root_path") or "/"), request.url.scheme == "https"
+    response.set_cookie(COOKIE, value, max_age=kept_s if value else 0, path=place, httponly=True, samesite="strict", secure=secure)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from modules.api.choices import CALLED, FINISH_WORDS, Whole
+from modules.api.owner import Caller
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.core.generation import CallPiece, ChatPrompt, Delta, GenerationRequest
 from modules.core.messages import ThoughtStream
@@ -50,7 +51,7 @@ class ChatWhole(Whole):
 # ---- from body to request ------------------------------------------------------------------------------------------
 
 
-async def chat_request(app: App, body: ChatRequest, client: str) -> GenerationRequest:
+async def chat_request(app: App, body: ChatRequest, who: Caller) -> GenerationRequest:
     """The request that a body of POST /v1/chat/completions asks for.
 
     Raises:
@@ -69,7 +70,7 @@ async def chat_request(app: App, body: ChatRequest, client: str) -> GenerationRe
         continue_final_message=body.continue_final_message,
         overflow="refuse",
     )
-    return GenerationRequest(prompt=prompt, params=params, client=client)
+    return GenerationRequest(prompt=prompt, params=params, person=who.person, client=who.client)
 
 
 async def asked_params(app: App, body: ChatRequest | CompletionRequest, max_tokens: int, logprobs: int | None) -> GenerationParams:

@@ -20,10 +20,12 @@ from modules.api.chat_parts import asked_params, chat_request
 from modules.api.choices import Whole, prompt_table
 from modules.api.errors import body_of, documented_errors
 from modules.api.fill_in import with_gap
+from modules.api.owner import caller
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.api.sse import frame, stream, unless_gone
 from modules.api.text_completions import TextShape
 from modules.api.timings import timings
+from modules.api.waiting import waiting_comments
 from modules.core.errors import AppError
 from modules.core.generation import Delta, GenerationRequest, TextPrompt, TokenPrompt, Usage
 from modules.services.app import App
@@ -39,7 +41,7 @@ def completions_router(app: App) -> APIRouter:
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
-        requests = _with_seeds(await chat_request(app, body, _client(body, request)), body.n)
+        requests = _with_seeds(await chat_request(app, body, caller(request, body.user)), body.n)
         shape = ChatShape(body.logprobs)
         return await _answer(app, request, body, requests, shape)
 
@@ -47,10 +49,10 @@ def completions_router(app: App) -> APIRouter:
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Continue one or more texts."""
         params = await asked_params(app, body, body.max_tokens or 16, body.logprobs)
-        requests = []
+        requests, who = [], caller(request, body.user)
         for prompt in body.prompts():
             source = await _text_prompt(app, body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
-            requests += _with_seeds(GenerationRequest(prompt=source, params=params, client=_client(body, request)), body.n)
+            requests += _with_seeds(GenerationRequest(prompt=source, params=params, person=who.person, client=who.client), body.n)
         echoes = [await _echo(app, prompt, body.model) for prompt in body.prompts()] if body.echo else []
         shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt)
         return await _answer(app, request, body, requests, shape)
@@ -70,10 +72,6 @@ async def _text_prompt(app: App, body: CompletionRequest, text: str) -> TextProm
 async def _echo(app: App, prompt: str | tuple[int, ...], model: str) -> str:
     """The text of a prompt."""
     return prompt if isinstance(prompt, str) else await app.generation.detokenize(prompt, model)
-
-
-def _client(body: ChatRequest | CompletionRequest, request: Request) -> str:
-    return body.user or (request.client.host if request.client else "")
 
 
 def _with_seeds(request: GenerationRequest, n: int) -> list[GenerationRequest]:
@@ -115,7 +113,7 @@ async def _answer(
         await _close(generations)
         raise
     head: dict[str, Any] = {"id": f"{shape.prefix}-{secrets.token_hex(12)}", "created": int(time.time()), "model": generations[0].model}
-    app.generation.running.name(generations, head["id"])
+    app.queues.name(generations, head["id"])
     if generations[0].adapters:
         head["adapters"] = [choice.model_dump() for choice in generations[0].adapters]
     asked = list(zip(generations, requests, strict=True))
@@ -173,6 +171,8 @@ async def _pieces(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape, 
             first = shape.first(index)
             if first is not None:
                 yield frame({**head, "choices": [first]})
+        async for comment in waiting_comments(generations[0]):
+            yield comment
         try:
             # one choice alone needs nothing that puts several together: a task and a queue cost as much as all the rest of a token here
             async for piece in sources[0] if len(sources) == 1 else _interleaved(sources):

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from modules.api.chat_parts import ChatPart, ChatWhole, chat_parts, chat_request, whole_chat
 from modules.api.errors import validation_message
+from modules.api.owner import caller
 from modules.api.schemas import ChatFields, ChatRequest
 from modules.api.sse import unless_gone
 from modules.core.errors import AppError, InvalidRequest
@@ -54,7 +55,7 @@ async def asked_chat(app: App, chat: ChatRequest, request: Request) -> Generatio
     Raises:
         AppError: a preset or template that is not there, or values that do not fit together.
     """
-    return await chat_request(app, chat, chat.user or (request.client.host if request.client else ""))
+    return await chat_request(app, chat, caller(request, chat.user))
 
 
 class Events(Protocol):

@@ -25,6 +25,7 @@ STATUS: tuple[tuple[type[errors.AppError], int, str], ...] = (
     (errors.ContextOverflow, 400, "context_length_exceeded"),
     (errors.InvalidRequest, 400, "invalid_request_error"),
     (errors.Busy, 429, "rate_limit_error"),
+    (errors.QuotaExceeded, 429, "insufficient_quota"),
     (errors.NoModelLoaded, 503, "service_unavailable"),
     (errors.UnsupportedFormat, 422, "load_failed"),
     (errors.OutOfMemory, 507, "out_of_memory"),
@@ -104,7 +105,7 @@ def _plain(details: dict[str, Any]) -> dict[str, Any]:
 def response_of(error: errors.AppError) -> JsonAnswer:
     """The whole response of an error of ours."""
     status, _ = status_of(error)
-    headers = {"retry-after": "1"} if status == 429 else None
+    headers = {"retry-after": str(error.details.get("retry_after_s", 1))} if status == 429 else None
     return JsonAnswer(body_of(error), status_code=status, headers=headers)
 
 

@@ -27,7 +27,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 JSON_LIMIT_BYTES = 8 << 20
 IMAGES_LIMIT_BYTES = 32 << 20  # of a body that may hold images, or is a document
 WITH_IMAGES = re.compile(
-    r"/v1/(chat/completions|responses|messages(/count_tokens)?)|/v1/internal/chat-prompt|/api/(chat|generate)"
+    r"/v1/(chat/completions|responses|messages(/count_tokens)?|internal/chat-prompt)|/api/(chat|generate)"
     r"|/ui/conversations/([^/]+/(send|files|insert|begin|context|summarise)|import)|/ui/(characters|profiles)/import"
 )
 UPLOAD_LIMIT_BYTES = 64 << 20
@@ -38,9 +38,9 @@ CONVERSATIONS_LIMIT_BYTES = 8 << 30  # of a file of conversations, mostly an arc
 UPLOAD_BYTES_PER_S = 32 << 10  # an upload on the slowest line that is waited for
 BODY_TIME_LIMIT_S = 30.0
 HOST_PATTERN = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(\d{1,5}))?")
-# Gradio routes that fetch for a client, run components' server functions or show other people's runs: nothing here uses them.
+# Gradio routes that fetch for a client, run components' server functions, describe themselves or show other people's runs: nothing here uses them.
 DENIED_PATHS = re.compile(
-    r"^/(gradio_api/(proxy=|file=https?:|file/https?:|vibe|runs|run-history|component_server|process_recording|deep_link|dev/)|monitoring)", re.IGNORECASE
+    r"^/(gradio_api/(proxy=|file=https?:|file/https?:|vibe|runs|run-history|component_server|process_recording|deep_link|dev/)|monitoring|openapi\.json$)", re.IGNORECASE
 )
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "

@@ -1,11 +1,10 @@
-"""What the model would see of a conversation, which generations run, and stopping them; health once more where TextGen's clients look for it.
+"""What the model would see of a conversation, and stopping what is written; health once more where TextGen's clients look for it.
 
 Paths and fields are those of TextGen's public API where it has them; further fields are ours.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -14,6 +13,7 @@ from pydantic import BaseModel, Field
 from modules.api.answers import JsonAnswer
 from modules.api.chat_parts import chat_request
 from modules.api.errors import documented_errors
+from modules.api.owner import Caller, caller
 from modules.api.schemas import ChatRequest
 from modules.core.generation import ChatPrompt
 from modules.core.model import AdapterChoice
@@ -53,17 +53,12 @@ def internal_generations_router(app: App) -> APIRouter:
     @router.post("/chat-prompt", response_model=None)
     async def chat_prompt(body: ChatRequest, request: Request) -> JsonAnswer:
         """The prompt that the model would get for a chat request: text, tokens and the template that made it. Nothing is written."""
-        return JsonAnswer(await _prompt(app, body, request.client.host if request.client else ""))
-
-    @router.get("/generations")
-    async def generations() -> dict[str, Any]:
-        """The generations that run or wait, of who asks."""
-        return {"generations": [asdict(row) for row in app.generation.running.rows()]}
+        return JsonAnswer(await _prompt(app, body, caller(request)))
 
     @router.post("/stop-generation")
     async def stop(body: StopBody | None = None) -> str:
         """Stop one answer by its id, or all generations of who asks; each ends with the text so far."""
-        await app.generation.running.stop(body.id if body else "")
+        await app.queues.stop(body.id if body else "")
         return OK
 
     @router.get("/health")
@@ -100,8 +95,8 @@ def lora_router(app: App) -> APIRouter:
     return router
 
 
-async def _prompt(app: App, body: ChatRequest, client: str) -> dict[str, Any]:
-    asked = await chat_request(app, body, client)
+async def _prompt(app: App, body: ChatRequest, who: Caller) -> dict[str, Any]:
+    asked = await chat_request(app, body, who)
     prompt = asked.prompt
     assert isinstance(prompt, ChatPrompt)
     seen = await app.generation.render(prompt, asked.params, body.model)

@@ -9,6 +9,7 @@ from modules.api.internal_generations import internal_generations_router, lora_r
 from modules.api.internal_jobs import internal_jobs_router
 from modules.api.internal_models import internal_models_router
 from modules.api.jobs import jobs_router
+from modules.api.requests import requests_router
 from modules.api.restart import restart_router
 from modules.api.view_adapters import adapters_router
 from modules.services.app import App
@@ -26,5 +27,6 @@ def internal_routers(app: App) -> tuple[APIRouter, ...]:
         adapters_router(app, PREFIX),
         internal_jobs_router(app),
         jobs_router(app, PREFIX),
+        requests_router(app),
         restart_router(app, PREFIX),
     )

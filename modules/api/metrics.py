@@ -1,4 +1,4 @@
-"""GET /metrics for Prometheus, the requests that have ended, and the count of answers by route.
+"""GET /metrics for Prometheus, and the count of answers by route.
 
 Source: Prometheus, "Exposition formats", text format 0.0.4.
 """
@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
-from typing import Any, get_args
+from typing import get_args
 
 from fastapi import APIRouter
 from fastapi.responses import Response
@@ -18,11 +18,10 @@ from fastapi.responses import Response
 from modules.api.errors import documented_errors
 from modules.api.guard import Asgi, Event, Receive, Scope, Send
 from modules.api.owner import OWNER
-from modules.api.timings import timings
 from modules.core.generation import EngineCounters, figures
 from modules.core.job import JobKind, JobSnapshot, JobStatus
 from modules.services.app import App
-from modules.services.meters import TIMES, Buckets, Meters, Timeline
+from modules.services.meters import TIMES, Buckets, Meters
 from modules.services.models import ModelStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -129,19 +128,6 @@ def _versions() -> Labels:
     return found
 
 
-def _told(timeline: Timeline) -> dict[str, Any]:
-    usage = timeline.usage
-    return {
-        "model": timeline.model,
-        "ended": round(timeline.ended_s, 3),
-        "outcome": timeline.outcome,
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "first_token_ms": None if timeline.first_token_s is None else round(timeline.first_token_s * 1000, 3),
-        "timings": timings([usage], [usage]),
-    }
-
-
 def metrics_router(app: App) -> APIRouter:
     """The metrics over an `App`."""
     router = APIRouter(responses=documented_errors())
@@ -160,11 +146,6 @@ def metrics_router(app: App) -> APIRouter:
         _job_family(out, app.jobs.kinds(), await app.jobs.list(OWNER))
         out.family(f"{PREFIX}info", "gauge", "Versions; always 1.", [(versions(), 1)])
         return Response(out.body(), media_type=CONTENT_TYPE)
-
-    @router.get("/v1/internal/requests")
-    async def requests(model: str = "") -> dict[str, Any]:
-        """The last requests that have ended, the newest first: of one model, or of all; gone when the server stops."""
-        return {"requests": [_told(timeline) for timeline in app.meters.recent(model)]}
 
     return router
 

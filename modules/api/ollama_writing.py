@@ -22,6 +22,7 @@ from modules.api.choices import FINISH_WORDS
 from modules.api.completions import CLIENT_GONE
 from modules.api.ollama_bodies import ChatBody, GenerateBody
 from modules.api.ollama_names import resolved
+from modules.api.owner import caller
 from modules.api.sse import HEADERS, unless_gone
 from modules.core.errors import AppError
 from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, TokenLogprob, Usage
@@ -109,7 +110,7 @@ async def _kept(app: App, asked: _Asked, body: ChatBody | GenerateBody) -> Respo
 
 
 async def _for_chat(app: App, body: ChatBody | GenerateBody, request: Request) -> GenerationRequest:
-    asked = await chat_request(app, body.request(), _client(request))
+    asked = await chat_request(app, body.request(), caller(request))
     assert isinstance(asked.prompt, ChatPrompt)
     # as Ollama has it, the oldest messages are left out where there is no room; the last line says how many
     return asked.model_copy(update={"prompt": asked.prompt.model_copy(update={"overflow": "drop_oldest"})})
@@ -118,11 +119,8 @@ async def _for_chat(app: App, body: ChatBody | GenerateBody, request: Request) -
 async def _for_raw(app: App, body: GenerateBody, request: Request) -> GenerationRequest:
     own = body.raw_request()
     params = await asked_params(app, own, own.max_tokens or 0, own.logprobs)
-    return GenerationRequest(prompt=TextPrompt(text=body.prompt), params=params, client=_client(request))
-
-
-def _client(request: Request) -> str:
-    return request.client.host if request.client else ""
+    who = caller(request)
+    return GenerationRequest(prompt=TextPrompt(text=body.prompt), params=params, person=who.person, client=who.client)
 
 
 # ---- from generation to answer -------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Several people on one server: each browser is somebody of its own, and only who has shown the key changes what belongs to all.
 
-What everybody may do is listed; everything else that is no plain reading is refused, so a route that nobody thought of is closed. Who somebody is stands
+What everybody may do is what an account with the least role may (needs.py); a route that nobody thought of is closed. Who somebody is stands
 in a cookie that scripts and other sites cannot use, signed with the secret of this run: what it stands for ends with the server too.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import re
 import secrets
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -16,23 +15,18 @@ from typing import Any
 from fastapi import APIRouter
 from fastapi.responses import HTMLResponse, JSONResponse
 
-from modules.api.auth import KeyCheck, keys_in, session_in
+from modules.api.auth import KeyCheck, address_of, headers_of, keys_in, session_in, too_many_keys
 from modules.api.errors import error_body
-from modules.api.guard import SAFE_METHODS, Asgi, Event, Receive, Scope, Send, route_path
-from modules.core.person import PERSON, Person, asked_by, asking, why_not
+from modules.api.guard import Asgi, Event, Receive, Scope, Send, route_path
+from modules.api.needs import WRITING, method_of, need_of
+from modules.core.person import ALLOWED, PERSON, Person, asked_by, asking, refusal_of, why_not
 from modules.core.settings import Settings
 from modules.services.app import App
 
 COOKIE = "paddock_person"
 KEPT_S = 30 * 24 * 3600
 ID_BYTES = 16
-# What is no reading and everybody may do: their own conversations and notebooks, questions to the model, the form of the settings
-EVERYBODY = re.compile(
-    r"/login|/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings|internal/(encode|decode|token-count|logits|chat-prompt|stop-generation))"
-    r"|/api/(chat|generate|embed|embeddings|show)"
-    r"|/ui/conversations(/.*)?|/ui/bin(/.*)?|/ui/notebooks?(/.*)?|/ui/tokens|/ui/templates/(look|read)"
-    r"|/gradio_api/run/predict/?"
-)
+ONE_FOR_ALL = "/ui/chat-preferences"  # without accounts they are everybody's
 AGAIN = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0"><title>Paddock</title>'
 
 
@@ -48,21 +42,20 @@ class People:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = {k.decode("latin-1").lower(): v.decode("latin-1") for k, v in scope["headers"]}
+        headers = headers_of(scope)
         path, given = route_path(scope), keys_in(headers)
         manages = self._check is not None and (any(map(self._check.good, given)) or self._check.good_session(session_in(headers)))
-        if given and not manages and self._check is not None and self._check.failed((scope.get("client") or ("?",))[0]):
-            body = error_body("Too many wrong keys from this address; wait a minute.", "rate_limit_error")
-            await JSONResponse(body, status_code=429, headers={"retry-after": "60"})(scope, receive, send)
+        if given and not manages and self._check is not None and self._check.failed(address_of(scope)):
+            await too_many_keys()(scope, receive, send)
             return
-        if not manages and not _reads(scope) and not EVERYBODY.fullmatch(path):
+        if not manages and not is_everybodys(method_of(scope), path):
             await JSONResponse(error_body(why_not(self._settings), "permission_error"), status_code=403)(scope, receive, send)
             return
         known = self._known(headers.get("cookie", ""))
         if known is None and path == "/" and headers.get("sec-fetch-site") == "cross-site":
             await HTMLResponse(AGAIN)(scope, receive, send)  # a link from elsewhere: asked again from here the browser sends the cookie, if there is one
             return
-        person = Person(known or secrets.token_hex(ID_BYTES), manages)
+        person = Person(known or secrets.token_hex(ID_BYTES), "admin" if manages else "chat")
         fresh = known is None and (path == "/" or path.startswith(("/ui/", "/gradio_api/")))
         scope[PERSON] = person
         with asked_by(person):
@@ -93,8 +86,11 @@ class People:
         return sent
 
 
-def _reads(scope: Scope) -> bool:
-    return scope["type"] == "http" and scope["method"] in SAFE_METHODS
+def is_everybodys(method: str, path: str) -> bool:
+    """Whether a request needs no key: what accounts with the least role may do (needs.py), but for choices that are one for all here."""
+    if path == ONE_FOR_ALL and method in WRITING:
+        return False
+    return need_of(method, path) in ALLOWED["chat"]
 
 
 def people_router(app: App) -> APIRouter:
@@ -103,13 +99,13 @@ def people_router(app: App) -> APIRouter:
 
     @router.get("")
     async def person() -> dict[str, Any]:
-        """Whether several people share the server, and why this one may not change what belongs to all; empty where they may."""
-        who = asking()
-        refused = app.settings.multi_user and not (who and who.manages)
-        return {
-            "several": app.settings.multi_user,
-            "refused": why_not(app.settings) if refused else "",
-            "login": "login" if refused and app.settings.api_key is not None else "",
-        }
+        """Who asks, and why they may not change what belongs to all (`refused`) or what is an administrator's (`not_admin`); empty where they may."""
+        who, accounts = asking(), await app.accounts.on()
+        if accounts and who is not None:
+            told = {"name": who.name, "role": who.role, "not_admin": "" if who.administers else refusal_of(who, "admin")}
+            return {"several": True, "accounts": True, **told, "refused": "" if who.manages else refusal_of(who, "manage"), "login": ""}
+        refused = why_not(app.settings) if app.settings.multi_user and not (who and who.manages) else ""
+        login = "login" if refused and app.settings.api_key is not None else ""
+        return {"several": app.settings.multi_user, "accounts": False, "name": "", "role": "", "not_admin": refused, "refused": refused, "login": login}
 
     return router

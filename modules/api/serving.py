@@ -9,11 +9,15 @@ import asyncio
 import logging
 import signal
 import socket
+import ssl
+from functools import partial
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from modules.api.connections import HANDSHAKE_LIMIT_S, bounded_protocol
+from modules.core.log_masks import without_query
 from modules.core.server_run import ServerRun
 from modules.core.settings import Settings
 
@@ -49,6 +53,13 @@ class _Server(uvicorn.Server):
             return None
         return self._kept
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; who begins TLS and does not go on is not waited for as long as asyncio would."""
+        if self.config.ssl is not None:
+            loop = asyncio.get_running_loop()
+            setattr(loop, "create_server", partial(loop.create_server, ssl_handshake_timeout=HANDSHAKE_LIMIT_S))  # noqa: B010 - of this loop alone
+        await super().startup(sockets)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """No new connections, then the end as said above."""
         ending = asyncio.create_task(self._end_services())
@@ -70,13 +81,18 @@ def _is_no_cut_off_stream(record: logging.LogRecord) -> bool:
     return not (record.exc_info and record.exc_info[0] is asyncio.CancelledError)
 
 
-def serve(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun) -> socket.socket | None:
-    """Serve until a signal, or until it is to start again; returns when everything has ended, with the listener for the next run if there is one."""
+def serve(api: FastAPI, settings: Settings, listener: socket.socket, run: ServerRun, certificate: ssl.SSLContext | None = None) -> socket.socket | None:
+    """Serve until a signal, or until it is to start again; returns when everything has ended, with the listener for the next run if there is one.
+
+    With a certificate it is https that is served.
+    """
     config = uvicorn.Config(
         api, log_level="info" if settings.verbose else "warning", timeout_graceful_shutdown=STREAM_GRACE_S, server_header=False, proxy_headers=False,
-        root_path=settings.root_path,
+        root_path=settings.root_path, http=bounded_protocol(settings.connections_per_address), ws="none",  # nothing here speaks by web socket
+        ssl_context_factory=(lambda *_: certificate) if certificate is not None else None,
     )  # fmt: skip
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_off_stream)
+    logging.getLogger("uvicorn.access").addFilter(without_query)
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, lambda *_: None)  # uvicorn stops for them, then sends them again: they must not end the process badly
     server = _Server(config, listener)

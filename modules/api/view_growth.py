@@ -117,7 +117,7 @@ class Patches:
         place = reply.generation.place if reply.generation and not reply.text else None
         if place and place != self._place:
             self._place = place
-            frames.append(frame({"id": reply.id, "place": place}, "queued"))
+            frames.append(frame({"id": reply.id, "place": place, "expected_s": reply.generation.expected_s if reply.generation else None}, "queued"))
         if reply.doing != self._doing:
             self._doing = reply.doing
             frames.append(frame({"id": reply.id, "place": 0, "doing": reply.doing}, "queued"))

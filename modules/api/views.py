@@ -15,9 +15,11 @@ from pydantic import BaseModel, Field
 
 from modules.api.people import people_router
 from modules.api.restart import restart_router
+from modules.api.view_accounts import account_routers
 from modules.api.view_adapter_files import adapter_files_router
 from modules.api.view_adapters import adapters_router
 from modules.api.view_attachments import attachments_router
+from modules.api.view_audit import audit_router
 from modules.api.view_characters import character_routers
 from modules.api.view_chat_preferences import chat_preferences_router
 from modules.api.view_context import context_router
@@ -44,6 +46,7 @@ from modules.api.view_templates import templates_router
 from modules.api.view_training import training_router
 from modules.api.view_tree import tree_router
 from modules.api.view_turns import turns_router
+from modules.api.view_usage import quota_router, usage_router
 from modules.core.errors import EngineCrashed, NoModelLoaded, NotFound
 from modules.core.files import checked_name
 from modules.services.app import App
@@ -86,10 +89,14 @@ def view_routers(app: App, functions: ViewFunctions) -> tuple[APIRouter, ...]:
         templates_router(app),
         perplexity_router(app),
         figures_router(app),
+        usage_router(app, "/ui"),
+        quota_router(app),
+        audit_router(app),
         palette_router(app),
         fonts_router(functions.fonts),
         restart_router(app, "/ui"),
         people_router(app),
+        *account_routers(app),
     )
 
 

@@ -6,6 +6,7 @@
     │   ├── ContextOverflow    prompt longer than the context
     │   └── NotOffered         the model's engine or server has no such thing
     ├── Busy                   queue full; carries the place asked for
+    ├── QuotaExceeded          as many tokens as one person may have in a day
     ├── NoModelLoaded          nothing to answer with
     ├── LoadFailed             a model could not be loaded
     │   ├── MissingRequirement a package or device is absent
@@ -61,6 +62,10 @@ class Busy(AppError):
     """The queue is full."""
 
 
+class QuotaExceeded(AppError):
+    """A person has had computed what they may in a day; `details["retry_after_s"]` says when that begins anew."""
+
+
 class NoModelLoaded(AppError):
     """No model is there to answer."""
 
@@ -106,7 +111,7 @@ class Forbidden(AppError):
 
 
 ERROR_CLASSES: tuple[type[AppError], ...] = (
-    AppError, NotFound, InvalidRequest, ContextOverflow, NotOffered, Busy, NoModelLoaded, LoadFailed, MissingRequirement,
+    AppError, NotFound, InvalidRequest, ContextOverflow, NotOffered, Busy, QuotaExceeded, NoModelLoaded, LoadFailed, MissingRequirement,
     UnsupportedFormat, OutOfMemory, EngineCrashed, RemoteError, HubError, JobConflict, Conflict, Forbidden,
 )  # fmt: skip
 

@@ -54,7 +54,8 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
 
     prompt: ChatPrompt | TextPrompt | TokenPrompt
     params: GenerationParams = GenerationParams()
-    client: str = ""  # who asks: waiting requests of different clients take turns
+    person: str = ""  # who asks: waiting requests of different people take turns, however many clients each has
+    client: str = ""  # one conversation or program of theirs: those of a person take turns too
     keep_on_disk: bool = True  # what was computed for it may be written to disk where main memory has no room; the text itself never is
     whole: bool = False  # nothing of it is used before its end, so that what breaks in the middle may be begun again elsewhere
     adapters: tuple[Adapter, ...] | None = None  # None: those put into use on the model

@@ -26,7 +26,7 @@ LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 class Settings(BaseModel, frozen=True, extra="forbid"):
     """Everything that can be set before the server starts."""
 
-    host: str = Field("127.0.0.1", description="Address to listen on; anything but this machine's own needs --api-key.")
+    host: str = Field("127.0.0.1", description="Address to listen on; anything but this machine's own needs an account or --api-key.")
     port: int = Field(7860, ge=0, le=65_535, description="Port of page and API; if not given, the next free one is taken when this is in use.")
     model: str = Field("", description="Model to load at start, as named in models/; empty loads the last one used, then the starter model; 'none' loads nothing.")
     loader: str = Field("", description="How to load it: llama.cpp or transformers; empty chooses by the files.")
@@ -42,13 +42,18 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     prompt_template: str = Field("", description="Prompt template for models for which none is chosen on the Templates page; empty is the model's own.")
     state_dir: Path = Field(PROJECT_ROOT / ".state", description="Folder for conversations, logs and saved settings; private to you.")
     config: Path | None = Field(None, description="YAML file with these settings; default is settings.yaml in the state folder.")
-    api_key: SecretStr | None = Field(None, description="Key that API clients must send; with --host it also opens the page. Better given as PADDOCK_API_KEY.")
+    api_key: SecretStr | None = Field(None, description="Key that API clients must send; with --host it also opens the page. Where there are accounts it is an administrator's. Better given as PADDOCK_API_KEY.")
     multi_user: bool = Field(False, description="Several people share the page: each browser sees only its own conversations, kept in memory, and only who has the API key changes what belongs to all. The page itself then needs no key.")
     ui: bool = Field(True, description="Serve the page; --no-ui leaves only the API.")
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which this server is reached, for example behind a proxy.")
     allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call the API from a browser.")
     root_path: str = Field("", description="Path prefix that a proxy strips, for example /llm.")
+    ssl_certfile: Path | None = Field(None, description="PEM file with the certificate (and those it is signed by): page and API are then served over https.")
+    ssl_keyfile: Path | None = Field(None, description="PEM file with the private key of the certificate, if that file does not hold it.")
+    connections_per_address: int = Field(256, ge=1, le=100_000, description="Most open connections of one address; behind a proxy all have the address of the proxy.")
     queue_limit: int = Field(64, ge=1, le=10_000, description="Most requests waiting for one model.")
+    queue_limit_per_person: int = Field(0, ge=0, le=10_000, description="Most requests of one person waiting for one model; 0 is half of the queue limit where several people share the server, and all of it where one has it alone.")
+    daily_tokens: int = Field(0, ge=0, le=10**12, description="Most tokens a day that are computed for one person whose account says nothing else; days begin at 00:00 UTC, 0 is no limit.")
     loaded_models: int = Field(1, ge=1, le=16, description="Most models loaded at the same time; the least recently used one makes room.")
     idle_unload_s: float = Field(0, ge=0, description="A loaded model that nobody used for so long gives its memory back until it is used again; 0 means never.")
     load_on_demand: bool = Field(True, description="Load a model when an API request names it.")
@@ -62,7 +67,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     offline: bool = Field(False, description="Never ask the hub: no search and no download.")
     verbose: bool = Field(False, description="Log more; prompts and replies are never logged.")
 
-    @field_validator("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir", "config")
+    @field_validator("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir", "config", "ssl_certfile", "ssl_keyfile")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value.expanduser().resolve() if value is not None else None
@@ -78,6 +83,11 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         if value and not value.startswith("/"):
             raise ValueError("root_path begins with a slash, for example /llm")
         return value.rstrip("/")
+
+    @property
+    def scheme(self) -> str:
+        """How the address begins at which it serves."""
+        return "https" if self.ssl_certfile is not None else "http"
 
     @property
     def is_local(self) -> bool:
@@ -101,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server.py",
         description="Paddock: run open models on your own machine, with a page and an OpenAI-compatible API on one port.",
-        epilog="server.py download MODEL fetches a model without the page. Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
+        epilog="server.py download MODEL fetches a model without the page; server.py users and server.py keys make accounts and keys. Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
     )
     for name, field in Settings.model_fields.items():
         text = (field.description or "").replace("%", "%%")
@@ -190,10 +200,6 @@ def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None)
         settings = Settings(**values)
     except ValidationError as error:
         raise InvalidRequest("Settings: " + validation_sentence(error)) from error
-    if not settings.is_local and settings.api_key is None:
-        raise InvalidRequest(
-            f"--host {settings.host} lets other machines in, but no key is set. Give one: PADDOCK_API_KEY=… (clients send it, people type it into the page)."
-        )
     return settings, frozenset(values)
 
 

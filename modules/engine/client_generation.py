@@ -6,6 +6,7 @@ Knows no process: the client pushes in what the child said. A slow consumer cost
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -48,6 +49,7 @@ class Ending:
     usage: Usage
     first_token_s: float | None  # from the request to the first token, as this process saw it; None without a token
     whole: bool  # whether all of `usage` is known
+    slot_s: float | None = None  # how long it had a slot; None where it never got one, or another server does not tell
 
 
 class Inbox:
@@ -59,8 +61,9 @@ class Inbox:
         self.usage: Usage | None = None
         self.finish_reason: FinishReason | None = None
         self.on_place: Callable[[], None] | None = None
-        self.on_end: Callable[[], None] | None = None
+        self.on_end: list[Callable[[], None]] = []
         self.begun_s = time.monotonic()
+        self.slot_from_s = 0.0  # since when it is known to have a slot
         self.first_s = 0.0  # when the first token was here
         self.tokens = 0  # so far
         self.alone = True  # no other generation ran or waited meanwhile
@@ -71,7 +74,7 @@ class Inbox:
 
     def start(self, started: Started) -> None:
         """It has a slot."""
-        self.started, self.place = started, None
+        self.started, self.place, self.slot_from_s = started, None, time.monotonic()
         self._moved()
 
     def queue(self, place: int) -> None:
@@ -108,17 +111,19 @@ class Inbox:
         """How it ended; what it cost is only partly known of one that did not come to its own end."""
         outcome = self.finish_reason or ("error" if self.error is not None else "cancelled")
         first_token_s = self.first_s - self.begun_s if self.first_s else None
+        slot_s = time.monotonic() - self.slot_from_s if self.started is not None else None
         if self.usage is not None:
-            return Ending(outcome, self.usage, first_token_s, whole=True)
+            computed_s = self.usage.prefill_s + self.usage.decode_s
+            return Ending(outcome, self.usage, first_token_s, whole=True, slot_s=computed_s or slot_s)
         started = self.started
         usage = Usage(started.prompt_tokens if started else 0, started.reused_tokens if started else 0, self.tokens)
-        return Ending(outcome, usage, first_token_s, whole=False)
+        return Ending(outcome, usage, first_token_s, whole=False, slot_s=slot_s)
 
     def _end(self) -> None:
         self.ended = True
-        told, self.on_end = self.on_end, None
-        if told is not None:
-            told()
+        told, self.on_end = self.on_end, []
+        for tell in told:
+            tell()
 
     def take(self) -> Delta | None:
         """Everything new, put together; None when there is nothing."""
@@ -151,6 +156,7 @@ class ClientGeneration:
         self._closed = False
         self.model = model
         self.adapters = tuple(adapters)
+        self.expect: Callable[[], float | None] | None = None  # tells how long it will wait
 
     @property
     def started(self) -> Started | None:
@@ -161,6 +167,16 @@ class ClientGeneration:
     def place(self) -> int | None:
         """Place in the queue, 1 is next; None when it does not wait."""
         return self._inbox.place
+
+    @property
+    def expected_s(self) -> float | None:
+        """How long it will wait for a slot from now on; None when it does not wait, or that cannot be told."""
+        return self.expect() if self.expect is not None and self.place is not None else None
+
+    @property
+    def tokens(self) -> int:
+        """How many it has written."""
+        return self._inbox.tokens
 
     @property
     def usage(self) -> Usage | None:
@@ -182,7 +198,7 @@ class ClientGeneration:
         self._inbox.on_place = listener
 
     def when_ended(self, tell: Callable[[Ending], None]) -> None:
-        """Call `tell` once with how it ended; at once, where it has."""
+        """Call `tell` once with how it ended; at once, where it has. Several may be told."""
         inbox = self._inbox
 
         def end() -> None:
@@ -191,7 +207,7 @@ class ClientGeneration:
         if inbox.ended:
             end()
         else:
-            inbox.on_end = end
+            inbox.on_end.append(end)
 
     def __aiter__(self) -> Self:
         return self
@@ -230,6 +246,15 @@ class ClientGeneration:
             if delta is None and not inbox.ended:
                 return None
         return delta if delta is not None else await self.__anext__()
+
+    async def waits(self, seconds: float) -> bool:
+        """Whether it still waits for a slot after news of it, or after that time. Takes no delta."""
+        inbox = self._inbox
+        if inbox.started is None and not inbox.ended and not self._closed:
+            inbox.news.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(inbox.news.wait(), seconds)
+        return inbox.started is None and not inbox.ended and not self._closed
 
     async def cancel(self) -> None:
         """Stop it; the iteration goes on to its last delta, which says `cancelled`."""

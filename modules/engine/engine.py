@@ -93,7 +93,7 @@ class Engine:
         params: GenerationParams,
         *,
         stop: Sequence[str] = (),
-        client: str = "",
+        person: str = "", client: str = "",
         key: Any = None, probe: int = 0,
         adapters: Sequence[Adapter] = (),
         keep_on_disk: bool = True,
@@ -108,7 +108,7 @@ class Engine:
             NoModelLoaded: the engine was closed.
         """
         sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe, calls=calls)
-        sequence.adapters, sequence.keep_on_disk = self._turns.check_possible(adapters), keep_on_disk
+        sequence.adapters, sequence.keep_on_disk, sequence.person = self._turns.check_possible(adapters), keep_on_disk, person
         sampler, cancel = sequence.sampler, self._cancel
         sequence.generation = generation = Generation(
             key, sampler.seed, sequence.prompt_length, probe=probe > 0, send=lambda one: self._commands.put(partial(cancel, one))

@@ -39,6 +39,7 @@ class Sequence:
 
     ids: list[int]
     max_length: int  # prompt and completion together, tokens
+    person: str = ""  # who asks: people take turns, and then the clients of each
     client: str = ""
     adapters: tuple[Adapter, ...] = ()  # only sequences with the same ones share a step
     generation: Any = None  # the handle that the engine gave out; opaque here

@@ -279,7 +279,7 @@ class Worker:
             raise InvalidRequest("The request was cancelled.")
         job.prepared = running.ready.prompts.prepare(request)
         job.generation = running.engine.submit(
-            job.prepared.token_ids, request.params, stop=job.prepared.stop, client=request.client, key=job, probe=probe,
+            job.prepared.token_ids, request.params, stop=job.prepared.stop, person=request.person, client=request.client, key=job, probe=probe,
             adapters=request.adapters or (), keep_on_disk=request.keep_on_disk, calls=job.prepared.calls,
         )  # fmt: skip
         if job.cancelled:

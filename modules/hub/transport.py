@@ -7,10 +7,9 @@ answers of any size and hands its token to whatever host a link of the hub names
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
-import socket
 import ssl
+import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -20,8 +19,10 @@ from typing import Any, Self
 import httpx2
 from pydantic import SecretStr
 
+from modules.core.addresses import is_public
 from modules.core.errors import HubError, InvalidRequest
 from modules.hub.names import OFFICIAL_ENDPOINT, OFFICIAL_HOSTS
+from modules.hub.pinning import InsideError, PinnedTransport, addresses_of
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 DEFAULT_PORTS: Mapping[str, int] = {"http": 80, "https": 443}
@@ -106,7 +107,8 @@ class Transport:
         limits = self.limits
         timeout = httpx2.Timeout(limits.silence_s, connect=limits.connect_s, pool=limits.connect_s)
         trust = self._trust or await read_trust()
-        self._client = httpx2.AsyncClient(timeout=timeout, follow_redirects=False, auth=None, verify=trust)
+        pinned = None if urllib.request.getproxies() else PinnedTransport(httpx2.AsyncHTTPTransport(verify=trust), self._may_be_inside)
+        self._client = httpx2.AsyncClient(timeout=timeout, follow_redirects=False, auth=None, verify=trust, transport=pinned)  # a proxy resolves names itself
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # a hub is never told what it said before
         return self
 
@@ -126,7 +128,10 @@ class Transport:
         target = httpx2.URL(url, params=list(params)) if params else httpx2.URL(url)
         for _ in range(self.limits.redirects + 1):
             request = self._client.build_request("GET", target, headers=self._headers(target, start, end))
-            response = await self._client.send(request, stream=True)
+            try:
+                response = await self._client.send(request, stream=True)
+            except InsideError as error:
+                raise _inside(self.access.host, error.host) from None
             try:
                 if response.status_code not in REDIRECTS or "location" not in response.headers:
                     yield response
@@ -193,9 +198,13 @@ class Transport:
             raise HubError(f"{source.host} redirected to something that is no web address; it is not followed.", reason="redirect")
         if source.scheme == "https" and target.scheme == "http":
             raise HubError(f"{source.host} redirected from https to http ({target.host}), which anybody could read; it is not followed.", reason="redirect")
-        if not self.is_hub(target) and await is_private(target.host) and not await self._is_private_hub():
-            raise HubError(f"{source.host} redirected into this machine or its network ({target.host}); it is not followed.", reason="redirect")
+        if await is_private(target.host) and not await self._may_be_inside(target):
+            raise _inside(source.host, target.host)
         return target
+
+    async def _may_be_inside(self, url: httpx2.URL) -> bool:
+        """Whether an address of this machine or its network is meant: that of a hub that is there itself."""
+        return self.is_hub(url) or await self._is_private_hub()
 
     async def _is_private_hub(self) -> bool:
         if self._private is None:
@@ -208,19 +217,10 @@ async def read_trust() -> ssl.SSLContext:
     return await asyncio.to_thread(httpx2.create_ssl_context)
 
 
+def _inside(source: str, host: str) -> HubError:
+    return HubError(f"{source} redirected into this machine or its network ({host}); it is not followed.", reason="redirect")
+
+
 async def is_private(host: str) -> bool:
     """Whether a name leads to an address that is not of the public internet; unknown names do not."""
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return False
-    return any(not _is_public(str(address[4][0]).partition("%")[0]) for address in found)
-
-
-def _is_public(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    if isinstance(parsed, ipaddress.IPv6Address):
-        inner = parsed.ipv4_mapped or parsed.sixtofour
-        if inner is not None:
-            return inner.is_global
-    return parsed.is_global
+    return not all(map(is_public, await addresses_of(host)))

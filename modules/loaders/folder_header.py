@@ -30,6 +30,8 @@ PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 TOWERS = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|multimodal|mm_|embed_vision|embed_audio|connector)\w*\.")  # what only images and sounds need
 LAYER = re.compile(r"\.layers\.(\d{1,4})\.")
 HEAD_SIZE = 64
+PACKED = 16  # most parameters that stand for one number in a file
+SMALL_MODEL = 50_000_000  # parameters that may be made up
 DTYPE_BYTES: Mapping[str, int] = MappingProxyType({
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "U16": 2, "U32": 4, "U64": 8, "BOOL": 1,
     "F8_E4M3": 1, "F8_E5M2": 1,
@@ -205,6 +207,25 @@ def _check_config(folder: Path, config: Mapping[str, Any]) -> None:
         raise UnsupportedFormat(f"{folder.name} is an encoder-decoder model; Paddock runs models that continue text.")
 
 
+def _check_built(folder: Path, config: Mapping[str, Any], tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> None:
+    """What config.json calls for is no multiple of what the weights hold: it would be made up, in memory, before anything is found missing."""
+    inner = config.get("text_config")
+    told = inner if isinstance(inner, dict) else config
+
+    def number(*names: str) -> int:
+        return next((value for name in names if isinstance(value := told.get(name), int)), 0)
+
+    layers = number("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    there = 1 + max((int(found[1]) for found in map(LAYER.search, tensors) if found is not None), default=-1)
+    if there and layers > 4 * there + 4:  # some architectures use a layer several times
+        raise UnsupportedFormat(f"{folder.name}/config.json says num_hidden_layers = {layers}, its weights hold {there}; download it again.")
+    width, inside, words = number("hidden_size", "n_embd", "d_model"), number("intermediate_size", "ffn_dim"), number("vocab_size")
+    wanted = layers * width * (width + 2 * inside) + words * width
+    held = sum(math.prod(shape) for _, shape in tensors.values())
+    if wanted > PACKED * held + SMALL_MODEL:
+        raise UnsupportedFormat(f"{folder.name}/config.json calls for about {wanted:,} parameters, its weights hold {held:,}; download it again.")
+
+
 def _integers(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
     for name, value in config.items():
         if isinstance(value, dict) and depth < 4:
@@ -241,6 +262,7 @@ def read_folder_header(folder: Path) -> FolderHeader:
     for path in weight_files(folder):
         size += path.stat().st_size
         tensors |= read_weight_header(path)
+    _check_built(folder, config, tensors)
     dtype, parameters, tower = _counted(tensors)
     return FolderHeader(folder, config, size, parameters, dtype, tower, _sizes(config, tensors))
 

@@ -10,9 +10,11 @@ from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
 from modules.loaders.model_info import ModelFolder
 from modules.prompts.library import TemplateLibrary
+from modules.services.accounts import AccountService
 from modules.services.adapter_files import AdapterFileService
 from modules.services.adapters import AdapterService, choices_written
 from modules.services.attachments import AttachmentService
+from modules.services.audit import AuditLog
 from modules.services.beginnings import Beginnings
 from modules.services.characters import Casting, CharacterService
 from modules.services.chat_preferences import ChatPreferenceService
@@ -42,6 +44,7 @@ from modules.services.notebook import NotebookService
 from modules.services.perplexity import PerplexityService
 from modules.services.preset_choices import PresetChoices
 from modules.services.presets import PresetService
+from modules.services.queues import Queues
 from modules.services.receipts import ReceiptService
 from modules.services.remote import RemoteService
 from modules.services.remote_servers import RemoteServers
@@ -58,6 +61,7 @@ from modules.services.templates import TemplateService
 from modules.services.titles import TitleService
 from modules.services.training import TrainingService
 from modules.services.turns import TurnService
+from modules.services.usage import UsageService
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ class App:
 
     settings: Settings
     run: ServerRun
+    accounts: AccountService
+    audit: AuditLog
     models: ModelService
     hashes: ModelHashes
     remote: RemoteService
@@ -74,6 +80,8 @@ class App:
     generation: GenerationService
     embeddings: EmbeddingService
     meters: Meters
+    queues: Queues
+    usage: UsageService
     conversations: ConversationService
     chat_preferences: ChatPreferenceService
     beginnings: Beginnings
@@ -143,6 +151,8 @@ class App:
         await self.fit.close()
         await self.lessons.close()
         await self.conversation_bin.close()
+        await self.accounts.close()
+        await self.usage.close()
         await self.storage.close()
 
 
@@ -187,63 +197,56 @@ def _replies(
     return hashes, context, summaries, replies
 
 
+def _models(settings: Settings, audit: AuditLog) -> tuple[ModelFolders, RemoteServers, ModelService]:
+    """Where models are, and those that are loaded."""
+    folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
+    return folders, servers, ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, folders.all), servers, audit.note)
+
+
 def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     """Make the services of one server; one without its `run` cannot start itself again."""
     _make_folders(settings)
-    model_folders, servers = ModelFolders(settings), RemoteServers(settings.state_dir)
-    models = ModelService(settings, ModelFolder(settings.models_dir, settings.loras_dir, model_folders.all), servers)
-    storage, preferences, presets = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user), PresetService(settings.presets_dir)
+    audit = AuditLog(settings.state_dir)
+    model_folders, servers, models = _models(settings, audit)
+    storage, preferences = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user)
+    presets = PresetService(settings.presets_dir, audit.note)
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
     facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
     lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    generation, casting = GenerationService(models, templates, adapters, meters, on_disk=not settings.multi_user), _casting(settings)
+    queues, usage, casting = Queues(settings), UsageService(storage, settings), _casting(settings)
+    hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
+    generation = GenerationService(models, templates, adapters, meters, queues, usage, on_disk=not settings.multi_user)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
     hashes, context, summaries, replies = _replies(settings, models, storage, generation, conversations, requests, preferences)
-    hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     return App(
-        settings=settings,
+        settings=settings, audit=audit, models=models, hashes=hashes, adapters=adapters, generation=generation, meters=meters, queues=queues,
+        usage=usage, conversations=conversations, context=context, summaries=summaries, replies=replies, casting=casting, presets=presets,
+        templates=templates, jobs=jobs, hub=hub, model_folders=model_folders, lessons=lessons, datasets=datasets, storage=storage,
         run=run or ServerRun(),
-        models=models,
-        hashes=hashes,
+        accounts=AccountService(storage),
         remote=RemoteService(servers, models),
-        adapters=adapters,
         adapter_files=AdapterFileService(settings, models, adapters, conversations, jobs),
-        generation=generation,
-        embeddings=EmbeddingService(models, adapters),
-        meters=meters,
-        conversations=conversations,
+        embeddings=EmbeddingService(models, adapters, usage),
         chat_preferences=preferences,
         beginnings=Beginnings(storage, casting, choices, templates, preferences),
         attachments=AttachmentService(settings.state_dir, storage),
-        context=context,
-        summaries=summaries,
         conversation_bin=ConversationBin(storage, conversations.tell),
-        replies=replies,
         seen=SeenService(conversations, requests, generation),
-        casting=casting,
         turns=TurnService(storage, conversations, replies, generation, requests, casting),
         notebook=NotebookService(generation=generation, presets=presets, storage=storage),
-        presets=presets,
         preset_choices=choices,
-        templates=templates,
         template_doctor=TemplateDoctor(models, generation, templates, conversations, casting),
         template_checks=TemplateChecks(models, templates, generation, facts),
         conversation_imports=ConversationImports(storage, settings.state_dir),
         conversation_exports=ConversationExports(storage),
-        jobs=jobs,
-        hub=hub,
         fit=FitService(settings, hub, models),
         library=LibraryService(ModelStock(settings, models), facts, jobs, hub),
         adapter_library=LibraryService(AdapterStock(settings, models), adapter_facts, jobs, hub),
-        model_folders=model_folders,
-        lessons=lessons,
-        datasets=datasets,
         dataset_fetching=DatasetFetching(settings.datasets_dir, hub, jobs),
         conversation_samples=ConversationSamples(storage, datasets),
         file_manager=FileManager(),
         training=TrainingService(settings, models, templates, datasets, jobs),
         perplexity=PerplexityService(settings, models, adapters, datasets, jobs),
-        storage=storage,
         followers=Followers(),
     )

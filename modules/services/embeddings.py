@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from modules.core.errors import NotOffered
@@ -9,14 +10,16 @@ from modules.core.generation import EmbeddingRequest, Embeddings
 from modules.core.model import AdapterChoice
 from modules.services.adapters import AdapterService
 from modules.services.models import ModelService
+from modules.services.usage import UsageService
 
 
 class EmbeddingService:
     """Asks the engine of a model for vectors, loading it when needed."""
 
-    def __init__(self, models: ModelService, adapters: AdapterService) -> None:
+    def __init__(self, models: ModelService, adapters: AdapterService, usage: UsageService) -> None:
         self._models = models
         self._adapters = adapters
+        self._usage = usage
 
     async def embed(self, request: EmbeddingRequest, model: str = "", adapters: Sequence[AdapterChoice] | None = None) -> Embeddings:
         """The vectors of texts, in their order; adapters as in a generation.
@@ -25,8 +28,13 @@ class EmbeddingService:
             NoModelLoaded: nothing to answer with.
             NotOffered: the model makes no vectors.
             InvalidRequest: a text, an id or the dimensions cannot be used.
+            QuotaExceeded: as much was computed for this person today as may be.
         """
+        await self._usage.check()
         engine = await self._models.get(model)
         if not engine.card.can_embed:
             raise NotOffered(f"{engine.name} makes no vectors here; choose an embedding model, or any model of this machine.")
-        return await engine.embed(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))
+        begun_s = time.monotonic()
+        made = await engine.embed(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))
+        self._usage.spent(engine.name, prompt_tokens=made.prompt_tokens, compute_s=time.monotonic() - begun_s)
+        return made

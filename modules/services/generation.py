@@ -22,6 +22,7 @@ from modules.core.generation import (
 )
 from modules.core.model import AdapterChoice, TemplateSource
 from modules.core.params import GenerationParams
+from modules.core.person import FIRST_PERSON, asking
 from modules.core.tools import schemas_of
 from modules.engine.client_generation import ClientGeneration
 from modules.prompts.calls.formats import named
@@ -32,8 +33,9 @@ from modules.services.adapters import AdapterService
 from modules.services.meters import Meters
 from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
-from modules.services.running import RunningGenerations
+from modules.services.queues import Queues
 from modules.services.templates import TemplateService
+from modules.services.usage import UsageService
 
 __all__ = ["CallStream", "ClientGeneration", "GenerationService", "call_stream"]
 
@@ -53,14 +55,17 @@ def call_stream(started: Started | None, prompt: ChatPrompt) -> CallStream | Non
 class GenerationService:
     """Submits requests to the engine of a model, loading it when needed."""
 
-    def __init__(self, models: ModelService, templates: TemplateService, adapters: AdapterService, meters: Meters, *, on_disk: bool = True) -> None:
+    def __init__(
+        self, models: ModelService, templates: TemplateService, adapters: AdapterService, meters: Meters, queues: Queues, usage: UsageService, *, on_disk: bool = True
+    ) -> None:
         """`on_disk`: what is computed for requests may be written there, where they allow it and main memory has no room."""
         self._on_disk = on_disk
         self._models = models
         self._meters = meters
+        self._queues = queues
+        self._usage = usage
         self._adapters = adapters
         self._templates = templates
-        self.running = RunningGenerations()
         self._background: WeakSet[ClientGeneration] = WeakSet()  # nobody waits for these
         self._asked = 0
         self._own_templates: WeakKeyDictionary[ModelEngine, dict[str, Any]] = WeakKeyDictionary()  # as each engine told it
@@ -76,7 +81,8 @@ class GenerationService:
         Raises:
             NoModelLoaded: nothing to answer with.
             InvalidRequest: an adapter does not fit the model.
-            Busy: the queue is full.
+            Busy: the queue is full, or as many requests of this person wait as may.
+            QuotaExceeded: as much was computed for this person today as may be.
         """
         if not background:
             self._asked += 1
@@ -84,25 +90,31 @@ class GenerationService:
                 await other.cancel()
         asked = self._asked
         try:
+            if not background:
+                await self._usage.check()
             generation = await self._submit(self._present(model) if background else await self._models.get(model), request, adapters)
         except AppError as error:
             self._meters.refused[error.kind] += 1
             raise
-        if not background:
-            self.running.begun(generation)
-        else:
+        if background:
             self._background.add(generation)
             if asked != self._asked:  # somebody came meanwhile
                 await generation.cancel()
         self._meters.begun(generation)
+        self._usage.begun(generation)
         return generation
 
     async def _submit(self, engine: ModelEngine, request: GenerationRequest, adapters: Sequence[AdapterChoice] | None) -> ClientGeneration:
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):
             request = request.model_copy(update={"prompt": await self._with_template(prompt, engine)})
-        more = {"adapters": await self._adapters.resolve(engine.card, adapters), "keep_on_disk": request.keep_on_disk and self._on_disk}
-        return await engine.submit(request.model_copy(update=more))
+        person = request.person or (who.id if (who := asking()) is not None else FIRST_PERSON)
+        more = {"adapters": await self._adapters.resolve(engine.card, adapters), "keep_on_disk": request.keep_on_disk and self._on_disk, "person": person}
+        request = request.model_copy(update=more)
+        with self._queues.asking_for(engine, request) as asked:
+            generation = await engine.submit(request)
+            self._queues.begun(asked, generation)
+        return generation
 
     def template_in_force(self, card: EngineCard) -> str:
         """The prompt template that a loaded model gets where a request names none; empty is its own.

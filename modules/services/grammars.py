@@ -11,6 +11,7 @@ from modules.core.errors import AppError, Conflict, InvalidRequest, NotFound
 from modules.core.files import ReadFiles, checked_name, path_below, write_atomic
 from modules.core.text_shape import LONGEST_SHAPE
 from modules.engine.shapes import write_shape
+from modules.services.audit import Note, unnoted
 
 FOLDER = "grammars"  # in the folder of presets
 SUFFIX = ".gbnf"
@@ -20,8 +21,9 @@ MOST_BYTES = 4 * LONGEST_SHAPE
 class GrammarService:
     """The folder of grammars; it need not be there until one is saved."""
 
-    def __init__(self, presets_dir: Path) -> None:
+    def __init__(self, presets_dir: Path, note: Note = unnoted) -> None:
         self._folder = presets_dir / FOLDER
+        self._note = note
         self._read = ReadFiles(_read_grammar)
 
     def names(self) -> tuple[str, ...]:
@@ -77,6 +79,7 @@ class GrammarService:
         except OSError as error:
             raise AppError(f"The grammar “{path.stem}” could not be saved ({error.strerror}); the old one is intact.") from error
         self._read.forget(path)
+        self._note("grammar.save", path.stem)
         return path.stem
 
     def delete(self, name: str) -> None:
@@ -89,6 +92,7 @@ class GrammarService:
         path = path_below(self._folder, name, SUFFIX, "grammar")
         path.unlink(missing_ok=True)
         self._read.forget(path)
+        self._note("grammar.delete", path.stem)
 
     def _text(self, name: str) -> str:
         try:

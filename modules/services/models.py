@@ -15,14 +15,16 @@ from typing import Any
 
 import psutil
 
-from modules.core.errors import AppError, NoModelLoaded, NotFound
+from modules.core.errors import AppError, Forbidden, NoModelLoaded, NotFound
 from modules.core.generation import EngineCard
 from modules.core.model import Adapter, ModelInfo
+from modules.core.person import asking, refusal_of
 from modules.core.settings import Settings
 from modules.loaders.draft import could_draft
 from modules.loaders.model_info import AdapterInfo, ModelFolder
 from modules.loaders.registry import LOADERS
 from modules.loaders.spec import LoaderSpec
+from modules.services.audit import Note, unnoted
 from modules.services.engine_starter import EngineStarter, Loading
 from modules.services.loaded_models import LoadedModels
 from modules.services.model_choices import LoadChoice, ModelChoices
@@ -51,9 +53,10 @@ class ModelStatus:
 class ModelService:
     """Lists, loads, unloads and restarts models. One event loop calls it."""
 
-    def __init__(self, settings: Settings, folder: ModelFolder, remotes: RemoteServers | None = None) -> None:
+    def __init__(self, settings: Settings, folder: ModelFolder, remotes: RemoteServers | None = None, note: Note = unnoted) -> None:
         self._settings = settings
         self._folder = folder
+        self._note = note
         self._remotes = remotes or RemoteServers(settings.state_dir)
         self._choices = ModelChoices(settings.state_dir / "models.yaml")
         self._loaded = LoadedModels(settings.loaded_models)
@@ -250,8 +253,10 @@ class ModelService:
             try:
                 client = await self._starter.replace(self._loaded.as_it_was(choice))
                 self._error = ""
+                self._note("model.load", name)
             except AppError as error:
                 self._error = error.message
+                self._note("model.load", name, "failed", error.kind)
                 raise
             finally:
                 self._set_loading(None)
@@ -283,6 +288,7 @@ class ModelService:
                 await self._starter.end(entry)
             elif not forgotten:
                 raise NotFound(f"“{name}” is not loaded.")
+            self._note("model.unload", name)
             self._changed()
 
     async def make_room(self) -> tuple[str, ...]:
@@ -291,6 +297,7 @@ class ModelService:
             names = [entry.choice.name for entry in self._loaded.all() if entry.takes_room and entry.client.alive]
             for name in names:
                 entry = self._loaded.sleep(name)
+                self._note("model.unload", name, why="other work needs the room")
                 self._changed()
                 await self._starter.end(entry)
             return tuple(names)
@@ -303,6 +310,7 @@ class ModelService:
                 while not self._closing and (idle := self._loaded.idle(limit_s, self.pinned())):  # anew each time: ending one takes a while
                     entry = self._loaded.sleep(idle[0])
                     log.info("%s is unloaded: nobody used it for %g s.", idle[0], limit_s)
+                    self._note("model.unload", idle[0], why="nobody used it")
                     self._changed()
                     await self._starter.end(entry)
 
@@ -357,7 +365,9 @@ class ModelService:
             return await self._shielded(choice, anyhow=True)
         if self._settings.multi_user or not self._settings.load_on_demand:
             raise NoModelLoaded(f"“{name}” is not loaded and loading on demand is off; load it on the Models page.")
-        info = await self.find(name)
+        info, person = await self.find(name), asking()
+        if person is not None and not person.may("models"):
+            raise Forbidden(f"“{info.name}” is not loaded. {refusal_of(person, 'models')}")
         return await self._shielded(self.remembered(info.name), anyhow=True)
 
     async def close(self) -> None:

@@ -246,7 +246,7 @@ class NotebookService:
     async def _write(self, owner: str, notebook_id: str, writing: Writing) -> None:
         saving = asyncio.create_task(self._save_now_and_then(owner, notebook_id, writing))
         try:
-            await write_all(self._generation, writing, f"{owner}/notebook", lambda: self._tell(notebook_id))
+            await write_all(self._generation, writing, owner, lambda: self._tell(notebook_id))
         finally:
             saving.cancel()
             await asyncio.shield(self._end(owner, notebook_id, writing, saving))
@@ -336,7 +336,8 @@ class NotebookService:
             waits = writing.tries[0].place
             if waits is not None and waits != place:
                 place = waits
-                yield "queued", {"place": place}
+                first = writing.tries[0].generation
+                yield "queued", {"place": place, "expected_s": first.expected_s if first is not None else None}
             for number, one in enumerate(writing.tries):
                 if len(one.text) > sent[number]:
                     text, sent[number] = one.text[sent[number] :], len(one.text)

@@ -94,11 +94,11 @@ class Writing:
                 one.task.cancel()
 
 
-async def write_all(service: GenerationService, writing: Writing, client: str, tell: Callable[[], None]) -> None:
+async def write_all(service: GenerationService, writing: Writing, owner: str, tell: Callable[[], None]) -> None:
     """Write all tries at once; the engine reads their common beginning only once. How each ended stands in it."""
     for number, one in enumerate(writing.tries):
         prompt = text_prompt(writing.before + one.text, writing.marks)
-        request = GenerationRequest(prompt=prompt, params=_seeded(writing.params, number), client=client)
+        request = GenerationRequest(prompt=prompt, params=_seeded(writing.params, number), person=owner, client=f"{owner}/notebook")
         one.task = asyncio.create_task(_write(service, writing, one, request, tell))
     for one, problem in zip(writing.tries, await asyncio.gather(*(one.task for one in writing.tries if one.task), return_exceptions=True), strict=True):
         if isinstance(problem, asyncio.CancelledError) and not writing.stop_asked:

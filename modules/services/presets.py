@@ -19,6 +19,7 @@ from modules.core.params import GenerationParams
 from modules.core.settings import validation_sentence
 from modules.core.text_shape import SHAPE_FIELDS
 from modules.engine.samplers import acting
+from modules.services.audit import Note, unnoted
 from modules.services.foreign_presets import read_foreign
 from modules.services.grammars import GrammarService
 
@@ -63,9 +64,10 @@ def samplers_acting(params: GenerationParams) -> tuple[str, ...]:
 class PresetService:
     """The folder of presets, and the one of grammars in it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, note: Note = unnoted) -> None:
         self._folder = folder
-        self.grammars = GrammarService(folder)
+        self._note = note
+        self.grammars = GrammarService(folder, note)
         self._read = ReadFiles(lambda path: _Entry(*_read_preset(path)))
 
     def list(self) -> tuple[PresetSummary, ...]:
@@ -116,6 +118,7 @@ class PresetService:
         except OSError as error:
             raise AppError(f"The preset “{path.stem}” could not be saved ({error.strerror}); the old one is intact.") from error
         self._read.forget(path)
+        self._note("preset.save", path.stem)
         return path.stem
 
     def import_file(self, file_name: str, text: str) -> tuple[str, tuple[str, ...]]:
@@ -149,6 +152,7 @@ class PresetService:
         path = self._path(name)
         path.unlink(missing_ok=True)
         self._read.forget(path)
+        self._note("preset.delete", path.stem)
 
     def _path(self, name: str) -> Path:
         path = path_below(self._folder, name, SUFFIX, "preset")

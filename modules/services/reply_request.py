@@ -81,7 +81,7 @@ class ReplyRequests:
         self, owner: str, conversation_id: str, kept: KeptPrompt, params: GenerationParams, adapters: Sequence[AdapterChoice]
     ) -> ReplyRequest:
         """The request of a reply that is written again from the prompt that was kept with it."""
-        request = GenerationRequest(prompt=kept.prompt, params=params, client=f"{owner}/{conversation_id}", keep_on_disk=not is_private(conversation_id))
+        request = GenerationRequest(prompt=kept.prompt, params=params, person=owner, client=f"{owner}/{conversation_id}", keep_on_disk=not is_private(conversation_id))
         return ReplyRequest(request, adapters, kept.prompt.overflow, kept.left_out_count, kept.left_out)
 
     async def _request(self, settings: ConversationSettings, material: PromptMaterial, whose: tuple[str, str], *, continues: bool) -> ReplyRequest:
@@ -98,6 +98,7 @@ class ReplyRequests:
                 dialogue=await self._casting.dialogue(settings),
             ),
             params=params,
+            person=whose[0],
             client="/".join(whose),
             keep_on_disk=not is_private(whose[1]),
         )

@@ -16,6 +16,7 @@ from modules.store.records import is_private
 __all__ = ["Storage", "Stores", "is_private"]
 
 if TYPE_CHECKING:
+    from modules.store.access import AccessStore
     from modules.store.bin import BinStore
     from modules.store.conversations import ConversationStore
     from modules.store.database import Database
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
+    from modules.store.usage import UsageStore
+    from modules.store.users import UserStore
 
 T = TypeVar("T")
 THREADS = 4
@@ -41,6 +44,9 @@ class Stores:
     notebooks: NotebookStore
     files: FileStore
     prompts: PromptStore
+    users: UserStore
+    access: AccessStore
+    usage: UsageStore
 
 
 class Storage:
@@ -105,6 +111,7 @@ class Storage:
 
 def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     """Import and open the store; replies that were being written when the server died are marked as stopped."""
+    from modules.store.access import AccessStore
     from modules.store.bin import BinStore
     from modules.store.conversations import ConversationStore
     from modules.store.database import Database
@@ -114,11 +121,13 @@ def _open_stores(state_dir: Path | None, private: bool) -> Stores:
     from modules.store.notebooks import NotebookStore
     from modules.store.paths import PathStore
     from modules.store.prompts import PromptStore
+    from modules.store.usage import UsageStore
+    from modules.store.users import UserStore
 
     database = Database(state_dir) if state_dir is not None else MemoryDatabase(private=private)
     messages = MessageStore(database)
     messages.recover()
     return Stores(
         database, ConversationStore(database), BinStore(database), messages, PathStore(database), NotebookStore(database), FileStore(database),
-        PromptStore(database),
+        PromptStore(database), UserStore(database), AccessStore(database), UsageStore(database),
     )  # fmt: skip

@@ -18,10 +18,10 @@ from sqlalchemy.exc import DBAPIError
 
 from modules.core.errors import AppError, Busy
 from modules.store.migrations import migrate
+from modules.store.peek import FILE_NAME
 
 log = logging.getLogger(__name__)
 
-FILE_NAME = "paddock.sqlite3"
 BUSY_TIMEOUT_S = 10
 BUSY_RETRY_S = 0.01
 PRAGMAS = (

@@ -8,9 +8,11 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from modules.core.errors import AppError
+from modules.store.account_steps import ACCOUNT_STEPS
 from modules.store.file_steps import FILE_STEPS
 from modules.store.notebook_steps import NOTEBOOK_STEPS
 from modules.store.prompt_steps import PROMPT_STEPS
+from modules.store.usage_steps import USAGE_STEPS
 
 _FIRST = (
     """CREATE TABLE conversations (
@@ -133,7 +135,7 @@ _KEEPING = (
     "CREATE INDEX conversations_of_owner ON conversations (owner, pinned, updated_s) WHERE bin_id IS NULL",
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IMAGES, _RATINGS, _KEEPING, FILE_STEPS, NOTEBOOK_STEPS, PROMPT_STEPS)
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _IMAGES, _RATINGS, _KEEPING, FILE_STEPS, NOTEBOOK_STEPS, PROMPT_STEPS, ACCOUNT_STEPS, USAGE_STEPS)
 
 
 def migrate(connection: Connection) -> None:

@@ -30,7 +30,7 @@ TABS: tuple[tuple[str, str, Callable[[App], None]], ...] = (
 # Gradio scopes and inlines `css_paths`; links keep our rules as written. Until they have come nothing half-styled is shown.
 STYLES = (
     "app", "training", "characters", "keys", "notebook", "formulas", "templates", "settings", "conversations", "chat_menu", "chat_looks", "attachments",
-    "receipts", "people",
+    "receipts", "people", "accounts",
 )  # fmt: skip
 META = """
 <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">

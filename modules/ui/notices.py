@@ -9,7 +9,16 @@ import logging
 import re
 from typing import TYPE_CHECKING
 
-from modules.core.errors import AppError, Busy, Conflict, InvalidRequest, JobConflict, NoModelLoaded, NotFound
+from modules.core.errors import (
+    AppError,
+    Busy,
+    Conflict,
+    InvalidRequest,
+    JobConflict,
+    NoModelLoaded,
+    NotFound,
+    QuotaExceeded,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # Classes that the person can answer at once are hints; everything else went wrong
-HINTS: tuple[type[AppError], ...] = (Busy, Conflict, InvalidRequest, JobConflict, NoModelLoaded, NotFound)
+HINTS: tuple[type[AppError], ...] = (Busy, Conflict, InvalidRequest, JobConflict, NoModelLoaded, NotFound, QuotaExceeded)
 UNEXPECTED = "Something unexpected went wrong; the server's log has the details. Try again, or restart Paddock."
 
 

@@ -92,7 +92,16 @@ def test_the_last_message_of_the_model_is_continued_and_nothing_is_written_with_
     begun = body(messages=[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good "}], max_tokens=0).chat()
     assert begun.continue_final_message and begun.messages[-1].to_message().content == "Good "
     assert begun.given()["prompt_only"] and begun.max_tokens is None
-    assert not body(messages=[{"role": "assistant", "content": [CALL]}]).chat().continue_final_message
+    for blocks in ([CALL], [{"type": "thinking", "thinking": "hm", "signature": ""}]):  # nothing of it can be continued
+        assert not body(messages=[{"role": "user", "content": "Hello"}, {"role": "assistant", "content": blocks}]).chat().continue_final_message
+
+
+def test_tools_are_told_in_the_form_of_our_chat() -> None:
+    chat = body(tools=[TOOL], tool_choice={"type": "any", "disable_parallel_tool_use": True}).chat()
+    assert chat.tools == [{"type": "function", "function": {"name": "look", "description": "Looks.", "parameters": TOOL["input_schema"]}}]
+    assert (chat.tool_choice, chat.parallel_tool_calls, chat.must_call()) == ("required", False, ("look",))
+    assert body(tools=[TOOL], tool_choice={"type": "tool", "name": "look"}).chat().must_call() == ("look",)
+    assert body(tools=[TOOL], tool_choice={"type": "none"}).chat().offered_tools() == () != body(tools=[TOOL]).chat().offered_tools()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +115,8 @@ def test_the_last_message_of_the_model_is_continued_and_nothing_is_written_with_
         ({"messages": [{"role": "user", "content": [{"type": "document", "source": {"type": "text", "data": "x"}, "citations": {"enabled": True}}]}]},
          "messages.0.content.0.document", "citations are not supported"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type", "tools of the type “web_search_20250305” are not supported"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool"}}, "tool_choice", "needs the name of the tool"),
+        ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "other"}}, "body", "not among the tools"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers", "Paddock runs no tools"),
         ({"stop_sequences": [""]}, "stop_sequences", "1 to 1000 characters"),
         ({"n": 2}, "n", "one message is written at a time"),

@@ -1,6 +1,6 @@
 """The page in a real browser against a real server: one of each for all tests, a fresh or emptied browser profile for every test.
 
-Every test also fails when the page asked anything of another machine, or wrote an error to its console. What a failed test saw lies in
+Every test also fails when the page asked anything of another machine, or wrote an error to its console; the last one when the server did. What a failed test saw lies in
 `artifacts/` (never committed): a screenshot, the console, the server's log.
 """
 
@@ -20,6 +20,7 @@ from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
 from tests.hub.hub_server import HubServer
 from tests.measured_machine import write_measured
 from tests.paddock_server import ROOT, PaddockServer
+from tests.security.network_log import NetworkLog
 
 HERE = Path(__file__).parent
 ARTIFACTS = HERE / "artifacts"
@@ -83,10 +84,12 @@ def server(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir
     folder = tmp_path_factory.mktemp("server")
     (folder / "state").mkdir(mode=0o700)
     write_measured(folder / "state")
-    running = PaddockServer(folder, models_dir, loras_dir, "--hub-endpoint", hub.endpoint)
+    network = NetworkLog(folder / "watch")
+    running = PaddockServer(folder, models_dir, loras_dir, "--hub-endpoint", hub.endpoint, environ=network.environ)
     running.ask("PATCH", "ui/chat-preferences", {"begin_as_last": False, "title_from_exchange": False})  # no test begins with what another one chose
     yield running
     running.close()
+    assert network.foreign() == [], "the server or a child of it spoke to another machine"
 
 
 @pytest.fixture(scope="session")

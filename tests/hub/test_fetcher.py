@@ -238,7 +238,7 @@ async def test_redirects_never_lose_https_or_lead_inside(access: Access, monkeyp
         assert (await wire._redirected(httpx2.URL("http://127.0.0.1/x"), "http://127.0.0.2/y")).host == "127.0.0.2"
 
 
-@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "2130706433", "::1", "10.0.0.1", "100.64.0.1", "fe80::1", "localhost", "2002:a00:1::"])
+@pytest.mark.parametrize("host", ["127.1", "0x7f000001", "2130706433", "::1", "10.0.0.1", "100.64.0.1", "fe80::1", "localhost", "2002:a00:1::", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2001:0:4136:e378:8000:63bf:80ff:fffe", "224.0.0.1"])
 async def test_addresses_inside_are_known_in_every_spelling(host: str) -> None:
     assert await is_private(host)
 

@@ -80,13 +80,13 @@ def test_what_is_written_is_stopped(managed: PaddockServer, by_id: bool) -> None
     with managed.http.stream("POST", "v1/completions", json=ENDLESS) as answer:
         lines = (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {"))
         first = next(lines)
-        (row,) = managed.ask("GET", "v1/internal/generations")["generations"]
-        assert row == {"id": first["id"], "model": STARTER, "waiting": False, "place": None}
+        (row,) = managed.ask("GET", "v1/internal/requests")["now"]
+        assert (row["id"], row["model"], row["status"], row["place"]) == (first["id"], STARTER, "running", None)
         assert "none-of-ours" in refused(managed, "v1/internal/stop-generation", {"id": "none-of-ours"}, 404)
         stopped = managed.http.post("v1/internal/stop-generation", json={"id": first["id"]} if by_id else None)
         assert stopped.json() == "OK"
         assert [piece["choices"][0]["finish_reason"] for piece in lines][-1] == "stop"
-    assert managed.ask("GET", "v1/internal/generations") == {"generations": []}
+    assert managed.ask("GET", "v1/internal/requests")["now"] == []
     wait_for(lambda: managed.counters()["running"] == 0, "its slot is free")
 
 

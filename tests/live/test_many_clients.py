@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,7 +20,7 @@ import pytest_asyncio
 from benchmarks.many_clients import report, run_clients
 from modules.core.generation import TokenLogprob
 from tests.engine.ties import assert_same_but_for_ties
-from tests.live.conftest import SLOW, async_client_of, client_of
+from tests.live.conftest import SLOW, SLOW_SLOTS, async_client_of, client_of
 from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 CLIENTS = 8
@@ -178,3 +180,31 @@ async def test_a_client_with_one_request_does_not_wait_for_all_of_another_one(sl
     # when "waiting 1" and the modest one began is known too roughly to say who was first, as it counts from when they were asked for here
     assert begun_s["modest"] < begun_s["waiting 2"] < begun_s["waiting 3"]
     wait_for(lambda: slow.counters()["running"] == 0, "the long one is ended")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only here every 127.x.x.x is this machine")
+async def test_who_floods_in_many_names_is_one_person_and_everybody_is_told_place_and_wait(slow: PaddockServer) -> None:
+    url = f"http://127.0.0.1:{slow.port}"
+    ask = {"model": SLOW, "prompt": "Once", "max_tokens": 3000, "stream": True, "ban_eos": True}
+
+    def rows() -> list[tuple[str, int]]:
+        found = httpx.get(f"{url}/v1/internal/requests").json()["now"]
+        return [(row["person"], row["place"]) for row in found if row["status"] == "waiting" and row["place"]]
+
+    async with contextlib.AsyncExitStack() as stack:
+        flood, two, one = [
+            await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=60, transport=httpx.AsyncHTTPTransport(local_address=f"127.0.0.{number}")))
+            for number in (1, 2, 3)
+        ]
+        for _ in range(3):  # measured, so that a wait can be told
+            assert (await flood.post("/v1/completions", json={**ask, "max_tokens": 1, "stream": False})).status_code == 200
+        streams = []
+        for number, (client, user) in enumerate([(flood, f"name {number}") for number in range(6)] + [(two, "a"), (two, "b"), (one, "c")]):
+            streams.append(await stack.enter_async_context(client.stream("POST", "/v1/completions", json={**ask, "user": user})))
+            counted = min(number + 1, SLOW_SLOTS), max(0, number + 1 - SLOW_SLOTS)
+            await asyncio.to_thread(wait_for, lambda counted=counted: (slow.counters()["running"], slow.counters()["waiting"]) == counted, "it came", 20)
+        expected = [("127.0.0.1", 1), ("127.0.0.2", 2), ("127.0.0.3", 3), ("127.0.0.1", 4), ("127.0.0.2", 5), ("127.0.0.1", 6), ("127.0.0.1", 7)]
+        await asyncio.to_thread(wait_for, lambda: rows() == expected, "the flood is one person", 20)
+        comment = await anext(line async for line in streams[-1].aiter_lines() if line.startswith(":"))
+        assert re.fullmatch(r": waiting, place [3-7], about \d+ s", comment)
+    await asyncio.to_thread(wait_for, lambda: slow.counters()["running"] == slow.counters()["waiting"] == 0, "all are gone")

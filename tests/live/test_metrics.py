@@ -91,7 +91,7 @@ def test_requests_that_ended_are_listed_with_their_times(guarded: PaddockServer)
     assert (newest["prompt_tokens"], newest["completion_tokens"]) == (usage["prompt_tokens"], 12)
     assert newest["timings"] == usage["timings"]
     assert newest["first_token_ms"] >= usage["timings"]["queue_ms"] + usage["timings"]["prompt_ms"]
-    assert guarded.http.get("v1/internal/requests", params={"model": "no such"}).json() == {"requests": []}
+    assert guarded.http.get("v1/internal/requests", params={"model": "no such"}).json() == {"now": [], "requests": []}
 
 
 # ---- what a second turn reuses -------------------------------------------------------------------------------------

@@ -199,9 +199,10 @@ def test_a_folder_or_a_file_that_cannot_be_used_is_told_in_one_sentence(start: S
 # ---- who gets in ---------------------------------------------------------------------------------------------------
 
 
-def test_other_machines_are_let_in_only_with_a_key(start: Start) -> None:
+def test_other_machines_are_let_in_only_with_an_account_or_a_key(start: Start) -> None:
     said = refusal(start(*IDLE, "--host", "0.0.0.0", "--port", str(free_port())))
-    assert said.startswith("--host 0.0.0.0 lets other machines in, but no key is set. Give one: PADDOCK_API_KEY=")
+    assert said.startswith("--host 0.0.0.0 lets other machines in, but there is neither an account nor a key. Make the first account (python server.py users add NAME")
+    assert "PADDOCK_API_KEY=" in said
 
 
 def test_with_a_key_the_page_asks_for_it_and_the_api_needs_it(start: Start) -> None:
@@ -229,7 +230,8 @@ def test_with_a_key_the_page_asks_for_it_and_the_api_needs_it(start: Start) -> N
 def test_without_the_page_there_is_only_the_api(start: Start) -> None:
     url = address(start(*IDLE, "--port", str(free_port())))
     assert httpx.get(f"{url}v1/models").status_code == 200
-    for path in ("", "ui/models", "ui/conversations", "gradio_api/info", "docs"):
+    assert "without its page" in httpx.get(url).text and httpx.head(url).status_code == 200
+    for path in ("ui/models", "ui/conversations", "gradio_api/info", "docs"):
         assert httpx.get(f"{url}{path}").status_code == 404, path
 
 

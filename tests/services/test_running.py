@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from modules.services.running import RunningGenerations
 
 from modules.core.errors import NotFound
 from modules.core.person import Person, asked_by
-from modules.services.running import RunningGenerations
 
 
 class Generation:

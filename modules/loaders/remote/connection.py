@@ -14,10 +14,11 @@ from functools import partial
 
 import httpx2
 
+from modules.core.addresses import meant
+
 REFUSED_ADDRESSES = tuple(
     map(ipaddress.ip_address, ("100.100.100.200", "fd00:ec2::254", "168.63.129.16"))
 )  # credentials of clouds
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
 AT_ONCE = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )  # else a body waits 40 ms for the acknowledgement of its head
@@ -30,15 +31,7 @@ class AddressError(Exception):
 
 def is_refused(address: str) -> bool:
     """Whether an address is never connected to: link-local, multicast, unspecified, or known to give out credentials."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = (
-            found.ipv4_mapped
-            or found.sixtofour
-            or (ipaddress.IPv4Address(found.packed[-4:]) if found in NAT64 else None)
-        )
-        if inner is not None:
-            return is_refused(str(inner))
+    found = meant(address)
     return found.is_link_local or found.is_multicast or found.is_unspecified or found in REFUSED_ADDRESSES
 
 

@@ -1,5 +1,6 @@
 // The menu beside New chat: a private one, what holds for all chats (kept on the server), how messages look (kept in this browser), and a restart.
 
+import { accountsEntry } from "./accounts.js";
 import { lookChoice } from "./chat_looks.js";
 import { h, icon } from "./dom.js";
 import { report, request } from "./page.js";
@@ -13,7 +14,7 @@ class ChatMenu {
     this.element = h("details", { class: "chat-menu" }, this.summary, h("div", { class: "chat-menu-items" },
       h("button", { type: "button", class: "chat-choice", on: { click: () => { this.close(); newPrivateConversation(); } } },
         icon("veiled"), h("span", { text: "Private chat" }), h("span", { class: "menu-hint", text: "Kept nowhere; gone when this page is closed or loaded again." })),
-      h("hr"), this.choices, h("hr"), lookChoice(), h("hr"),
+      h("hr"), this.choices, h("hr"), lookChoice(), ...accountsEntry(() => this.close()), h("hr"),
       h("button", { type: "button", class: "chat-choice of-all", on: { click: () => { this.close(); restartPaddock(); } } },
         icon("retry"), h("span", { text: "Restart Paddock" }), h("span", { class: "menu-hint", text: "Reads its settings anew; asks before." }))));
     this.element.addEventListener("toggle", () => this.toggled());

@@ -1,6 +1,7 @@
 // The sidebar: brand, New chat, search, conversations by day with their actions, the model's state and the theme switch.
 // The list is read in pages as somebody scrolls to its end; what is read already is asked for again to see what changed.
 
+import { whoAmI } from "./accounts.js";
 import { chatMenu } from "./chat_menu.js";
 import { BinView, offerUndo } from "./conversation_bin.js";
 import { importButton } from "./conversation_files.js";
@@ -35,7 +36,7 @@ class ConversationList {
     this.theme = iconButton("moon", "Dark theme", toggleTheme);
     this.finding = h("div", { class: "finding" }, h("label", { class: "search" }, icon("search"), this.search), this.tags.element);
     element.replaceChildren(h("div", { class: "side" }, brand, h("div", { class: "begin-row" }, fresh, chatMenu()), this.finding, this.list, this.bin.element,
-      h("div", { class: "side-foot" }, this.model, importButton(), this.deleted, this.theme)));
+      whoAmI(), h("div", { class: "side-foot" }, this.model, importButton(), this.deleted, this.theme)));
     this.watch = new IntersectionObserver((seen) => { if (seen.at(-1).isIntersecting) this.readMore(); }, { root: this.list, rootMargin: "600px" });
     this.search.addEventListener("input", () => { clearTimeout(this.typing); this.typing = setTimeout(() => this.refresh(), 200); });
     listen("conversations-changed", () => this.refresh());

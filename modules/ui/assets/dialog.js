@@ -9,7 +9,10 @@ export function openDialog(title, children, extra = {}) {
   const dialog = h("dialog", { class: "sheet", "aria-label": title, ...extra }, h("div", { class: "sheet-head" }, heading, close), ...children);
   dialog.addEventListener("keydown", (event) => { if (event.key === "Escape") event.stopPropagation(); }); // it closes the dialog and stops no reply
   closesFromOutside(dialog);
-  dialog.addEventListener("close", () => dialog.remove());
+  dialog.addEventListener("close", () => {
+    document.body.append(...dialog.querySelectorAll("#toasts")); // notices outlive it
+    dialog.remove();
+  });
   document.body.append(dialog);
   dialog.showModal();
   return dialog;

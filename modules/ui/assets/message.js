@@ -76,7 +76,7 @@ export class MessageView {
     this.live.textContent = `${plural(tokens, "token")}${speed ? ` · ${speed.toFixed(1)} tok/s` : ""}`;
   }
 
-  /** What happens before the first word: "Waiting, place 2", "Loading the model…". */
+  /** What happens before the first word: "You are next", "Loading the model…". */
   showWaiting(sentence, done = null) {
     const bar = done === null ? null : h("progress", { max: "1", value: String(done) });
     this.note.replaceChildren(h("span", { class: "waiting" }, h("i"), h("i"), h("i")), h("span", { text: sentence }), bar ?? "");

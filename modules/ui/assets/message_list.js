@@ -11,6 +11,7 @@ import {
 } from "./page.js";
 import { PRIVATE_TITLE, isPrivate, newPrivateConversation, privateBanner } from "./private_chat.js";
 import { SettingsSaving } from "./settings_saving.js";
+import { waitingWords } from "./waiting_words.js";
 
 const LAST = "paddock.last-conversation";
 const EXAMPLES = [
@@ -86,7 +87,7 @@ class MessageList {
       change: mine((data) => this.apply(data)),
       patch: mine((data) => this.gather(data)),
       finished: mine((data) => this.finish(data)),
-      queued: mine((data) => this.waiting(data.id, data.doing || (data.place ? `Waiting for a free slot, place ${data.place}` : "Reading the prompt…"))),
+      queued: mine((data) => this.waiting(data.id, data.doing || (data.place ? waitingWords(data.place, data.expected_s) : "Reading the prompt…"))),
       loading: mine((data) => { for (const running of this.running) this.waiting(running, data.stage, data.done); }),
       title: mine((data) => { this.showTitle(data.title); emit("conversations-changed"); }),
     }, (lost) => this.showLost(lost));

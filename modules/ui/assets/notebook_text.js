@@ -16,6 +16,7 @@ import { NotebookTyping, OPEN_KEY } from "./notebook_typing.js";
 import { NotebookView } from "./notebook_view.js";
 import { Stream, listen, report, request, sayLeft, state } from "./page.js";
 import { remoteBadge } from "./remote_row.js";
+import { waitingWords } from "./waiting_words.js";
 
 const TRIES_KEY = "paddock.notebook.tries";
 const WHERE_KEY = "paddock.notebook.where";
@@ -92,7 +93,7 @@ class Notebook extends NotebookTyping {
     this.stream = new Stream(`ui/notebook/events?id=${this.id}`, {
       snapshot: (data) => this.show(data),
       append: (data) => this.grow(data),
-      queued: ({ place }) => { this.status.textContent = place ? `Waiting, place ${place}` : "Reading the text…"; },
+      queued: ({ place, expected_s: seconds }) => { this.status.textContent = place ? waitingWords(place, seconds) : "Reading the text…"; },
       finished: (data) => this.finish(data),
       saved: ({ rev }) => this.heard(rev),
     }, (lost) => { if (lost) this.lost(); });

@@ -47,6 +47,7 @@ export async function request(method, path, body, { keepalive = false } = {}) {
   const data = await response.json().catch(() => ({}));
   if (response.ok) return data;
   const error = data.error ?? {};
+  if (error.code === "not_logged_in") emit("logged-out");
   throw new RequestError(error.message ?? `The server answered ${response.status}. Try again.`, error.type ?? "", response.status, error.details ?? {});
 }
 
@@ -113,7 +114,9 @@ export class Stream {
 
 /** A short notice at the bottom that goes away by itself; `action` is a button in it, `{ text, run }`. */
 export function toast(message, kind = "info", action = null) {
-  const box = document.querySelector("#toasts") ?? document.body.appendChild(h("div", { id: "toasts", role: "status", "aria-live": "polite" }));
+  const box = document.querySelector("#toasts") ?? h("div", { id: "toasts", role: "status", "aria-live": "polite" });
+  const over = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body; // nothing outside of an open dialog can be pressed
+  if (box.parentElement !== over) over.append(box);
   const press = () => { item.remove(); action.run(); };
   const item = h("div", { class: `toast ${kind}` }, h("span", { text: message }), action && h("button", { type: "button", class: "undo", text: action.text, on: { click: press } }));
   item.append(iconButton("close", "Dismiss", () => item.remove()));

@@ -1,0 +1,176 @@
+"""What each person has the models compute, by day, and how much of that they may: counted at the end of each request, looked at before the next one.
+
+Where nobody is told apart all of it is one person's. What came last is written every few seconds: a crash loses at most that. Days are those of UTC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+from modules.core.errors import AppError, NotFound, QuotaExceeded
+from modules.core.person import FIRST_PERSON, asking
+from modules.core.settings import Settings
+from modules.services.storage import Storage, Stores
+from modules.store.usage_records import Spender, Spent
+
+if TYPE_CHECKING:
+    from modules.engine.client_generation import ClientGeneration, Ending
+
+__all__ = ["Quota", "Spender", "Spent", "UsageService"]
+
+log = logging.getLogger(__name__)
+
+WRITE_S = 2.0  # between two writes
+DAY_S = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A person's day: what is used, what may be (0: no limit), and when the count begins anew."""
+
+    used_tokens: int
+    limit_tokens: int
+    resets_in_s: int
+
+
+class UsageService:
+    """Counts for everybody, and refuses who has had enough for today."""
+
+    def __init__(self, storage: Storage, settings: Settings, now_s: Callable[[], float] = time.time) -> None:
+        self._storage = storage
+        self._settings = settings
+        self._now_s = now_s
+        self._fresh: dict[Spender, Spent] = {}  # not written yet
+        self._lock = asyncio.Lock()  # what is on its way is neither here nor there: who reads waits for it
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- told by others --------------------------------------------------------------------------------------------
+
+    def begun(self, generation: ClientGeneration) -> None:
+        """A generation of who asks now; what it costs is counted when it has ended."""
+        generation.when_ended(partial(self._ended, _who(), generation.model))
+
+    def spent(self, model: str, *, prompt_tokens: int, compute_s: float) -> None:
+        """Something else than a generation was computed for who asks."""
+        self.note(_who(), model, Spent(1, prompt_tokens, 0, 0, compute_s))
+
+    def note(self, person: str, model: str, spent: Spent) -> None:
+        """Count a request that has ended."""
+        who = Spender(person, self.today, model)
+        self._fresh[who] = self._fresh.get(who, Spent()) + spent
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._write_later())
+
+    def _ended(self, person: str, model: str, ending: Ending) -> None:
+        usage = ending.usage
+        self.note(person, model, Spent(1, usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens, ending.slot_s or 0.0))
+
+    # ---- quotas ----------------------------------------------------------------------------------------------------
+
+    async def check(self) -> None:
+        """Whether who asks may have more computed today.
+
+        Raises:
+            QuotaExceeded: no; with the limit, what was used, and when it begins anew.
+        """
+        if asking() is None and not self._settings.daily_tokens:
+            return
+        quota = await self.quota()
+        if quota.limit_tokens and quota.used_tokens >= quota.limit_tokens:
+            raise QuotaExceeded(
+                f"Your limit of {quota.limit_tokens:,} tokens a day is reached: {quota.used_tokens:,} were computed for you today. "
+                f"The count begins anew at 00:00 UTC, in {_time_words(quota.resets_in_s)}; an administrator can raise the limit.",
+                limit=quota.limit_tokens,
+                used=quota.used_tokens,
+                retry_after_s=quota.resets_in_s,
+            )
+
+    async def quota(self) -> Quota:
+        """The present day of who asks."""
+        person, day = _who(), self.today
+        async with self._lock:
+            limit, stored = await self._storage.run(lambda stores: (self._limit(stores, person), stores.usage.counted_tokens(person, day)))
+            fresh = sum(spent.counted_tokens for who, spent in self._fresh.items() if (who.person, who.day) == (person, day))
+        return Quota(stored + fresh, limit, DAY_S - int(self._now_s()) % DAY_S)
+
+    def _limit(self, stores: Stores, person: str) -> int:
+        """What somebody may: as their account says, or where that says nothing, as the settings do."""
+        try:
+            own = stores.users.get(person).user.daily_tokens
+        except NotFound:
+            own = None
+        return self._settings.daily_tokens if own is None else own
+
+    # ---- read ------------------------------------------------------------------------------------------------------
+
+    @property
+    def today(self) -> str:
+        """The present day, of UTC."""
+        return _day(self._now_s())
+
+    async def own(self, days: int) -> Mapping[Spender, Spent]:
+        """Of who asks, of so many days, the newest first."""
+        return await self._read(days, _who())
+
+    async def everybody(self, days: int) -> Mapping[Spender, Spent]:
+        """Of all people."""
+        return await self._read(days, None)
+
+    async def _read(self, days: int, person: str | None) -> Mapping[Spender, Spent]:
+        first = _day(self._now_s() - timedelta(days=days - 1).total_seconds())
+        async with self._lock:
+            found = await self._storage.run(lambda stores: stores.usage.read(first, person))
+            for who, spent in self._fresh.items():
+                if who.day >= first and person in (None, who.person):
+                    found[who] = found.get(who, Spent()) + spent
+        return dict(sorted(found.items(), key=lambda row: (-int(row[0].day.replace("-", "")), *row[0])))
+
+    # ---- writing ---------------------------------------------------------------------------------------------------
+
+    async def close(self) -> None:
+        """Write what is not written yet."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self._write()
+
+    async def _write_later(self) -> None:
+        try:
+            while self._fresh:
+                await asyncio.sleep(WRITE_S)
+                await asyncio.shield(self._write())
+        finally:
+            self._task = None
+
+    async def _write(self) -> None:
+        async with self._lock:
+            spent, self._fresh = self._fresh, {}
+            if not spent:
+                return
+            try:
+                await self._storage.run(lambda stores: stores.usage.add(spent))
+            except AppError as error:
+                log.warning("What was used could not be saved: %s", error.message)
+                for who, much in spent.items():  # tried again
+                    self._fresh[who] = self._fresh.get(who, Spent()) + much
+
+
+def _who() -> str:
+    person = asking()
+    return person.id if person is not None else FIRST_PERSON
+
+
+def _day(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d")
+
+
+def _time_words(seconds: int) -> str:
+    minutes = -(-seconds // 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

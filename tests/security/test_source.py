@@ -1,0 +1,118 @@
+"""Promises that the source itself keeps: nothing runs what it was given, unpickles, fetches or starts a process outside the places named here."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# Calls that run what they are given, or unpack what may run; each with the argument that makes it harmless, if there is one
+RUNNING = {
+    "eval": "", "exec": "", "__import__": "", "os.system": "", "os.popen": "", "pickle.load": "", "pickle.loads": "", "marshal.loads": "", "importlib.import_module": "",
+    "torch.load": "weights_only=True", "yaml.load": "", "yaml.unsafe_load": "", "numpy.load": "", "np.load": "", "tempfile.mktemp": "", "joblib.load": "",
+}  # fmt: skip
+# Modules that may speak to the network, and with whom: docs/security.md lists them
+NETWORK = {
+    "modules/hub": "the hub that the settings name, and where it redirects to", "modules/loaders/remote": "servers that a person added",
+}  # fmt: skip
+CLIENTS = frozenset({"httpx", "httpx2", "requests", "aiohttp", "urllib.request", "http.client", "urllib3", "ftplib", "smtplib", "telnetlib", "websockets"})
+# Processes that get the environment as it is: the next run of the server itself, the driver's tool, and what a child starts that has a clean one
+OWN_ENVIRONMENT = frozenset({"modules/loaders/machine.py", "modules/services/machine_probe.py"})
+
+Rule = Callable[[ast.Module, str], Iterator[str]]
+
+
+def dotted(node: ast.expr) -> str:
+    """`a.b.c`; of anything else in front only the last name."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            yield dotted(node.func), node
+
+
+def given(call: ast.Call) -> dict[str, str]:
+    return {word.arg: ast.unparse(word.value) for word in call.keywords if word.arg}
+
+
+def running_calls(tree: ast.Module, _: str) -> Iterator[str]:
+    for name, call in calls(tree):
+        if name in RUNNING and (not RUNNING[name] or RUNNING[name] not in [f"{key}={value}" for key, value in given(call).items()]):
+            yield f"{call.lineno}: {name}"
+        if any(word.arg == "shell" for word in call.keywords):
+            yield f"{call.lineno}: a shell"
+
+
+def trusting_loads(tree: ast.Module, _: str) -> Iterator[str]:
+    """Every load of a model folder says that its code is not run, that nothing is fetched and, for weights, that nothing is unpickled."""
+    for name, call in calls(tree):
+        values = given(call) if call.keywords else {}
+        if "trust_remote_code" in values and values["trust_remote_code"] != "False":
+            yield f"{call.lineno}: {name} trusts"
+        if name.endswith(".from_pretrained") and not name.startswith("PeftModel"):  # that one is given a checked folder with safetensors
+            is_weights = "Tokenizer" not in name and "Processor" not in name
+            wanted = {"trust_remote_code": "False", "local_files_only": "True"} | ({"use_safetensors": "True"} if is_weights else {})
+            if any(values.get(key) != value for key, value in wanted.items()):
+                yield f"{call.lineno}: {name} lacks one of {wanted}"
+
+
+def network_clients(tree: ast.Module, path: str) -> Iterator[str]:
+    if path.startswith(tuple(NETWORK)):
+        return
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        yield from (f"{node.lineno}: imports {name}" for name in names if name in CLIENTS or name.split(".")[0] in CLIENTS)
+
+
+def unclean_processes(tree: ast.Module, path: str) -> Iterator[str]:
+    for name, call in calls(tree):
+        starts = name in ("subprocess.Popen", "subprocess.run", "subprocess.check_output", "asyncio.create_subprocess_exec", "os.execv", "os.spawnv")
+        if starts and "env" not in given(call) and path not in OWN_ENVIRONMENT:
+            yield f"{call.lineno}: {name} without an environment of its own"
+
+
+RULES: tuple[tuple[Rule, str], ...] = (
+    (running_calls, "eval(text)"), (running_calls, "torch.load(path)"), (running_calls, "subprocess.run(text, shell=True)"), (running_calls, "importlib.import_module(name)"),
+    (trusting_loads, "AutoModel.from_pretrained(path, trust_remote_code=trust)"), (trusting_loads, "AutoTokenizer.from_pretrained(path)"),
+    (trusting_loads, "AutoModel.from_pretrained(path, trust_remote_code=False, local_files_only=True)"), (network_clients, "import httpx2"),
+    (network_clients, "import urllib.request"), (network_clients, "from http.client import HTTPConnection"), (unclean_processes, "subprocess.Popen(['a'])"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "source"), RULES)
+def test_a_rule_fires_on_a_planted_fault(rule: Rule, source: str) -> None:
+    assert list(rule(ast.parse(source), "modules/x.py"))
+
+
+def test_the_source_keeps_the_rules() -> None:
+    found = []
+    for path in sorted((ROOT / "modules").rglob("*.py")):
+        name = path.relative_to(ROOT).as_posix()
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found += [f"{name}:{complaint}" for rule in {rule: None for rule, _ in RULES} for complaint in rule(tree, name)]
+    assert found == []
+
+
+def test_every_package_is_pinned_and_none_that_runs_code_of_strangers_is_there() -> None:
+    for name in ("requirements.txt", "requirements-test.txt"):
+        lines = [line.split("#")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+        pinned = [line for line in lines if line]
+        assert [line for line in pinned if not re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][^\s;]*( *;.*)?", line)] == []
+        assert {line.split("==")[0].lower() for line in pinned}.isdisjoint({"kernels", "xformers", "deepspeed", "ray"})
+
+
+def test_the_page_is_mounted_closed() -> None:
+    from modules.ui.app import page_options
+
+    options = page_options()
+    assert "allowed_paths" not in options
+    closed = ("run_history", "show_error", "ssr_mode", "enable_monitoring", "mcp_server")
+    assert [options[name] for name in closed] == [False] * len(closed)

@@ -1,0 +1,91 @@
+"""What a wait is expected to be comes from what was measured, and nobody fills the whole queue where others share it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from modules.core.errors import Busy
+from modules.core.generation import Delta, GenerationRequest, Started, TextPrompt, Usage
+from modules.core.person import Person, asked_by
+from modules.core.settings import Settings
+from modules.engine.client_generation import ClientGeneration, Inbox
+from modules.services.queues import ENOUGH, Queues
+
+STARTED = Started(1, 0, 0, 1)
+
+
+async def no_cancel(forget: bool) -> None:
+    """Nothing runs."""
+
+
+class Bench:
+    """A model with two slots, and all that was asked of it."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.queues = Queues(Settings(**settings))
+        self.engine: Any = SimpleNamespace(name="m", card=SimpleNamespace(slots=2, host=""))
+        self.kept: list[ClientGeneration] = []
+
+    def ask(self, person: str, *, place: int | None = None) -> Inbox:
+        inbox = Inbox()
+        generation = ClientGeneration(inbox, "m", no_cancel)
+        with self.queues.asking_for(self.engine, GenerationRequest(prompt=TextPrompt(text="a"), person=person)) as asked:
+            self.queues.begun(asked, generation)
+        self.kept.append(generation)
+        if place is None:
+            inbox.start(STARTED)
+        else:
+            inbox.queue(place)
+        return inbox
+
+    def end(self, inbox: Inbox, seconds: float) -> None:
+        inbox.push(Delta(finish_reason="stop", usage=Usage(1, 0, 1, prefill_s=seconds / 4, decode_s=seconds * 3 / 4)))
+
+
+async def test_nothing_is_expected_before_enough_was_measured_and_then_the_mean_counts() -> None:
+    bench = Bench()
+    for number in range(ENOUGH):
+        assert bench.queues.expected_s("m", 1) is None
+        bench.end(bench.ask("ann"), 4.0 + number)
+    running = [bench.ask("ann"), bench.ask("ann")]
+    bench.ask("ben", place=1)
+    bench.ask("ben", place=3)
+    assert [one.expected_s for one in bench.kept[-2:]] == [2.5, 7.5]  # five seconds each, two at once
+    assert bench.kept[-3].expected_s is None  # it does not wait
+    assert [(row.person, row.runs, row.place) for row in bench.queues.rows()] == [("ann", True, None), ("ann", True, None), ("ben", False, 1), ("ben", False, 3)]
+    bench.end(running.pop(), 5.0)
+    assert bench.kept[-2].expected_s == 5.0  # now one runs at a time
+    assert bench.queues.retry_after_s("m") == 5
+    assert bench.queues.expected_s("other", 1) is None
+    assert bench.queues.retry_after_s("other") == 1
+
+
+async def test_one_person_may_have_half_the_queue_where_people_are_told_apart() -> None:
+    bench = Bench(queue_limit=4)
+    for place in range(1, 6):
+        bench.ask("ann", place=place)  # alone on a server of this machine: only the engine's own limit counts
+    shared = Bench(queue_limit=4)
+    with asked_by(Person("ann")):
+        for _ in range(2):
+            shared.ask("ann")
+        for place in (1, 2):
+            shared.ask("ann", place=place)
+        with pytest.raises(Busy, match=r"2 of your requests wait for m, and one person may have 2 waiting") as caught:
+            shared.ask("ann", place=3)
+        assert caught.value.details == {"place": 3, "limit": 2, "retry_after_s": 1}
+        shared.ask("ben", place=2)
+
+
+async def test_a_burst_that_the_slots_take_is_not_taken_for_a_queue_and_what_ended_counts_no_more() -> None:
+    bench = Bench(queue_limit=8, queue_limit_per_person=1)
+    first, *_ = [bench.ask("ann", place=1) for _ in range(3)]  # two of them will have the slots at once
+    with pytest.raises(Busy):
+        bench.ask("ann", place=1)
+    first.abandon()
+    bench.ask("ann", place=1)
+    with pytest.raises(Busy), bench.queues.asking_for(bench.engine, GenerationRequest(prompt=TextPrompt(text="a"), person="ben")):
+        raise Busy("The engine's queue is full.")
+    assert len(bench.queues.rows()) == 3

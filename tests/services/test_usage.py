@@ -1,0 +1,108 @@
+"""Usage is added up by person, day and model, outlives the server, and a quota refuses who has had enough for today."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from modules.core.errors import AppError, QuotaExceeded
+from modules.core.generation import Delta, Started, Usage
+from modules.core.person import Person, asked_by
+from modules.core.settings import Settings
+from modules.engine.client_generation import ClientGeneration, Inbox
+from modules.services.storage import Storage
+from modules.services.usage import Spender, Spent, UsageService
+
+NOON = 1_800_014_400.0 - 1_800_014_400 % 86_400 + 12 * 3600
+
+
+class Clock:
+    now_s = NOON
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+async def no_cancel(forget: bool) -> None:
+    """Nothing runs."""
+
+
+def begun(usage: UsageService, model: str = "m") -> Inbox:
+    inbox = Inbox()
+    usage.begun(ClientGeneration(inbox, model, no_cancel))
+    inbox.start(Started(10, 4, 0, 1))
+    return inbox
+
+
+async def test_what_ended_is_added_up_kept_and_told_by_person(tmp_path: Path) -> None:
+    clock, storage = Clock(), Storage(tmp_path)
+    usage = UsageService(storage, Settings(), clock)
+    whole, broken = begun(usage), begun(usage)
+    whole.push(Delta("a", (1,) * 5, finish_reason="stop", usage=Usage(10, 4, 5, prefill_s=0.25, decode_s=0.5)))
+    with asked_by(Person("ann")):
+        other = begun(usage)
+        usage.spent("embedder", prompt_tokens=7, compute_s=1.0)
+        other.push(Delta("a", (1, 1)))
+    other.fail(AppError("It died."))  # what it wrote was computed all the same
+    broken.abandon()
+    before = await usage.everybody(1)
+    assert before[Spender("local", usage.today, "m")].requests == 2
+    assert before[Spender("ann", usage.today, "m")].counted_tokens == 10 - 4 + 2
+    await usage.close()
+    await storage.close()
+
+    storage = Storage(tmp_path)
+    usage = UsageService(storage, Settings(), clock)
+    assert await usage.everybody(1) == before
+    own = await usage.own(1)
+    assert list(own) == [Spender("local", usage.today, "m")]
+    assert own[Spender("local", usage.today, "m")].completion_tokens == 5
+    assert own[Spender("local", usage.today, "m")].compute_s >= 0.75
+    usage.note("ann", "m", Spent(1, 1))
+    clock.now_s += 24 * 3600
+    usage.note("ann", "m", Spent(1, 1))
+    with asked_by(Person("ann")):
+        assert [(who.day[-2:], spent.prompt_tokens) for who, spent in (await usage.own(2)).items()] == [("16", 1), ("15", 7), ("15", 11)]
+        assert len(await usage.own(1)) == 1
+    await usage.close()
+    await storage.close()
+
+
+async def test_a_quota_is_looked_at_before_a_request_and_begins_anew_at_midnight(tmp_path: Path) -> None:
+    clock, storage = Clock(), Storage(tmp_path)
+    usage = UsageService(storage, Settings(daily_tokens=100), clock)
+    for person in (None, Person("ann")):
+        with asked_by(person) if person else asked_by(Person("local")):
+            await usage.check()
+            begun(usage).push(Delta("", (), finish_reason="stop", usage=Usage(1000, 950, 49)))
+            await usage.check()
+            assert (await usage.quota()).used_tokens == 99
+            await usage.close()  # what is written counts as well
+            usage.spent("m", prompt_tokens=1, compute_s=0)
+            with pytest.raises(QuotaExceeded, match=r"100 tokens a day is reached: 100 were .* 00:00 UTC, in 12 h 0 min") as caught:
+                await usage.check()
+            assert caught.value.details == {"limit": 100, "used": 100, "retry_after_s": 12 * 3600}
+    clock.now_s += 12 * 3600
+    await usage.check()
+    await usage.close()
+    await storage.close()
+
+
+async def test_what_cannot_be_written_is_kept_for_the_next_time(tmp_path: Path) -> None:
+    storage = Storage(tmp_path)
+    usage = UsageService(storage, Settings(), Clock())
+    await storage.open()
+
+    async def full(work: object) -> None:
+        raise AppError("The disk is full.")
+
+    usual, storage.run = storage.run, full  # type: ignore[method-assign, assignment]
+    usage.note("ann", "m", Spent(1, 5))
+    await usage.close()
+    storage.run = usual  # type: ignore[method-assign]
+    usage.note("ann", "m", Spent(1, 5))
+    await asyncio.gather(usage.close(), usage.everybody(1))
+    assert await usage.everybody(1) == {Spender("ann", usage.today, "m"): Spent(2, 10)}
+    await storage.close()
