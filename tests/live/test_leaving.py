@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 import pytest_asyncio
@@ -20,6 +21,13 @@ MAX_TOKENS = 2000
 PROMPT_ID = 300
 WITHOUT_END = {"ban_eos": True}
 SHORT = {"model": SLOW, "prompt": "Hello", "max_tokens": 3, "extra_body": WITHOUT_END}
+
+TALK = {"messages": [{"role": "user", "content": "Hello"}]}
+EVERY_ROUTE = (
+    ("v1/chat/completions", {**TALK, "max_tokens": MAX_TOKENS, **WITHOUT_END}), ("v1/completions", {"prompt": "Hello", "max_tokens": MAX_TOKENS, **WITHOUT_END}),
+    ("v1/messages", {**TALK, "max_tokens": MAX_TOKENS, **WITHOUT_END}), ("v1/responses", {"input": "Hello", "max_output_tokens": MAX_TOKENS, **WITHOUT_END}),
+    ("api/chat", {**TALK, "options": {"num_predict": MAX_TOKENS, **WITHOUT_END}}), ("api/generate", {"prompt": "Hello", "options": {"num_predict": MAX_TOKENS, **WITHOUT_END}}),
+)  # fmt: skip
 
 
 @pytest_asyncio.fixture
@@ -92,6 +100,26 @@ async def test_in_the_middle_of_a_stream(visitor: openai.AsyncOpenAI, leaving: L
 async def test_in_the_middle_of_a_whole_reply(visitor: openai.AsyncOpenAI, leaving: Leaving) -> None:
     task = asyncio.create_task(visitor.chat.completions.create(**chat()))
     await leaving.until("decode_tokens", 5)
+    await abandon(task)
+    await leaving.freed(cancelled=1)
+    assert leaving.since("decode_tokens") < MAX_TOKENS / 2
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(("path", "body"), EVERY_ROUTE, ids=[path for path, _ in EVERY_ROUTE])
+async def test_every_route_that_writes_frees_its_slot(slow: PaddockServer, leaving: Leaving, path: str, body: dict[str, Any], stream: bool) -> None:
+    async def ask() -> None:
+        async with httpx.AsyncClient(base_url=slow.url, timeout=60) as http, http.stream("POST", path, json={"model": SLOW, "stream": stream, **body}) as answer:
+            assert answer.status_code == 200 and stream, await answer.aread()
+            async for _ in answer.aiter_lines():
+                come.set()
+
+    come = asyncio.Event()
+    task = asyncio.create_task(ask())
+    await leaving.until("decode_tokens", 5)
+    if stream:
+        async with asyncio.timeout(20):
+            await come.wait()
     await abandon(task)
     await leaving.freed(cancelled=1)
     assert leaving.since("decode_tokens") < MAX_TOKENS / 2

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import pytest_asyncio
 
+from benchmarks.many_clients import report, run_clients
 from modules.core.generation import TokenLogprob
 from tests.engine.ties import assert_same_but_for_ties
 from tests.live.conftest import SLOW, SLOW_SLOTS, async_client_of, client_of
@@ -125,6 +126,15 @@ def test_a_request_for_more_choices_than_there_is_room_leaves_none_behind(crowde
         client.completions.create(model="", prompt=["a", "b"], n=8, max_tokens=900, extra_body={"ban_eos": True})
     wait_for(lambda: crowded.counters()["running"] == 0, "those that were accepted are ended")
     assert crowded.counters()["waiting"] == 0
+
+
+async def test_clients_of_all_kinds_are_served_and_leave_nothing_behind(server: PaddockServer) -> None:
+    clients, rounds = 2 * CLIENTS, 4  # the run of benchmarks/many_clients.py, only shorter; half of them wait
+    figures = await run_clients(server, clients, lambda done: done < rounds)
+    assert figures.errors == []
+    assert sum(figures.served.values()) + figures.left == clients * rounds and figures.left > 0
+    assert all(line for line in report(figures, 0))
+    await asyncio.to_thread(wait_for, lambda: server.counters()["running"] == server.counters()["waiting"] == 0, "nothing is left running")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only here every 127.x.x.x is this machine")

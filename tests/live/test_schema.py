@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,9 @@ from schemathesis import Case, GenerationMode
 
 from tests.paddock_server import PaddockServer, wait_for
 
+CASES = int(os.environ.get("PADDOCK_CASES", "0"))  # of a long run over the whole description, for instance 10,000
+KEY = "the key of these requests"
+WITH_KEY = (("authorization", f"Bearer {KEY}"),)
 TIMEOUT_S = 20
 DOCUMENTED = frozenset({502, 503, 507})  # no model, no memory, an engine that died
 # Path, method, right or wrong requests and how many
@@ -57,6 +64,15 @@ OPERATIONS = (
     ("/v1/internal/usage", "GET", GenerationMode.POSITIVE, 5),
     ("/v1/internal/usage", "GET", GenerationMode.NEGATIVE, 5),
 )
+# What the long run leaves out: it would end the server, take the model away, begin long work, or is a page
+LEFT_OUT = (
+    ("/v1/internal/restart", "POST", None), ("/v1/internal/model/unload", "POST", None), ("/v1/internal/model/load", "POST", GenerationMode.POSITIVE),
+    *((f"/v1/internal/jobs/{kind}", "POST", GenerationMode.POSITIVE) for kind in (
+        "download", "train", "examine", "perplexity", "verify", "convert_adapter", "merge_adapter",
+    )), ("/login", "GET", None), ("/login", "POST", None),
+)  # fmt: skip
+WRITING = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/messages", "/v1/responses", "/api/chat", "/api/generate"})
+WRITING_WEIGHT = 8  # they take most of the cases
 NEVER = ("keep_alive", "fit")  # would unload the model, and have the machine measured
 CHOSEN = ("model", "preset", "prompt_template")  # names that do not exist; mostly left out, or nothing would get any further
 
@@ -67,15 +83,16 @@ def asked(tmp_path_factory: pytest.TempPathFactory, starter_gguf: Path, loras_di
     models = tmp_path_factory.mktemp("one") / "models"
     (models / "starter").mkdir(parents=True)
     shutil.copy(starter_gguf, models / "starter")
-    flags = ("--no-ui", "--model", "starter/starter-Q8_0.gguf", "--option", "context_length=256", "--option", "slots=8")
+    flags = ("--no-ui", "--model", "starter/starter-Q8_0.gguf", "--option", "context_length=256", "--option", "slots=8", "--api-key", KEY)
     running = PaddockServer(tmp_path_factory.mktemp("asked"), models, loras_dir, *flags)
+    running.http.headers.update(WITH_KEY)
     yield running
     running.close()
 
 
 @pytest.fixture(scope="module")
 def schema(asked: PaddockServer) -> Any:
-    return schemathesis.openapi.from_url(f"{asked.url}v1/openapi.json")
+    return schemathesis.openapi.from_url(f"{asked.url}v1/openapi.json", headers=dict(WITH_KEY))
 
 
 def reaching(case: Case) -> Case:
@@ -109,22 +126,28 @@ def check(status: int, content_type: str, text: str) -> None:
         json.loads(text)
 
 
+def answers(operation: Any, mode: GenerationMode, count: int) -> list[int]:
+    """Make up requests; the statuses of the answers."""
+
+    @given(case=operation.as_strategy(generation_mode=mode).map(reaching))
+    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    def ask(case: Case) -> None:
+        answer = case.call(timeout=TIMEOUT_S, headers=dict(WITH_KEY))
+        statuses.append(answer.status_code)
+        check(answer.status_code, answer.headers.get("content-type", [""])[0], answer.text)
+
+    statuses: list[int] = []
+    ask()
+    return statuses
+
+
 @pytest.mark.parametrize(("path", "method", "mode", "count"), OPERATIONS, ids=[f"{mode.value} {path}" for path, _, mode, _ in OPERATIONS])
 def test_every_made_up_request_gets_an_answer(
     asked: PaddockServer, schema: Any, path: str, method: str, mode: GenerationMode, count: int
 ) -> None:
     operation = schema[path][method]
-
-    @given(case=operation.as_strategy(generation_mode=mode).map(reaching))
-    @settings(max_examples=count, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    def ask(case: Case) -> None:
-        answer = case.call(timeout=TIMEOUT_S)
-        statuses.append(answer.status_code)
-        check(answer.status_code, answer.headers.get("content-type", [""])[0], answer.text)
-
-    statuses: list[int] = []
     engine = asked.engine().pid
-    ask()
+    statuses = answers(operation, mode, count)
     assert 200 in statuses if mode.is_positive and not operation.path_parameters else True, f"no request was good: {statuses}"
     assert asked.engine().pid == engine, "an engine died"
     assert asked.process.poll() is None and "Defect while answering" not in asked.log
@@ -166,3 +189,36 @@ def test_the_description_knows_every_error(schema: Any) -> None:
         responses = schema[path][method].definition.raw["responses"]
         assert {"default", "400", "404", "429", "502", "503", "507"} <= set(responses)
         assert "HTTPValidationError" not in json.dumps(responses), "the framework's own shape of errors is not ours"
+
+
+def long_run(schema: Any) -> Iterator[tuple[Any, GenerationMode, int]]:
+    """Every operation of the description that may be asked, in both modes where it takes anything; how much of the cases each gets."""
+    for found in schema.get_all_operations():
+        operation = found.ok()
+        fields, takes = operation.body or operation.query, operation.body or operation.query or operation.path_parameters
+        for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE) if fields else (GenerationMode.POSITIVE,):  # every text is a good path
+            place = (operation.path, operation.method.upper())
+            if not {(*place, None), (*place, mode)} & set(LEFT_OUT):
+                yield operation, mode, WRITING_WEIGHT if operation.path in WRITING else 1 if takes else 0
+
+
+@pytest.mark.skipif(not CASES, reason="a long run: set PADDOCK_CASES, for instance to 10000")
+@pytest.mark.timeout(600 + 2 * CASES)
+def test_a_long_run_over_the_whole_description(asked: PaddockServer, schema: Any) -> None:
+    asking = list(long_run(schema))
+    share = CASES / sum(weight for *_, weight in asking)
+    engine, statuses, problems, begun_s = asked.engine().pid, Counter[int](), [], time.monotonic()
+    for operation, mode, weight in asking:
+        sys.stdout.write(f"{time.monotonic() - begun_s:5.0f} s {statuses.total():6} cases, now {mode.value} {operation.label}\n")
+        sys.stdout.flush()
+        try:
+            statuses.update(answers(operation, mode, max(1, round(share * weight))))
+        except Exception as problem:  # noqa: BLE001 - told below: one bad operation must not hide the others
+            problems.append(f"{mode.value} {operation.label}: {problem!r}"[:3000])
+        if asked.engine().pid != engine:
+            problems.append(f"{mode.value} {operation.label}: the engine died")
+            engine = asked.engine().pid
+    wait_for(lambda: asked.counters()["running"] + asked.counters()["waiting"] == 0, "nothing is left running")
+    sys.stdout.write(f"{sum(statuses.values())} cases over {len(asking)} kinds of request in {time.monotonic() - begun_s:.0f} s: {dict(sorted(statuses.items()))}\n")
+    assert not problems, "\n\n".join(problems)
+    assert asked.process.poll() is None and "Defect while answering" not in asked.log

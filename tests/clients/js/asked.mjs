@@ -3,7 +3,7 @@
 export const SYSTEM = "Answer in one short sentence.";
 export const QUESTION = "What is a LoRA?";
 export const MAX_TOKENS = 60;
-export const STOP = " ";
+export const STOP = " small";
 export const TOO_LONG = "word ".repeat(3000);
 export const UNKNOWN = "no-such-model";
 export const WRONG_KEY = "a wrong key";

@@ -1,0 +1,218 @@
+"""Many clients at once for minutes: errors, memory at the beginning and the end, how long first words take, and whether everybody gets their share.
+
+    python benchmarks/many_clients.py --clients 64 --minutes 10
+
+Starts a Paddock with the starter model. Each client asks one thing after the other, of every kind: streams and whole replies of all dialects, and
+streams that are left in their middle. `run_clients` does the same with a server that runs already; the tests use it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+
+from tests.paddock_server import STARTER, PaddockServer  # noqa: E402
+
+MB = 1e6
+TOPICS = ("a LoRA", "a preset", "the temperature", "a chat template", "the notebook", "a GGUF file", "top_p", "a character", "the context", "a seed")
+FILLER = "We spoke about the weather before, and about a fox that lives at the river. "
+LIMITS = (8, 16, 32, 64)  # tokens of a reply at most
+LEFT_AFTER = 3  # events of a stream that is left
+ANSWER_LIMIT_S = 300.0
+# Kind of request and how often it comes: streams of OpenAI, Anthropic and Ollama, whole replies, streams that are left
+KINDS = (("chat stream", 6), ("completion stream", 3), ("messages stream", 2), ("ollama stream", 2), ("chat", 4), ("completion", 2), ("left", 3))
+
+
+@dataclass
+class Figures:
+    """What was seen."""
+
+    served: Counter[int] = field(default_factory=Counter)  # by client
+    left: int = 0
+    errors: list[str] = field(default_factory=list)
+    first_s: list[float] = field(default_factory=list)
+    by_client_s: dict[int, list[float]] = field(default_factory=dict)  # of each client, its first words
+    memory: list[tuple[float, float, float]] = field(default_factory=list)  # seconds since the beginning, bytes of web and engine
+
+    def growth(self, after_s: float) -> tuple[float, float]:
+        """How much web and engine grew from then to the end: 0.05 is 5 %."""
+        first = next((row for row in self.memory if row[0] >= after_s), self.memory[0])
+        last = self.memory[-1]
+        return last[1] / first[1] - 1, last[2] / first[2] - 1
+
+    def percentile(self, share: float) -> float:
+        """Of the times to the first words."""
+        return sorted(self.first_s)[min(len(self.first_s) - 1, int(share * len(self.first_s)))]
+
+
+class Client:
+    """One that asks one thing after the other."""
+
+    def __init__(self, number: int, url: str, model: str, figures: Figures) -> None:
+        self._number, self._model, self._figures = number, model, figures
+        self._chance = random.Random(number)
+        # On Linux each has an address of its own: Ollama's requests name nobody, so turns go by address
+        address = f"127.0.1.{number % 250 + 1}" if sys.platform.startswith("linux") else None
+        self._http = httpx.AsyncClient(base_url=url, timeout=ANSWER_LIMIT_S, transport=httpx.AsyncHTTPTransport(local_address=address))
+
+    async def work(self, goes_on: Callable[[int], bool]) -> None:
+        """Ask until it is over."""
+        kinds, weights = zip(*KINDS, strict=True)
+        rounds = 0
+        async with self._http:
+            while goes_on(rounds):
+                kind = self._chance.choices(kinds, weights)[0]
+                try:
+                    await self._ask(kind)
+                except (httpx.HTTPError, AssertionError, ValueError, KeyError) as error:
+                    self._figures.errors.append(f"client {self._number}, {kind}: {error!r}")
+                rounds += 1
+
+    def _request(self, kind: str) -> tuple[str, dict[str, Any]]:
+        """Address and body of a request."""
+        question = FILLER * self._chance.randrange(4) + f"What is {self._chance.choice(TOPICS)}?"
+        limit = self._chance.choice(LIMITS)
+        who = {"model": self._model, "user": f"client {self._number}"}
+        messages = [{"role": "user", "content": question}]
+        if kind.startswith("completion"):
+            return "v1/completions", {**who, "prompt": question, "max_tokens": limit}
+        if kind.startswith("messages"):
+            return "v1/messages", {"model": self._model, "metadata": {"user_id": who["user"]}, "messages": messages, "max_tokens": limit}
+        if kind.startswith("ollama"):
+            return "api/chat", {"model": self._model, "messages": messages, "options": {"num_predict": limit}}
+        return "v1/chat/completions", {**who, "messages": messages, "max_tokens": 512 if kind == "left" else limit}
+
+    async def _ask(self, kind: str) -> None:
+        path, body = self._request(kind)
+        streamed = kind == "left" or kind.endswith("stream")
+        begun_s = time.monotonic()
+        async with self._http.stream("POST", path, json={**body, "stream": streamed}) as answer:
+            assert answer.status_code == 200, f"{answer.status_code}: {(await answer.aread())[:300]!r}"
+            if not streamed:
+                json.loads(await answer.aread())
+            elif await self._read(answer, begun_s, LEFT_AFTER if kind == "left" else None):
+                self._figures.left += 1
+                return
+        self._figures.served[self._number] += 1
+
+    async def _read(self, answer: httpx.Response, begun_s: float, at_most: int | None) -> bool:
+        """Read a stream; whether it was left before its end."""
+        seen = 0
+        async for event in events(answer):
+            assert "error" not in event, event
+            if said(event):
+                if not seen:
+                    first_s = time.monotonic() - begun_s
+                    self._figures.first_s.append(first_s)
+                    self._figures.by_client_s.setdefault(self._number, []).append(first_s)
+                seen += 1
+                if at_most is not None and seen >= at_most:
+                    return True
+        return False
+
+
+async def events(answer: httpx.Response) -> AsyncIterator[dict[str, Any]]:
+    """The events of a stream, of either form."""
+    async for line in answer.aiter_lines():
+        text = line.removeprefix("data: ")
+        if text.startswith("{"):
+            yield json.loads(text)
+
+
+def said(event: dict[str, Any]) -> str:
+    """The text of an event, in any of the dialects."""
+    for choice in event.get("choices") or ():
+        return str(choice.get("text") or (choice.get("delta") or {}).get("content") or "")
+    message, delta = event.get("message") or {}, event.get("delta") or {}
+    return str(message.get("content") or delta.get("text") or "") if event.get("type") != "message_start" else ""
+
+
+async def run_clients(server: PaddockServer, clients: int, goes_on: Callable[[int], bool], model: str = STARTER) -> Figures:
+    """Have so many clients work as long as each of them goes on."""
+    figures = Figures()
+    web, engine = psutil.Process(server.process.pid), server.engine()
+    begun_s = time.monotonic()
+
+    async def watch() -> None:
+        while True:
+            figures.memory.append((time.monotonic() - begun_s, web.memory_info().rss, engine.memory_info().rss))
+            await asyncio.sleep(1)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.gather(*(Client(number, f"http://127.0.0.1:{server.port}/", model, figures).work(goes_on) for number in range(clients)))
+    watching.cancel()
+    figures.memory.append((time.monotonic() - begun_s, web.memory_info().rss, engine.memory_info().rss))
+    return figures
+
+
+def report(figures: Figures, after_s: float) -> Iterator[str]:
+    """The figures as lines."""
+    served = sorted(figures.served.values())
+    yield f"answered {sum(served)}, left {figures.left}, errors {len(figures.errors)}"
+    yield f"answers a client: least {served[0]}, median {statistics.median(served):g}, most {served[-1]}"
+    middle, late = figures.percentile(0.5), figures.percentile(0.95)
+    yield f"first words: p50 {middle:.2f} s, p95 {late:.2f} s, ratio {late / middle:.2f}, most {max(figures.first_s):.2f} s"
+    own = sorted(statistics.median(times) for times in figures.by_client_s.values())
+    yield f"each client's median of them: from {own[0]:.2f} to {own[-1]:.2f} s"
+    first = next((row for row in figures.memory if row[0] >= after_s), figures.memory[0])
+    web, engine = figures.growth(after_s)
+    last = figures.memory[-1]
+    for name, place, growth in (("web", 1, web), ("engine", 2, engine)):
+        yield f"{name}: {first[place] / MB:.1f} MB after {first[0]:.0f} s, {last[place] / MB:.1f} MB after {last[0]:.0f} s: {growth:+.1%}"
+    yield f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
+    yield from figures.errors[:10]
+
+
+@contextmanager
+def starter(slots: int, clients: int) -> Iterator[PaddockServer]:
+    """A Paddock with the starter model, in a folder that goes with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "loras").mkdir()
+        flags = ("--no-ui", "--model", STARTER, "--option", f"slots={slots}", "--queue-limit", str(2 * clients))
+        server = PaddockServer(Path(folder), ROOT / "models", Path(folder) / "loras", *flags)
+        try:
+            yield server
+        finally:
+            server.close()
+
+
+def main() -> int:
+    """Run it as asked for; the exit status says whether there was an error."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--memory-after", type=float, default=60, help="seconds after which memory is compared with its end")
+    options = parser.parse_args()
+    with starter(options.slots, options.clients) as server:
+        end_s = time.monotonic() + 60 * options.minutes
+        figures = asyncio.run(run_clients(server, options.clients, lambda _: time.monotonic() < end_s))
+        for line in report(figures, options.memory_after):
+            print(line, flush=True)
+        left = server.counters()
+        print(f"afterwards running {left['running']}, waiting {left['waiting']}", flush=True)
+    return 1 if figures.errors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
