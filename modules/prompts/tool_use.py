@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from modules.core.errors import InvalidRequest
 from modules.core.messages import Message
 from modules.core.text_shape import CallText, FramedJson
-from modules.core.tools import schemas_of
+from modules.core.tools import schemas_of, with_names
 from modules.prompts.calls.formats import CallFormat, WrittenCall, format_of
 
 if TYPE_CHECKING:
@@ -131,25 +131,6 @@ def tool_use(text: str, render: Callable[..., Rendered]) -> ToolUse:
     # of a call the template writes the arguments: a name alone may come from the tools
     writes = has(PROBED, [ASKED, CALLED, ANSWERED], tools=tools) and has(ANSWERED.content, [ASKED, CALLED, ANSWERED], tools=tools)
     return ToolUse(format_of(text), takes, writes)
-
-
-def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The same with an id and a name on every call and answer of a tool, where they can be known from the others: templates ask for either."""
-    named: list[Message] = []
-    open_calls: list[tuple[str, str]] = []  # ids and names of calls without an answer
-    for place, message in enumerate(messages):
-        if message.tool_calls:
-            calls = tuple({**call, "id": str(call.get("id") or f"{place:04}{number:05}")} for number, call in enumerate(message.tool_calls))
-            open_calls = [(call["id"], str(call.get("function", call).get("name", ""))) for call in calls]
-            message = message.model_copy(update={"tool_calls": calls})
-        elif message.role == "tool":
-            asked = message.tool_call_id
-            own = next((call for call in open_calls if call[0] == asked), open_calls[0] if open_calls and not asked else None)
-            if own is not None:
-                open_calls.remove(own)
-                message = message.model_copy(update={"tool_call_id": own[0], "name": message.name or own[1]})
-        named.append(message)
-    return tuple(named)
 
 
 def written_call(call: dict[str, Any]) -> WrittenCall:

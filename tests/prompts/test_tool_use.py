@@ -59,6 +59,8 @@ def test_a_template_that_knows_tools_gets_them_with_names_and_ids_filled_in() ->
     assert (use.takes_tools, use.writes_calls) == (True, True)
     told = use.told(CHAT, ChatPrompt(messages=CHAT, tools=TOOLS))
     assert [(message.role, message.tool_call_id, message.name) for message in told[2:]] == [("tool", "b", "now"), ("tool", "a", "look")]
+    by_name = (*CHAT[:2], Message(role="tool", content="Noon", name="now"), Message(role="tool", content="?", name="other"))
+    assert [message.tool_call_id for message in use.told(by_name, ChatPrompt(messages=by_name))[2:]] == ["b", None]
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
