@@ -27,6 +27,7 @@ class FramedJson:
     end: str = ""
     most: int = 1  # objects
     otherwise: str = ""  # a schema that the text may fit instead
+    thinking: tuple[str, str] | None = None  # the tags between which may be thought before it
     after: str = ""  # the text is free up to this mark, with which the frame begins, and may do without
 
 

@@ -86,7 +86,17 @@ def write_calls(calls: CallText, special: Mapping[str, int]) -> str:
         # what is free ends with the first mark: a text that has one is not free to its end
         return f"{HEADER}start: FREE? | {marked} {text}\n{rules}FREE: /(?s:.+)/ & ~/(?s:.*{mark}.*)/\nmarked[lazy]: /(?s:.*{mark})/\n"
     other = f" | {_json(frame.otherwise, 'json_schema')}" if frame.otherwise else ""
-    return f"{HEADER}start: ({text}){other}\n{rules}"
+    thought = _thought(*frame.thinking, special) if frame.thinking else ""
+    return f"{HEADER}start: {'thought? ' if thought else ''}({text}{other})\n{rules}{thought}"
+
+
+def _thought(opening: str, closing: str, special: Mapping[str, int]) -> str:
+    """The rules of a block of thinking that the model opens by itself."""
+    begin, newlines = _literal(opening, special), "NEWLINES: /\\n{1,2}/\n"
+    if closing in special:
+        return f"thought: {begin} THOUGHT? <[{special[closing]}]> NEWLINES?\nTHOUGHT: /(?s:.+)/\n{newlines}"
+    written = re.escape(closing).replace("/", r"\/")
+    return f"thought: {begin} thinking NEWLINES?\nthinking[lazy]: /(?s:.*){written}/\n{newlines}"
 
 
 def _literal(text: str, special: Mapping[str, int]) -> str:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from modules.core.errors import InvalidRequest
-from modules.core.messages import Message
+from modules.core.messages import THINKING_SWITCHES, THINKING_TAGS, Message
 from modules.core.text_shape import CallText, FramedJson
 from modules.core.tools import schemas_of, with_names
 from modules.prompts.calls.formats import CallFormat, WrittenCall, format_of
@@ -39,6 +39,7 @@ class ToolUse:
     form: CallFormat
     takes_tools: bool
     writes_calls: bool  # and answers
+    thinking: tuple[str, str] | tuple[()] = ()  # the tags that the model may open by itself
 
     def told(self, messages: Sequence[Message], prompt: ChatPrompt) -> tuple[Message, ...]:
         """The messages with what the template does not know in words."""
@@ -66,7 +67,9 @@ class ToolUse:
         elif keeps_schemas(self.form, prompt.tools):
             strict = strict_tools(prompt.tools)
             frame = replace(self._framed(prompt, {name: schema if name in strict else ANY_OBJECT for name, schema in schemas.items()}), after=self.form.mark)
-        return CallText(self.form.special, frame)
+        if frame is not None and self.thinking and not frame.after and prompt.template_variables.get(THINKING_SWITCHES[0]) is not False:
+            frame = replace(frame, thinking=self.thinking)
+        return CallText((*self.form.special, *self.thinking), frame)
 
     def _framed(self, prompt: ChatPrompt, schemas: Mapping[str, Any]) -> FramedJson:
         frame = self.form.frame
@@ -130,7 +133,8 @@ def tool_use(text: str, render: Callable[..., Rendered]) -> ToolUse:
     takes = has(PROBE, [ASKED], tools=tools)
     # of a call the template writes the arguments: a name alone may come from the tools
     writes = has(PROBED, [ASKED, CALLED, ANSWERED], tools=tools) and has(ANSWERED.content, [ASKED, CALLED, ANSWERED], tools=tools)
-    return ToolUse(format_of(text), takes, writes)
+    thinking = next((pair for pair in THINKING_TAGS if pair[0] in text and pair[1] in text and not pair[0].startswith("<|")), ())
+    return ToolUse(format_of(text), takes, writes, thinking)
 
 
 def written_call(call: dict[str, Any]) -> WrittenCall:

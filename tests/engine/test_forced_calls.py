@@ -78,6 +78,27 @@ def test_calls_are_held_to_schemas_where_the_model_makes_them(marks):
     assert follows(mark, place, b" ", mark, b"x") is None
 
 
+@pytest.mark.parametrize("marks", [("<|mark|>",), ()])
+def test_a_model_may_think_before_a_call_that_has_to_come(marks):
+    frame = FramedJson((("look ", PLACE, ""),), thinking=("<think>", "<|mark|>"))
+    closing = [MARK] if marks else list(b"<|mark|>")
+
+    def fits(*parts: bytes | list[int]) -> bool:
+        constraint = Constraints(ByteTokenizer(), VOCAB_SIZE).constraint(GenerationParams(), {EOS}, [], CallText(marks, frame))
+        for token_id in (token_id for part in parts for token_id in part):
+            if not constraint.allows(token_id):
+                return False
+            constraint.advance(token_id)
+        return constraint.allows(EOS)
+
+    assert fits(b'look {"at": "sea"}')
+    assert fits(b"<think>\nlook {where?}\n", closing, b"\n\n", b'look {"at": "hill"}')
+    assert fits(b"<think>", closing, b'look {"at": "hill"}')
+    assert not fits(b"<think>Hm.")
+    assert not fits(b"<think>Hm.", closing, b"So: ")
+    assert not fits(b"Hm.")
+
+
 def test_marks_are_shown_where_they_are_asked_for_and_a_schema_that_cannot_be_kept_is_refused(babbling):
     assert "<|mark|>" in call(*babbling, CallText(("<|mark|>",), None), max_tokens=5, logit_bias={MARK: 100})[0]
     with pytest.raises(InvalidRequest, match="parameters of a tool"):

@@ -91,6 +91,13 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     assert len(either.frame.items) == len(TOOLS)
 
 
+def test_thinking_may_come_before_a_forced_call_unless_it_is_turned_off() -> None:
+    use, _ = use_of(PLAIN + "{% if enable_thinking is false %}<think></think>{% endif %}")
+    prompt = ChatPrompt(messages=CHAT, tools=TOOLS, must_call=("look",))
+    texts = [use.text(prompt), use.text(prompt.model_copy(update={"template_variables": {"enable_thinking": False}}))]
+    assert [text.frame.thinking if text and text.frame else "" for text in texts] == [("<think>", "</think>"), None]
+
+
 @pytest.mark.skipif(not NAMES, reason="the templates of real models are not here")
 @pytest.mark.parametrize("name", ["mistralai-Mistral-Nemo-Instruct-2407", "meta-llama-Llama-3.1-8B-Instruct", "openai-gpt-oss-120b", "deepseek-ai-DeepSeek-R1-Distill-Llama-8B",
                                   "Kimi-K2-Instruct", "ibm-granite-granite-3.3-2B-Instruct"])  # fmt: skip
