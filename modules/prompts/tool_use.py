@@ -119,6 +119,11 @@ def keeps_schemas(form: CallFormat, tools: Sequence[Mapping[str, Any]]) -> bool:
     return bool(form.mark and strict_tools(tools))
 
 
+def reading(form: CallFormat, tools: Sequence[Mapping[str, Any]]) -> CallFormat:
+    """The format in which calls are looked for: where they are held to schemas, no other way to write them counts."""
+    return replace(form, bare=(), reads_generic=False) if keeps_schemas(form, tools) else form
+
+
 def tool_use(text: str, render: Callable[..., Rendered]) -> ToolUse:
     """What a template with that text makes of tools; `render` is `Template.render`, or a renderer's with the source bound."""
 

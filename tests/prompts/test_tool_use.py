@@ -13,7 +13,7 @@ from modules.core.tools import checked_tools, schemas_of
 from modules.prompts.calls.formats import FORMATS, named
 from modules.prompts.calls.stream import CallStream
 from modules.prompts.template import Template
-from modules.prompts.tool_use import MOST_FORCED, ToolUse, tool_use
+from modules.prompts.tool_use import MOST_FORCED, ToolUse, reading, tool_use
 from tests.prompts.real_templates import NAMES, template_text
 
 TOOLS = checked_tools([{"function": {"name": "look", "description": "Looks.", "parameters": {"properties": {"at": {"type": "string"}}}, "strict": True}}, {"function": {"name": "now"}}])
@@ -89,6 +89,14 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     assert either is not None
     assert either.frame is not None
     assert len(either.frame.items) == len(TOOLS)
+
+
+def test_where_calls_are_held_to_schemas_no_other_way_to_write_them_counts() -> None:
+    loose = [{**tool, "function": {**tool["function"], "strict": False}} for tool in TOOLS]
+    for reply in ('<tool_call>{"name": "look", "arguments": {"at": 3}}</tool_call>', '{"name": "look", "arguments": {"at": 3}}'):
+        form = named("generic" if reply.startswith("{") else "mistral")
+        assert CallStream(reading(form, TOOLS), schemas_of(TOOLS)).feed(reply, last=True) == (reply, ())
+        assert CallStream(reading(form, loose), schemas_of(TOOLS)).feed(reply, last=True).calls
 
 
 def test_thinking_may_come_before_a_forced_call_unless_it_is_turned_off() -> None:

@@ -59,12 +59,13 @@ class CallFormat:
     frame: Frame = GENERIC  # how calls are written, and what is forced where one has to come; of formats without JSON the generic one, which they read too
     special: tuple[str, ...] = ()  # what may be special tokens of the model, and must not be hidden
     stop: tuple[str, ...] = ()  # what the model writes when it waits for the answer of a tool
+    reads_generic: bool = True  # `<tool_call>` with JSON is understood as well
     mark: str = ""  # that begins the frame wherever the model calls by itself; empty where it does so in other ways too
 
     def readers(self) -> tuple[tuple[str, Reader], ...]:
         """Opening marks with what reads behind them."""
         own = tuple((mark, self.reader) for mark in self.opens)
-        return own if "<tool_call>" in self.opens else (*own, ("<tool_call>", read.tagged))
+        return own if "<tool_call>" in self.opens or not self.reads_generic else (*own, ("<tool_call>", read.tagged))
 
 
 def _frame(call: str, begin: str = "", between: str = "", end: str = "", *, several: bool = True) -> Frame:
