@@ -72,13 +72,17 @@ class ToolUse:
         return CallText((*self.form.special, *self.thinking), frame)
 
     def _framed(self, prompt: ChatPrompt, schemas: Mapping[str, Any]) -> FramedJson:
-        frame = self.form.frame
-        items = []
+        frame, tags = self.form.frame, self.form.tags
+        items, tagged = [], []
         for name, schema in schemas.items():
+            item = tags.item(name, schema) if tags else None
+            if item is not None:
+                tagged.append(item)
+                continue
             before, behind = frame.around(name)
             items.append((before, json.dumps(dict(_closed(schema)), ensure_ascii=False), behind))
         most = MOST_FORCED if frame.several and prompt.several_calls else 1
-        return FramedJson(tuple(items), frame.begin, frame.between, frame.end, most)
+        return FramedJson(tuple(items), frame.begin, frame.between, frame.end, most, tagged=tuple(tagged))
 
     def _description(self, prompt: ChatPrompt) -> str:
         tools = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in self.tools(prompt))

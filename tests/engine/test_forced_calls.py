@@ -8,7 +8,7 @@ import pytest
 
 from modules.core.errors import InvalidRequest
 from modules.core.params import GenerationParams
-from modules.core.text_shape import CallText, FramedJson
+from modules.core.text_shape import CallText, FramedJson, TaggedField, TaggedItem
 from modules.engine.constraints import Constraints
 from tests.engine.test_constraints import PROMPT, babble
 from tests.fakes import EOS, MARK, VOCAB_SIZE, ByteTokenizer, FakeRunner
@@ -76,6 +76,28 @@ def test_calls_are_held_to_schemas_where_the_model_makes_them(marks):
     assert follows(mark, b'look {"at": "sky') is None
     assert follows(b"I look.", mark, b"lake") is None
     assert follows(mark, place, b" ", mark, b"x") is None
+
+
+def test_arguments_in_tags_are_forced_in_their_order():
+    fields = (TaggedField("<at>", "</at>"), TaggedField("<days>", "</days>", '{"type":"integer"}', required=False), TaggedField("<how>", "</how>", choices=("by sea", "on foot")))
+    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
+    calls = CallText((), FramedJson((("call now ", '{"type":"object","additionalProperties":false}', ""),), tagged=(TaggedItem("call look", fields, "!"),)))
+
+    def fits(text: str) -> bool:
+        constraint = constraints.constraint(GenerationParams(), {EOS}, [], calls)
+        for token_id in text.encode():
+            if not constraint.allows(token_id):
+                return False
+            constraint.advance(token_id)
+        return constraint.allows(EOS)
+
+    assert fits("call look<at>over <b> there\n</at><days>3</days><how>on foot</how>!")
+    assert fits("call look<at></at><how>by sea</how>!")
+    assert fits("call now {}")
+    assert not fits("call look<how>by sea</how>!")
+    assert not fits("call look<at>x</at><days>many")
+    assert not fits("call look<at>x</at><how>by car")
+    assert not fits("call look<at>x</at>!")
 
 
 @pytest.mark.parametrize("marks", [("<|mark|>",), ()])

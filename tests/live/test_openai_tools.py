@@ -107,7 +107,7 @@ def test_where_the_model_chooses_text_stays_text(client: openai.OpenAI) -> None:
 
 
 FAMILIES = (
-    "Qwen3.5-4B", "Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407", "deepseek-ai-DeepSeek-V3.1", "meta-llama-Llama-3.1-8B-Instruct",
+    "Qwen3.5-4B", "GLM-4.6", "Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407", "deepseek-ai-DeepSeek-V3.1", "meta-llama-Llama-3.1-8B-Instruct",
     "google-gemma-4-31B-it", "openai-gpt-oss-120b", "google-gemma-2-2b-it",
 )  # fmt: skip
 

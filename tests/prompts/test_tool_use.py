@@ -72,9 +72,15 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     frame = text.frame
     assert frame is not None
     assert frame.most == (MOST_FORCED if form.frame.several else 1)
-    ((before, schema, behind),) = frame.items
-    assert json.loads(schema)["additionalProperties"] is False
-    reply = frame.begin + before + '{"at": "sea"}' + behind + frame.end
+    assert bool(frame.tagged) == bool(form.tags)
+    if frame.tagged:
+        (item,) = frame.tagged
+        (one,) = item.fields
+        reply = f"{item.before}{one.before}sea{one.behind}{item.behind}"
+    else:
+        ((before, schema, behind),) = frame.items
+        assert json.loads(schema)["additionalProperties"] is False
+        reply = frame.begin + before + '{"at": "sea"}' + behind + frame.end
     read = CallStream(named(form.name), schemas_of(TOOLS)).feed(reply, last=True)
     assert (read.text, [(piece.name, json.loads(piece.arguments)) for piece in read.calls]) == ("", [("look", {"at": "sea"})])
     assert use.text(ChatPrompt(messages=CHAT)) is None
@@ -88,7 +94,23 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     assert free.frame is None
     assert either is not None
     assert either.frame is not None
-    assert len(either.frame.items) == len(TOOLS)
+    assert len(either.frame.items) + len(either.frame.tagged) == len(TOOLS)
+
+
+TAGGED = (  # schemas of one argument, and whether tags can keep to it
+    ({"type": "string", "description": "Where."}, True), ({"type": "string", "enum": ["a", "b"]}, True), ({"type": "integer", "minimum": 1}, True),
+    ({"type": "array", "items": {"$ref": "#/$defs/a"}}, True), ({"type": "string", "maxLength": 5}, False), ({"type": ["string", "null"]}, False),
+    ({"$ref": "#/$defs/a"}, False), (True, False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "fits"), TAGGED)
+def test_arguments_are_forced_in_tags_where_these_can_keep_to_the_schema(schema: object, fits: bool) -> None:
+    tags = named("functions").tags
+    assert tags is not None
+    item = tags.item("look", {"type": "object", "properties": {"at": schema}, "$defs": {"a": {"type": "null"}}})
+    assert (item is not None) == fits
+    assert item is None or not item.fields[0].schema or "$defs" in json.loads(item.fields[0].schema)
 
 
 def test_where_calls_are_held_to_schemas_no_other_way_to_write_them_counts() -> None:

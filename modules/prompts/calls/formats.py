@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from modules.core.text_shape import TaggedField, TaggedItem
 from modules.prompts.calls import read, read_bare
 from modules.prompts.calls.read import Reader
 
@@ -49,6 +50,41 @@ GENERIC = Frame()
 
 
 @dataclass(frozen=True, slots=True)
+class Tags:
+    """Calls whose arguments stand in tags; several are apart as those of the generic frame."""
+
+    begin: str
+    before: str  # an argument
+    behind: str
+    end: str
+
+    def item(self, name: str, schema: Mapping[str, Any]) -> TaggedItem | None:
+        """A call in tags by the schema of its arguments; None where tags could not keep to it."""
+        properties, required = schema.get("properties"), schema.get("required", ())
+        if not isinstance(properties, Mapping) or any(key in schema for key in NOT_IN_TAGS):
+            return None
+        fields = [self._field(key, inner, key in required, schema) for key, inner in properties.items()]
+        if any(one is None for one in fields) or not set(required) <= set(properties):
+            return None
+        return TaggedItem(self.begin.replace(NAME, name), tuple(one for one in fields if one), self.end)
+
+    def _field(self, key: str, inner: Any, required: bool, schema: Mapping[str, Any]) -> TaggedField | None:
+        if not isinstance(inner, Mapping) or not read.NAME.fullmatch(key) or not isinstance(inner.get("type"), str):
+            return None
+        before, choices = self.before.replace(NAME, key), inner.get("enum")
+        if inner["type"] != "string":
+            rooted = {**inner, **{word: schema[word] for word in ("$defs", "definitions") if word in schema}}
+            return TaggedField(before, self.behind, json.dumps(rooted, ensure_ascii=False), required=required)
+        if not set(inner) <= PLAIN_TEXT or (choices is not None and not all(isinstance(one, str) and one for one in choices)):
+            return None
+        return TaggedField(before, self.behind, choices=tuple(choices or ()), required=required)
+
+
+NOT_IN_TAGS = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties", "minProperties", "maxProperties")
+PLAIN_TEXT = frozenset({"type", "description", "title", "default", "examples", "enum"})
+
+
+@dataclass(frozen=True, slots=True)
 class CallFormat:
     """One format. Replies are looked through for its opening marks; bare ones count only where a reply begins with them."""
 
@@ -57,6 +93,7 @@ class CallFormat:
     opens: tuple[str, ...]
     bare: tuple[str, ...] = ()
     frame: Frame = GENERIC  # how calls are written, and what is forced where one has to come; of formats without JSON the generic one, which they read too
+    tags: Tags | None = None  # how calls without JSON are forced, where that can be
     special: tuple[str, ...] = ()  # what may be special tokens of the model, and must not be hidden
     stop: tuple[str, ...] = ()  # what the model writes when it waits for the answer of a tool
     reads_generic: bool = True  # `<tool_call>` with JSON is understood as well
@@ -75,6 +112,8 @@ def _frame(call: str, begin: str = "", between: str = "", end: str = "", *, seve
 _LIST_ITEM = f'{{"name": "{NAME}", "arguments": {ARGUMENTS}}}'
 _DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
 _TAGS = ("<tool_call>", "</tool_call>")
+_XML = Tags(f"<tool_call>\n<function={NAME}>\n", f"<parameter={NAME}>\n", "\n</parameter>\n", "</function>\n</tool_call>")
+_KEYS = Tags(f"<tool_call>{NAME}\n", f"<arg_key>{NAME}</arg_key>\n<arg_value>", "</arg_value>\n", "</tool_call>")
 _LISTS = ("<|tool_call|>", "<|/tool_call|>")
 
 FORMATS: tuple[CallFormat, ...] = (
@@ -126,8 +165,8 @@ FORMATS: tuple[CallFormat, ...] = (
         "internlm", read.internlm, ("<|action_start|>",), special=("<|action_start|>", "<|plugin|>", "<|action_end|>"),
         frame=_frame(f'<|action_start|><|plugin|>{{"name": "{NAME}", "parameters": {ARGUMENTS}}}<|action_end|>', several=False),
     ),
-    CallFormat("functions", read.tagged, ("<tool_call>", "<seed:tool_call>", "<function="), special=(*_TAGS, "<seed:tool_call>", "</seed:tool_call>")),
-    CallFormat("keys", read.tagged, ("<tool_call>",), special=(*_TAGS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")),
+    CallFormat("functions", read.tagged, ("<tool_call>", "<seed:tool_call>", "<function="), tags=_XML, special=(*_TAGS, "<seed:tool_call>", "</seed:tool_call>")),
+    CallFormat("keys", read.tagged, ("<tool_call>",), tags=_KEYS, special=(*_TAGS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")),
     CallFormat("hermes", read.tagged, ("<tool_call>",), special=_TAGS, mark="<tool_call>"),
     CallFormat(
         "llama", read_bare.llama, ("<|python_tag|>", "<|python_start|>"), bare=("{", "["), special=("<|python_tag|>", "<|python_start|>", "<|python_end|>"),
