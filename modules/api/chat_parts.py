@@ -10,24 +10,14 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from modules.api.choices import FINISH_WORDS, Whole
+from modules.api.choices import CALLED, FINISH_WORDS, Whole
 from modules.api.schemas import ChatRequest, CompletionRequest
-from modules.core.generation import ChatPrompt, Delta, GenerationRequest
+from modules.core.generation import CallPiece, ChatPrompt, Delta, GenerationRequest
 from modules.core.messages import ThoughtStream
 from modules.core.params import GenerationParams
 from modules.core.text_shape import SHAPE_FIELDS
 from modules.services.app import App
-from modules.services.generation import ClientGeneration
-
-
-@dataclass(frozen=True, slots=True)
-class CallPiece:
-    """A piece of a call of a tool. The first one of a call has its id and name, the others have more of the arguments' JSON text."""
-
-    index: int  # of the call in the reply
-    id: str = ""
-    name: str = ""
-    arguments: str = ""
+from modules.services.generation import CallStream, ClientGeneration, call_stream
 
 
 class ChatCall(NamedTuple):
@@ -73,6 +63,9 @@ async def chat_request(app: App, body: ChatRequest, client: str) -> GenerationRe
         messages=tuple(message.to_message() for message in body.messages),
         template=template,
         template_variables=body.chat_template_kwargs,
+        tools=body.offered_tools(),
+        must_call=body.must_call(),
+        several_calls=body.parallel_tool_calls,
         continue_final_message=body.continue_final_message,
         overflow="refuse",
     )
@@ -100,14 +93,23 @@ class ChatReader:
         self._generation = generation
         self._request = request
         self._thoughts: ThoughtStream | None = None  # how the reply begins is known with its first delta
+        self._calls: CallStream | None = None
+        self._called = False
 
     def read(self, delta: Delta) -> ChatPart:
         """What a delta adds."""
         last = delta.finish_reason is not None
         if self._thoughts is None:
-            self._thoughts = ThoughtStream(self._generation.started.starts_thinking if self._generation.started else "")
+            started, prompt = self._generation.started, self._request.prompt
+            self._thoughts = ThoughtStream(started.starts_thinking if started else "")
+            self._calls = call_stream(started, prompt) if isinstance(prompt, ChatPrompt) else None
         thinking, text = self._thoughts.feed(delta.text, last=last)
-        return ChatPart(thinking, text, (), delta, FINISH_WORDS[delta.finish_reason])
+        calls = delta.calls
+        if self._calls is not None:
+            text, calls = self._calls.feed(text, last=last)
+        self._called = self._called or bool(calls)
+        word = FINISH_WORDS[delta.finish_reason]
+        return ChatPart(thinking, text, calls, delta, CALLED if word == "stop" and self._called else word)
 
 
 async def chat_parts(generation: ClientGeneration, request: GenerationRequest) -> AsyncIterator[ChatPart]:

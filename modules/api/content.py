@@ -7,13 +7,15 @@ Source: the public OpenAI API reference.
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any
+import json
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from modules.core.messages import IMAGE_LIMIT, IMAGE_LIMIT_BYTES, Image, ImageKind, Message, Role
 
 TEXT_TYPES = ("text", "input_text", "output_text")
+LONGEST_CALL_NAME = 256
 IMAGE_TYPES = ("image_url", "input_image")
 SIGNATURES: tuple[tuple[ImageKind, bytes, int], ...] = (
     ("png", b"\x89PNG\r\n\x1a\n", 0), ("jpeg", b"\xff\xd8\xff", 0), ("gif", b"GIF8", 0), ("webp", b"WEBP", 8),
@@ -60,6 +62,17 @@ class ChatMessage(BaseModel):
                 raise ValueError(f"parts of type “{part.type}” are not supported yet; send text, or images as image_url")
         return value
 
+    @field_validator("tool_calls")
+    @classmethod
+    def _known_calls(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        return [_known_call(call) for call in value] if value else None
+
+    @model_validator(mode="after")
+    def _calls_where_they_belong(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls belong to messages of the assistant; this one is of the role {self.role}")
+        return self
+
     def to_message(self) -> Message:
         """The message as everything behind the API knows it."""
         text, images = "", []
@@ -76,6 +89,18 @@ class ChatMessage(BaseModel):
             tool_call_id=self.tool_call_id,
             images=tuple(images),
         )
+
+
+def _known_call(call: dict[str, Any]) -> dict[str, Any]:
+    """A call of a tool in OpenAI's form, its arguments as text."""
+    function = call.get("function")
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(name, str) or not 0 < len(name) <= LONGEST_CALL_NAME:
+        raise ValueError('a call is {"id": …, "type": "function", "function": {"name": …, "arguments": "{…}"}}')
+    arguments = function.get("arguments")
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    call_id = call.get("id")
+    return {"id": call_id if isinstance(call_id, str) else "", "type": "function", "function": {"name": name, "arguments": text or "{}"}}
 
 
 def image_of(address: str) -> Image:

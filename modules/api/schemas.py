@@ -21,6 +21,7 @@ from pydantic import (
 
 from modules.api.content import ChatMessage, check_count
 from modules.api.text_shapes import Schema, ShapeFields
+from modules.api.tools import ToolFields
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
 
@@ -101,14 +102,13 @@ class _Request(SamplingFields, ShapeFields):
         return values
 
 
-class ChatRequest(_Request):
+class ChatRequest(_Request, ToolFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
     max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[dict[str, Any]] | None = None
     continue_final_message: bool = False
     prompt_template: str = ""
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
@@ -118,11 +118,9 @@ class ChatRequest(_Request):
     def _bounded_images(cls, value: list[ChatMessage]) -> list[ChatMessage]:
         return check_count(value)
 
-    @field_validator("tools", "top_logprobs")
+    @field_validator("top_logprobs")
     @classmethod
     def _supported(cls, value: Any, info: ValidationInfo) -> Any:
-        if info.field_name == "tools" and value:
-            raise ValueError("tools are not supported yet; leave the field out")
         if info.field_name == "top_logprobs" and value is not None and not info.data.get("logprobs"):
             raise ValueError("needs logprobs: true")
         return value

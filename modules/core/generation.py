@@ -27,6 +27,8 @@ class ChatPrompt(BaseModel, frozen=True, extra="forbid"):
     template: TemplateSource | None = None  # a prompt template the person chose; None is the model's own
     template_variables: dict[str, Any] = Field(default_factory=dict)  # enable_thinking and the like
     tools: tuple[dict[str, Any], ...] = ()
+    must_call: tuple[str, ...] = ()  # the reply is a call of one of these tools; empty leaves it to the model
+    several_calls: bool = True  # whether one reply may call more than once
     continue_final_message: bool = False  # the last message is an unfinished assistant turn
     overflow: OverflowPolicy = "drop_oldest"
     dialogue: Dialogue | None = None  # the messages are told as one instruction, once they are made to fit
@@ -128,6 +130,17 @@ class Started:
     prompt_hash: str = ""  # SHA-256 of the prompt's token ids; empty where another server made them
     template_origin: str = ""  # of the chat template that made the prompt
     template_hash: str = ""  # SHA-256 of its text
+    call_format: str = ""  # how the model writes calls of tools, where there are any (prompts/calls)
+
+
+@dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of a call of a tool. The first one of a call has its id and name, the others have more of the arguments' JSON text."""
+
+    index: int  # of the call in the reply
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +155,7 @@ class Delta:
     usage: Usage | None = None  # on the last delta
     pieces: int = 0  # of text from another server, which names no tokens: about a token each
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the next tokens of the prompt; what the first one's says means nothing
+    calls: tuple[CallPiece, ...] = ()  # of tools, told apart by another server; a model of this machine writes them into the text
 
     @property
     def tokens(self) -> int:

@@ -7,6 +7,7 @@ every process; whether a grammar makes sense is found where there is a model (en
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 SHAPE_FIELDS = ("grammar", "json_schema", "regex", "choices")
@@ -14,6 +15,27 @@ LONGEST_SHAPE = 65_536  # characters of a grammar or schema, and of all choices 
 LONGEST_REGEX = 8_192
 MOST_CHOICES = 1_024
 DEEPEST_SCHEMA = 64  # objects and lists in each other
+
+
+@dataclass(frozen=True, slots=True)
+class FramedJson:
+    """A text of objects by JSON schemas, each in a frame: how calls of tools look where one has to come."""
+
+    items: tuple[tuple[str, str, str], ...]  # what stands before the object, its schema, what stands behind
+    begin: str = ""
+    between: str = ""
+    end: str = ""
+    most: int = 1  # objects
+    otherwise: str = ""  # a schema that the text may fit instead
+    after: str = ""  # the text is free up to this mark, with which the frame begins, and may do without
+
+
+@dataclass(frozen=True, slots=True)
+class CallText:
+    """How calls of tools come in the text of a reply."""
+
+    marks: tuple[str, ...] = ()  # where they are special tokens, they stay in the text and may be written in a frame
+    frame: FramedJson | None = None  # what the text has to be; None: it is free
 
 
 def canonical_schema(value: Any) -> str:

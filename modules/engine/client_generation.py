@@ -36,6 +36,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         usage=last.usage,
         pieces=sum(delta.pieces for delta in deltas),
         prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
+        calls=tuple(piece for delta in deltas for piece in delta.calls),
     )
 
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from modules.core.errors import AppError, InvalidRequest
-from modules.engine.shapes import TITLES, shape_of, write_shape
+from modules.core.text_shape import CallText
+from modules.engine.shapes import TITLES, shape_of, write_calls, write_shape
 from modules.engine.thinking import AfterThinking, closing_tag
 
 if TYPE_CHECKING:
@@ -136,27 +137,42 @@ class Constraints:
         self._vocabulary = functools.lru_cache(maxsize=1)(self._read_vocabulary)
         self._compiled = functools.lru_cache(maxsize=KEPT)(self._compile)
 
-    def constraint(self, params: GenerationParams, end_ids: Set[int], prompt_ids: Sequence[int] = ()) -> Constraint | None:
-        """What the parameters ask for; None where the text is free. After a prompt that opens thinking it holds for what follows the thinking.
+    def constraint(
+        self, params: GenerationParams, end_ids: Set[int], prompt_ids: Sequence[int] = (), calls: CallText | None = None
+    ) -> Constraint | None:
+        """What the parameters or calls of tools ask for; None where the text is free. After a prompt that opens thinking it holds for what follows that.
 
         Raises:
             InvalidRequest: the shape is not right, too large, or no text fits it.
         """
-        shape = shape_of(params)
+        shape = ("tools", calls) if calls is not None and calls.frame is not None else shape_of(params)
         if shape is None:
             return None
         matcher = self._compiled(*shape)
         vocabulary = self._vocabulary()
-        text = ShapedText(_ask(matcher.deep_copy), vocabulary.words, end_ids, shape[0])
+        words = vocabulary.words
+        if isinstance(shape[1], CallText):
+            words = words.copy()
+            words[list(self._special(shape[1]).values())] = True
+        text = ShapedText(_ask(matcher.deep_copy), words, end_ids, shape[0])
         end = [vocabulary.pieces[token_id] for token_id in prompt_ids[-LONGEST_TAG:] if token_id < len(vocabulary.pieces)]
         closing = closing_tag(b"".join(end))
         return AfterThinking(text, vocabulary, closing) if closing else text
 
-    def _compile(self, name: str, value: str | tuple[str, ...]) -> Any:
+    def _special(self, calls: CallText) -> dict[str, int]:
+        """Which marks of calls are special tokens of this model, and their ids."""
+        found = {}
+        for mark in calls.marks:
+            ids = self._tokenizer.encode(mark, add_special=False, parse_special=True)
+            if len(ids) == 1 and self._tokenizer.is_special(ids[0]) and ids[0] < self._vocab_size:
+                found[mark] = ids[0]
+        return found
+
+    def _compile(self, name: str, value: str | tuple[str, ...] | CallText) -> Any:
         """The shape as a matcher at its beginning."""
         import llguidance
 
-        text = write_shape(name, value)
+        text = write_calls(value, self._special(value)) if isinstance(value, CallText) else write_shape(name, value)
         trie = self._vocabulary().trie
         limits = llguidance.LLParserLimits(
             step_lexer_fuel=STEP_LEXER_FUEL, step_max_items=STEP_MAX_ITEMS, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False

@@ -8,6 +8,8 @@ leading space that a SentencePiece model writes at the beginning of a reply is p
 from __future__ import annotations
 
 import codecs
+import re
+from collections.abc import Callable, Set
 from typing import TYPE_CHECKING
 
 from modules.core.messages import THINKING_TAGS
@@ -23,6 +25,9 @@ CHANNEL, START, MESSAGE = "<|channel|>", "<|start|>", "<|message|>"
 THINK, END, BEGIN, CONTENT, CALLS = "<|think|>", "<|end|>", "<|begin|>", "<|content|>", "<|tool_calls|>"  # of the parts of Solar Open, mostly ordinary tokens
 MARKS = frozenset((CHANNEL, START, MESSAGE, THINK, END, BEGIN, CONTENT, CALLS))
 THOUGHT_CHANNELS = ("analysis", "commentary", THINK)
+
+TO, LONGEST_ADDRESS = "to=", 300
+ADDRESS = re.compile(r"to=(functions\.[\w.:-]+)")
 
 
 class PieceTable:
@@ -72,10 +77,14 @@ class PieceTable:
 
 
 class Channels:
-    """The text of a reply in channels or parts: headers are left out, all but the last one is thinking."""
+    """The text of a reply in channels or parts: headers are left out, all but the last one is thinking.
 
-    def __init__(self) -> None:
-        self._header: str | None = None  # while one is being written
+    With `tells_calls` the header of one that is addressed to a function stays, in one spelling whatever the model's was.
+    """
+
+    def __init__(self, *, tells_calls: bool = False, header: str = "") -> None:
+        self._tells_calls = tells_calls
+        self._header: str | None = header  # while one is being written
         self._thinking = False
 
     def feed(self, text: str, mark: str) -> str:
@@ -87,7 +96,7 @@ class Channels:
             self._header = None
             return self._enter(mark) + text
         if mark:
-            self._header = ""
+            self._header = f"{self._header} " if mark == CHANNEL and "to=" in (self._header or "") else ""  # the address may stand before the channel
             return ""
         if self._header is not None:
             self._header += text
@@ -95,21 +104,37 @@ class Channels:
         return text
 
     def _enter(self, header: str) -> str:
+        address = ADDRESS.search(header) if self._tells_calls else None
+        if address:
+            was, self._thinking = self._thinking, False
+            return (f"\n{CLOSING}\n\n" if was else "") + f"{CHANNEL}commentary to={address[1]}{MESSAGE}"
         was, self._thinking = self._thinking, header.startswith(THOUGHT_CHANNELS)
         if self._thinking:
             return "\n\n" if was else f"{OPENING}\n"
         return f"\n{CLOSING}\n\n" if was else ""
 
 
+def _showing(table: PieceTable, shown: Set[int]) -> Callable[[int], Piece]:
+    """Pieces where some special tokens are not hidden; those that mark channels are the channels' business."""
+
+    def piece(token_id: int) -> Piece:
+        hidden = table.piece(token_id)
+        return table.bare(token_id) if token_id in shown and not table.mark(token_id) else hidden
+
+    return piece
+
+
 class Detokenizer:
     """The text of one reply. Bytes that cannot be UTF-8 become U+FFFD as soon as that is certain, and not earlier."""
 
-    __slots__ = ("_begun", "_channels", "_decoder", "_hides_special", "_open", "_piece", "_table")
+    __slots__ = ("_address", "_begun", "_channels", "_decoder", "_hides_special", "_open", "_piece", "_table", "_tells_calls")
 
-    def __init__(self, table: PieceTable, *, hides_special: bool = True) -> None:
+    def __init__(self, table: PieceTable, *, hides_special: bool = True, shown: Set[int] = frozenset()) -> None:
         self._table = table
-        self._piece = table.piece if hides_special else table.bare
+        self._piece = _showing(table, shown) if shown and hides_special else table.piece if hides_special else table.bare
         self._hides_special = hides_special
+        self._tells_calls = bool(shown)
+        self._address = ""  # of a channel, where the reply begins with one
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._open = False  # whether the decoder holds the beginning of a character
         self._channels: Channels | None = None  # once there is one
@@ -119,11 +144,23 @@ class Detokenizer:
         """The characters that are complete after this token."""
         text, mark = self._characters(token_id), self._table.mark(token_id)
         if self._channels is None:
+            if self._tells_calls and not self._begun:
+                text = self._held(text, mark)
             if not (mark and self._opens(text, mark)):
                 self._begun = self._begun or bool(text.strip())
                 return text
-            self._channels = Channels()
+            self._channels = Channels(tells_calls=self._tells_calls, header=self._address)
+            self._address = ""
         return self._channels.feed(text, mark)
+
+    def _held(self, text: str, mark: str) -> str:
+        """Text at the beginning of a reply without what may be the address of a channel, which a mark has to follow."""
+        self._address += text
+        begin = self._address.lstrip()
+        if mark == CHANNEL or (begin and len(begin) < LONGEST_ADDRESS and begin.startswith(TO[: len(begin)])):
+            return ""
+        text, self._address = self._address, ""
+        return text
 
     def _opens(self, text: str, mark: str) -> bool:
         """Whether the reply is in channels or parts. The marks of parts may be ordinary tokens, so they count only as the first word of a reply."""
@@ -140,4 +177,5 @@ class Detokenizer:
     def flush(self) -> str:
         """What remains at the end: U+FFFD for a character that was never completed."""
         self._open = False
-        return self._decoder.decode(b"", True)
+        address, self._address = self._address, ""
+        return address + self._decoder.decode(b"", True)

@@ -34,6 +34,7 @@ from modules.engine.writing import End, Writer
 if TYPE_CHECKING:
     from modules.core.model import Adapter, DraftSource, Logits, Runner, Tokenizer
     from modules.core.params import GenerationParams
+    from modules.core.text_shape import CallText
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -93,10 +94,10 @@ class Engine:
         *,
         stop: Sequence[str] = (),
         client: str = "",
-        key: Any = None,
-        probe: int = 0,
+        key: Any = None, probe: int = 0,
         adapters: Sequence[Adapter] = (),
         keep_on_disk: bool = True,
+        calls: CallText | None = None,
     ) -> Generation:
         """Queue a generation with exactly these adapters; its events carry the returned handle. `probe` asks only for that many likeliest next tokens.
 
@@ -106,7 +107,7 @@ class Engine:
             InvalidRequest: an empty prompt, an unknown token id, or adapters on a model that takes none.
             NoModelLoaded: the engine was closed.
         """
-        sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe)
+        sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe, calls=calls)
         sequence.adapters, sequence.keep_on_disk = self._turns.check_possible(adapters), keep_on_disk
         sampler, cancel = sequence.sampler, self._cancel
         sequence.generation = generation = Generation(

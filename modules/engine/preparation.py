@@ -23,6 +23,7 @@ from modules.engine.stopping import StopChecker
 if TYPE_CHECKING:
     from modules.core.model import Runner, Tokenizer
     from modules.core.params import GenerationParams
+    from modules.core.text_shape import CallText
 
 MOST_REPORTED = 1 << 19  # log-probabilities of one prompt: each is an object here and in the web process
 
@@ -39,10 +40,11 @@ class Preparation:
         self._constraints = Constraints(tokenizer, runner.vocab_size)
         self._guidance = Guidance(runner, tokenizer, name)
         self._special_stop = functools.lru_cache(maxsize=256)(self._find_special_stop)
+        self._shown = functools.lru_cache(maxsize=16)(self._find_shown)
         self._breakers = functools.lru_cache(maxsize=16)(self._find_breakers)
 
     def sequence(
-        self, prompt_ids: SequenceABC[int], params: GenerationParams, *, stop: SequenceABC[str], client: str, probe: int
+        self, prompt_ids: SequenceABC[int], params: GenerationParams, *, stop: SequenceABC[str], client: str, probe: int, calls: CallText | None = None
     ) -> Sequence:
         """A checked sequence, ready to be queued.
 
@@ -68,9 +70,9 @@ class Preparation:
                 end_ids=end_ids | stop_ids.keys(),
                 prompt_ids=words,
                 breaker_ids=self._breakers(params.dry_sequence_breakers) if params.dry_multiplier else frozenset(),
-                constraint=self._constraints.constraint(params, end_ids | stop_ids.keys(), ids),
+                constraint=self._constraints.constraint(params, end_ids | stop_ids.keys(), ids, calls),
             ),
-            detokenizer=Detokenizer(self._pieces, hides_special=not params.show_special_tokens),
+            detokenizer=Detokenizer(self._pieces, hides_special=not params.show_special_tokens, shown=self._shown(calls.marks) if calls else frozenset()),
             stops=StopChecker(stops),
             deterministic=params.deterministic,
             record=DraftRecord(allowed=params.drafts),
@@ -145,6 +147,10 @@ class Preparation:
         if len(ids) == 2 and not self._tokenizer.piece(ids[0]).strip():
             ids = ids[1:]  # a SentencePiece tokenizer puts a space in front
         return ids[0] if len(ids) == 1 and self._tokenizer.is_special(ids[0]) else None
+
+    def _find_shown(self, marks: tuple[str, ...]) -> frozenset[int]:
+        """The special tokens that these marks are."""
+        return frozenset(token_id for mark in marks if (token_id := self._find_special_stop(mark)) is not None)
 
     def _find_breakers(self, breakers: tuple[str, ...]) -> frozenset[int]:
         """The tokens that end with a breaker of DRY: the last one of each when it stands behind a letter."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ from modules.engine.rule_facts import check_size
 
 if TYPE_CHECKING:
     from modules.core.params import GenerationParams
+    from modules.core.text_shape import CallText
 
 TITLES = MappingProxyType(
-    {"grammar": "grammar", "json_schema": "JSON schema", "regex": "regular expression", "choices": "list of choices"}
+    {"grammar": "grammar", "json_schema": "JSON schema", "regex": "regular expression", "choices": "list of choices", "tools": "parameters of a tool"}
 )
 # Of JSON: nothing, a space, or a new line with its indentation. Without a limit some models write spaces for ever
 SPACE = r"( |\r?\n[ \t]{0,20})"
@@ -62,31 +64,68 @@ def _choices(choices: tuple[str, ...]) -> str:
     return f"{HEADER}start: TEXT\nTEXT: {' | '.join(written)}\n"
 
 
+def write_calls(calls: CallText, special: Mapping[str, int]) -> str:
+    """Calls of tools in Lark's notation; marks that are special tokens of the model stand there as such.
+
+    Raises:
+        InvalidRequest: a schema is not right.
+    """
+    frame = calls.frame
+    assert frame is not None
+
+    def items(mark: str) -> str:
+        written = ((_literal(before.removeprefix(mark), special), _json(schema, "tools"), _literal(behind, special)) for before, schema, behind in frame.items)
+        return " | ".join(map(" ".join, written))
+
+    more = f" ({_literal(frame.between, special)} item){{0,{frame.most - 1}}}" if frame.most > 1 else ""
+    text = f"{_literal(frame.begin.removeprefix(frame.after), special)} first{more} {_literal(frame.end, special)}"
+    rules = f"item: {items('')}\nfirst: {items('' if frame.begin else frame.after)}\n"
+    if frame.after:
+        mark = re.escape(frame.after).replace("/", r"\/")
+        marked = f"FREE? <[{special[frame.after]}]>" if frame.after in special else "marked"
+        # what is free ends with the first mark: a text that has one is not free to its end
+        return f"{HEADER}start: FREE? | {marked} {text}\n{rules}FREE: /(?s:.+)/ & ~/(?s:.*{mark}.*)/\nmarked[lazy]: /(?s:.*{mark})/\n"
+    other = f" | {_json(frame.otherwise, 'json_schema')}" if frame.otherwise else ""
+    return f"{HEADER}start: ({text}){other}\n{rules}"
+
+
+def _literal(text: str, special: Mapping[str, int]) -> str:
+    """A text that has to come as it stands; nothing for an empty one."""
+    parts = re.split("(" + "|".join(map(re.escape, special)) + ")", text) if special else [text]
+    return " ".join(f"<[{special[part]}]>" if part in special else json.dumps(part, ensure_ascii=False) for part in parts if part)
+
+
 def _schema(text: str) -> str:
+    return f"{HEADER}start: {_json(text, 'json_schema')}\n"
+
+
+def _json(text: str, name: str) -> str:
+    """A JSON schema as a part of a rule."""
+    title = TITLES[name]
     try:
         schema = json.loads(canonical_schema(text))
     except ValueError as error:
-        raise InvalidRequest(f"The JSON schema cannot be used: {error}.", field="json_schema") from error
+        raise InvalidRequest(f"The {title} cannot be used: {error}.", field=name) from error
     if schema is True:
         schema = {}
     if schema is False:
-        raise InvalidRequest("The JSON schema is false: no text fits it.", field="json_schema")
+        raise InvalidRequest(f"The {title} is false: no text fits it.", field=name)
     for part in _schemas(schema):
         keyed = part.get("patternProperties")
         for pattern in (part.get("pattern"), *(keyed if isinstance(keyed, dict) else ())):
             if isinstance(pattern, str):
-                _check_pattern(pattern)
+                _check_pattern(pattern, name)
         if isinstance(part.get("format"), str) and part["format"] not in FORMATS:
             del part["format"]
     schema["x-guidance"] = {"whitespace_pattern": SPACE, "coerce_one_of": True}
-    return f"{HEADER}start: %json {json.dumps(schema)}\n"
+    return f"%json {json.dumps(schema)}"
 
 
-def _check_pattern(pattern: str) -> None:
+def _check_pattern(pattern: str, name: str) -> None:
     try:
         bounded_regex(pattern)
     except InvalidRequest as error:
-        raise InvalidRequest(f"A pattern of the JSON schema: {error.message}", field="json_schema") from error
+        raise InvalidRequest(f"A pattern of the {TITLES[name]}: {error.message}", field=name) from error
 
 
 def _schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -22,6 +22,7 @@ from modules.core.generation import ChatPrompt, EmbeddingRequest, EngineCard, Ge
 from modules.core.model import Adapter, LoadedModel
 from modules.core.params import GenerationParams
 from modules.core.process import name_thread
+from modules.core.text_shape import CallText
 from modules.engine import wire
 from modules.engine.channel import Channel
 from modules.engine.embedding import check_writes, embedding_ids, told_vectors
@@ -36,7 +37,7 @@ BEAT_S = 1.0
 CLOSE_S = 4.0  # for the present step to end
 PROGRESS_S = 0.05  # between progress messages of one stage
 
-TOLD_AT_START = ("dropped_messages", "starts_thinking", "dropped", "prompt_hash", "template_origin", "template_hash")  # of a prepared prompt
+TOLD_AT_START = ("dropped_messages", "starts_thinking", "dropped", "prompt_hash", "template_origin", "template_hash", "call_format")  # of a prepared prompt
 
 Progress = Callable[[str, float | None], None]
 
@@ -53,6 +54,8 @@ class Prepared:
     prompt_hash: str = ""
     template_origin: str = ""
     template_hash: str = ""
+    call_format: str = ""
+    calls: CallText | None = None  # how they come in the text
 
 
 class PromptMaker(Protocol):
@@ -277,7 +280,7 @@ class Worker:
         job.prepared = running.ready.prompts.prepare(request)
         job.generation = running.engine.submit(
             job.prepared.token_ids, request.params, stop=job.prepared.stop, client=request.client, key=job, probe=probe,
-            adapters=request.adapters or (), keep_on_disk=request.keep_on_disk,
+            adapters=request.adapters or (), keep_on_disk=request.keep_on_disk, calls=job.prepared.calls,
         )  # fmt: skip
         if job.cancelled:
             job.generation.cancel()

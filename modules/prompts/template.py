@@ -1,7 +1,8 @@
 """A chat template: messages in, prompt text out, equal to what transformers' `apply_chat_template` writes.
 
 Pure: no process, no clock, no limit on time or memory (`renderer.py` adds those). Where this differs from transformers, it renders
-what transformers refuses: a system role the template does not know, and a reply to be continued whose text the template rewrites. `enable_thinking`
+what transformers refuses or loses: a system role the template does not know, a call of a tool beside a content that is empty and not none, and a reply to be
+continued whose text the template rewrites. `enable_thinking`
 also switches the thinking of templates that have another name for it.
 `bos_token` and `eos_token` are always defined, as empty text when unknown.
 """
@@ -18,7 +19,7 @@ from jinja2.exceptions import TemplateError, TemplateSyntaxError
 
 from modules.core.errors import ContextOverflow, InvalidRequest
 from modules.core.messages import THINKING_SWITCHES, THINKING_TAGS, Message
-from modules.prompts.roles import TemplateMessage, Variant, variants
+from modules.prompts.roles import TemplateMessage, Variant, variants, with_call_names
 from modules.prompts.sandbox import CompiledTemplate, TemplateRefusalError, TooLong
 
 if TYPE_CHECKING:
@@ -187,20 +188,32 @@ class Template:
 
     def _first_accepted(self, messages: Sequence[Message], call: _Call) -> tuple[Variant, str, tuple[tuple[int, int], ...]]:
         """Render the first variant of the conversation that the template takes; its refusal of the first one is what is told."""
-        known = variants(messages)
         first_error: Exception | None = None
-        for variant in known:
+        lossy: tuple[Variant, str, tuple[tuple[int, int], ...]] | None = None
+        for variant in variants(messages):
             try:
                 text, spans = self._run(variant.messages, call)
             except TEMPLATE_FAULTS as error:
                 first_error = first_error or error
                 continue
-            if variant is known[-1] or not _loses_developer(variant, text):
+            if not _loses_developer(variant, text) and not self._loses_calls(variant, call):
                 return variant, text, spans
-        if first_error is None:  # every variant lost the developer's text; the first is as good as any
-            text, spans = self._run(known[0].messages, call)
-            return known[0], text, spans
+            lossy = lossy or (variant, text, spans)
+        if lossy is not None:  # every variant lost something; the first is as good as any
+            return lossy
+        assert first_error is not None
         raise self._refused(first_error) from first_error
+
+    def _loses_calls(self, variant: Variant, call: _Call) -> bool:
+        """Whether a call of a tool is left out: some templates write one call of a message only, or none beside a content."""
+        marked, count = with_call_names(variant.messages, PROBE)
+        if not count:
+            return False
+        try:
+            text, _ = self._run(marked, call)
+        except TEMPLATE_FAULTS:
+            return False  # a template that minds what functions are called
+        return any(f"{PROBE}{number}." not in text for number in range(count))
 
     def _sentences(self, variant: Variant) -> tuple[str, ...]:
         return tuple(f"The chat template ({self.source.origin}) does not take this as it stands: {note}." for note in variant.notes)

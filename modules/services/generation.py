@@ -6,6 +6,7 @@ Chooses the engine and hands the request on; what happens inside is the engine's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -15,13 +16,18 @@ from modules.core.generation import (
     EngineCard,
     EngineCounters,
     GenerationRequest,
+    Started,
     TextPrompt,
     TokenLogprob,
 )
 from modules.core.model import AdapterChoice, TemplateSource
 from modules.core.params import GenerationParams
+from modules.core.tools import schemas_of
 from modules.engine.client_generation import ClientGeneration
+from modules.prompts.calls.formats import named
+from modules.prompts.calls.stream import CallStream
 from modules.prompts.fitting import character_limit
+from modules.prompts.tool_use import keeps_schemas
 from modules.services.adapters import AdapterService
 from modules.services.meters import Meters
 from modules.services.model_engine import ModelEngine
@@ -29,9 +35,19 @@ from modules.services.models import ModelService
 from modules.services.running import RunningGenerations
 from modules.services.templates import TemplateService
 
-__all__ = ["ClientGeneration", "GenerationService"]
+__all__ = ["CallStream", "ClientGeneration", "GenerationService", "call_stream"]
 
 FALLBACK_TEMPLATE = "Plain"
+
+
+def call_stream(started: Started | None, prompt: ChatPrompt) -> CallStream | None:
+    """What tells calls of tools apart in the reply to a prompt; None where there are no tools, or another server does it."""
+    if started is None or not started.call_format or not prompt.tools:
+        return None
+    form = named(started.call_format)
+    if keeps_schemas(form, prompt.tools):
+        form = replace(form, bare=())
+    return CallStream(form, schemas_of(prompt.tools), several=prompt.several_calls)
 
 
 class GenerationService:

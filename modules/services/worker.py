@@ -6,6 +6,7 @@ The only place that knows all three. What it does with them is in `modules/engin
 from __future__ import annotations
 
 import base64
+import functools
 import logging
 import os
 import sys
@@ -33,6 +34,7 @@ from modules.prompts.fitting import character_limit, fit_chat, room_tokens
 from modules.prompts.image_marks import ImageMarks
 from modules.prompts.renderer import TemplateRenderer
 from modules.prompts.template import open_thinking_tag
+from modules.prompts.tool_use import ToolUse, tool_use
 from modules.services.prompt_questions import (
     Part,
     Shown,
@@ -75,6 +77,7 @@ class ModelPrompts:
         self._bos_token = self._written(model.tokenizer.bos_id)
         self._eos_token = self._written(min(model.tokenizer.end_ids, default=None))
         self._endings: dict[TemplateSource, Ending] = {}
+        self._tool_use = functools.lru_cache(maxsize=KEPT_ENDINGS)(self._find_tool_use)
 
     def prepare(self, request: GenerationRequest) -> Prepared:
         """The prompt of a request, made to fit the context.
@@ -85,7 +88,7 @@ class ModelPrompts:
         """
         prompt, limit = request.prompt, request.params.context_limit(self._context_length)
         if isinstance(prompt, ChatPrompt):
-            return self._chat(prompt, room_tokens(limit, request.params.max_tokens, prompt.overflow))
+            return self._chat(prompt, request.params, room_tokens(limit, request.params.max_tokens, prompt.overflow))
         ids = prompt.token_ids if isinstance(prompt, TokenPrompt) else self._text_ids(prompt, room_tokens(limit, request.params.max_tokens))
         return Prepared(ids, prompt_hash=prompt_hash(ids))
 
@@ -148,21 +151,24 @@ class ModelPrompts:
 
     # ---- chat ------------------------------------------------------------------------------------------------------
 
-    def _chat(self, prompt: ChatPrompt, room: int) -> Prepared:
+    def _chat(self, prompt: ChatPrompt, params: GenerationParams, room: int) -> Prepared:
         source = self._template(prompt.template)
         written, kept = self._fit(prompt, source, room)
         if self._model.vision is not None:
             self._model.vision.look(written.token_ids)
         dropped = left_out(prompt.messages, kept)
+        form = self._tool_use(source).form if prompt.tools else None
         return Prepared(
             written.token_ids,
-            stop=self._ending(source).stop,
+            stop=(*self._ending(source).stop, *(form.stop if form else ())),
             dropped_messages=len(dropped),
             starts_thinking="" if prompt.continue_final_message or prompt.dialogue else open_thinking_tag(written.text),
             dropped=dropped,
             prompt_hash=prompt_hash(written.token_ids),
             template_origin=source.origin,
             template_hash=text_hash(source.text),
+            call_format=form.name if form else "",
+            calls=self._tool_use(source).text(prompt, params.json_schema) if form else None,
         )
 
     def _fit(self, prompt: ChatPrompt, source: TemplateSource, room: int) -> tuple[_Written, tuple[Message, ...]]:
@@ -195,10 +201,14 @@ class ModelPrompts:
         continues = prompt.continue_final_message
         if prompt.dialogue is not None:
             messages, continues = one_instruction(messages, prompt.dialogue, continues=continues), True
+        tools: list[dict[str, Any]] = []
+        if prompt.tools or any(message.tool_calls or message.role == "tool" for message in messages):
+            use = self._tool_use(source)
+            messages, tools = use.told(messages, prompt), use.tools(prompt)
         rendered = self._renderer.render(
             source,
             messages,
-            tools=prompt.tools,
+            tools=tools,
             add_generation_prompt=not continues,
             continue_final_message=continues,
             variables=prompt.template_variables,
@@ -231,6 +241,9 @@ class ModelPrompts:
                 field="template",
             )
         return own
+
+    def _find_tool_use(self, source: TemplateSource) -> ToolUse:
+        return tool_use(source.text, functools.partial(self._renderer.render, source))
 
     def _ending(self, source: TemplateSource) -> Ending:
         """How replies end under a template; found once."""

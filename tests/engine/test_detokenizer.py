@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,9 +66,9 @@ class Spelled(ByteTokenizer):
     def piece(self, token_id: int) -> bytes:
         return self.names[token_id].encode() if token_id in self.names else super().piece(token_id)
 
-    def read(self, *parts: str) -> str:
+    def read(self, *parts: str, shown: Sequence[str] = ()) -> str:
         """The text of special tokens, where a part names one, and of letters."""
-        detokenizer = Detokenizer(PieceTable(self))
+        detokenizer = Detokenizer(PieceTable(self), shown=frozenset(self.ids[name] for name in shown))
         ids = [token_id for part in parts for token_id in ([self.ids[part]] if part in self.ids else part.encode())]
         return "".join([*(detokenizer.feed(token_id) for token_id in ids), detokenizer.flush()])
 
@@ -86,6 +88,35 @@ def test_a_reply_in_channels_is_thinking_and_an_answer():
     assert split_thinking(harmony.read(*analysis, *again, *final)) == ("They greet €.\n\nThey greet €.", "Hello!", False)
     assert split_thinking(harmony.read(*analysis)) == ("They greet €.", "", True)
     assert harmony.read("<|channel|>", "final", "<|message|>", "Hello!") == "Hello!"
+
+
+CALLING = ("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|constrain|>")
+HEADERS = (
+    ("<|channel|>", "commentary to=functions.now ", "<|constrain|>", "json", "<|message|>", "{}"),
+    ("<|channel|>", "analysis", "<|message|>", "Hm.", "<|end|>", "<|start|>", "assistant", "<|channel|>", "commentary to=functions.now", "<|message|>", "{}"),
+    ("<|channel|>", "analysis", "<|message|>", "Hm.", "<|end|>", "<|start|>", "assistant to=functions.now", "<|channel|>", "commentary", "<|message|>", "{}"),
+    (" to", "=functions.now", "<|channel|>", "commentary json", "<|message|>", "{}"),
+)
+
+
+@pytest.mark.parametrize("parts", HEADERS)
+def test_a_channel_addressed_to_a_function_stays_in_the_text_where_there_are_tools(parts):
+    harmony = Spelled(*CALLING)
+    thought = split_thinking(harmony.read(*parts, shown=CALLING).lstrip())
+    assert thought == ("Hm." if "Hm." in parts else "", "<|channel|>commentary to=functions.now<|message|>{}", False)
+    assert "<|channel|>" not in harmony.read(*parts)
+
+
+def test_what_only_looks_like_an_address_is_text():
+    for text in (" to be", "to=b", "to", "t", " to=" + "b" * 400):
+        assert Spelled(*CALLING).read(text, shown=CALLING) == text
+
+
+def test_marks_of_calls_stay_in_the_text_where_there_are_tools():
+    mistral = Spelled("[TOOL_CALLS]", "[ARGS]", "<eos>")
+    parts = ("[TOOL_CALLS]", "now", "[ARGS]", "{}", "<eos>")
+    assert mistral.read(*parts) == "now{}"
+    assert mistral.read(*parts, shown=("[TOOL_CALLS]", "[ARGS]")) == "[TOOL_CALLS]now[ARGS]{}"
 
 
 class Plain(Spelled):

@@ -34,6 +34,7 @@ class KindSpec:
     says_neutral: bool  # its defaults are others than ours, so that neutral values are sent too
     continues: Mapping[str, Any] | None  # what to send so that the last message is continued; None: it cannot
     template_variables: bool  # takes chat_template_kwargs
+    forces_calls: bool  # keeps to a tool_choice that asks for a call
     needs_length: bool  # writes few tokens where a completion names no number
 
 
@@ -59,6 +60,7 @@ KINDS: tuple[KindSpec, ...] = (
         _CONTINUE,
         True,
         True,
+        True,
     ),
     KindSpec(
         "sglang",
@@ -69,12 +71,13 @@ KINDS: tuple[KindSpec, ...] = (
         _CONTINUE,
         True,
         True,
+        True,
     ),
     KindSpec(
-        "llama-server", "llama-server", "llamacpp", _EVERYTHING - _OURS - _NOT_LLAMA, True, MappingProxyType({}), True, False
+        "llama-server", "llama-server", "llamacpp", _EVERYTHING - _OURS - _NOT_LLAMA, True, MappingProxyType({}), True, True, False
     ),
-    KindSpec("ollama", "Ollama", "library", _takes(), True, None, False, False),
-    KindSpec("tgi", "TGI", "", _takes("logit_bias", "logprobs"), False, None, False, True),
+    KindSpec("ollama", "Ollama", "library", _takes(), True, None, False, False, False),
+    KindSpec("tgi", "TGI", "", _takes("logit_bias", "logprobs"), False, None, False, True, True),
     KindSpec(
         "paddock",
         "Paddock",
@@ -84,8 +87,9 @@ KINDS: tuple[KindSpec, ...] = (
         MappingProxyType({"continue_final_message": True}),
         True,
         True,
+        True,
     ),
-    KindSpec("openai", "OpenAI-compatible", "", _takes("logit_bias", "logprobs"), False, None, False, True),
+    KindSpec("openai", "OpenAI-compatible", "", _takes("logit_bias", "logprobs"), False, None, False, True, True),
 )
 
 

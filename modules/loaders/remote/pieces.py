@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from modules.core.generation import Delta, FinishReason, TokenLogprob, Usage
+from modules.core.generation import CallPiece, Delta, FinishReason, TokenLogprob, Usage
 from modules.core.messages import THINKING_TAGS
+from modules.core.tools import call_id
 
 OPENING, CLOSING = THINKING_TAGS[0]
 NO_TOKEN = -1  # OpenAI's API names tokens by their text only
@@ -36,6 +37,7 @@ class PieceReader:
         self._stop_string: str | None = None
         self._usage: Mapping[str, Any] = {}
         self._pieces = 0
+        self._calls: dict[str, int] = {}  # of tools: our number of a call by the server's
 
     @property
     def finished(self) -> bool:
@@ -63,11 +65,29 @@ class PieceReader:
             raise PieceError("a choice that is no object")
         self._read_end(choice)
         text = self._without_echo(self._text(choice))
-        logprobs = read_logprobs(choice.get("logprobs"))
-        if not text and not logprobs:
+        logprobs, calls = read_logprobs(choice.get("logprobs")), self._read_calls(choice)
+        if not text and not logprobs and not calls:
             return None
         self._pieces += 1
-        return Delta(text=text, logprobs=logprobs, pieces=1)
+        return Delta(text=text, logprobs=logprobs, pieces=1, calls=calls)
+
+    def _read_calls(self, choice: Mapping[str, Any]) -> tuple[CallPiece, ...]:
+        """Pieces of calls of tools. Some servers send each call whole, some without an id, and some repeat id and name with every piece."""
+        delta = choice.get("delta")
+        found = []
+        for place, entry in enumerate(_list(delta.get("tool_calls")) if isinstance(delta, Mapping) else ()):
+            function = entry.get("function") if isinstance(entry, Mapping) else None
+            if not isinstance(function, Mapping):
+                continue
+            arguments = function.get("arguments")
+            text = arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
+            key, name = str(entry.get("index", f"{len(self._calls)}-{place}")), _string(function.get("name"))
+            if key in self._calls:
+                found.append(CallPiece(self._calls[key], arguments=text))
+            elif name:
+                self._calls[key] = number = len(self._calls)
+                found.append(CallPiece(number, _string(entry.get("id")) or call_id(), name, text))
+        return tuple(found)
 
     def _read_end(self, choice: Mapping[str, Any]) -> None:
         reason = choice.get("finish_reason")

@@ -108,8 +108,20 @@ def _chat(prompt: ChatPrompt, kind: Kind) -> dict[str, Any]:
                 f"{spec.title} takes no variables for its chat template ({names}); remove them from the conversation's settings."
             )
         body["chat_template_kwargs"] = dict(prompt.template_variables)
-    if prompt.tools:
-        body["tools"] = list(prompt.tools)
+    return body | (_tools(prompt, kind) if prompt.tools else {})
+
+
+def _tools(prompt: ChatPrompt, kind: Kind) -> dict[str, Any]:
+    """The tools, and what must be called. Names among several are said by leaving the other tools out, which every server understands."""
+    body: dict[str, Any] = {"tools": list(prompt.tools)}
+    if prompt.must_call:
+        if not spec_of(kind).forces_calls:
+            raise InvalidRequest(f"{spec_of(kind).title} is not known to keep to a tool_choice that asks for a call; use auto.", field="tool_choice")
+        body["tools"] = [tool for tool in prompt.tools if tool["function"]["name"] in prompt.must_call]
+        one = {"type": "function", "function": {"name": prompt.must_call[0]}}
+        body["tool_choice"] = one if len(prompt.must_call) == 1 else "required"
+    if not prompt.several_calls:
+        body["parallel_tool_calls"] = False
     return body
 
 

@@ -140,6 +140,20 @@ def test_what_a_kind_cannot_do_is_refused_with_a_sentence():
     assert ask(CHAT, logprobs=2).body("vllm", "m")["top_logprobs"] == 2
 
 
+def test_tools_are_sent_with_what_must_be_called():
+    tools = tuple({"type": "function", "function": {"name": name}} for name in ("a", "b", "c"))
+    with_tools = CHAT.model_copy(update={"tools": tools})
+    free = ask(with_tools).body("ollama", "m")
+    assert free["tools"] == list(tools)
+    assert {"tool_choice", "parallel_tool_calls"}.isdisjoint(free)
+    named = ask(with_tools.model_copy(update={"must_call": ("b",), "several_calls": False})).body("vllm", "m")
+    assert (named["tool_choice"], named["parallel_tool_calls"]) == ({"type": "function", "function": {"name": "b"}}, False)
+    some = ask(with_tools.model_copy(update={"must_call": ("a", "b")})).body("openai", "m")
+    assert (some["tool_choice"], some["tools"]) == ("required", list(tools[:2]))
+    with pytest.raises(InvalidRequest, match="not known to keep to a tool_choice"):
+        ask(with_tools.model_copy(update={"must_call": ("b",)})).body("ollama", "m")
+
+
 SCHEMA = {"type": "object", "properties": {"b": {"type": "null"}, "a": {"type": "null"}}}
 AS_OPENAI = {"response_format": {"type": "json_schema", "json_schema": {"name": "reply", "schema": SCHEMA, "strict": True}}}
 SHAPES = {"json_schema": SCHEMA, "grammar": 'root ::= "a"', "regex": "a+", "choices": ("é", 'b"')}

@@ -107,6 +107,29 @@ def test_logprobs_in_both_shapes():
         assert [(top.text, top.logprob) for top in entry.top] == [("b", -1.5)]
 
 
+def call(index, arguments, **more):
+    entry = {"index": index, "id": f"id{index}", "function": {"name": "f", "arguments": arguments}, **more}
+    return {"choices": [{"delta": {"tool_calls": [{key: value for key, value in entry.items() if value is not None}]}}]}
+
+
+@pytest.mark.parametrize(("sent", "wanted"), [
+    ([call(0, ""), {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}]}], ["{}"]),  # OpenAI
+    ([call(0, "{"), call(0, "}"), call(1, "{}")], ["{}", "{}"]),  # id and name with every piece
+    ([call(None, "{}", id=None), call(None, {"a": 1}, id=None)], ["{}", '{"a": 1}']),  # whole calls, no numbers, no ids, objects
+    ([call(3, "{}")], ["{}"]),
+    ([call(0, "{}", function="f"), call(0, "{}", function={"arguments": "{}"}), call([1], None)], [""]),  # nothing to begin a call with
+])  # fmt: skip
+def test_calls_of_tools_are_put_together(sent, wanted):
+    reader = PieceReader()
+    pieces = [piece for event in sent if (delta := reader.read(json.dumps(event))) for piece in delta.calls]
+    arguments = [""] * len(wanted)
+    for piece in pieces:
+        arguments[piece.index] += piece.arguments
+    assert arguments == wanted
+    begun = [piece for piece in pieces if piece.id]
+    assert [(piece.index, piece.name) for piece in begun] == [(index, "f") for index in range(len(wanted))]
+
+
 @pytest.mark.parametrize("data", ["", "{", "[]", "3", '{"choices": ["x"]}', "[" * 100_000])
 def test_what_is_no_piece_is_refused(data):
     with pytest.raises(PieceError):
@@ -120,7 +143,7 @@ def test_an_error_in_the_middle_is_told(error):
 
 
 def parts(inner):
-    names = ["choices", "delta", "content", "logprobs", "tokens", "top_logprobs", "usage", "finish_reason", "text", "prompt_tokens", "prompt_tokens_details"]
+    names = ["choices", "delta", "content", "logprobs", "tokens", "top_logprobs", "usage", "finish_reason", "text", "prompt_tokens", "prompt_tokens_details", "tool_calls", "function", "name", "index"]
     return st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(names), inner, max_size=5)
 
 

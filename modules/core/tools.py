@@ -1,0 +1,71 @@
+"""Tools that a model may call: what is accepted as their description, and the ids of calls. Knows no format in which a model writes a call."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from modules.core.text_shape import canonical_schema
+
+MOST_TOOLS = 128
+LONGEST_TOOLS = 400_000  # characters of all descriptions together, as JSON
+TOOL_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+NO_ARGUMENTS: tuple[tuple[str, Any], ...] = (("type", "object"), ("properties", {}))
+
+
+def checked_tools(tools: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The tools in OpenAI's form, complete: each function has a name, a description and a schema of its parameters.
+
+    Raises:
+        ValueError: another kind of tool, a name twice, too many or too large.
+    """
+    checked = tuple(_checked(tool) for tool in tools)
+    names = [tool["function"]["name"] for tool in checked]
+    if len(names) > MOST_TOOLS:
+        raise ValueError(f"{len(names)} tools are more than the limit of {MOST_TOOLS}; leave out what this conversation does not need")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two tools have the name {twice!r}; a name stands for one tool")
+    size = len(json.dumps(checked, ensure_ascii=False))
+    if size > LONGEST_TOOLS:
+        raise ValueError(f"the tools have {size:,} characters, the limit is {LONGEST_TOOLS:,}; shorten their descriptions or leave some out")
+    return checked
+
+
+def _checked(tool: Mapping[str, Any]) -> dict[str, Any]:
+    kind, function = tool.get("type", "function"), tool.get("function")
+    if kind != "function":
+        raise ValueError(f"tools of type {str(kind)[:40]!r} do not run here; describe it as a function and run it yourself")
+    if not isinstance(function, Mapping):
+        raise ValueError('a tool is {"type": "function", "function": {"name": …, "description": …, "parameters": …}}')
+    name, parameters = function.get("name"), function.get("parameters")
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
+        raise ValueError(f"the name of a function has 1 to 64 letters, digits and _ - . : ; got {str(name)[:80]!r}")
+    if parameters is not None and not isinstance(parameters, Mapping):
+        raise ValueError(f"the parameters of {name} are a JSON schema of an object")
+    try:
+        schema = json.loads(canonical_schema(dict(parameters or NO_ARGUMENTS)))
+    except ValueError as error:
+        raise ValueError(f"the parameters of {name}: {error}") from error
+    description = function.get("description")
+    if description is not None and not isinstance(description, str):
+        raise ValueError(f"the description of {name} is a text")
+    whole = {"type": "object", **schema}
+    whole.setdefault("properties", {})
+    strict = {"strict": True} if function.get("strict") else {}
+    return {"type": "function", "function": {"name": name, "description": description or "", "parameters": whole, **strict}}
+
+
+def schemas_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The schemas of the arguments by the names of the tools."""
+    return {tool["function"]["name"]: tool["function"].get("parameters") or dict(NO_ARGUMENTS) for tool in tools}
+
+
+def call_id() -> str:
+    """A new id of a call: nine letters and digits, as Mistral's templates want it and nobody else minds."""
+    return secrets.token_hex(5)[:9]
+
+
