@@ -100,15 +100,14 @@ def _models(app: App, router: APIRouter) -> None:
         """What a model is."""
         info = await app.models.find(await resolved(app, body.model) or next(iter(app.models.loaded_names()), ""))
         card = cards().get(info.name)
-        template = await _template(app, info.name)
         return {
             "license": info.licence,
             "modelfile": f"# of Paddock, for reading only\nFROM {info.name}\n",
             "parameters": f"num_ctx {card.context_length}" if card else "",
-            "template": template,
+            "template": await _template(app, info.name),
             "details": details(info),
             "model_info": facts(info, card),
-            "capabilities": capabilities(info, card, template),
+            "capabilities": capabilities(info, card),
             "modified_at": (await asyncio.to_thread(row, info))["modified_at"],
         }
 

@@ -123,6 +123,7 @@ class ChatBody(_Writing):
 
     messages: list[OllamaMessage] = Field(default_factory=list, max_length=10_000)
     tools: list[dict[str, Any]] = Field(default_factory=list, max_length=1000)
+    tool_choice: str | dict[str, Any] | None = Field(None, description="As OpenAI has it, which Ollama does not: auto, none, required, or a tool.")
 
     def request(self) -> ChatRequest:
         """The same as a body of our own.
@@ -130,7 +131,8 @@ class ChatBody(_Writing):
         Raises:
             InvalidRequest: a value outside its limits.
         """
-        return self.chat(_messages(self.messages), **({"tools": self.tools} if self.tools else {}))
+        offered = {"tools": self.tools, "tool_choice": self.tool_choice} if self.tools else {}
+        return self.chat(_messages(self.messages), **offered)
 
 
 class GenerateBody(_Writing):

@@ -17,14 +17,14 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from modules.api.answers import JsonAnswer, json_bytes
-from modules.api.chat_parts import CallPiece, ChatPart, asked_params, chat_parts, chat_request
+from modules.api.chat_parts import ChatPart, asked_params, chat_parts, chat_request
 from modules.api.choices import FINISH_WORDS
 from modules.api.completions import CLIENT_GONE
 from modules.api.ollama_bodies import ChatBody, GenerateBody
 from modules.api.ollama_names import resolved
 from modules.api.sse import HEADERS, unless_gone
 from modules.core.errors import AppError
-from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, TokenLogprob, Usage
+from modules.core.generation import CallPiece, ChatPrompt, GenerationRequest, TextPrompt, TokenLogprob, Usage
 from modules.core.person import check_manages
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
