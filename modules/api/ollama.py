@@ -70,11 +70,13 @@ def _models(app: App, router: APIRouter) -> None:
     def cards() -> dict[str, EngineCard]:
         return {card.name: card for card in app.models.status().loaded}
 
+    @router.head("/version", include_in_schema=False)
     @router.get("/version")
     async def version() -> dict[str, str]:
         """The version of Ollama whose API this is like."""
         return {"version": LEVEL, "server": "Paddock"}
 
+    @router.head("/tags", include_in_schema=False)
     @router.get("/tags")
     async def tags() -> dict[str, Any]:
         """All models that can be used, loaded ones first."""
