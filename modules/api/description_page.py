@@ -25,8 +25,8 @@ h1{font-size:1.6rem}h2{margin-top:2.5rem}h3{font-size:1rem;margin:0 0 .3rem;over
 code,pre{font:13px/1.45 ui-monospace,monospace}pre{background:#8881;padding:.7rem;border-radius:.4rem;white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0}
 .verb{display:inline-block;min-width:4em;font-weight:700;color:#2f6b4f}@media (prefers-color-scheme:dark){.verb{color:#8fd0ae}a{color:#9ecbff}}
 table{border-collapse:collapse;width:100%;margin:.5rem 0}th,td{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #8883}
-td{overflow-wrap:anywhere}td:nth-child(2){min-width:9rem}td:last-child{min-width:14rem}.needed code{font-weight:700}nav ul{columns:18rem;padding-left:1.2rem}nav li{overflow-wrap:anywhere}
-summary{cursor:pointer}@media (max-width:40rem){thead{display:none}tr{display:block;border-bottom:1px solid #8883;padding:.4rem 0}td,td:last-child{display:block;border:0;padding:0;min-width:0}}
+td{overflow-wrap:anywhere}td:first-child{min-width:11rem}td:nth-child(2){min-width:9rem}td:last-child{min-width:14rem}.needed code{font-weight:700}nav ul{columns:18rem;padding-left:1.2rem}nav li{overflow-wrap:anywhere}
+summary{cursor:pointer}@media (max-width:48rem){thead{display:none}tr{display:block;border-bottom:1px solid #8883;padding:.4rem 0}td:nth-child(n){display:block;border:0;padding:0;min-width:0}}
 """
 
 
