@@ -98,7 +98,10 @@ def _known_call(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(function, dict) or not isinstance(name, str) or not 0 < len(name) <= LONGEST_CALL_NAME:
         raise ValueError('a call is {"id": …, "type": "function", "function": {"name": …, "arguments": "{…}"}}')
     arguments = function.get("arguments")
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    try:
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments or {}, ensure_ascii=False)
+    except RecursionError:
+        raise ValueError(f"the arguments of {name} are nested too deeply") from None
     call_id = call.get("id")
     return {"id": call_id if isinstance(call_id, str) else "", "type": "function", "function": {"name": name, "arguments": text or "{}"}}
 

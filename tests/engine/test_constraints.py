@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from modules.core.errors import InvalidRequest
 from modules.core.model import DraftSource
 from modules.core.params import GenerationParams
-from modules.core.text_shape import CallText, FramedJson
 from modules.engine.constraints import Constraints
 from modules.engine.engine import Engine
 from tests.engine.steady import steady
@@ -63,73 +62,6 @@ def write(engine, inbox, **fields):
 def babbling(bench):
     engine, _, inbox = bench(FakeRunner(context=1024, rule=babble))
     return engine, inbox
-
-
-# ---- calls of tools ------------------------------------------------------------------------------------------------
-
-PLACE = '{"type":"object","properties":{"at":{"enum":["sea","hill"]}},"required":["at"],"additionalProperties":false}'
-ANYTHING = FramedJson((("<|mark|>look ", PLACE, "<|mark|>"), ("<|mark|>now ", '{"type":"object","additionalProperties":false}', "<|mark|>")), "(", ", ", ")", 3)
-
-
-def call(engine, inbox, calls, prompt=PROMPT, **fields):
-    generation = engine.submit(prompt, GenerationParams(**{"seed": 1, "max_tokens": 400} | fields), calls=calls)
-    inbox.wait(generation)
-    assert generation not in inbox.errors, inbox.errors
-    return inbox.text(generation), inbox.last(generation).finish_reason
-
-
-@pytest.mark.parametrize("marks", [("<|mark|>",), ()])
-def test_calls_are_forced_with_their_marks_as_special_tokens_or_letters(babbling, marks):
-    one = r'<\|mark\|>(look \{\s*"at"\s*:\s*"(sea|hill)"\s*\}|now \{\s*\})<\|mark\|>'
-    texts = set()
-    for seed in range(6):
-        text, finish = call(*babbling, CallText(marks, ANYTHING), seed=seed)
-        assert finish == "stop"
-        assert re.fullmatch(rf"\({one}(, {one}){{0,2}}\)", text), text
-        texts.add(text)
-    assert len(texts) > 1
-    engine, inbox = babbling
-    generation = engine.submit(PROMPT, GenerationParams(seed=1, max_tokens=400), calls=CallText(marks, ANYTHING))
-    inbox.wait(generation)
-    assert (MARK in inbox.ids(generation)) == bool(marks)
-
-
-def test_a_call_or_json_where_either_may_come(babbling):
-    either = FramedJson((("look ", PLACE, ""),), otherwise='{"type":"integer","minimum":0,"maximum":9}')
-    assert call(*babbling, CallText((), either))[0].isdigit()
-    assert call(*babbling, CallText((), either), logit_bias={ord("l"): 100})[0].startswith("look {")
-
-
-@pytest.mark.parametrize("marks", [("<|mark|>",), ()])
-def test_calls_are_held_to_schemas_where_the_model_makes_them(marks):
-    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
-    calls = CallText(marks, FramedJson((("<|mark|>look ", PLACE, "."),), between=" ", most=2, after="<|mark|>"))
-    mark = [MARK] if marks else list(b"<|mark|>")
-
-    def follows(*parts: bytes | list[int]) -> bool | None:
-        """Whether the text may end so; None where it may not even come."""
-        constraint = constraints.constraint(GenerationParams(), {EOS}, [], calls)
-        for token_id in (token_id for part in parts for token_id in part):
-            if not constraint.allows(token_id):
-                return None
-            constraint.advance(token_id)
-        return constraint.allows(EOS)
-
-    place = b'look {"at": "sea"}.'
-    assert follows() is True
-    assert follows(b"look, a < b <|mar, and {plain} words") is True
-    assert follows(b"I look.", mark, place) is True
-    assert follows(mark, place, b" ", mark, place) is True
-    assert follows(mark, b"look {") is False
-    assert follows(mark, b'look {"at": "sky') is None
-    assert follows(b"I look.", mark, b"lake") is None
-    assert follows(mark, place, b" ", mark, b"x") is None
-
-
-def test_marks_are_shown_where_they_are_asked_for_and_a_schema_that_cannot_be_kept_is_refused(babbling):
-    assert "<|mark|>" in call(*babbling, CallText(("<|mark|>",), None), max_tokens=5, logit_bias={MARK: 100})[0]
-    with pytest.raises(InvalidRequest, match="parameters of a tool"):
-        call(*babbling, CallText((), FramedJson((("look ", '{"not":{}}', ""),))))
 
 
 # ---- each shape ----------------------------------------------------------------------------------------------------

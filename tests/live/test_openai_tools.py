@@ -9,7 +9,8 @@ import httpx
 import openai
 import pytest
 
-from tests.paddock_server import STARTER, PaddockServer
+from tests.paddock_server import ROOT, STARTER, PaddockServer
+from tests.prompts.real_templates import NAMES, template_text
 
 WEATHER: Any = {
     "type": "function",
@@ -82,6 +83,40 @@ def test_where_the_model_chooses_text_stays_text(client: openai.OpenAI) -> None:
     either = ask(client, response_format={"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}, parallel_tool_calls=False).choices[0]
     assert (either.finish_reason == "tool_calls") == bool(either.message.tool_calls)
     assert isinstance(json.loads(either.message.tool_calls[0].function.arguments if either.message.tool_calls else either.message.content), dict)
+
+
+FAMILIES = (
+    "Qwen3.5-4B", "Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407", "deepseek-ai-DeepSeek-V3.1", "meta-llama-Llama-3.1-8B-Instruct",
+    "google-gemma-4-31B-it", "openai-gpt-oss-120b", "google-gemma-2-2b-it",
+)  # fmt: skip
+
+
+@pytest.mark.skipif(not NAMES, reason="the templates of real models are not here")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_call_is_forced_and_told_under_the_template_of_each_family(server: PaddockServer, client: openai.OpenAI, family: str) -> None:
+    """The marks are letters to the starter model; as special tokens they are tested with the engine alone."""
+    file = server.log_path.parent / "templates" / f"{family}.yaml"
+    file.write_text(json.dumps({"description": "Of a test.", "template": template_text(family)}), encoding="utf-8")  # JSON is YAML
+    try:
+        fields: dict[str, Any] = {"prompt_template": family, "chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+        messages: Any = [{"role": "system", "content": "Be brief."}, *QUESTION]  # in place of long ones of the templates
+        reply = ask(client, messages=messages, tools=[WEATHER], tool_choice=NAMED, parallel_tool_calls=False, max_tokens=300, extra_body=fields).choices[0]
+        (call,) = reply.message.tool_calls
+        assert (call.function.name, fits(call.function.arguments), reply.message.content, reply.finish_reason) == ("get_weather", True, None, "tool_calls")
+        answer: Any = {"role": "tool", "tool_call_id": call.id, "content": "Sunny"}
+        after = ask(client, tools=[WEATHER], messages=[*messages, reply.message.model_dump(exclude_none=True), answer], extra_body=fields).choices[0]
+        assert after.finish_reason in ("stop", "length", "tool_calls")
+    finally:
+        file.unlink()
+
+
+def test_the_example_of_the_docs_runs(server: PaddockServer, capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    example = next(code for code in (part.split("```")[0] for part in page.split("```python\n")[1:]) if "tool_choice" in code)
+    exec(compile(example.replace("http://127.0.0.1:7860/", server.url), "docs/api.md", "exec"), {})
+    name, arguments = capsys.readouterr().out.splitlines()[0].split(" ", 1)
+    assert name == "get_weather"
+    assert "city" in arguments
 
 
 REFUSED: tuple[tuple[dict[str, Any], str], ...] = (

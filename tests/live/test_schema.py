@@ -147,8 +147,9 @@ def test_bodies_that_no_description_leads_to(asked: PaddockServer, body: bytes, 
 @pytest.mark.parametrize("depth", [20, 300])
 def test_values_for_the_template_that_are_nested_deeply(asked: PaddockServer, depth: int) -> None:
     deep = json.loads("[" * depth + "]" * depth)
-    message = {"role": "user", "content": "Hello", "tool_calls": [{"deep": deep}]}
-    answer = asked.http.post("v1/chat/completions", json={"messages": [message], "chat_template_kwargs": {"deep": deep}, "max_tokens": 2})
+    called = {"role": "assistant", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"deep": deep}}}]}
+    messages = [{"role": "user", "content": "Hello"}, called, {"role": "user", "content": "So?"}]
+    answer = asked.http.post("v1/chat/completions", json={"messages": messages, "chat_template_kwargs": {"deep": deep}, "max_tokens": 2})
     assert answer.status_code == (200 if depth < 100 else 400), answer.text
     assert depth < 100 or answer.json()["error"]["message"].endswith("Nest its values less deeply.")
 

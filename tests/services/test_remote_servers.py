@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.api.chat_parts import whole_chat
 from modules.core.errors import (
     Conflict,
     InvalidRequest,
@@ -338,3 +339,25 @@ async def test_logprobs_and_thinking_come_through(start_app: StartApp, upstream:
     assert "".join(delta.text for delta in deltas) == "<think>\nA tale.\n</think>\n\nOnce"
     assert [entry.top[0].text for delta in deltas for entry in delta.logprobs] == ["There"]
     assert upstream.asked("/v1/chat/completions")[-1]["top_logprobs"] == 1
+
+
+async def test_tools_reach_a_server_and_its_calls_come_back(start_app: StartApp, upstream: Upstream) -> None:
+    app = start_app()
+    engine = await loaded(app, upstream)
+    tool = {"type": "function", "function": {"name": "look", "description": "", "parameters": {"type": "object", "properties": {}}}}
+    called = {"index": 0, "id": "id7", "type": "function", "function": {"name": "look", "arguments": ""}}
+    upstream.pieces = [
+        {"choices": [{"delta": {"reasoning_content": "I look."}}]},
+        {"choices": [{"delta": {"tool_calls": [called]}}]},
+        {"choices": [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "{}"}}]}}]},
+        chunk(finish_reason="tool_calls"),
+    ]
+    before = (Message(role="user", content="Hi"), Message(role="assistant", tool_calls=({"id": "id6", "type": "function", "function": {"name": "look", "arguments": "{}"}},)),
+              Message(role="tool", content="Sea", tool_call_id="id6"))  # fmt: skip
+    request = GenerationRequest(prompt=ChatPrompt(messages=before, tools=(tool,), must_call=("look",)))
+    reply = await whole_chat(await engine.submit(request), request)
+    assert (reply.thinking.strip(), reply.text, reply.calls, reply.finish_reason) == ("I look.", "", [("id7", "look", "{}")], "tool_calls")
+    sent = upstream.asked("/v1/chat/completions")[-1]
+    assert (sent["tools"], sent["tool_choice"]["function"]["name"]) == ([tool], "look")
+    assert sent["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
+    assert sent["messages"][2] == {"role": "tool", "content": "Sea", "tool_call_id": "id6"}

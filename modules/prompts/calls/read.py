@@ -25,8 +25,9 @@ from modules.prompts.calls.tape import (
     peek,
     skip,
     until,
+    wait,
 )
-from modules.prompts.calls.values import braced, typed
+from modules.prompts.calls.values import braced, is_string, typed
 
 NAME = re.compile(r"[\w.:/-]{1,256}")
 BESIDE = ("type", "id", "tool_call_id")
@@ -69,7 +70,9 @@ def json_call(tape: Tape, tools: Tools, *, known_only: bool = False, inner: bool
     """One object with a name and arguments, in either order; `known_only` takes only names that there are. It may be `inner` to one as OpenAI has it."""
     yield from expect(tape, "{")
     name, held, begun = "", "", False
-    while (yield from skip(tape, " \t\r\n,")) != "}":
+    while (char := (yield from skip(tape, " \t\r\n,"))) != "}":
+        if begun and char != '"':
+            break  # small models forget the last brace
         key = yield from json_string(tape)
         yield from skip(tape)
         yield from expect(tape, ":")
@@ -78,9 +81,7 @@ def json_call(tape: Tape, tools: Tools, *, known_only: bool = False, inner: bool
             yield from json_call(tape, tools, known_only=known_only, inner=True)
             begun = True
         elif key in (*NAME_KEYS, "function") and not name:
-            name = tools.known((yield from json_string(tape)))
-            if known_only and name not in tools.schemas:
-                raise NotACallError
+            name = yield from _name(tape, tools, known_only)
         elif key in ARGUMENT_KEYS and not begun and not held:
             if name:
                 yield Began(name)
@@ -92,13 +93,20 @@ def json_call(tape: Tape, tools: Tools, *, known_only: bool = False, inner: bool
             raise NotACallError  # an answer in JSON is not held back for long
         else:
             yield from json_text(tape)
-    tape.take(1)
+    tape.take(char == "}")
     if not begun:
         if not name:
             raise NotACallError
         yield Began(name)
         yield More(held or "{}")
     yield Done()
+
+
+def _name(tape: Tape, tools: Tools, known_only: bool) -> Steps[str]:
+    name = tools.known((yield from json_string(tape)))
+    if known_only and name not in tools.schemas:
+        raise NotACallError
+    return name
 
 
 def _arguments(tape: Tape) -> Steps[None]:
@@ -152,7 +160,8 @@ def tagged(tape: Tape, tools: Tools, opening: str) -> Steps[None]:
         return
     first = yield from skip(tape)
     if first == "{":
-        yield from json_call(tape, tools)
+        while (yield from skip(tape, " \t\r\n,}")) == "{":  # or write one too many
+            yield from json_call(tape, tools)
     elif first == "[":
         yield from json_list(tape, tools)
     elif (yield from literal(tape, "<function=")):
@@ -198,10 +207,10 @@ def _parameters(tape: Tape, tools: Tools, name: str, *tags: str) -> Steps[None]:
         if mark != opening:
             break
         key, _ = yield from until(tape, behind)
-        value, _ = yield from until(tape, closing, most=0)
         if begun == "{":
             yield Began(name)
-        yield More(_argument(begun, key.strip(), typed(_inner(value), tools.of(name, key.strip()))))
+        yield More(begun)
+        yield from _value(tape, key.strip(), tools.of(name, key.strip()), closing, "\n")
         begun = ", "
     if begun == "{":
         if not mark:
@@ -212,13 +221,28 @@ def _parameters(tape: Tape, tools: Tools, name: str, *tags: str) -> Steps[None]:
     yield Done()
 
 
-def _inner(value: str) -> str:
-    """A value without the line break behind its opening tag and before its closing one."""
-    return value.removeprefix("\n").removesuffix("\n")
+def _value(tape: Tape, key: str, schema: Any, closing: str, trim: str) -> Steps[None]:
+    """A value up to its closing tag, without what stands between it and both tags. A string is told while it comes: it may be a whole file."""
+    yield More(json.dumps(key, ensure_ascii=False) + ": ")
+    if not is_string(schema):
+        value, _ = yield from until(tape, closing, most=0)
+        yield More(json.dumps(typed(value.removeprefix(trim).removesuffix(trim), schema), ensure_ascii=False))
+        return
+    yield More('"')
+    if trim:
+        yield from literal(tape, trim)
+    end = trim + closing
+    while (at := (rest := tape.rest).find(closing)) < 0:
+        # what may be the end of the value is not told yet
+        kept = next((n for n in range(min(len(end), len(rest)), 0, -1) if rest.endswith((end[:n], closing[:n]))), 0)
+        yield More(_escaped(tape.take(len(rest) - kept)))
+        yield from wait(tape)
+    yield More(_escaped(tape.take(at).removesuffix(trim)) + '"')
+    tape.take(len(closing))
 
 
-def _argument(before: str, key: str, value: Any) -> str:
-    return f"{before}{json.dumps(key, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}"
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
 def _keys_and_values(tape: Tape, tools: Tools) -> Steps[None]:
@@ -231,8 +255,8 @@ def _keys_and_values(tape: Tape, tools: Tools) -> Steps[None]:
         key, _ = yield from until(tape, "</arg_key>")
         yield from skip(tape)
         yield from expect(tape, "<arg_value>")
-        value, _ = yield from until(tape, "</arg_value>", most=0)
-        yield More(_argument(begun, key.strip(), typed(value, tools.of(name, key.strip()))))
+        yield More(begun)
+        yield from _value(tape, key.strip(), tools.of(name, key.strip()), "</arg_value>", "")
         begun = ", "
         yield from skip(tape)
         mark = yield from literal(tape, "<arg_key>", "</tool_call>")

@@ -117,13 +117,13 @@ class CallStream:
                     return False
                 self._take(event)
                 tape.settle()
-            tape.settle()
         except NotACallError:
             tape.go_back()
-            if not self._sure:
-                self._say(tape.take(len(self._opening)))
-                tape.settle()
-                self._begun = True
+        if not self._sure:  # nothing was called: the mark is text
+            tape.go_back()
+            self._say(tape.take(len(self._opening)))
+            self._begun = True
+        tape.settle()
         self._reading = None
         return True
 
@@ -133,7 +133,7 @@ class CallStream:
             self._count += 1
             if self._several or self._count == 1:
                 self._pieces.append(CallPiece(self._count - 1, event.id or call_id(), event.name))
-        elif isinstance(event, More) and (self._several or self._count == 1):
+        elif isinstance(event, More) and event.text and (self._several or self._count == 1):
             self._pieces.append(CallPiece(self._count - 1, arguments=event.text))
 
 

@@ -16,12 +16,17 @@ WORDS: Mapping[str, Any] = MappingProxyType({"true": True, "false": False, "null
 BARE = re.compile(r"[^,{}\[\]:]+")
 
 
+def is_string(schema: Any) -> bool:
+    """Whether a schema says string and nothing else."""
+    return isinstance(schema, Mapping) and schema.get("type") in ("string", ["string"])
+
+
 def typed(text: str, schema: Any) -> Any:
     """What a bare text means: where its schema says string it is one, else what can be read as JSON or as a word of Python is that."""
-    kinds = schema.get("type") if isinstance(schema, Mapping) else None
-    kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds or ())
-    if kinds == ("string",):
+    if is_string(schema):
         return text
+    kinds = schema.get("type") if isinstance(schema, Mapping) else None
+    kinds = [kinds] if isinstance(kinds, str) else kinds or []
     word = text.strip()
     if word in WORDS and not (word in ("null", "None") and kinds and "null" not in kinds):
         return WORDS[word]

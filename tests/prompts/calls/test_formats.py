@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -80,6 +81,8 @@ SAMPLES: tuple[tuple[str, str, str, Called], ...] = (
     ("hermes", '<tool_call>{"arguments": {"city": "Köln", "days": 2}, "name": "get_weather"}</tool_call>\n<tool_call>{"name": "now"}</tool_call>', "", [WEATHER, ("now", {})]),
     ("hermes", '<tool_call>\n{"name": "get_weather", "arguments": "{\\"city\\": \\"Köln\\", \\"days\\": 2}"}\n</tool_call>', "", [WEATHER]),
     ("hermes", '<tool_call>\n{"type": "function", "function": {"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}}', "", [WEATHER]),
+    ("hermes", '<tool_call>{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}</tool_call>', "", [WEATHER]),
+    ("hermes", '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}}\n{"name": "now"}\n</tool_call> So.', "So.", [WEATHER, ("now", {})]),
     ("functions", "<tool_call>\n<function=get_weather>\n<parameter=city>\nKöln\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>", "", [WEATHER]),
     ("functions", "<function=note-it>\n<parameter=text>\n1\n</parameter>\n<parameter=tags>\n[\"a\", 2]\n</parameter>\n</function>", "", [("note-it", {"text": "1", "tags": ["a", 2]})]),
     ("functions", "<function=now>\n</function>", "", [("now", {})]),
@@ -138,7 +141,7 @@ CALLS = st.lists(
 
 
 @given(st.sampled_from([form.name for form in FORMATS]), CALLS, st.sampled_from(["", "Let me look.\n\n", "a < b [c] {d}\n"]), st.lists(st.integers(0, 400), max_size=12))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_written_calls_are_read_however_they_are_cut(form: str, calls: list[WrittenCall], before: str, places: list[int]) -> None:
     frame = named(form).frame
     calls = calls if frame.several else calls[:1]
@@ -149,8 +152,58 @@ def test_written_calls_are_read_however_they_are_cut(form: str, calls: list[Writ
     assert read(form, cut(reply, places)) == wanted
 
 
+def bare(value: Any) -> str:
+    """A value as templates write it into tags: texts as they are."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def braced(value: Any) -> str:
+    """A value in Gemma's notation."""
+    if isinstance(value, dict):
+        return "{" + ",".join(f'<|"|>{key}<|"|>:{braced(inner)}' for key, inner in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(braced, value)) + "]"
+    return f'<|"|>{value}<|"|>' if isinstance(value, str) else json.dumps(value)
+
+
+def in_tags(head: tuple[str, str], key: str, value: str, after: str, foot: str) -> Callable[[WrittenCall], str]:
+    """What writes a call with its arguments in tags."""
+
+    def write(call: WrittenCall) -> str:
+        return head[0] + call.name + head[1] + "".join(f"{key}{name}{value}{bare(inner)}{after}" for name, inner in call.arguments.items()) + foot
+
+    return write
+
+
+def in_python(call: WrittenCall) -> str:
+    return f"{call.name}({', '.join(f'{key}={value!r}' for key, value in call.arguments.items())})"
+
+
+# Formats whose arguments are no JSON: how templates write one call, and what stands before, between and behind them
+OTHERS: dict[str, tuple[Callable[[WrittenCall], str], str, str, str]] = {
+    "functions": (in_tags(("<tool_call>\n<function=", ">\n"), "<parameter=", ">\n", "\n</parameter>\n", "</function>\n</tool_call>"), "", "\n", ""),
+    "keys": (in_tags(("<tool_call>", "\n"), "<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", "</tool_call>"), "", "\n", ""),
+    "minimax": (
+        in_tags(('<invoke name="', '">\n'), '<parameter name="', '">\n', "\n</parameter>\n", "</invoke>"), "<minimax:tool_call>\n", "\n", "\n</minimax:tool_call>"
+    ),
+    "gemma": (lambda call: f"<|tool_call>call:{call.name}{braced(dict(call.arguments))}<tool_call|>", "", "", ""),
+    "lfm": (in_python, "<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
+    "llama": (in_python, "[", ", ", "]"),
+}  # fmt: skip
+
+
+@given(st.sampled_from(sorted(OTHERS)), CALLS, st.lists(st.integers(0, 400), max_size=12))
+@settings(max_examples=25, deadline=None)
+def test_calls_that_are_no_json_are_read_however_they_are_cut(form: str, calls: list[WrittenCall], places: list[int]) -> None:
+    write, begin, between, end = OTHERS[form]
+    reply = begin + between.join(map(write, calls)) + end
+    wanted = ("", [(call.name, dict(call.arguments)) for call in calls])
+    assert read(form, [reply]) == wanted
+    assert read(form, cut(reply, places)) == wanted
+
+
 @given(st.sampled_from(SAMPLES), st.lists(st.integers(0, 300), max_size=8), st.integers(0, 300))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_cuts_and_ends_change_nothing(sample: tuple[str, str, str, Called], places: list[int], end: int) -> None:
     """A reply that breaks off anywhere reads the same in pieces, and loses no text before its calls."""
     form, reply, _, _ = sample
@@ -163,12 +216,34 @@ def test_cuts_and_ends_change_nothing(sample: tuple[str, str, str, Called], plac
     assert "".join(piece.arguments for piece in pieces) == "".join(piece.arguments for piece in whole.calls)
 
 
+PARTS = sorted({part for _, reply, _, _ in SAMPLES for part in re.findall(r"<[^<>]*>|\[[A-Z_]+\]|\w+|.", reply, re.DOTALL)})
+
+
+@given(st.sampled_from([form.name for form in FORMATS]), st.lists(st.sampled_from(PARTS), max_size=30), st.lists(st.integers(0, 200), max_size=4))
+@settings(max_examples=25, deadline=None)
+def test_nothing_a_model_writes_breaks_a_reader(form: str, parts: list[str], places: list[int]) -> None:
+    reply = "".join(parts)
+    streams = [CallStream(named(form), SCHEMAS), CallStream(named(form), SCHEMAS)]
+    whole = streams[0].feed(reply, last=True)
+    pieces = cut(reply, places)
+    found = [streams[1].feed(piece, last=place == len(pieces) - 1) for place, piece in enumerate(pieces)]
+    assert "".join(part.text for part in found) == whole.text
+    assert [piece.name for part in found for piece in part.calls if piece.id] == [piece.name for piece in whole.calls if piece.id]
+    assert whole.calls or whole.text == reply, "text without a call is the whole reply"
+
+
 def test_arguments_come_while_they_are_written() -> None:
     stream = CallStream(named("hermes"), SCHEMAS)
     told = [stream.feed(piece) for piece in ('Hm. <tool_call>{"name": "get_weather", "argu', 'ments": {"city": "K', "öl", 'n"}}', "</tool_call>")]
     assert [(part.text, [(piece.name, piece.arguments) for piece in part.calls]) for part in told] == [
         ("Hm.", []), ("", [("get_weather", '{"city": "K')]), ("", [("", "öl")]), ("", [("", 'n"}')]), ("", []),
     ]  # fmt: skip
+
+
+def test_a_text_in_tags_comes_while_it_is_written() -> None:
+    stream = CallStream(named("functions"), SCHEMAS)
+    told = [stream.feed(piece) for piece in ("<tool_call>\n<function=note-it>\n<parameter=text>", '\nSay "', "no</par", 'k>"', "\n\n", "</parameter>\n</function>")]
+    assert ["".join(piece.arguments for piece in part.calls) for part in told] == ['{"text": "', 'Say \\"', "no", '</park>\\"', "\\n", '"}']
 
 
 def test_only_the_first_call_where_one_is_wanted() -> None:
