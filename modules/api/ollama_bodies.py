@@ -58,6 +58,7 @@ class _Writing(_Body):
     options: dict[str, Any] = Field(default_factory=dict, max_length=200, description="Ollama's sampling options, and every sampling field of ours by its name.")
     think: bool | Literal["low", "medium", "high"] | None = Field(None, description="Whether the model thinks first, or how much, where its template knows that.")
     keep_alive: float | str | None = Field(None, description="0 with nothing to answer unloads the model; otherwise the server's own rule counts.")
+    truncate: bool = Field(True, description="Leave out the oldest messages where there is no room; otherwise what is too long is refused.")
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
 

@@ -112,8 +112,9 @@ async def _kept(app: App, asked: _Asked, body: ChatBody | GenerateBody) -> Respo
 async def _for_chat(app: App, body: ChatBody | GenerateBody, request: Request) -> GenerationRequest:
     asked = await chat_request(app, body.request(), caller(request))
     assert isinstance(asked.prompt, ChatPrompt)
-    # as Ollama has it, the oldest messages are left out where there is no room; the last line says how many
-    return asked.model_copy(update={"prompt": asked.prompt.model_copy(update={"overflow": "drop_oldest"})})
+    if not body.truncate:
+        return asked
+    return asked.model_copy(update={"prompt": asked.prompt.model_copy(update={"overflow": "drop_oldest"})})  # the last line says how many
 
 
 async def _for_raw(app: App, body: GenerateBody, request: Request) -> GenerationRequest:

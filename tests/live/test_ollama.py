@@ -94,6 +94,15 @@ def test_logprobs_and_stop_strings(server: PaddockServer) -> None:
     assert word not in stopped["message"]["content"] and stopped["done_reason"] == "stop"
 
 
+def test_the_oldest_messages_are_left_out_and_counted_or_all_is_refused(server: PaddockServer) -> None:
+    turns = [{"role": role, "content": "a word " * 60} for _ in range(15) for role in ("user", "assistant")]
+    long = {**TALK, "messages": [*turns, *TALK["messages"]]}
+    shortened = whole(server, "api/chat", long)
+    assert 0 < shortened["dropped_messages"] < len(turns) and lines(server, "api/chat", long)[-1]["dropped_messages"] == shortened["dropped_messages"]
+    assert "context" in refused(server, "api/chat", {**long, "truncate": False})
+    assert "dropped_messages" not in whole(server, "api/chat", TALK)
+
+
 def test_models_are_listed_shown_and_loaded(server: PaddockServer) -> None:
     (row, *_) = server.ask("GET", "api/tags")["models"]
     assert row["name"] == row["model"] == STARTER and len(row["digest"]) == 64 and row["size"] > 0 and row["details"]["format"] == "gguf"
