@@ -49,16 +49,16 @@ NEEDS: tuple[Row, ...] = (
     _row("models", ANY, r"/v1/internal/(model|models|adapters|lora)(/.*)?"),
     _row("jobs", ANY, r"/v1/internal/jobs(/.*)?"),
     # ---- what everybody has of their own on the page ----
-    _row("page", ANY, r"/ui/(conversations|bin|notebooks?|account)(/.*)?", "/ui/chat-preferences"),
+    _row("page", ANY, r"/ui/(conversations|bin|notebooks?|profiles|account)(/.*)?", "/ui/chat-preferences"),
     _row("page", READING, r"/ui/(messages|files)/.+", "/ui/(person|usage)"),
     _row("page", {"POST"}, "/ui/tokens", "/ui/templates/(look|read)", "/gradio_api/run/predict/?"),
     # ---- what belongs to all: everybody looks at it, but at texts that may come from somebody's conversations ----
     _row("manage", READING, "/ui/datasets/(look|conversations)", "/ui/training/checks/.+"),
-    _row("page", READING, r"/ui/(assets|fonts|fit|jobs|characters|profiles|templates|training|datasets|perplexity|presets|adapters)(/.*)?"),
+    _row("page", READING, r"/ui/(assets|fonts|fit|jobs|characters|templates|training|datasets|perplexity|presets|adapters)(/.*)?"),
     _row("page", READING, "/ui/(figures|palette|models|model-folders|library|adapter-library|hub|remote|restart)"),
     _row("page", READING, r"/", r"/(svelte|static|assets|pwa_icon)(/.*)?", r"/(theme\.css|config/?|favicon\.ico|robots\.txt|manifest\.json)", "/gradio_api/.*"),
     # ---- and who manages changes it; what concerns the server itself is left to administrators ----
-    _row("manage", WRITING, r"/ui/(library|adapter-library|adapters|fit|jobs|training|datasets|perplexity|templates|characters|profiles)(/.*)?"),
+    _row("manage", WRITING, r"/ui/(library|adapter-library|adapters|fit|jobs|training|datasets|perplexity|templates|characters)(/.*)?"),
     _row("manage", {"POST"}, "/ui/hub/(open|search|download)", "/gradio_api/(queue/join|upload|cancel|reset)/?"),
     _row("admin", ANY, r"/ui/(users|audit)(/.*)?", "/ui/restart", "/v1/internal/restart", "/ui/hub/token", "/ui/(remote|model-folders)/.+"),
 )

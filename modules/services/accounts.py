@@ -6,12 +6,13 @@ Who a session or key belongs to is found by identities.py; how a password is kep
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 import unicodedata
 from typing import Any
 
 from modules.core.errors import Forbidden, InvalidRequest
-from modules.core.person import ROLES, Role
+from modules.core.person import ROLES, Role, own_folder
 from modules.services.identities import Identities
 from modules.services.passwords import Passwords, checked_password
 from modules.services.storage import Storage, Stores
@@ -135,13 +136,19 @@ class AccountService:
         return await self._storage.run(lambda stores: stores.users.change(user_id, daily_tokens=daily_tokens))
 
     async def delete(self, user_id: str) -> None:
-        """Delete an account with its sessions and keys; its conversations and notebooks go into the bin, where nobody sees them, and thirty days later for good.
+        """Delete an account with its sessions, keys and profiles; its conversations and notebooks go into the bin, where nobody sees them, and thirty days later for good.
 
         Raises:
             NotFound: there is no such account.
             InvalidRequest: no administrator would be left.
         """
-        await self._storage.run(lambda stores: stores.users.delete(user_id))
+
+        def gone(stores: Stores) -> None:
+            stores.users.delete(user_id)
+            if self._storage.folder is not None:
+                shutil.rmtree(own_folder(self._storage.folder, user_id), ignore_errors=True)
+
+        await self._storage.run(gone)
         self.identities.forget()
 
     # ---- passwords -------------------------------------------------------------------------------------------------

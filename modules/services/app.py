@@ -169,7 +169,7 @@ def _storage(settings: Settings) -> Storage:
 
 
 def _casting(settings: Settings) -> Casting:
-    return Casting(CharacterService(settings.characters_dir), CharacterService(settings.state_dir / "profiles", "profile"))
+    return Casting(CharacterService(settings.characters_dir), CharacterService(settings.state_dir / "profiles", "profile", state_dir=settings.state_dir))
 
 
 def _replies(

@@ -18,12 +18,13 @@ from modules.api.app import build_api
 from modules.api.auth import COOKIE, FAILURES_PER_MINUTE, KeyCheck
 from modules.api.guard import DENIED_PATHS
 from modules.api.lasting import Lasting
-from modules.api.login import LogIns, own_path
+from modules.api.login import LogIns, counted_address, own_path
 from modules.api.needs import NEEDS, need_of, row_of
-from modules.core.person import FIRST_PERSON, Person, Role, Scope
+from modules.core.person import FIRST_PERSON, Person, Role, Scope, asked_by
 from modules.core.settings import Settings
 from modules.services.accounts import AccountService
 from modules.services.app import build_app
+from modules.services.conversation_settings import ConversationSettings
 from modules.services.passwords import Passwords
 from modules.ui.app import ViewRendering
 from modules.ui.mount import mount_page
@@ -212,6 +213,22 @@ async def test_nobody_reaches_what_is_anothers_by_any_route(house: House) -> Non
     assert {row["id"] for row in (await told(house.client("Ann").get("/ui/conversations?search=heron")))["conversations"]} == set()
 
 
+async def test_profiles_are_each_persons_own(house: House) -> None:
+    told_of = {}
+    for name in ("Ann", "Cem", "Dee"):
+        client = house.client(name)
+        kept_as = (await told(client.post("/ui/profiles", json={"values": {"name": "Me", "description": f"I am {name}."}})))["name"]
+        assert kept_as == "Me" and [row["name"] for row in (await told(client.get("/ui/profiles")))["cards"]] == ["Me"]
+        user = await house.accounts.named(name)
+        assert user
+        with asked_by(Person(user.id, user.role, session_id="x")):
+            _, profile = await house.app.casting.cards(ConversationSettings(profile="Me"))
+            told_of[name] = profile.description if profile else ""
+    assert told_of == {name: f"I am {name}." for name in told_of}
+    assert (await house.client("Cem").delete("/ui/profiles/Me")).status_code == 200 and (await house.client("Dee").get("/ui/profiles/Me")).status_code == 200
+    assert (await house.client("Cem").post("/ui/characters", json={"values": {"name": "Everybody's"}})).status_code == 403
+
+
 async def test_handlers_of_the_page_that_change_something_look_at_who_asks(house: House) -> None:
     """Gradio calls every handler by its number for who may call any: those that change what belongs to all look again."""
     (blocks,) = [row.app.blocks for row in house.api.routes if hasattr(getattr(row, "app", None), "blocks")]
@@ -298,6 +315,23 @@ async def test_a_stream_ends_for_who_is_not_let_in_any_more(house: House) -> Non
     for piece in (b"3", b"4"):
         await lasting.send({"type": "http.response.body", "body": piece, "more_body": True})
     assert sent == [b"1", b"2", b""]
+
+
+@pytest.mark.parametrize(
+    ("address", "forwarded", "counted"),
+    [
+        ("10.0.0.1", "1.2.3.4", "10.0.0.1"),  # only a proxy on this machine is believed
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("127.0.0.1", "9.9.9.9, 1.2.3.4", "1.2.3.4"),  # and only its own word
+        ("127.0.0.1", "nonsense", "127.0.0.1"),
+        ("::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9", "", "2001:db8:1:2::"),
+        ("::ffff:10.0.0.1", "", "10.0.0.1"),
+        ("testclient", "", "testclient"),
+    ],
+)
+async def test_where_failures_are_counted(address: str, forwarded: str, counted: str) -> None:
+    assert counted_address({"client": (address, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}) == counted
 
 
 async def test_counting_failures_forgets_the_oldest() -> None:
