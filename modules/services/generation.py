@@ -97,7 +97,7 @@ class GenerationService:
             if asked != self._asked:  # somebody came meanwhile
                 await generation.cancel()
         self._meters.begun(generation)
-        self._usage.begun(generation)
+        self._usage.begun(generation, by_itself=background)
         return generation
 
     async def _submit(self, engine: ModelEngine, request: GenerationRequest, adapters: Sequence[AdapterChoice] | None) -> ClientGeneration:

@@ -18,7 +18,7 @@ from modules.api.app import build_api
 from modules.api.auth import COOKIE, FAILURES_PER_MINUTE, KeyCheck
 from modules.api.guard import DENIED_PATHS
 from modules.api.lasting import Lasting
-from modules.api.login import LogIns, own_path
+from modules.api.login import LogIns, counted_address, own_path
 from modules.api.needs import NEEDS, need_of, row_of
 from modules.core.person import FIRST_PERSON, Person, Role, Scope, asked_by
 from modules.core.settings import Settings
@@ -316,6 +316,23 @@ async def test_a_stream_ends_for_who_is_not_let_in_any_more(house: House) -> Non
     for piece in (b"3", b"4"):
         await lasting.send({"type": "http.response.body", "body": piece, "more_body": True})
     assert sent == [b"1", b"2", b""]
+
+
+@pytest.mark.parametrize(
+    ("address", "forwarded", "counted"),
+    [
+        ("10.0.0.1", "1.2.3.4", "10.0.0.1"),  # only a proxy on this machine is believed
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("127.0.0.1", "9.9.9.9, 1.2.3.4", "1.2.3.4"),  # and only its own word
+        ("127.0.0.1", "nonsense", "127.0.0.1"),
+        ("::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9", "", "2001:db8:1:2::"),
+        ("::ffff:10.0.0.1", "", "10.0.0.1"),
+        ("testclient", "", "testclient"),
+    ],
+)
+async def test_where_failures_are_counted(address: str, forwarded: str, counted: str) -> None:
+    assert counted_address({"client": (address, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}) == counted
 
 
 async def test_counting_failures_forgets_the_oldest() -> None:

@@ -183,6 +183,9 @@ def test_a_key_is_shown_once_works_and_is_revoked(house: PaddockServer, new_page
     expect(page.get_by_role("button", name=re.compile("^Unload")).first).to_be_enabled()
     expect(page.get_by_role("button", name="Add folder")).to_be_disabled()
     expect(page.get_by_role("note")).to_have_count(0)
+    page.get_by_role("button", name=re.compile("^Unload")).first.click()
+    audit = house.log_path.parent / "state" / "audit.jsonl"
+    wait_for(lambda: re.search(r'"name": "Cara", "address": "[^"]+", "action": "model.unload"', audit.read_text(encoding="utf-8")), "it is noted who did it")
 
 
 @pytest.mark.parametrize("house", [("--model", STARTER, "--option", "slots=1")], indirect=True)
