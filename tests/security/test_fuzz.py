@@ -60,9 +60,11 @@ def told(answer: httpx.Response) -> str:
     return next((what for words, what in ends if words in error["message"]), str(error["type"]))
 
 
-def tell(what: str, seen: Counter[str]) -> None:
-    """The figures, for who runs this with `-s`."""
-    sys.stdout.write(f"\n{what}: {dict(seen)}\n")
+def tell(what: str, seen: Counter[str], step: int = -1) -> None:
+    """The figures, for who runs this with `-s`: at the end, and on the long way there."""
+    if step < 0 or (FULL and step % 25 == 24):
+        sys.stdout.write(f"\n{what}: {dict(seen)}\n")
+        sys.stdout.flush()
 
 
 # ---- headers, in the web process -----------------------------------------------------------------------------------
@@ -140,6 +142,7 @@ def test_loading_damaged_gguf_files(fortress: Fortress, shelf: Path, starter_ggu
         seen[load(fortress, f"fuzz/{path.name}")] += 1
         assert fortress.server.process.poll() is None, (number, kind)
         path.unlink()
+        tell("GGUF files so far", seen, step)
     tell("GGUF files", seen)
     assert fortress.answers()
 
@@ -169,6 +172,7 @@ def test_loading_damaged_folders_runs_nothing_of_theirs(fortress: Fortress, shel
         assert fortress.server.process.poll() is None, (number, kind)
         assert not marker.exists(), (number, kind, changed)
         shutil.rmtree(place)
+        tell("folders so far", seen, step)
     tell("folders", seen)
     assert fortress.answers()
 
