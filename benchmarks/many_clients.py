@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,8 +39,19 @@ FILLER = "We spoke about the weather before, and about a fox that lives at the r
 LIMITS = (8, 16, 32, 64)  # tokens of a reply at most
 LEFT_AFTER = 3  # events of a stream that is left
 ANSWER_LIMIT_S = 300.0
+WATCH_S = 2.0
 # Kind of request and how often it comes: streams of OpenAI, Anthropic and Ollama, whole replies, streams that are left
 KINDS = (("chat stream", 6), ("completion stream", 3), ("messages stream", 2), ("ollama stream", 2), ("chat", 4), ("completion", 2), ("left", 3))
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the processes hold at a moment since the beginning; `kept` are conversations without a slot, for which the engine has a budget."""
+
+    at_s: float
+    web: int
+    engine: int
+    kept: int
 
 
 @dataclass
@@ -52,13 +63,11 @@ class Figures:
     errors: list[str] = field(default_factory=list)
     first_s: list[float] = field(default_factory=list)
     by_client_s: dict[int, list[float]] = field(default_factory=dict)  # of each client, its first words
-    memory: list[tuple[float, float, float]] = field(default_factory=list)  # seconds since the beginning, bytes of web and engine
+    memory: list[Memory] = field(default_factory=list)
 
-    def growth(self, after_s: float) -> tuple[float, float]:
-        """How much web and engine grew from then to the end: 0.05 is 5 %."""
-        first = next((row for row in self.memory if row[0] >= after_s), self.memory[0])
-        last = self.memory[-1]
-        return last[1] / first[1] - 1, last[2] / first[2] - 1
+    def first_memory(self, after_s: float) -> Memory:
+        """As it was after so many seconds."""
+        return next((row for row in self.memory if row.at_s >= after_s), self.memory[0])
 
     def percentile(self, share: float) -> float:
         """Of the times to the first words."""
@@ -153,15 +162,19 @@ async def run_clients(server: PaddockServer, clients: int, goes_on: Callable[[in
     web, engine = psutil.Process(server.process.pid), server.engine()
     begun_s = time.monotonic()
 
+    def memory() -> Memory:
+        return Memory(time.monotonic() - begun_s, web.memory_info().rss, engine.memory_info().rss, server.counters()["spilled_bytes"])
+
     async def watch() -> None:
         while True:
-            figures.memory.append((time.monotonic() - begun_s, web.memory_info().rss, engine.memory_info().rss))
-            await asyncio.sleep(1)
+            figures.memory.append(await asyncio.to_thread(memory))
+            await asyncio.sleep(WATCH_S)
 
     watching = asyncio.create_task(watch())
     await asyncio.gather(*(Client(number, f"http://127.0.0.1:{server.port}/", model, figures).work(goes_on) for number in range(clients)))
     watching.cancel()
-    figures.memory.append((time.monotonic() - begun_s, web.memory_info().rss, engine.memory_info().rss))
+    await asyncio.gather(watching, return_exceptions=True)
+    figures.memory.append(memory())
     return figures
 
 
@@ -174,21 +187,23 @@ def report(figures: Figures, after_s: float) -> Iterator[str]:
     yield f"first words: p50 {middle:.2f} s, p95 {late:.2f} s, ratio {late / middle:.2f}, most {max(figures.first_s):.2f} s"
     own = sorted(statistics.median(times) for times in figures.by_client_s.values())
     yield f"each client's median of them: from {own[0]:.2f} to {own[-1]:.2f} s"
-    first = next((row for row in figures.memory if row[0] >= after_s), figures.memory[0])
-    web, engine = figures.growth(after_s)
-    last = figures.memory[-1]
-    for name, place, growth in (("web", 1, web), ("engine", 2, engine)):
-        yield f"{name}: {first[place] / MB:.1f} MB after {first[0]:.0f} s, {last[place] / MB:.1f} MB after {last[0]:.0f} s: {growth:+.1%}"
+    first, last = figures.first_memory(after_s), figures.memory[-1]
+    rows = (("web", first.web, last.web), ("engine", first.engine, last.engine), ("engine beside kept conversations", first.engine - first.kept, last.engine - last.kept))
+    for name, before, after in rows:
+        yield f"{name}: {before / MB:.1f} MB after {first.at_s:.0f} s, {after / MB:.1f} MB after {last.at_s:.0f} s: {after / before - 1:+.1%}"
+    yield f"kept conversations: {first.kept / MB:.1f} MB, then {last.kept / MB:.1f} MB"
     yield f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
     yield from figures.errors[:10]
 
 
 @contextmanager
-def starter(slots: int, clients: int) -> Iterator[PaddockServer]:
+def starter(slots: int, clients: int, load_options: Sequence[str]) -> Iterator[PaddockServer]:
     """A Paddock with the starter model, in a folder that goes with it."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "loras").mkdir()
         flags = ("--no-ui", "--model", STARTER, "--option", f"slots={slots}", "--queue-limit", str(2 * clients))
+        for option in load_options:
+            flags += ("--option", option)
         server = PaddockServer(Path(folder), ROOT / "models", Path(folder) / "loras", *flags)
         try:
             yield server
@@ -203,8 +218,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--slots", type=int, default=4)
     parser.add_argument("--memory-after", type=float, default=60, help="seconds after which memory is compared with its end")
+    parser.add_argument("--option", action="append", default=[], help="for the loader; spill_memory_gb=0.02 has what is kept of conversations fill at once")
     options = parser.parse_args()
-    with starter(options.slots, options.clients) as server:
+    with starter(options.slots, options.clients, options.option) as server:
         end_s = time.monotonic() + 60 * options.minutes
         figures = asyncio.run(run_clients(server, options.clients, lambda _: time.monotonic() < end_s))
         for line in report(figures, options.memory_after):

@@ -6,7 +6,7 @@ One layer in front of all of them turns the body of every error on Anthropic's a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -64,15 +64,16 @@ class AnthropicErrors:
         if scope["type"] == "http":
             headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
             if asks_anthropic(route_path(scope), headers):
-                send = _Retold(send).send
+                send = Retold(send, anthropic_error).send
         await self._app(scope, receive, send)
 
 
-class _Retold:
-    """Holds an error back until it is whole; everything else passes."""
+class Retold:
+    """Holds an error back until it is whole and tells it in another shape; everything else passes."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, shape: Callable[[int, str], dict[str, Any]]) -> None:
         self._send = send
+        self._shape = shape
         self._start: Event | None = None
         self._body = b""
 
@@ -88,7 +89,7 @@ class _Retold:
                 await self._finish(self._start)
 
     async def _finish(self, start: Event) -> None:
-        body = json_bytes(anthropic_error(start["status"], _sentence(self._body)))
+        body = json_bytes(self._shape(start["status"], _sentence(self._body)))
         kept = [(key, value) for key, value in start.get("headers", []) if key.lower() not in (b"content-length", b"content-type")]
         length = (b"content-length", str(len(body)).encode())
         await self._send({**start, "headers": [*kept, (b"content-type", b"application/json"), length]})
@@ -96,8 +97,9 @@ class _Retold:
 
 
 def _sentence(body: bytes) -> str:
-    """What an error says in OpenAI's shape, or whatever it says."""
+    """What an error says in OpenAI's shape or Ollama's, or whatever it says."""
     try:
-        return str(json.loads(body)["error"]["message"])
+        error = json.loads(body)["error"]
+        return error if isinstance(error, str) else str(error["message"])
     except (ValueError, KeyError, TypeError):
         return body.decode("utf-8", "replace")[:1000]

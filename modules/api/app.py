@@ -26,6 +26,7 @@ from modules.api.login import account_login_router
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.ollama import greeting_router, ollama_router
+from modules.api.ollama_errors import OllamaErrors
 from modules.api.people import People
 from modules.api.responses import responses_router
 from modules.api.view_messages import ViewFunctions
@@ -83,6 +84,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
         any_host=settings.host in ("0.0.0.0", "::"),  # compared, not bound
     )
     api.add_middleware(AnthropicErrors)
+    api.add_middleware(OllamaErrors)
     api.add_middleware(AnswerCount, answers=app.meters.answers)
     return api
 

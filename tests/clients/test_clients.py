@@ -24,7 +24,7 @@ CLIENTS = (
     ("with_litellm.py", {"called", "models", "pieces", "streamed_usage", "vectors"}, OPENAI_ERRORS),
     ("with_llm.py", {"models", "offered tools"}, SENTENCES),
     ("with_anthropic.py", {*CALLS, "after the tool", "counted", "models", "pieces", "streamed_usage"}, OPENAI_ERRORS),
-    ("with_ollama.py", {"generated", "models", "offered tools", "pieces", "streamed_usage", "vectors"}, ("ResponseError 401", "ResponseError 404", "ResponseError 400")),
+    ("with_ollama.py", {"generated", "models", "offered tools", "pieces", "streamed_usage", "vectors"}, ("ResponseError 401: This server needs its key", "ResponseError 404: There is no model", "ResponseError 400: The last message")),
     ("with_openai.mjs", {*CALLS, "models", "pieces", "streamed_usage", "vectors"}, OPENAI_ERRORS),
     ("with_ai.mjs", {*CALLS, "pieces", "streamed_usage", "vectors"}, ("AI_APICallError 401", "AI_APICallError 404", "AI_APICallError 400")),
 )
