@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from modules.api.content import ChatMessage, check_count
+from modules.api.role_fields import RoleFields
 from modules.api.text_shapes import Schema, ShapeFields
 from modules.api.textgen_fields import textgen_names
 from modules.api.tools import ToolFields
@@ -103,7 +104,7 @@ class _Request(SamplingFields, ShapeFields):
         return values
 
 
-class ChatRequest(_Request, ToolFields):
+class ChatRequest(_Request, ToolFields, RoleFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
