@@ -70,6 +70,16 @@ def test_the_prompt_of_a_conversation_is_the_one_that_is_answered(managed: Paddo
     assert "prompt template" in refused(managed, "v1/internal/chat-prompt", {**TALK, "prompt_template": "none such"}, 404)
 
 
+def test_a_character_speaks_where_one_is_named(managed: PaddockServer) -> None:
+    asked = {"messages": [{"role": "user", "content": "Who are you?"}], "character": "Example", "max_tokens": 5}
+    seen = managed.ask("POST", "v1/internal/chat-prompt", asked)["prompt"]
+    assert "Mira Voss keeps the lighthouse" in seen and "{{char}}" not in seen
+    told = managed.ask("POST", "v1/internal/chat-prompt", {**asked, "mode": "chat-instruct", "chat_instruct_command": "Go on as {{char}}: {{prompt}}"})["prompt"]
+    assert "Go on as Mira Voss: " in told and "User: Who are you?" in told
+    assert managed.ask("POST", "v1/chat/completions", asked)["usage"]["prompt_tokens"] > 100
+    assert "none such" in refused(managed, "v1/chat/completions", {**asked, "character": "none such"}, 404)
+
+
 def test_samplers_act_on_the_next_tokens_when_asked(managed: PaddockServer) -> None:
     plain = managed.ask("POST", "v1/internal/logits", {"prompt": "A LoRA is", "top_logits": 5})["logits"]
     cut = managed.ask("POST", "v1/internal/logits", {"prompt": "A LoRA is", "top_logits": 5, "use_samplers": True, "top_k": 2, "seed": -1, "tfs": 1})["logits"]
