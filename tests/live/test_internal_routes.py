@@ -101,6 +101,22 @@ def test_what_is_written_is_stopped(managed: PaddockServer, by_id: bool) -> None
     wait_for(lambda: managed.counters()["running"] == 0, "its slot is free")
 
 
+DIALECTS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("v1/messages", {"messages": TALK["messages"][1:], "max_tokens": 900, "ban_eos": True, "stream": True}, "message"),
+    ("v1/responses", {"input": "Once", "max_output_tokens": 900, "ban_eos": True, "stream": True}, "response"),
+)
+
+
+@pytest.mark.parametrize(("path", "body", "name"), DIALECTS, ids=[path for path, _, _ in DIALECTS])
+def test_answers_of_other_dialects_are_stopped_by_their_ids(managed: PaddockServer, path: str, body: dict[str, Any], name: str) -> None:
+    with managed.http.stream("POST", path, json=body) as answer:
+        lines = (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {"))
+        answer_id = next(lines)[name]["id"]
+        assert [row["id"] for row in managed.ask("GET", "v1/internal/requests")["now"]] == [answer_id]
+        assert managed.ask("POST", "v1/internal/stop-generation", {"id": answer_id}) == "OK"
+        assert list(lines)[-1]["type"] in ("message_stop", "response.completed")
+
+
 def test_adapters_are_put_on_and_taken_off(managed: PaddockServer) -> None:
     assert managed.ask("GET", "v1/internal/lora/list") == {"lora_names": ["odd"]}
     assert managed.ask("POST", "v1/internal/lora/load", {"lora_names": ["odd"], "scales": [0.5]}) == "OK"
