@@ -86,6 +86,6 @@ async def test_a_burst_that_the_slots_take_is_not_taken_for_a_queue_and_what_end
         bench.ask("ann", place=1)
     first.abandon()
     bench.ask("ann", place=1)
-    with pytest.raises(Busy), bench.queues.asking_for(bench.engine, GenerationRequest(prompt=TextPrompt(text="a"), person="ben")):
+    with pytest.raises(Busy, match=r"is full\.$"), bench.queues.asking_for(bench.engine, GenerationRequest(prompt=TextPrompt(text="a"), person="ben")):
         raise Busy("The engine's queue is full.")
     assert len(bench.queues.rows()) == 3
