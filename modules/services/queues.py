@@ -82,8 +82,7 @@ class Queues:
         try:
             yield asked
         except Busy as error:
-            error.details.setdefault("retry_after_s", self.retry_after_s(engine.name))
-            raise
+            raise Busy(f"{error.message}{self._when_free(engine.name)}", **{"retry_after_s": self.retry_after_s(engine.name), **error.details}) from error
         finally:
             generation = asked.generation
             if generation is None:
@@ -115,6 +114,10 @@ class Queues:
         for asked in self._asked.values():
             if asked.generation in generations:
                 asked.answer_id = answer_id
+
+    def _when_free(self, model: str) -> str:
+        """A sentence to follow a refusal, where something can be told."""
+        return "" if self.expected_s(model, 1) is None else f" A place should be free in about {self.retry_after_s(model)} s."
 
     def rows(self) -> tuple[Asked, ...]:
         """What who asks now has asked, those that run first, then by place: all, where nobody is told apart, or for who manages the server."""
@@ -161,7 +164,7 @@ class Queues:
         if limit < self._settings.queue_limit and waiting >= limit:
             raise Busy(
                 f"{waiting} of your requests wait for {asked.model}, and one person may have {limit} waiting (queue_limit_per_person), so that others get their turn. "
-                "Wait until one of them has ended, then try again.",
+                f"Wait until one of them has ended, then try again.{self._when_free(asked.model)}",
                 place=waiting + 1,
                 limit=limit,
                 retry_after_s=self.retry_after_s(asked.model),

@@ -1,4 +1,4 @@
-"""What each person has the models compute, by day, and how much of that they may: counted at the end of each request, looked at before the next one.
+"""What each person has the models compute, by day, and how much of that they may: counted while it is computed, looked at before the next request.
 
 Where nobody is told apart all of it is one person's. What came last is written every few seconds: a crash loses at most that. Days are those of UTC.
 """
@@ -6,8 +6,10 @@ Where nobody is told apart all of it is one person's. What came last is written 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -50,6 +52,8 @@ class UsageService:
         self._now_s = now_s
         self._fresh: dict[Spender, Spent] = {}  # not written yet
         self._lock = asyncio.Lock()  # what is on its way is neither here nor there: who reads waits for it
+        self._numbers = itertools.count()
+        self._open: dict[int, tuple[str, weakref.ref[ClientGeneration]]] = {}  # those that run or wait, with whose they are
         self._task: asyncio.Task[None] | None = None
 
     # ---- told by others --------------------------------------------------------------------------------------------
@@ -57,7 +61,9 @@ class UsageService:
     def begun(self, generation: ClientGeneration, *, by_itself: bool = False) -> None:
         """A generation of who asks now; what it costs is counted when it has ended. One that nobody asked for is the server's own."""
         person = THE_SERVER if by_itself and asking() is None else _who()
-        generation.when_ended(partial(self._ended, person, generation.model))
+        number = next(self._numbers)
+        self._open[number] = person, weakref.ref(generation)
+        generation.when_ended(partial(self._ended, number, person, generation.model))
 
     def spent(self, model: str, *, prompt_tokens: int, compute_s: float) -> None:
         """Something else than a generation was computed for who asks."""
@@ -70,8 +76,9 @@ class UsageService:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._write_later())
 
-    def _ended(self, person: str, model: str, ending: Ending) -> None:
+    def _ended(self, number: int, person: str, model: str, ending: Ending) -> None:
         usage = ending.usage
+        del self._open[number]
         self.note(person, model, Spent(1, usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens, ending.slot_s or 0.0))
 
     # ---- quotas ----------------------------------------------------------------------------------------------------
@@ -100,7 +107,8 @@ class UsageService:
         async with self._lock:
             limit, stored = await self._storage.run(lambda stores: (self._limit(stores, person), stores.usage.counted_tokens(person, day)))
             fresh = sum(spent.counted_tokens for who, spent in self._fresh.items() if (who.person, who.day) == (person, day))
-        return Quota(stored + fresh, limit, DAY_S - int(self._now_s()) % DAY_S)
+            running = sum(_so_far(generation()) for whose, generation in self._open.values() if whose == person)
+        return Quota(stored + fresh + running, limit, DAY_S - int(self._now_s()) % DAY_S)
 
     def _limit(self, stores: Stores, person: str) -> int:
         """What somebody may: as their account says, or where that says nothing, as the settings do."""
@@ -167,6 +175,13 @@ class UsageService:
 def _who() -> str:
     person = asking()
     return person.id if person is not None else FIRST_PERSON
+
+
+def _so_far(generation: ClientGeneration | None) -> int:
+    """What a generation that has not ended has had computed, as a quota counts it."""
+    if generation is None or generation.started is None:
+        return 0
+    return generation.started.prompt_tokens - generation.started.reused_tokens + generation.tokens
 
 
 def _day(time_s: float) -> str:

@@ -229,7 +229,7 @@ async def test_a_link_from_elsewhere_does_not_make_somebody_new(house: House) ->
 
 async def test_without_a_key_nobody_loads_or_unloads_and_everybody_stops_their_own(tmp_path: Path) -> None:
     async with House(tmp_path, None).client() as ann:
-        for path, body in (("/v1/internal/model/unload", {}), ("/v1/internal/model/load", {"model_name": "x"}), ("/v1/internal/jobs/verify", {"name": "x"}), ("/api/pull", {})):
+        for path, body in (("/v1/internal/model/unload", {}), ("/v1/internal/model/load", {"model_name": "x"}), ("/v1/internal/jobs/verify", {"name": "x"})):
             assert (await ann.post(path, json=body)).status_code == 403, path
         refused = await ann.post("/api/generate", json={"model": "x", "keep_alive": 0})
         assert (refused.status_code, "Several people share this server" in refused.json()["error"]) == (403, True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from modules.core.errors import Busy
+from modules.core.errors import Busy, NotFound
 from modules.core.generation import Delta, GenerationRequest, Started, TextPrompt, Usage
 from modules.core.person import Person, asked_by
 from modules.core.settings import Settings
@@ -28,6 +29,10 @@ class Bench:
         self.queues = Queues(Settings(**settings))
         self.engine: Any = SimpleNamespace(name="m", card=SimpleNamespace(slots=2, host=""))
         self.kept: list[ClientGeneration] = []
+        self.cancelled: list[ClientGeneration] = []
+
+    async def stopped(self, generation: ClientGeneration) -> None:
+        self.cancelled.append(generation)
 
     def ask(self, person: str, *, place: int | None = None) -> Inbox:
         inbox = Inbox()
@@ -43,6 +48,29 @@ class Bench:
 
     def end(self, inbox: Inbox, seconds: float) -> None:
         inbox.push(Delta(finish_reason="stop", usage=Usage(1, 0, 1, prefill_s=seconds / 4, decode_s=seconds * 3 / 4)))
+
+
+async def test_each_stops_their_own_and_who_manages_or_knows_the_id_stops_more() -> None:
+    bench = Bench()
+    ann, ben = Person("ann", "chat"), Person("ben", "chat")
+    for number, person in enumerate((ann, ben, ben)):
+        with asked_by(person):
+            bench.ask(person.id)
+        bench.queues.name(bench.kept[-1:], f"answer-{number}")
+        bench.kept[-1].cancel = partial(bench.stopped, bench.kept[-1])  # type: ignore[method-assign]
+    with asked_by(ann):
+        assert [row.answer_id for row in bench.queues.rows()] == ["answer-0"]
+        await bench.queues.stop()
+        assert bench.cancelled == [bench.kept[0]]
+        with pytest.raises(NotFound, match="may have ended"):
+            await bench.queues.stop("none of ours")
+        await bench.queues.stop("answer-1")
+    assert bench.cancelled == bench.kept[:2]
+    with asked_by(Person("chief", "manage")):
+        await bench.queues.stop()
+    assert bench.cancelled[2:] == bench.kept
+    await bench.queues.stop()  # where nobody is told apart
+    assert bench.cancelled[5:] == bench.kept
 
 
 async def test_nothing_is_expected_before_enough_was_measured_and_then_the_mean_counts() -> None:
@@ -86,6 +114,6 @@ async def test_a_burst_that_the_slots_take_is_not_taken_for_a_queue_and_what_end
         bench.ask("ann", place=1)
     first.abandon()
     bench.ask("ann", place=1)
-    with pytest.raises(Busy), bench.queues.asking_for(bench.engine, GenerationRequest(prompt=TextPrompt(text="a"), person="ben")):
+    with pytest.raises(Busy, match=r"is full\.$"), bench.queues.asking_for(bench.engine, GenerationRequest(prompt=TextPrompt(text="a"), person="ben")):
         raise Busy("The engine's queue is full.")
     assert len(bench.queues.rows()) == 3

@@ -29,9 +29,13 @@ async def no_cancel(forget: bool) -> None:
     """Nothing runs."""
 
 
+KEPT: list[ClientGeneration] = []
+
+
 def begun(usage: UsageService, model: str = "m") -> Inbox:
     inbox = Inbox()
-    usage.begun(ClientGeneration(inbox, model, no_cancel))
+    KEPT.append(ClientGeneration(inbox, model, no_cancel))
+    usage.begun(KEPT[-1])
     inbox.start(Started(10, 4, 0, 1))
     return inbox
 
@@ -80,7 +84,10 @@ async def test_a_quota_is_looked_at_before_a_request_and_begins_anew_at_midnight
     for person in (None, Person("ann")):
         with asked_by(person) if person else asked_by(Person("local")):
             await usage.check()
-            begun(usage).push(Delta("", (), finish_reason="stop", usage=Usage(1000, 950, 49)))
+            running = begun(usage)
+            running.push(Delta("a", (1, 1)))
+            assert (await usage.quota()).used_tokens == 10 - 4 + 2  # of one that runs as far as it has come
+            running.push(Delta("", (), finish_reason="stop", usage=Usage(1000, 950, 49)))
             await usage.check()
             assert (await usage.quota()).used_tokens == 99
             await usage.close()  # what is written counts as well
