@@ -45,7 +45,7 @@ class AccountGate:
             await response_of(error)(scope, receive, send)
             return
         if not on:
-            await self._without(scope, receive, send)
+            await self._without(scope, self._begun_without(receive), Lasting(send, self._still_without).send)
             return
         if isinstance(found, Person):
             scope[PERSON] = found  # whoever is refused is known too
@@ -59,6 +59,20 @@ class AccountGate:
         lasting = Lasting(_unkept(send) if route_path(scope) == "/" else send, lambda: self._still(scope))
         with asked_by(found):
             await self._app(scope, receive, lasting.send)
+
+    def _begun_without(self, receive: Receive) -> Receive:
+        """A request whose body ends after the first account was made is no longer one that anybody may send: for the application its client left."""
+
+        async def received() -> Event:
+            event = await receive()
+            return event if await self._still_without() else {"type": "http.disconnect"}
+
+        return received
+
+    async def _still_without(self) -> bool:
+        with contextlib.suppress(AppError):  # as below
+            return not await self._accounts.on()
+        return True
 
     async def _still(self, scope: Scope) -> bool:
         """Whether who sent this may still have what they asked for."""

@@ -119,6 +119,8 @@ class _Body:
     def _values(self) -> dict[str, Any]:
         try:
             found = json.loads(self._kept)
+        except RecursionError:
+            return {}
         except ValueError:
             return {name: values[0] for name, values in parse_qs(self._kept.decode("utf-8", "replace")).items()}
         return found if isinstance(found, dict) else {}

@@ -114,7 +114,10 @@ def validation_message(error: RequestValidationError | ValidationError) -> tuple
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"] if part != "body" and not str(part).startswith(("function-", "constrained-"))]
     where = ".".join(parts)[:WHERE_LIMIT] or "body"
-    given = repr(first.get("input"))
+    try:
+        given = repr(first.get("input"))
+    except RecursionError:
+        given = "something nested too deeply"
     message = str(first["msg"]).removeprefix("Value error, ")
     return f"{where}: {message}; got {given if len(given) <= 100 else given[:100] + '…'}.", where
 

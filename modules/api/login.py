@@ -22,7 +22,7 @@ from modules.api.auth import (
 )
 from modules.api.guard import Scope
 from modules.core.errors import Busy
-from modules.services.accounts import AccountService
+from modules.services.accounts import AccountService, name_key
 
 COOKIE_KEPT_S = 400 * 24 * 3600  # as long as browsers keep one; how long the session lasts is the server's to say
 WAIT_S = 60
@@ -133,7 +133,7 @@ def _led_to(request: Request, path: str) -> Response:
 
 
 def _key(name: str) -> str:
-    return name.casefold().strip()[:64]
+    return name_key(name)[:64]
 
 
 def counted_address(scope: Scope) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
 from modules.api.auth import FAILURES_PER_MINUTE, Failures, set_session
@@ -57,7 +57,7 @@ class NewKey(BaseModel):
 
 def account_routers(app: App) -> tuple[APIRouter, ...]:
     """All routes of accounts."""
-    return _own(app.accounts), _everybodys(app)
+    return _own(app.accounts), _everybodys(app), _ones(app.accounts)
 
 
 def _own(accounts: AccountService) -> APIRouter:
@@ -126,11 +126,19 @@ def _everybodys(app: App) -> APIRouter:
     async def add(body: NewUser, request: Request, response: Response) -> dict[str, Any]:
         """A new account. The first one is an administrator, gets what was there before, and is logged in at once: from then on everybody must."""
         if await accounts.on():
+            await _check_known()
             return _user(await accounts.create(body.name, body.password, body.role))
         user = await accounts.create_first(body.name, body.password)
         token = await accounts.identities.begin_session(user.id, request.headers.get("user-agent", ""))
         set_session(response, request, token, COOKIE_KEPT_S)
         return _user(user)
+
+    return router
+
+
+def _ones(accounts: AccountService) -> APIRouter:
+    # Who asked before the first account was made was let in as nobody; what they asked for may come to its turn after that
+    router = APIRouter(prefix="/ui/users", dependencies=[Depends(_check_known)])
 
     @router.patch("/{user_id}")
     async def change(user_id: str, body: UserChange) -> dict[str, Any]:
@@ -169,6 +177,16 @@ def _everybodys(app: App) -> APIRouter:
         return {"revoked": True}
 
     return router
+
+
+async def _check_known() -> None:
+    """Let through who is known; what they may is the table's to say.
+
+    Raises:
+        Forbidden: nobody is.
+    """
+    if asking() is None:
+        raise Forbidden("Accounts are changed by administrators only; log in as one.")
 
 
 async def _me(accounts: AccountService) -> Person:

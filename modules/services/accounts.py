@@ -18,8 +18,9 @@ from modules.services.passwords import Passwords, checked_password
 from modules.services.storage import Storage, Stores
 from modules.store.account_records import KeyRecord, SessionRecord, UserRecord
 from modules.store.peek import is_marked, mark_accounts
+from modules.store.users import name_key
 
-__all__ = ["AccountService", "KeyRecord", "SessionRecord", "UserRecord"]
+__all__ = ["AccountService", "KeyRecord", "SessionRecord", "UserRecord", "name_key"]
 
 NAME_LIMIT = 64
 MOST_DAILY_TOKENS = 10**12

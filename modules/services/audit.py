@@ -7,6 +7,7 @@ where a request comes from (`coming_from`), and calls `note` for what it does; s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -107,12 +108,11 @@ class AuditLog:
         return now.isoformat(timespec="microseconds")
 
     def _append(self, line: bytes) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_size + len(line) > self._file_bytes:
+                self._rotate()
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
-            if os.fstat(descriptor).st_size + len(line) > self._file_bytes:
-                os.close(descriptor)
-                self._rotate()
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
             os.write(descriptor, line)
         finally:
             os.close(descriptor)
@@ -134,7 +134,7 @@ class AuditLog:
         found: list[dict[str, str]] = []
         for path in self._paths():
             try:
-                lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+                lines = path.read_text(encoding="utf-8", errors="replace").split("\n")  # other ends of lines stand as they are in what is told of
             except FileNotFoundError:
                 continue
             for line in reversed(lines):

@@ -126,12 +126,13 @@ class Queues:
         return tuple(sorted(theirs, key=lambda asked: (not asked.runs, asked.place or math.inf, asked.asked_s)))
 
     async def stop(self, answer_id: str = "") -> None:
-        """Stop the answer of that id, whoever knows it, or without one everything of who asks. They end as cancelled, with the text so far.
+        """Stop the answer of that id, whoever knows it, or without one everything of who asks, and nothing of others. They end as cancelled, with the text so far.
 
         Raises:
             NotFound: none of that id runs.
         """
-        found = [asked for asked in self._asked.values() if asked.answer_id == answer_id] if answer_id else self.rows()
+        who = asking()
+        found = [asked for asked in self._asked.values() if (asked.answer_id == answer_id if answer_id else who is None or asked.owner == who.id)]
         if answer_id and not found:
             raise NotFound(f"No answer with the id “{answer_id[:100]}” is being written; it may have ended.", field="id")
         await asyncio.gather(*(generation.cancel() for asked in found if (generation := asked.generation) is not None))

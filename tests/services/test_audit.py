@@ -33,6 +33,14 @@ async def test_entries_say_who_where_from_and_what_and_are_read_the_newest_first
     assert [json.loads(line)["action"] for line in b"".join(audit.whole()).splitlines()] == ["model.load", "preset.save", "login"]
 
 
+async def test_an_object_cannot_hide_its_entry_by_ends_of_lines_in_its_name(tmp_path: Path) -> None:
+    audit = AuditLog(tmp_path)
+    names = [f"a{end}b" for end in ("\u2028", "\u2029", "\x85", "\x0b", "\x1c", "\n", "\r")]
+    for name in names:
+        audit.note("key.create", name)
+    assert [one["object"] for one in reversed(await audit.read())] == names
+
+
 async def test_files_make_room_whole_and_pages_go_on_across_them(tmp_path: Path) -> None:
     audit = AuditLog(tmp_path, file_bytes=4000, kept_files=5)
     (tmp_path / "audit.jsonl").write_text('not json\n{"no": "time"}\n')

@@ -117,3 +117,22 @@ async def test_a_burst_that_the_slots_take_is_not_taken_for_a_queue_and_what_end
     with pytest.raises(Busy, match=r"is full\.$"), bench.queues.asking_for(bench.engine, GenerationRequest(prompt=TextPrompt(text="a"), person="ben")):
         raise Busy("The engine's queue is full.")
     assert len(bench.queues.rows()) == 3
+
+
+async def test_stopping_all_stops_ones_own_alone_for_who_manages_too() -> None:
+    bench = Bench()
+    stopped: list[str] = []
+    for name in ("ann", "ben"):
+        with asked_by(Person(name, "admin")):
+            bench.ask(name)
+
+        async def cancel(forget: bool, name: str = name) -> None:
+            stopped.append(name)
+
+        bench.kept[-1]._send_cancel = cancel
+    with asked_by(Person("ann", "admin")):
+        assert len(bench.queues.rows()) == 2  # seen are all
+        await bench.queues.stop()
+    assert stopped == ["ann"]
+    await bench.queues.stop()  # where nobody is told apart
+    assert stopped == ["ann", "ann", "ben"]
