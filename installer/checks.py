@@ -38,7 +38,7 @@ INSTALL_BROWSER = (
     ("brew", ("brew install --cask google-chrome",)),
 )
 CLIENTS = "clients"  # the stage that needs the clients of other makers
-APART = ("contracts", "live", CLIENTS, "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
+APART = ("contracts", "live", "security", CLIENTS, "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
 # A worker for each core; a file's tests share their fixtures; the order of files is that of tests/conftest.py
 BY_FILES = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
 PARALLEL = (*BY_FILES, "-p", "no:schemathesis")  # a plug-in that takes a second to start and has no use here stays out

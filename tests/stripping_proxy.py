@@ -37,7 +37,7 @@ class StrippingProxy:
                     line.request(self.command, self.path.removeprefix(prefix), self.rfile.read(length) if length else None, {**headers, "connection": "close"})
                     self.pass_back(line.getresponse())
 
-            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - the names are the library's
 
             def pass_back(self, answer: http.client.HTTPResponse) -> None:
                 """Head and body as they come."""

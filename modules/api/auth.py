@@ -189,5 +189,7 @@ def enter_with_key(check: KeyCheck, request: Request, key: str) -> Response:
 
 def set_session(response: Response, request: Request, value: str, kept_s: int) -> None:
     """Give the browser the cookie of a session, out of reach of scripts and of other sites; an empty value takes it away."""
-    place, secure = str(request.scope.get("root_path") or "/"), request.url.scheme == "https"
+    # What a proxy says of the way to it could be made up, but only to have one's own cookie kept more strictly
+    secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto", ""))
+    place = str(request.scope.get("root_path") or "/")
     response.set_cookie(COOKIE, value, max_age=kept_s if value else 0, path=place, httponly=True, samesite="strict", secure=secure)

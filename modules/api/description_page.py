@@ -20,13 +20,13 @@ SHOWN = ("/v1/", "/api/", "/health")  # what is meant for other programs
 GROUPS = (("/v1/", "Asking a model"), ("/v1/internal/", "Models, adapters, jobs and tokens"), ("/api/", "Ollama's API"), ("/", "The server"))
 VERBS = ("get", "put", "post", "patch", "delete")
 STYLE = """
-:root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:0 auto;padding:1rem}
+:root{color-scheme:light dark}html{background:Canvas;color:CanvasText}body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:0 auto;padding:1rem}
 h1{font-size:1.6rem}h2{margin-top:2.5rem}h3{font-size:1rem;margin:0 0 .3rem;overflow-wrap:anywhere}section{border-top:1px solid #8884;padding:1rem 0}
-code,pre{font:13px/1.45 ui-monospace,monospace}pre{background:#8881;padding:.7rem;border-radius:.4rem;overflow-x:auto;margin:.5rem 0}
+code,pre{font:13px/1.45 ui-monospace,monospace}pre{background:#8881;padding:.7rem;border-radius:.4rem;white-space:pre-wrap;overflow-wrap:anywhere;margin:.5rem 0}
 .verb{display:inline-block;min-width:4em;font-weight:700;color:#2f6b4f}@media (prefers-color-scheme:dark){.verb{color:#8fd0ae}a{color:#9ecbff}}
-.scroll{overflow-x:auto}table{border-collapse:collapse;width:100%;margin:.5rem 0}th,td{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #8883}
-td:first-child{white-space:nowrap}td:nth-child(2){min-width:9rem;max-width:22rem}.needed code{font-weight:700}nav ul{columns:18rem;padding-left:1.2rem}nav li{overflow-wrap:anywhere}
-summary{cursor:pointer}@media (max-width:40rem){thead{display:none}tr{display:block;border-bottom:1px solid #8883;padding:.4rem 0}td{display:block;border:0;padding:0}}
+table{border-collapse:collapse;width:100%;margin:.5rem 0}th,td{text-align:left;vertical-align:top;padding:.25rem .6rem .25rem 0;border-bottom:1px solid #8883}
+td{overflow-wrap:anywhere}td:first-child{min-width:11rem}td:nth-child(2){min-width:9rem}td:last-child{min-width:14rem}.needed code{font-weight:700}nav ul{columns:18rem;padding-left:1.2rem}nav li{overflow-wrap:anywhere}
+summary{cursor:pointer}@media (max-width:48rem){thead{display:none}tr{display:block;border-bottom:1px solid #8883;padding:.4rem 0}td:nth-child(n){display:block;border:0;padding:0;min-width:0}}
 """
 
 
@@ -110,7 +110,7 @@ def _table(rows: Sequence[FieldRow]) -> str:
         f"<td><code>{escape(row.default)}</code></td><td>{_words(row.meaning)}</td></tr>"
         for row in rows
     ]
-    return f'<div class="scroll"><table><thead><tr><th>field</th><th>value</th><th>default</th><th>meaning</th></tr></thead><tbody>{"".join(cells)}</tbody></table></div>'
+    return f'<table><thead><tr><th>field</th><th>value</th><th>default</th><th>meaning</th></tr></thead><tbody>{"".join(cells)}</tbody></table>'
 
 
 def _curl(address: str, verb: str, example: Any, needs_key: bool) -> str:

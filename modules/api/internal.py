@@ -10,11 +10,12 @@ from math import exp
 from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modules.api.answers import JsonAnswer
 from modules.api.errors import documented_errors
 from modules.api.schemas import TEXT_LIMIT, SamplingFields
+from modules.api.textgen_fields import textgen_names
 from modules.core.generation import TextPrompt
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
@@ -48,6 +49,11 @@ class LogitsBody(SamplingFields):
     use_samplers: bool = Field(False, description="The probabilities as the samplers leave them, instead of the model's own.")
     preset: str = ""
     adapters: AdapterChoices | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _names_of_textgen(cls, values: Any) -> Any:
+        return textgen_names(values) if isinstance(values, dict) else values
 
     async def params(self, app: App) -> GenerationParams | None:
         """What acts on the probabilities; None: nothing."""

@@ -131,7 +131,7 @@ async def _of_model(app: App, name: str, fit: bool) -> dict[str, Any]:
         "pinned": info.name in app.models.pinned(),
         "sha256": await _sha256(app, info),
         "library": asdict(rows[0]) if rows else None,
-        "fit": asdict(await app.fit.local(info.name)) if fit else None,
+        "fit": asdict(await app.fit.local(info.name)) if fit and info.format != "remote" else None,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from html import escape
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
@@ -14,10 +15,12 @@ from modules.api.auth import (
     KeyCheck,
     address_of,
     enter_with_key,
+    headers_of,
     key_page,
     session_in,
     set_session,
 )
+from modules.api.guard import Scope
 from modules.core.errors import Busy
 from modules.services.accounts import AccountService
 
@@ -58,7 +61,7 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
     """The ways in and out. `check` knows the server's key, if there is one."""
     router, log_ins = APIRouter(), LogIns()
 
-    @router.get("/login", response_model=None)
+    @router.get("/login", response_model=None, include_in_schema=False)
     async def ask(request: Request, next: str = "/") -> Response:
         """The form; who is logged in is led on."""
         if not await accounts.on():
@@ -68,7 +71,7 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
             return _led_to(request, own_path(next))
         return login_page(next=own_path(next))
 
-    @router.post("/login", response_model=None)
+    @router.post("/login", response_model=None, include_in_schema=False)
     async def enter(
         request: Request,
         key: str = Form("", max_length=1000),
@@ -81,7 +84,7 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
             return await _log_in(accounts, log_ins, request, (name, password, own_path(next)))
         return enter_with_key(check, request, key) if check is not None else _led_to(request, "/")
 
-    @router.post("/logout", response_model=None)
+    @router.post("/logout", response_model=None, include_in_schema=False)
     async def leave(request: Request) -> Response:
         """End the session of this browser; what it kept of what was typed is taken from it, as somebody else may log in there."""
         token = session_in(request.headers)
@@ -97,7 +100,7 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
 
 async def _log_in(accounts: AccountService, log_ins: LogIns, request: Request, typed: tuple[str, str, str]) -> Response:
     name, password, then = typed
-    address = address_of(request.scope)
+    address = counted_address(request.scope)
     if log_ins.held(address, name):
         return login_page(TOO_MANY, 429, name=name, next=then)
     try:
@@ -131,3 +134,23 @@ def _led_to(request: Request, path: str) -> Response:
 
 def _key(name: str) -> str:
     return name.casefold().strip()[:64]
+
+
+def counted_address(scope: Scope) -> str:
+    """Where a log-in comes from, as failures are counted: behind a proxy on this machine what that says of it, and of IPv6 the network of one line.
+
+    Who is on this machine could make that up, and is held up by the time a hash takes; else ten wrong ones through a proxy would hold up everybody.
+    """
+    address = _parsed(address_of(scope))
+    if address is not None and address.is_loopback:
+        address = _parsed(headers_of(scope).get("x-forwarded-for", "").rpartition(",")[2].strip()) or address  # the last one is the proxy's own word
+    if isinstance(address, IPv6Address):
+        return str(address.ipv4_mapped or IPv6Address(int(address) >> 64 << 64))
+    return str(address or address_of(scope))
+
+
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None

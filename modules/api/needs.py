@@ -16,6 +16,11 @@ from modules.core.person import Need
 READING = frozenset({"GET", "HEAD"})
 WRITING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 ANY = READING | WRITING
+# What other servers have and this one says why not
+NOT_OFFERED = (
+    "audio|realtime|images|videos|moderations|rerank|score|files|uploads|containers|vector_stores|batches|messages/batches|fine_tuning|evals|assistants|threads"
+    "|conversations|complete|edits|engines"
+)
 
 
 class Row(NamedTuple):
@@ -35,6 +40,7 @@ NEEDS: tuple[Row, ...] = (
     # ---- the API ----
     _row("known", READING, r"/v1/models(/.*)?", r"/v1/openapi\.json", "/v1/docs", r"/v1/internal/(health|usage|requests|model/(info|list))", r"/api/(tags|version|ps)"),
     _row("known", {"POST"}, "/api/show"),
+    _row("known", READING, "/v1/internal/(loaders|lora/list|adapters)"),
     _row("chat", {"POST"}, r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings)", "/api/(chat|generate|embed|embeddings)"),
     _row("chat", {"POST"}, "/v1/internal/(encode|decode|token-count|logits|chat-prompt|stop-generation)"),
     _row("known", ANY, *(f"{prefix}(/.*)?" for prefix, _ in SENTENCES), "/api/(pull|push|create|copy|delete|blobs/.+)"),  # not offered, which is said
@@ -42,16 +48,16 @@ NEEDS: tuple[Row, ...] = (
     _row("models", ANY, r"/v1/internal/(model|loaders|adapters|lora)(/.*)?"),
     _row("jobs", ANY, r"/v1/internal/jobs(/.*)?"),
     # ---- what everybody has of their own on the page ----
-    _row("page", ANY, r"/ui/(conversations|bin|notebooks?|account)(/.*)?", "/ui/chat-preferences"),
+    _row("page", ANY, r"/ui/(conversations|bin|notebooks?|profiles|account)(/.*)?", "/ui/chat-preferences"),
     _row("page", READING, r"/ui/(messages|files)/.+", "/ui/(person|usage)"),
     _row("page", {"POST"}, "/ui/tokens", "/ui/templates/(look|read)", "/gradio_api/run/predict/?"),
     # ---- what belongs to all: everybody looks at it, but at texts that may come from somebody's conversations ----
     _row("manage", READING, "/ui/datasets/(look|conversations)", "/ui/training/checks/.+"),
-    _row("page", READING, r"/ui/(assets|fonts|fit|jobs|characters|profiles|templates|training|datasets|perplexity|presets|adapters)(/.*)?"),
+    _row("page", READING, r"/ui/(assets|fonts|fit|jobs|characters|templates|training|datasets|perplexity|presets|adapters)(/.*)?"),
     _row("page", READING, "/ui/(figures|palette|models|model-folders|library|adapter-library|hub|remote|restart)"),
     _row("page", READING, r"/", r"/(svelte|static|assets|pwa_icon)(/.*)?", r"/(theme\.css|config/?|favicon\.ico|robots\.txt|manifest\.json)", "/gradio_api/.*"),
     # ---- and who manages changes it; what concerns the server itself is left to administrators ----
-    _row("manage", WRITING, r"/ui/(library|adapter-library|adapters|fit|jobs|training|datasets|perplexity|templates|characters|profiles)(/.*)?"),
+    _row("manage", WRITING, r"/ui/(library|adapter-library|adapters|fit|jobs|training|datasets|perplexity|templates|characters)(/.*)?"),
     _row("manage", {"POST"}, "/ui/hub/(open|search|download)", "/gradio_api/(queue/join|upload|cancel|reset)/?"),
     _row("admin", ANY, r"/ui/(users|audit)(/.*)?", "/ui/restart", "/v1/internal/restart", "/ui/hub/token", "/ui/(remote|model-folders)/.+"),
 )

@@ -70,11 +70,13 @@ def _models(app: App, router: APIRouter) -> None:
     def cards() -> dict[str, EngineCard]:
         return {card.name: card for card in app.models.status().loaded}
 
+    @router.head("/version", include_in_schema=False)
     @router.get("/version")
     async def version() -> dict[str, str]:
         """The version of Ollama whose API this is like."""
         return {"version": LEVEL, "server": "Paddock"}
 
+    @router.head("/tags", include_in_schema=False)
     @router.get("/tags")
     async def tags() -> dict[str, Any]:
         """All models that can be used, loaded ones first."""
@@ -100,15 +102,14 @@ def _models(app: App, router: APIRouter) -> None:
         """What a model is."""
         info = await app.models.find(await resolved(app, body.model) or next(iter(app.models.loaded_names()), ""))
         card = cards().get(info.name)
-        template = await _template(app, info.name)
         return {
             "license": info.licence,
             "modelfile": f"# of Paddock, for reading only\nFROM {info.name}\n",
             "parameters": f"num_ctx {card.context_length}" if card else "",
-            "template": template,
+            "template": await _template(app, info.name),
             "details": details(info),
             "model_info": facts(info, card),
-            "capabilities": capabilities(info, card, template),
+            "capabilities": capabilities(info, card),
             "modified_at": (await asyncio.to_thread(row, info))["modified_at"],
         }
 

@@ -58,6 +58,7 @@ class _Writing(_Body):
     options: dict[str, Any] = Field(default_factory=dict, max_length=200, description="Ollama's sampling options, and every sampling field of ours by its name.")
     think: bool | Literal["low", "medium", "high"] | None = Field(None, description="Whether the model thinks first, or how much, where its template knows that.")
     keep_alive: float | str | None = Field(None, description="0 with nothing to answer unloads the model; otherwise the server's own rule counts.")
+    truncate: bool = Field(True, description="Leave out the oldest messages where there is no room; otherwise what is too long is refused.")
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
 
@@ -123,6 +124,7 @@ class ChatBody(_Writing):
 
     messages: list[OllamaMessage] = Field(default_factory=list, max_length=10_000)
     tools: list[dict[str, Any]] = Field(default_factory=list, max_length=1000)
+    tool_choice: str | dict[str, Any] | None = Field(None, description="As OpenAI has it, which Ollama does not: auto, none, required, or a tool.")
 
     def request(self) -> ChatRequest:
         """The same as a body of our own.
@@ -130,7 +132,8 @@ class ChatBody(_Writing):
         Raises:
             InvalidRequest: a value outside its limits.
         """
-        return self.chat(_messages(self.messages), **({"tools": self.tools} if self.tools else {}))
+        offered = {"tools": self.tools, "tool_choice": self.tool_choice} if self.tools else {}
+        return self.chat(_messages(self.messages), **offered)
 
 
 class GenerateBody(_Writing):

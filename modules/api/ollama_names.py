@@ -102,15 +102,13 @@ def _size(parameters: int) -> str:
     return str(parameters or "")
 
 
-def capabilities(info: ModelInfo, card: EngineCard | None, template: str) -> list[str]:
-    """What it can do, as far as is known; `template` is the text of its chat template, empty where that was not read."""
-    found = ["completion"] if info.can_write else []
+def capabilities(info: ModelInfo, card: EngineCard | None) -> list[str]:
+    """What it can do, as far as is known. Every model that writes can be given tools: a template that knows none is helped."""
+    found = ["completion", "tools"] if info.can_write else []
     if not info.can_write or (card is not None and card.can_embed):
         found.append("embedding")
-    if (card.vision if card else info.sees):
+    if card.vision if card else info.sees:
         found.append("vision")
-    if info.can_write and (not template or "tools" in template):
-        found.append("tools")
     if card is not None and any(name in THINKING_SWITCHES for name in card.template_variables or ()):
         found.append("thinking")
     return found

@@ -17,7 +17,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from modules.api.answers import JsonAnswer, json_bytes
-from modules.api.chat_parts import CallPiece, ChatPart, asked_params, chat_parts, chat_request
+from modules.api.chat_parts import ChatPart, asked_params, chat_parts, chat_request
 from modules.api.choices import FINISH_WORDS
 from modules.api.completions import CLIENT_GONE
 from modules.api.ollama_bodies import ChatBody, GenerateBody
@@ -25,7 +25,7 @@ from modules.api.ollama_names import resolved
 from modules.api.owner import caller
 from modules.api.sse import HEADERS, unless_gone
 from modules.core.errors import AppError
-from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, TokenLogprob, Usage
+from modules.core.generation import CallPiece, ChatPrompt, GenerationRequest, TextPrompt, TokenLogprob, Usage
 from modules.core.person import check_manages
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
@@ -112,8 +112,9 @@ async def _kept(app: App, asked: _Asked, body: ChatBody | GenerateBody) -> Respo
 async def _for_chat(app: App, body: ChatBody | GenerateBody, request: Request) -> GenerationRequest:
     asked = await chat_request(app, body.request(), caller(request))
     assert isinstance(asked.prompt, ChatPrompt)
-    # as Ollama has it, the oldest messages are left out where there is no room; the last line says how many
-    return asked.model_copy(update={"prompt": asked.prompt.model_copy(update={"overflow": "drop_oldest"})})
+    if not body.truncate:
+        return asked
+    return asked.model_copy(update={"prompt": asked.prompt.model_copy(update={"overflow": "drop_oldest"})})  # the last line says how many
 
 
 async def _for_raw(app: App, body: GenerateBody, request: Request) -> GenerationRequest:

@@ -26,7 +26,7 @@ from modules.services.app import App
 COOKIE = "paddock_person"
 KEPT_S = 30 * 24 * 3600
 ID_BYTES = 16
-ONE_FOR_ALL = "/ui/chat-preferences"  # without accounts they are everybody's
+ONE_FOR_ALL = ("/ui/chat-preferences", "/ui/profiles")  # without accounts they are everybody's
 AGAIN = '<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="0"><title>Paddock</title>'
 
 
@@ -87,8 +87,8 @@ class People:
 
 
 def is_everybodys(method: str, path: str) -> bool:
-    """Whether a request needs no key: what accounts with the least role may do (needs.py), but for choices that are one for all here."""
-    if path == ONE_FOR_ALL and method in WRITING:
+    """Whether a request needs no key: what accounts with the least role may do (needs.py), but for what is one for all here."""
+    if path.startswith(ONE_FOR_ALL) and method in WRITING:
         return False
     return need_of(method, path) in ALLOWED["chat"]
 

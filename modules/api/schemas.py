@@ -22,6 +22,7 @@ from pydantic import (
 from modules.api.content import ChatMessage, check_count
 from modules.api.openai_fields import OpenAiChatFields
 from modules.api.text_shapes import Schema, ShapeFields
+from modules.api.textgen_fields import textgen_names
 from modules.api.tools import ToolFields
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
@@ -80,8 +81,8 @@ class GenerationBody(SamplingFields, ShapeFields):
     @model_validator(mode="before")
     @classmethod
     def _null_is_absent(cls, values: Any) -> Any:
-        """OpenAI's clients may write null for what they do not set."""
-        return {name: value for name, value in values.items() if value is not None} if isinstance(values, dict) else values
+        """OpenAI's clients may write null for what they do not set; TextGen's have names of their own."""
+        return textgen_names({name: value for name, value in values.items() if value is not None}) if isinstance(values, dict) else values
 
     @field_validator("stop")
     @classmethod

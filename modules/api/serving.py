@@ -87,7 +87,7 @@ def serve(api: FastAPI, settings: Settings, listener: socket.socket, run: Server
     With a certificate it is https that is served.
     """
     config = uvicorn.Config(
-        api, log_level="info" if settings.verbose else "warning", timeout_graceful_shutdown=STREAM_GRACE_S, server_header=False, proxy_headers=False,
+        api, log_config=None, log_level="info" if settings.verbose else "warning", timeout_graceful_shutdown=STREAM_GRACE_S, server_header=False, proxy_headers=False,
         root_path=settings.root_path, http=bounded_protocol(settings.connections_per_address), ws="none",  # nothing here speaks by web socket
         ssl_context_factory=(lambda *_: certificate) if certificate is not None else None,
     )  # fmt: skip

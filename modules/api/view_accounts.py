@@ -8,9 +8,9 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
-from modules.api.auth import set_session
+from modules.api.auth import FAILURES_PER_MINUTE, Failures, set_session
 from modules.api.login import COOKIE_KEPT_S
-from modules.core.errors import Forbidden, InvalidRequest
+from modules.core.errors import Busy, Forbidden, InvalidRequest
 from modules.core.person import ROLES, Person, Role, Scope, asking, grantable
 from modules.services.accounts import AccountService, KeyRecord, SessionRecord, UserRecord
 from modules.services.app import App
@@ -61,7 +61,7 @@ def account_routers(app: App) -> tuple[APIRouter, ...]:
 
 
 def _own(accounts: AccountService) -> APIRouter:
-    router = APIRouter(prefix="/ui/account")
+    router, wrong = APIRouter(prefix="/ui/account"), Failures()
 
     @router.get("")
     async def account() -> dict[str, Any]:
@@ -75,15 +75,21 @@ def _own(accounts: AccountService) -> APIRouter:
 
     @router.post("/password")
     async def password(body: PasswordChange) -> dict[str, bool]:
-        """Change one's password; all other sessions end."""
+        """Change one's password; all other sessions end. Who found an open page cannot guess the present one for long."""
         person = await _me(accounts)
-        await accounts.change_password(person.id, body.old, body.new, but=person.session_id)
+        if wrong.number(person.id) >= FAILURES_PER_MINUTE:
+            raise Busy("Your present password was wrong too often; wait a minute. Nothing was changed.")
+        try:
+            await accounts.change_password(person.id, body.old, body.new, but=person.session_id)
+        except Forbidden:
+            wrong.add(person.id)
+            raise
         return {"changed": True}
 
     @router.delete("/sessions/{session_id}")
     async def end(session_id: str) -> dict[str, int]:
         """Log out another browser of one's own, by the id of its session."""
-        return {"ended": await accounts.identities.end_sessions((await _me(accounts)).id, _session_id(session_id))}
+        return {"ended": await accounts.identities.end_sessions((await _me(accounts)).id, session_id)}
 
     @router.post("/sessions/end-others")
     async def end_others() -> dict[str, int]:
@@ -178,12 +184,6 @@ async def _me(accounts: AccountService) -> Person:
     if not person.session_id and not person.key_id:
         raise Forbidden("The server's own key belongs to no account; log in, or name an account below /ui/users.")
     return person
-
-
-def _session_id(text: str) -> str:
-    if not text.isalnum():
-        raise InvalidRequest("That is no session; refresh the list.")
-    return text
 
 
 def _user(user: UserRecord) -> dict[str, Any]:

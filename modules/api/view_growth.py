@@ -98,6 +98,7 @@ class Patches:
         self._growth = growth
         self._seen = Look()
         self._place: int | None = None
+        self._queued = False  # whether a place was told: until there is text, that stands and no empty text takes it away
         self._doing = ""
 
     @property
@@ -115,14 +116,14 @@ class Patches:
         reply, before = self.reply, self._seen
         frames = []
         place = reply.generation.place if reply.generation and not reply.text else None
-        if place and place != self._place:
-            self._place = place
-            frames.append(frame({"id": reply.id, "place": place, "expected_s": reply.generation.expected_s if reply.generation else None}, "queued"))
+        if place != self._place and not reply.text:
+            self._place, self._queued = place, True
+            frames.append(frame({"id": reply.id, "place": place or 0, "expected_s": reply.generation.expected_s if reply.generation else None}, "queued"))
         if reply.doing != self._doing:
             self._doing = reply.doing
             frames.append(frame({"id": reply.id, "place": 0, "doing": reply.doing}, "queued"))
         look = self._seen = self._growth.look()
-        if look.version == before.version or reply.doing:
+        if look.version == before.version or reply.doing or (self._queued and not reply.text):
             return b"".join(frames)
         first = _same(before.answer, look.answer)
         patch: dict[str, Any] = {

@@ -257,6 +257,13 @@ class TemplateSource(BaseModel, frozen=True):
     bos_token: str = ""
     eos_token: str = ""
     stop: tuple[str, ...] = ()  # extra stop strings that belong to it
+    tool_text: str = ""  # the template for conversations with tools, of models that have one of its own for them
+
+    def for_tools(self) -> TemplateSource:
+        """The template to use where there are tools."""
+        if not self.tool_text:
+            return self
+        return self.model_copy(update={"text": self.tool_text, "tool_text": "", "origin": f"{self.origin} (tool_use)"})
 
 
 class LoadOptions(BaseModel, frozen=True, extra="forbid"):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from modules.core.errors import Forbidden
@@ -43,6 +44,11 @@ class Person:
         return by_key and need in ALLOWED[self.role]
 
     @property
+    def has_account(self) -> bool:
+        """Whether they logged in, or sent a key of theirs."""
+        return bool(self.session_id or self.key_id)
+
+    @property
     def manages(self) -> bool:
         """Whether they may change what belongs to all."""
         return self.may("manage")
@@ -70,6 +76,11 @@ def asked_by(person: Person) -> Iterator[None]:
         yield
     finally:
         _ASKING.reset(token)
+
+
+def own_folder(state_dir: Path, person_id: str) -> Path:
+    """Where files lie that somebody with an account has for themselves."""
+    return state_dir / "people" / person_id
 
 
 def grantable(role: Role) -> tuple[Scope, ...]:

@@ -18,6 +18,26 @@ DEEPEST_SCHEMA = 64  # objects and lists in each other
 
 
 @dataclass(frozen=True, slots=True)
+class TaggedField:
+    """A value in tags: JSON by a schema, one of some texts, or any text up to the tag behind it."""
+
+    before: str
+    behind: str
+    schema: str = ""
+    choices: tuple[str, ...] = ()
+    required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedItem:
+    """An object whose members stand in tags, in this order."""
+
+    before: str
+    fields: tuple[TaggedField, ...]
+    behind: str
+
+
+@dataclass(frozen=True, slots=True)
 class FramedJson:
     """A text of objects by JSON schemas, each in a frame: how calls of tools look where one has to come."""
 
@@ -27,6 +47,8 @@ class FramedJson:
     end: str = ""
     most: int = 1  # objects
     otherwise: str = ""  # a schema that the text may fit instead
+    thinking: tuple[str, str] | None = None  # the tags between which may be thought before it
+    tagged: tuple[TaggedItem, ...] = ()  # more objects, written in tags
     after: str = ""  # the text is free up to this mark, with which the frame begins, and may do without
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from modules.core.messages import Message
 from modules.core.text_shape import canonical_schema
 
 MOST_TOOLS = 128
@@ -62,6 +63,26 @@ def _checked(tool: Mapping[str, Any]) -> dict[str, Any]:
 def schemas_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """The schemas of the arguments by the names of the tools."""
     return {tool["function"]["name"]: tool["function"].get("parameters") or dict(NO_ARGUMENTS) for tool in tools}
+
+
+def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The same with an id and a name on every call and answer of a tool, where they can be known from the others: templates ask for either."""
+    named: list[Message] = []
+    open_calls: list[tuple[str, str]] = []  # ids and names of calls without an answer
+    for place, message in enumerate(messages):
+        if message.tool_calls:
+            calls = tuple({**call, "id": str(call.get("id") or f"{place:04}{number:05}")} for number, call in enumerate(message.tool_calls))
+            open_calls = [(call["id"], str(call.get("function", call).get("name", ""))) for call in calls]
+            message = message.model_copy(update={"tool_calls": calls})
+        elif message.role == "tool":
+            asked = message.tool_call_id
+            fits = [call for call in open_calls if (call[0] == asked if asked else message.name in (None, call[1]))]
+            own = fits[0] if fits else None
+            if own is not None:
+                open_calls.remove(own)
+                message = message.model_copy(update={"tool_call_id": own[0], "name": message.name or own[1]})
+        named.append(message)
+    return tuple(named)
 
 
 def call_id() -> str:

@@ -190,12 +190,14 @@ class ClientGeneration:
 
     @property
     def on_place(self) -> Callable[[], None] | None:
-        """Called when the place changed and when the slot was found."""
+        """Called when the place changed and when the slot was found; at once, where it waits already."""
         return self._inbox.on_place
 
     @on_place.setter
     def on_place(self, listener: Callable[[], None] | None) -> None:
         self._inbox.on_place = listener
+        if listener is not None and self._inbox.place is not None:  # told before anybody listened
+            listener()
 
     def when_ended(self, tell: Callable[[Ending], None]) -> None:
         """Call `tell` once with how it ended; at once, where it has. Several may be told."""

@@ -16,7 +16,8 @@ import numpy as np
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.text_shape import CallText
-from modules.engine.shapes import TITLES, shape_of, write_calls, write_shape
+from modules.engine.call_shapes import write_calls
+from modules.engine.shapes import TITLES, shape_of, write_shape
 from modules.engine.thinking import AfterThinking, closing_tag
 
 if TYPE_CHECKING:

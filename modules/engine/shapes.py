@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from modules.engine.rule_facts import check_size
 
 if TYPE_CHECKING:
     from modules.core.params import GenerationParams
-    from modules.core.text_shape import CallText
 
 TITLES = MappingProxyType(
     {"grammar": "grammar", "json_schema": "JSON schema", "regex": "regular expression", "choices": "list of choices", "tools": "parameters of a tool"}
@@ -64,42 +62,11 @@ def _choices(choices: tuple[str, ...]) -> str:
     return f"{HEADER}start: TEXT\nTEXT: {' | '.join(written)}\n"
 
 
-def write_calls(calls: CallText, special: Mapping[str, int]) -> str:
-    """Calls of tools in Lark's notation; marks that are special tokens of the model stand there as such.
-
-    Raises:
-        InvalidRequest: a schema is not right.
-    """
-    frame = calls.frame
-    assert frame is not None
-
-    def items(mark: str) -> str:
-        written = ((_literal(before.removeprefix(mark), special), _json(schema, "tools"), _literal(behind, special)) for before, schema, behind in frame.items)
-        return " | ".join(map(" ".join, written))
-
-    more = f" ({_literal(frame.between, special)} item){{0,{frame.most - 1}}}" if frame.most > 1 else ""
-    text = f"{_literal(frame.begin.removeprefix(frame.after), special)} first{more} {_literal(frame.end, special)}"
-    rules = f"item: {items('')}\nfirst: {items('' if frame.begin else frame.after)}\n"
-    if frame.after:
-        mark = re.escape(frame.after).replace("/", r"\/")
-        marked = f"FREE? <[{special[frame.after]}]>" if frame.after in special else "marked"
-        # what is free ends with the first mark: a text that has one is not free to its end
-        return f"{HEADER}start: FREE? | {marked} {text}\n{rules}FREE: /(?s:.+)/ & ~/(?s:.*{mark}.*)/\nmarked[lazy]: /(?s:.*{mark})/\n"
-    other = f" | {_json(frame.otherwise, 'json_schema')}" if frame.otherwise else ""
-    return f"{HEADER}start: ({text}){other}\n{rules}"
-
-
-def _literal(text: str, special: Mapping[str, int]) -> str:
-    """A text that has to come as it stands; nothing for an empty one."""
-    parts = re.split("(" + "|".join(map(re.escape, special)) + ")", text) if special else [text]
-    return " ".join(f"<[{special[part]}]>" if part in special else json.dumps(part, ensure_ascii=False) for part in parts if part)
-
-
 def _schema(text: str) -> str:
-    return f"{HEADER}start: {_json(text, 'json_schema')}\n"
+    return f"{HEADER}start: {json_rule(text, 'json_schema')}\n"
 
 
-def _json(text: str, name: str) -> str:
+def json_rule(text: str, name: str) -> str:
     """A JSON schema as a part of a rule."""
     title = TITLES[name]
     try:

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -356,7 +356,7 @@ def read_folder_template(folder: Path) -> TemplateSource | None:
     bos, eos = _token_text(settings.get("bos_token")), _token_text(settings.get("eos_token"))
     for origin, text in _template_candidates(folder, settings):
         if text:
-            return TemplateSource(text=text, origin=origin, bos_token=bos, eos_token=eos)
+            return TemplateSource(text=text, origin=origin, bos_token=bos, eos_token=eos, tool_text=_tool_template(folder, settings))
     return None
 
 
@@ -369,13 +369,26 @@ def _template_candidates(folder: Path, settings: Mapping[str, Any]) -> Iterator[
         yield "chat_template.json", _template_text(read_json(folder / "chat_template.json").get("chat_template"))
 
 
+def _tool_template(folder: Path, settings: Mapping[str, Any]) -> str:
+    """The template for conversations with tools, where there is one of its own."""
+    file = folder / "additional_chat_templates" / "tool_use.jinja"
+    if file.is_file() and file.stat().st_size <= JSON_LIMIT_BYTES:
+        return file.read_text(encoding="utf-8", errors="replace")
+    value = settings.get("chat_template")
+    return str(_named_templates(value).get("tool_use") or "") if isinstance(value, list) else ""
+
+
+def _named_templates(value: Sequence[Any]) -> dict[str, Any]:
+    return {str(row.get("name")): row.get("template") for row in value if isinstance(row, dict) and isinstance(row.get("template"), str)}
+
+
 def _template_text(value: Any) -> str:
     """A template, or the one called default (else the first) of a list of named ones."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         return ""
-    named = {str(row.get("name")): row.get("template") for row in value if isinstance(row, dict) and isinstance(row.get("template"), str)}
+    named = _named_templates(value)
     return str(named.get("default") or next(iter(named.values()), ""))
 
 

@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from modules.core.errors import InvalidRequest
-from modules.core.messages import Message
+from modules.core.messages import THINKING_SWITCHES, THINKING_TAGS, Message
 from modules.core.text_shape import CallText, FramedJson
-from modules.core.tools import schemas_of
+from modules.core.tools import schemas_of, with_names
 from modules.prompts.calls.formats import CallFormat, WrittenCall, format_of
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class ToolUse:
     form: CallFormat
     takes_tools: bool
     writes_calls: bool  # and answers
+    thinking: tuple[str, str] | tuple[()] = ()  # the tags that the model may open by itself
 
     def told(self, messages: Sequence[Message], prompt: ChatPrompt) -> tuple[Message, ...]:
         """The messages with what the template does not know in words."""
@@ -66,16 +67,22 @@ class ToolUse:
         elif keeps_schemas(self.form, prompt.tools):
             strict = strict_tools(prompt.tools)
             frame = replace(self._framed(prompt, {name: schema if name in strict else ANY_OBJECT for name, schema in schemas.items()}), after=self.form.mark)
-        return CallText(self.form.special, frame)
+        if frame is not None and self.thinking and not frame.after and prompt.template_variables.get(THINKING_SWITCHES[0]) is not False:
+            frame = replace(frame, thinking=self.thinking)
+        return CallText((*self.form.special, *self.thinking), frame)
 
     def _framed(self, prompt: ChatPrompt, schemas: Mapping[str, Any]) -> FramedJson:
-        frame = self.form.frame
-        items = []
+        frame, tags = self.form.frame, self.form.tags
+        items, tagged = [], []
         for name, schema in schemas.items():
+            item = tags.item(name, schema) if tags else None
+            if item is not None:
+                tagged.append(item)
+                continue
             before, behind = frame.around(name)
             items.append((before, json.dumps(dict(_closed(schema)), ensure_ascii=False), behind))
         most = MOST_FORCED if frame.several and prompt.several_calls else 1
-        return FramedJson(tuple(items), frame.begin, frame.between, frame.end, most)
+        return FramedJson(tuple(items), frame.begin, frame.between, frame.end, most, tagged=tuple(tagged))
 
     def _description(self, prompt: ChatPrompt) -> str:
         tools = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in self.tools(prompt))
@@ -116,6 +123,11 @@ def keeps_schemas(form: CallFormat, tools: Sequence[Mapping[str, Any]]) -> bool:
     return bool(form.mark and strict_tools(tools))
 
 
+def reading(form: CallFormat, tools: Sequence[Mapping[str, Any]]) -> CallFormat:
+    """The format in which calls are looked for: where they are held to schemas, no other way to write them counts."""
+    return replace(form, bare=(), reads_generic=False) if keeps_schemas(form, tools) else form
+
+
 def tool_use(text: str, render: Callable[..., Rendered]) -> ToolUse:
     """What a template with that text makes of tools; `render` is `Template.render`, or a renderer's with the source bound."""
 
@@ -130,26 +142,8 @@ def tool_use(text: str, render: Callable[..., Rendered]) -> ToolUse:
     takes = has(PROBE, [ASKED], tools=tools)
     # of a call the template writes the arguments: a name alone may come from the tools
     writes = has(PROBED, [ASKED, CALLED, ANSWERED], tools=tools) and has(ANSWERED.content, [ASKED, CALLED, ANSWERED], tools=tools)
-    return ToolUse(format_of(text), takes, writes)
-
-
-def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
-    """The same with an id and a name on every call and answer of a tool, where they can be known from the others: templates ask for either."""
-    named: list[Message] = []
-    open_calls: list[tuple[str, str]] = []  # ids and names of calls without an answer
-    for place, message in enumerate(messages):
-        if message.tool_calls:
-            calls = tuple({**call, "id": str(call.get("id") or f"{place:04}{number:05}")} for number, call in enumerate(message.tool_calls))
-            open_calls = [(call["id"], str(call.get("function", call).get("name", ""))) for call in calls]
-            message = message.model_copy(update={"tool_calls": calls})
-        elif message.role == "tool":
-            asked = message.tool_call_id
-            own = next((call for call in open_calls if call[0] == asked), open_calls[0] if open_calls and not asked else None)
-            if own is not None:
-                open_calls.remove(own)
-                message = message.model_copy(update={"tool_call_id": own[0], "name": message.name or own[1]})
-        named.append(message)
-    return tuple(named)
+    thinking = next((pair for pair in THINKING_TAGS if pair[0] in text and pair[1] in text and not pair[0].startswith("<|")), ())
+    return ToolUse(format_of(text), takes, writes, thinking)
 
 
 def written_call(call: dict[str, Any]) -> WrittenCall:

@@ -9,16 +9,19 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from modules.core.errors import AppError, InvalidRequest, NotFound
 from modules.core.person import ROLES, SCOPES
 from modules.core.settings import Settings, read_settings
 from modules.services.accounts import NONE_HERE, AccountService, UserRecord
+from modules.services.audit import AuditLog
 from modules.services.entry import ask_password
 from modules.services.storage import Storage
 
 Command = Callable[[AccountService, argparse.Namespace], Awaitable[str]]
+HERE = "on the command line"
 
 
 def account_command(arguments: Sequence[str]) -> int:
@@ -69,8 +72,17 @@ async def _run(settings: Settings, options: argparse.Namespace) -> str:
         raise InvalidRequest(NONE_HERE)
     storage = Storage(settings.state_dir)
     accounts = AccountService(storage)
+    audit = AuditLog(settings.state_dir)
+    action, name = NOTED.get(options.command, ""), getattr(options, "name", "")
     try:
-        return str(await options.command(accounts, options))
+        told = str(await options.command(accounts, options))
+        if action:
+            audit.note(action, name, why=HERE)
+        return told
+    except AppError as error:
+        if action:
+            audit.note(action, name, "failed", f"{HERE}: {error.kind}")
+        raise
     finally:
         await accounts.close()
         await storage.close()
@@ -87,7 +99,7 @@ async def _named(accounts: AccountService, name: str) -> UserRecord:
 
 
 async def _add(accounts: AccountService, options: argparse.Namespace) -> str:
-    if await accounts.on():
+    if await accounts.list():
         user = await accounts.create(options.name, ask_password(), options.role)
         return f"{user.name} can log in now, with the role {user.role}."
     user = await accounts.create_first(options.name, ask_password())
@@ -147,3 +159,9 @@ def _state(expires_s: float | None, revoked_s: float | None) -> str:
 
 def _day(time_s: float) -> str:
     return time.strftime("%Y-%m-%d", time.localtime(time_s))
+
+
+# What stands in the audit log of the commands that change something, under the names that the page's routes have there
+NOTED: Mapping[Command, str] = MappingProxyType({
+    _add: "user.create", _set_password: "user.password", _set_role: "user.change", _remove: "user.delete", _add_key: "key.create", _revoke: "key.revoke",
+})  # fmt: skip

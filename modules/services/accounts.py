@@ -5,16 +5,19 @@ Who a session or key belongs to is found by identities.py; how a password is kep
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import time
 import unicodedata
 from typing import Any
 
 from modules.core.errors import Forbidden, InvalidRequest
-from modules.core.person import ROLES, Role
+from modules.core.person import ROLES, Role, own_folder
 from modules.services.identities import Identities
 from modules.services.passwords import Passwords, checked_password
-from modules.services.storage import Storage
+from modules.services.storage import Storage, Stores
 from modules.store.account_records import KeyRecord, SessionRecord, UserRecord
+from modules.store.peek import is_marked, mark_accounts
 
 __all__ = ["AccountService", "KeyRecord", "SessionRecord", "UserRecord"]
 
@@ -36,10 +39,10 @@ class AccountService:
         self.identities = Identities(storage)
 
     async def on(self) -> bool:
-        """Whether there is an account, so that everybody must log in; once true it stays."""
-        now_s = time.monotonic()
-        if not self._any and self._storage.on_disk and now_s - self._looked_s >= LOOK_AGAIN_S:
-            self._any = await self._storage.run(lambda stores: stores.users.any())
+        """Whether there is an account, so that everybody must log in; once true it stays, also where the database with the accounts was lost."""
+        now_s, folder = time.monotonic(), self._storage.folder
+        if not self._any and folder is not None and now_s - self._looked_s >= LOOK_AGAIN_S:
+            self._any = is_marked(folder) or await self._storage.run(lambda stores: stores.users.any())
             self._looked_s = now_s
         return self._any
 
@@ -57,7 +60,15 @@ class AccountService:
             InvalidRequest: the name or the password cannot be one.
         """
         checked, kept = await self._kept(name, password)
-        user = await self._storage.run(lambda stores: stores.users.create_first(checked, kept))
+
+        def make(stores: Stores) -> UserRecord:
+            user = stores.users.create_first(checked, kept)
+            if self._storage.folder is not None:
+                with contextlib.suppress(OSError):  # it is only there for the day on which the database is lost
+                    mark_accounts(self._storage.folder)
+            return user
+
+        user = await self._storage.run(make)
         self._any = True
         return user
 
@@ -125,13 +136,19 @@ class AccountService:
         return await self._storage.run(lambda stores: stores.users.change(user_id, daily_tokens=daily_tokens))
 
     async def delete(self, user_id: str) -> None:
-        """Delete an account with its sessions and keys; its conversations and notebooks go into the bin, where nobody sees them, and thirty days later for good.
+        """Delete an account with its sessions, keys and profiles; its conversations and notebooks go into the bin, where nobody sees them, and thirty days later for good.
 
         Raises:
             NotFound: there is no such account.
             InvalidRequest: no administrator would be left.
         """
-        await self._storage.run(lambda stores: stores.users.delete(user_id))
+
+        def gone(stores: Stores) -> None:
+            stores.users.delete(user_id)
+            if self._storage.folder is not None:
+                shutil.rmtree(own_folder(self._storage.folder, user_id), ignore_errors=True)
+
+        await self._storage.run(gone)
         self.identities.forget()
 
     # ---- passwords -------------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from modules.core.server_run import ServerRun
 from modules.core.settings import PROJECT_ROOT, Settings
@@ -111,11 +111,11 @@ class App:
     datasets: DatasetService
     dataset_fetching: DatasetFetching
     conversation_samples: ConversationSamples
-    file_manager: FileManager
     training: TrainingService
     perplexity: PerplexityService
     storage: Storage
-    followers: Followers
+    followers: Followers = field(default_factory=Followers)
+    file_manager: FileManager = field(default_factory=FileManager)
 
     async def start(self) -> None:
         """Begin what runs in the background."""
@@ -170,7 +170,7 @@ def _storage(settings: Settings) -> Storage:
 
 
 def _casting(settings: Settings) -> Casting:
-    return Casting(CharacterService(settings.characters_dir), CharacterService(settings.state_dir / "profiles", "profile"))
+    return Casting(CharacterService(settings.characters_dir), CharacterService(settings.state_dir / "profiles", "profile", state_dir=settings.state_dir))
 
 
 def _replies(
@@ -211,10 +211,9 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     storage, preferences = _storage(settings), ChatPreferenceService(settings.state_dir, one_for_all=settings.multi_user)
     presets = PresetService(settings.presets_dir, audit.note)
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
-    facts, adapter_facts = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library")
-    lessons, meters = EngineLessons(models, facts, adapter_facts), Meters(models)
+    facts, adapter_facts, casting = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library"), _casting(settings)
+    lessons, meters, queues, usage = EngineLessons(models, facts, adapter_facts), Meters(models), Queues(settings), UsageService(storage, settings)
     adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
-    queues, usage, casting = Queues(settings), UsageService(storage, settings), _casting(settings)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     generation = GenerationService(models, templates, adapters, meters, queues, usage, on_disk=not settings.multi_user)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)
@@ -245,8 +244,6 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         adapter_library=LibraryService(AdapterStock(settings, models), adapter_facts, jobs, hub),
         dataset_fetching=DatasetFetching(settings.datasets_dir, hub, jobs),
         conversation_samples=ConversationSamples(storage, datasets),
-        file_manager=FileManager(),
         training=TrainingService(settings, models, templates, datasets, jobs),
         perplexity=PerplexityService(settings, models, adapters, datasets, jobs),
-        followers=Followers(),
     )

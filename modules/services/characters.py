@@ -19,6 +19,7 @@ from modules.core.dialogue import COMMAND, COMMAND_LIMIT, Dialogue
 from modules.core.errors import InvalidRequest
 from modules.core.messages import Message
 from modules.core.params import GenerationParams
+from modules.core.person import FIRST_PERSON, asking, own_folder
 from modules.core.settings import validation_sentence
 from modules.prompts.character_card import CardText, json_file, png_file
 from modules.prompts.characters import CharacterFolder, CharacterSummary
@@ -38,11 +39,24 @@ STOP_LIMIT = 64  # of params.stop
 
 
 class CharacterService:
-    """One folder of cards: those of characters, or those of the person's profiles."""
+    """Cards of one kind: characters, which are everybody's, or profiles, of which each person with an account has their own."""
 
-    def __init__(self, folder: Path, what: str = "character") -> None:
-        self._folder = CharacterFolder(folder, what)
+    def __init__(self, folder: Path, what: str = "character", *, state_dir: Path | None = None) -> None:
+        """`state_dir`: where folders of their own are made for people with accounts; the first of them has the common one, as nobody has where there are no accounts."""
+        self._common = CharacterFolder(folder, what)
+        self._state_dir = state_dir
+        self._own: dict[str, CharacterFolder] = {}
         self._what = what
+
+    @property
+    def _folder(self) -> CharacterFolder:
+        """The folder of who asks."""
+        person = asking()
+        if self._state_dir is None or person is None or not person.has_account or person.id == FIRST_PERSON:
+            return self._common
+        if person.id not in self._own:
+            self._own[person.id] = CharacterFolder(own_folder(self._state_dir, person.id) / self._common.folder.name, self._what)
+        return self._own[person.id]
 
     async def list(self) -> tuple[CharacterSummary, ...]:
         """All of them by name, broken ones with their problem."""

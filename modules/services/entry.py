@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from modules.core.errors import AppError, InvalidRequest
-from modules.store.peek import has_users
+from modules.store.peek import MARK_NAME, has_users, is_marked
 
 if TYPE_CHECKING:
     from modules.core.settings import Settings
@@ -21,14 +21,21 @@ WAYS = (
     "or give the server one key for all: PADDOCK_API_KEY=… (clients send it, people type it into the page)."
 )
 
+LOST = (
+    "This server had accounts, and the database in {folder} has none or cannot be read. Make the first account again (python server.py users add NAME; what the damaged database "
+    "held is kept beside it), or delete the file “{mark}” there to go on without accounts."
+)
+
 
 def check_entry(settings: Settings) -> None:
     """Let a start through.
 
     Raises:
-        InvalidRequest: other machines would be let in without a log-in, or accounts would be passed over.
+        InvalidRequest: other machines would be let in without a log-in, or accounts would be passed over or are lost.
     """
     users = has_users(settings.state_dir)
+    if is_marked(settings.state_dir) and not users:
+        raise InvalidRequest(LOST.format(folder=settings.state_dir, mark=MARK_NAME))
     if users and settings.multi_user:
         raise InvalidRequest(f"There are accounts in {settings.state_dir}, and --multi-user would let everybody in without them. Leave it out, or choose another --state-dir.")
     if not settings.is_local and settings.api_key is None and not users:

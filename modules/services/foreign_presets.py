@@ -64,7 +64,7 @@ def read_foreign(text: str, file_name: str) -> ReadPreset:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise InvalidRequest(f"{file_name} must hold one “name: value” a line.", field="file")
     ours = {SAME[key]: value for key, value in values.items() if key in SAME}
-    for reader in (_dynamic_temperature, _mirostat, _order, _breakers, _greedy, _seed):
+    for reader in (read_dynamic_temperature, _mirostat, read_order, _breakers, _greedy, _seed):
         reader(values, ours)
     known = {*SAME, *NEUTRAL, *APART, "mirostat_mode"}
     lost = [f"{key} {value}" for key, value in values.items() if key in NEUTRAL and value != NEUTRAL[key]]
@@ -77,8 +77,8 @@ def read_foreign(text: str, file_name: str) -> ReadPreset:
         raise InvalidRequest(f"{file_name}: {validation_sentence(error)}", field="file") from error
 
 
-def _dynamic_temperature(values: Mapping[str, Any], ours: dict[str, Any]) -> None:
-    """A lowest and a highest temperature are one temperature and how far it goes to both sides."""
+def read_dynamic_temperature(values: Mapping[str, Any], ours: dict[str, Any]) -> None:
+    """Put their temperatures among our values: a lowest and a highest are one temperature and how far it goes to both sides."""
     low, high = values.get("dynatemp_low", 1), values.get("dynatemp_high", 1)
     if values.get("dynamic_temperature") is not True or not all(isinstance(number, int | float) for number in (low, high)):
         return
@@ -92,8 +92,8 @@ def _mirostat(values: Mapping[str, Any], ours: dict[str, Any]) -> None:
         ours["mirostat_mode"] = values["mirostat_mode"]
 
 
-def _order(values: Mapping[str, Any], ours: dict[str, Any]) -> None:
-    """Their list of samplers, without those that are not here; temperature last is an order too."""
+def read_order(values: Mapping[str, Any], ours: dict[str, Any]) -> None:
+    """Put their order of samplers among our values: their list of samplers, without those that are not here; temperature last is an order too."""
     names = values.get("sampler_priority")
     if isinstance(names, str):
         names = [line.strip() for line in names.replace(",", "\n").splitlines() if line.strip()]

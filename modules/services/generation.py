@@ -6,7 +6,6 @@ Chooses the engine and hands the request on; what happens inside is the engine's
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -28,7 +27,7 @@ from modules.engine.client_generation import ClientGeneration
 from modules.prompts.calls.formats import named
 from modules.prompts.calls.stream import CallStream
 from modules.prompts.fitting import character_limit
-from modules.prompts.tool_use import keeps_schemas
+from modules.prompts.tool_use import reading
 from modules.services.adapters import AdapterService
 from modules.services.meters import Meters
 from modules.services.model_engine import ModelEngine
@@ -46,10 +45,7 @@ def call_stream(started: Started | None, prompt: ChatPrompt) -> CallStream | Non
     """What tells calls of tools apart in the reply to a prompt; None where there are no tools, or another server does it."""
     if started is None or not started.call_format or not prompt.tools:
         return None
-    form = named(started.call_format)
-    if keeps_schemas(form, prompt.tools):
-        form = replace(form, bare=())
-    return CallStream(form, schemas_of(prompt.tools), several=prompt.several_calls)
+    return CallStream(reading(named(started.call_format), prompt.tools), schemas_of(prompt.tools), several=prompt.several_calls)
 
 
 class GenerationService:
@@ -101,7 +97,7 @@ class GenerationService:
             if asked != self._asked:  # somebody came meanwhile
                 await generation.cancel()
         self._meters.begun(generation)
-        self._usage.begun(generation)
+        self._usage.begun(generation, by_itself=background)
         return generation
 
     async def _submit(self, engine: ModelEngine, request: GenerationRequest, adapters: Sequence[AdapterChoice] | None) -> ClientGeneration:

@@ -81,6 +81,11 @@ class Storage:
         return self.private if is_private(some_id) else self
 
     @property
+    def folder(self) -> Path | None:
+        """Where it is kept; None: in memory only."""
+        return self._state_dir
+
+    @property
     def on_disk(self) -> bool:
         """Whether what is in it is kept."""
         return self._state_dir is not None

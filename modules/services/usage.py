@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 WRITE_S = 2.0  # between two writes
 DAY_S = 24 * 3600
+THE_SERVER = ""  # what it computes by itself, such as the look at a template
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,10 @@ class UsageService:
 
     # ---- told by others --------------------------------------------------------------------------------------------
 
-    def begun(self, generation: ClientGeneration) -> None:
-        """A generation of who asks now; what it costs is counted when it has ended."""
-        generation.when_ended(partial(self._ended, _who(), generation.model))
+    def begun(self, generation: ClientGeneration, *, by_itself: bool = False) -> None:
+        """A generation of who asks now; what it costs is counted when it has ended. One that nobody asked for is the server's own."""
+        person = THE_SERVER if by_itself and asking() is None else _who()
+        generation.when_ended(partial(self._ended, person, generation.model))
 
     def spent(self, model: str, *, prompt_tokens: int, compute_s: float) -> None:
         """Something else than a generation was computed for who asks."""

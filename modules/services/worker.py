@@ -98,7 +98,7 @@ class ModelPrompts:
 
     def count(self, prompt: ChatPrompt) -> int:
         """How many tokens a whole conversation has, also where it is longer than the context."""
-        return len(self._write(prompt, self._template(prompt.template), prompt.messages).token_ids)
+        return len(self._write(prompt, self._template_for(prompt), prompt.messages).token_ids)
 
     def tokenize(self, text: str) -> list[int]:
         """Token ids of plain text, without a BOS; special tokens written out are read as such."""
@@ -121,7 +121,7 @@ class ModelPrompts:
 
     def show(self, prompt: ChatPrompt, params: GenerationParams, marks: Callable[[int], str]) -> Shown:
         """A prompt as it would be made, and once more with marks in place of the contents."""
-        source = self._template(prompt.template)
+        source = self._template_for(prompt)
         room = room_tokens(params.context_limit(self._context_length), params.max_tokens, prompt.overflow)
         written, kept = self._fit(prompt, source, room)
         names = tuple(marks(place) for place in range(len(kept)))
@@ -152,7 +152,7 @@ class ModelPrompts:
     # ---- chat ------------------------------------------------------------------------------------------------------
 
     def _chat(self, prompt: ChatPrompt, params: GenerationParams, room: int) -> Prepared:
-        source = self._template(prompt.template)
+        source = self._template_for(prompt)
         written, kept = self._fit(prompt, source, room)
         if self._model.vision is not None:
             self._model.vision.look(written.token_ids)
@@ -160,7 +160,7 @@ class ModelPrompts:
         form = self._tool_use(source).form if prompt.tools else None
         return Prepared(
             written.token_ids,
-            stop=(*self._ending(source).stop, *(form.stop if form else ())),
+            stop=(*self._ending(self._template(prompt.template)).stop, *(form.stop if form else ())),  # one for tools alone writes no chat to learn from
             dropped_messages=len(dropped),
             starts_thinking="" if prompt.continue_final_message or prompt.dialogue else open_thinking_tag(written.text),
             dropped=dropped,
@@ -227,6 +227,10 @@ class ModelPrompts:
         except ValueError as error:
             raise InvalidRequest("An image is not in base64; send data:image/png;base64,… and nothing else.", field="messages") from error
         return vision.image_ids(file)
+
+    def _template_for(self, prompt: ChatPrompt) -> TemplateSource:
+        source = self._template(prompt.template)
+        return source.for_tools() if prompt.tools else source
 
     def _template(self, chosen: TemplateSource | None) -> TemplateSource:
         """The template a person chose, with this model's special tokens, or the model's own, also where that comes back from a prompt that was kept."""

@@ -7,6 +7,7 @@ model itself, so a new field needs nothing here. Knows no service and no page.
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass
@@ -120,10 +121,13 @@ class FormField:
             "optional": lambda: str(shown).strip() or None if shown is not None else None,
         }
         if self.kind in readers:
-            return readers[self.kind]()
+            usual = {"choices": list | tuple, "lines": str, "numbers": str, "pairs": str}.get(self.kind, object)
+            is_usual = shown is None or isinstance(shown, usual)
+            return readers[self.kind]() if is_usual else shown  # who calls a handler by hand sends anything: the rules of the field refuse it
         if shown is None:
             return self.default  # an emptied number box
-        return int(shown) if self.whole and self.kind in ("slider", "number") else shown
+        is_number = isinstance(shown, int | float) and math.isfinite(shown)
+        return int(shown) if self.whole and is_number and self.kind in ("slider", "number") else shown
 
     def _order(self, shown: Any) -> tuple[str, ...]:
         try:

@@ -18,12 +18,13 @@ from modules.api.app import build_api
 from modules.api.auth import COOKIE, FAILURES_PER_MINUTE, KeyCheck
 from modules.api.guard import DENIED_PATHS
 from modules.api.lasting import Lasting
-from modules.api.login import LogIns, own_path
+from modules.api.login import LogIns, counted_address, own_path
 from modules.api.needs import NEEDS, need_of, row_of
-from modules.core.person import FIRST_PERSON, Person, Role, Scope
+from modules.core.person import FIRST_PERSON, Person, Role, Scope, asked_by
 from modules.core.settings import Settings
 from modules.services.accounts import AccountService
 from modules.services.app import build_app
+from modules.services.conversation_settings import ConversationSettings
 from modules.services.passwords import Passwords
 from modules.ui.app import ViewRendering
 from modules.ui.mount import mount_page
@@ -165,14 +166,14 @@ async def test_what_is_within_a_role_or_a_key_is_let_through(house: House) -> No
     refused = await house.client("Ben").get("/ui/users")
     assert "this needs “admin”" in refused.json()["error"]["message"]
     for name, role in NAMES:
-        page = await house.client(name).get("/")
-        assert page.status_code == 200 and "gradio" in page.text.lower() and page.headers["cache-control"] == "no-store"
         person = await told(house.client(name).get("/ui/person"))
         assert (person["accounts"], person["name"], person["role"]) == (True, name, role)
         assert (bool(person["refused"]), bool(person["not_admin"])) == (role == "chat", role != "admin")
         assert (await house.client(name).patch("/ui/chat-preferences", json={"begin_as_last": role == "chat"})).status_code == 200
         choices = (await told(house.client(name).get("/ui/chat-preferences")))["choices"]
         assert [row["value"] for row in choices if row["name"] == "begin_as_last"] == [role == "chat"]  # each their own
+    page = await house.client("Cem").get("/")
+    assert page.status_code == 200 and "gradio" in page.text.lower() and page.headers["cache-control"] == "no-store"
     assert (await house.client(key=KEY).get("/ui/users")).status_code == 200
 
 
@@ -213,6 +214,22 @@ async def test_nobody_reaches_what_is_anothers_by_any_route(house: House) -> Non
     assert {row["id"] for row in (await told(house.client("Ann").get("/ui/conversations?search=heron")))["conversations"]} == set()
 
 
+async def test_profiles_are_each_persons_own(house: House) -> None:
+    told_of = {}
+    for name in ("Ann", "Cem", "Dee"):
+        client = house.client(name)
+        kept_as = (await told(client.post("/ui/profiles", json={"values": {"name": "Me", "description": f"I am {name}."}})))["name"]
+        assert kept_as == "Me" and [row["name"] for row in (await told(client.get("/ui/profiles")))["cards"]] == ["Me"]
+        user = await house.accounts.named(name)
+        assert user
+        with asked_by(Person(user.id, user.role, session_id="x")):
+            _, profile = await house.app.casting.cards(ConversationSettings(profile="Me"))
+            told_of[name] = profile.description if profile else ""
+    assert told_of == {name: f"I am {name}." for name in told_of}
+    assert (await house.client("Cem").delete("/ui/profiles/Me")).status_code == 200 and (await house.client("Dee").get("/ui/profiles/Me")).status_code == 200
+    assert (await house.client("Cem").post("/ui/characters", json={"values": {"name": "Everybody's"}})).status_code == 403
+
+
 async def test_handlers_of_the_page_that_change_something_look_at_who_asks(house: House) -> None:
     """Gradio calls every handler by its number for who may call any: those that change what belongs to all look again."""
     (blocks,) = [row.app.blocks for row in house.api.routes if hasattr(getattr(row, "app", None), "blocks")]
@@ -248,6 +265,8 @@ async def test_logging_in_by_the_form(house: House) -> None:
     left = await browser.post("/logout")
     assert (left.status_code, left.headers["location"], left.headers["clear-site-data"]) == (303, "/login", '"storage"')
     assert COOKIE not in browser.cookies and (await browser.get("/ui/account", headers={"cookie": cookie.split(";")[0]})).status_code == 401
+    behind = await house.client().post("/login", data={"name": "Cem", "password": PASSWORD}, headers={"x-forwarded-proto": "https"})
+    assert "Secure" in behind.headers["set-cookie"]
     https = httpx.AsyncClient(transport=httpx.ASGITransport(house.api, root_path="/llm"), base_url="https://localhost")
     entered = await https.post("/llm/login", data={"name": "Cem", "password": PASSWORD, "next": "/x"})
     assert entered.headers["location"] == "/llm/x" and "Secure" in entered.headers["set-cookie"] and "Path=/llm" in entered.headers["set-cookie"]
@@ -299,6 +318,23 @@ async def test_a_stream_ends_for_who_is_not_let_in_any_more(house: House) -> Non
     assert sent == [b"1", b"2", b""]
 
 
+@pytest.mark.parametrize(
+    ("address", "forwarded", "counted"),
+    [
+        ("10.0.0.1", "1.2.3.4", "10.0.0.1"),  # only a proxy on this machine is believed
+        ("127.0.0.1", "", "127.0.0.1"),
+        ("127.0.0.1", "9.9.9.9, 1.2.3.4", "1.2.3.4"),  # and only its own word
+        ("127.0.0.1", "nonsense", "127.0.0.1"),
+        ("::1", "2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("2001:db8:1:2::9", "", "2001:db8:1:2::"),
+        ("::ffff:10.0.0.1", "", "10.0.0.1"),
+        ("testclient", "", "testclient"),
+    ],
+)
+async def test_where_failures_are_counted(address: str, forwarded: str, counted: str) -> None:
+    assert counted_address({"client": (address, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}) == counted
+
+
 async def test_counting_failures_forgets_the_oldest() -> None:
     log_ins = LogIns()
     for n in range(10_100):
@@ -343,11 +379,14 @@ async def test_accounts_are_administered_by_their_routes(house: House) -> None:
     account = await told(browser.get("/ui/account"))
     (other,) = [row["id"] for row in account["sessions"] if not row["current"]]
     assert (await house.client("Cem").delete(f"/ui/account/sessions/{other}")).json() == {"ended": 0}  # another's
-    assert (await browser.delete("/ui/account/sessions/%25")).status_code == 400
+    for none in ("%25", other[:3]):
+        assert (await told(browser.delete(f"/ui/account/sessions/{none}"))) == {"ended": 0}
     assert (await told(browser.delete(f"/ui/account/sessions/{other}"))) == {"ended": 1} and (await second.get("/ui/models")).status_code == 401
     assert (await browser.post("/ui/account/password", json={"old": "wrong", "new": "another one"})).status_code == 403
     assert (await browser.post("/ui/account/password", json={"old": PASSWORD, "new": "another one"})).status_code == 200
     assert (await browser.get("/ui/account")).status_code == 200
+    tries = [(await browser.post("/ui/account/password", json={"old": "wrong", "new": "another one"})).status_code for _ in range(FAILURES_PER_MINUTE)]
+    assert tries == [403] * (FAILURES_PER_MINUTE - 1) + [429]
     assert (await told(ann.patch(f"/ui/users/{eve['id']}", json={"role": "chat"})))["role"] == "chat"
     assert (await browser.post("/ui/training/start", json={})).status_code == 403  # from the next request on
     assert (await ann.delete(f"/ui/users/{eve['id']}/keys/{made['id']}")).status_code == 200 and (await program.get("/v1/models")).status_code == 401

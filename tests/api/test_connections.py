@@ -18,7 +18,7 @@ from modules.api.guard import Receive, Scope, Send
 HALF = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 WHOLE = b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ATTACKERS = 300
-DEADLINE_S = 1.0
+DEADLINE_S = 0.3
 NEVER_S = 600.0
 
 

@@ -78,6 +78,5 @@ def test_what_a_model_can_do() -> None:
     assert details(info) | {"parent_model": ""} == {
         "parent_model": "", "format": "gguf", "family": "llama", "families": ["llama"], "parameter_size": "7.6B", "quantization_level": "Q4_K_M",
     }  # fmt: skip
-    assert capabilities(info, None, "") == ["completion", "vision", "tools"]
-    assert capabilities(info, None, "{{ messages }}") == ["completion", "vision"]
-    assert capabilities(info.model_copy(update={"can_write": False, "sees": False}), None, "") == ["embedding"]
+    assert capabilities(info, None) == ["completion", "tools", "vision"]
+    assert capabilities(info.model_copy(update={"can_write": False, "sees": False}), None) == ["embedding"]

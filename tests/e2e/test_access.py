@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
@@ -227,3 +228,13 @@ def test_axe_finds_nothing_serious(page: Page, starter: PaddockServer) -> None:
     assert found == []
     page.get_by_role("dialog").evaluate("dialog => dialog.append(document.createElement('button'))")
     assert serious(page, "a button without a name") != []
+
+
+@pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}], ids=["light", "phone, dark"])
+def test_the_description_of_the_api_can_be_read_by_everybody(new_context: Callable[..., BrowserContext], server: PaddockServer, options: dict[str, Any]) -> None:
+    page = new_context(**options).new_page()
+    page.goto(f"{server.url}v1/docs")
+    page.get_by_role("link", name="POST /v1/chat/completions").click()
+    expect(page.get_by_role("heading", name="POST /v1/chat/completions")).to_be_in_viewport()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert [found["id"] for found in Axe().run(page).response["violations"]] == []

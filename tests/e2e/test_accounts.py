@@ -103,6 +103,10 @@ def test_each_has_their_own_and_finds_it_in_any_browser(house: PaddockServer, ne
     expect(phone).to_have_url(address)  # where it was wanted to
     expect(phone.get_by_text("The heron is mine.").first).to_be_visible()
 
+    unload = ann.page.get_by_role("button", name=re.compile("^Unload")).first
+    unload.click()  # who manages does so through the page's queue
+    expect(ann.page.get_by_role("button", name=re.compile("^Load")).first).to_be_enabled()
+
     page.evaluate("fetch('logout', { method: 'POST', redirect: 'manual' })")
     ben.box.fill("What I was writing")
     ben.send_button.click()

@@ -1,7 +1,8 @@
-"""Accounts on the page: the first one, a second person in a browser of their own, keys, limits, the audit log; what somebody may not do is held or not there."""
+"""Accounts on the page: the first one, a second person in a browser of their own, keys, limits, the audit log; what somebody may not do is held or not there; who waits is told."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +15,14 @@ from tests.e2e.conftest import PHONE, open_profile
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen, open_area
 from tests.e2e.test_access import NAMELESS, serious
-from tests.paddock_server import PaddockServer
+from tests.paddock_server import STARTER, PaddockServer, wait_for
 
 PASSWORD, OTHER = "a heron at dusk", "an otter at dawn"
 
 
 @pytest.fixture
-def house(tmp_path: Path, models_dir: Path, loras_dir: Path) -> Iterator[PaddockServer]:
-    running = PaddockServer(tmp_path, models_dir, loras_dir)
+def house(request: pytest.FixtureRequest, tmp_path: Path, models_dir: Path, loras_dir: Path) -> Iterator[PaddockServer]:
+    running = PaddockServer(tmp_path, models_dir, loras_dir, *getattr(request, "param", ()))
     yield running
     running.close()
 
@@ -67,10 +68,8 @@ def log_in(page: Page, name: str, password: str) -> None:
     page.keyboard.press("Enter")
 
 
-def test_a_first_account_a_second_person_and_what_each_may_do(house: PaddockServer, new_page: Callable[..., Page], watch: ConsoleWatch) -> None:
-    ann = ChatScreen(new_page(), house).open()
-    ann.say("The heron is mine.")
-    page, dialog = ann.page, accounts(ann.page)
+def first_account(page: Page) -> None:
+    dialog = accounts(page)
     expect(dialog).to_contain_text("open to everybody who reaches it")
     dialog.get_by_label("Name").fill("Ann")
     dialog.get_by_label("Password", exact=True).fill(PASSWORD)
@@ -81,6 +80,13 @@ def test_a_first_account_a_second_person_and_what_each_may_do(house: PaddockServ
     dialog.get_by_label("Password again").fill(PASSWORD)
     dialog.get_by_role("button", name="Create the first account").click()
     expect(page.get_by_role("button", name="Log out")).to_be_visible()
+
+
+def test_a_first_account_a_second_person_and_what_each_may_do(house: PaddockServer, new_page: Callable[..., Page], watch: ConsoleWatch) -> None:
+    ann = ChatScreen(new_page(), house).open()
+    ann.say("The heron is mine.")
+    page = ann.page
+    first_account(page)
     expect(ann.row("The heron is mine")).to_be_visible()
 
     dialog = accounts(page, "People")
@@ -158,8 +164,45 @@ def test_a_key_is_shown_once_works_and_is_revoked(house: PaddockServer, new_page
     expect(dialog.get_by_role("button", name="Remove the key script")).to_be_visible()
     assert status() == 401
     page.keyboard.press("Escape")
+    page.get_by_role("textbox", name="Message", exact=True).fill("half a thought")
     page.get_by_role("button", name="Log out").click()
     expect(page.get_by_label("Password")).to_be_visible()
+    log_in(page, "Ann", PASSWORD)
+    expect(page.get_by_role("textbox", name="Message", exact=True)).to_have_value("")  # nothing is left to who logs in next
+
+    page.request.post(f"{house.url}ui/users", data={"name": "Cara", "password": OTHER, "role": "manage"}, headers={"origin": house.url.rstrip("/")})
+    page.get_by_role("button", name="Log out").click()
+    log_in(page, "Cara", OTHER)
+    page.get_by_label("More about chats").click()
+    restart = page.get_by_role("button", name=re.compile("^Restart Paddock"))
+    expect(restart).to_be_disabled()
+    expect(restart).to_have_attribute("title", re.compile("this needs “admin”"))
+    expect(page.get_by_role("button", name=re.compile("^Accounts"))).to_have_count(0)
+    page.keyboard.press("Escape")
+    open_area(page, "Models")
+    expect(page.get_by_role("button", name=re.compile("^Unload")).first).to_be_enabled()
+    expect(page.get_by_role("button", name="Add folder")).to_be_disabled()
+    expect(page.get_by_role("note")).to_have_count(0)
+    page.get_by_role("button", name=re.compile("^Unload")).first.click()
+    audit = house.log_path.parent / "state" / "audit.jsonl"
+    wait_for(lambda: re.search(r'"name": "Cara", "address": "[^"]+", "action": "model.unload"', audit.read_text(encoding="utf-8")), "it is noted who did it")
+
+
+@pytest.mark.parametrize("house", [("--model", STARTER, "--option", "slots=1")], indirect=True)
+def test_who_waits_is_told_how_many_are_before(house: PaddockServer, new_page: Callable[..., Page]) -> None:
+    chat = ChatScreen(new_page(), house).open()
+    long = {"prompt": "Once upon a time", "max_tokens": 900, "stream": True, "ban_eos": True}
+    for _ in range(3):  # measured, so that a wait can be told
+        house.ask("POST", "v1/completions", {**long, "max_tokens": 2, "stream": False})
+    with house.slowed() as at_full_speed, contextlib.ExitStack() as stack:
+        for waiting in (0, 1):
+            stack.enter_context(house.http.stream("POST", "v1/completions", json=long))
+            wait_for(lambda waiting=waiting: (house.counters()["running"], house.counters()["waiting"]) == (1, waiting), "it is taken")
+        chat.send("And I?")
+        expect(chat.reply).to_contain_text(re.compile(r"1 other is before you, about \d+ s"))
+        stack.close()
+        at_full_speed()
+        assert chat.done()
 
 
 def test_the_dialog_can_be_read_and_used_by_everybody(house: PaddockServer, new_page: Callable[..., Page]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from modules.core.errors import InvalidRequest
 from modules.core.params import GenerationParams
-from modules.core.text_shape import CallText, FramedJson
+from modules.core.text_shape import CallText, FramedJson, TaggedField, TaggedItem
 from modules.engine.constraints import Constraints
 from tests.engine.test_constraints import PROMPT, babble
 from tests.fakes import EOS, MARK, VOCAB_SIZE, ByteTokenizer, FakeRunner
@@ -76,6 +76,49 @@ def test_calls_are_held_to_schemas_where_the_model_makes_them(marks):
     assert follows(mark, b'look {"at": "sky') is None
     assert follows(b"I look.", mark, b"lake") is None
     assert follows(mark, place, b" ", mark, b"x") is None
+
+
+def test_arguments_in_tags_are_forced_in_their_order():
+    fields = (TaggedField("<at>", "</at>"), TaggedField("<days>", "</days>", '{"type":"integer"}', required=False), TaggedField("<how>", "</how>", choices=("by sea", "on foot")))
+    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
+    calls = CallText((), FramedJson((("call now ", '{"type":"object","additionalProperties":false}', ""),), tagged=(TaggedItem("call look", fields, "!"),)))
+
+    def fits(text: str) -> bool:
+        constraint = constraints.constraint(GenerationParams(), {EOS}, [], calls)
+        for token_id in text.encode():
+            if not constraint.allows(token_id):
+                return False
+            constraint.advance(token_id)
+        return constraint.allows(EOS)
+
+    assert fits("call look<at>over <b> there\n</at><days>3</days><how>on foot</how>!")
+    assert fits("call look<at></at><how>by sea</how>!")
+    assert fits("call now {}")
+    assert not fits("call look<how>by sea</how>!")
+    assert not fits("call look<at>x</at><days>many")
+    assert not fits("call look<at>x</at><how>by car")
+    assert not fits("call look<at>x</at>!")
+
+
+@pytest.mark.parametrize("marks", [("<|mark|>",), ()])
+def test_a_model_may_think_before_a_call_that_has_to_come(marks):
+    frame = FramedJson((("look ", PLACE, ""),), thinking=("<think>", "<|mark|>"))
+    closing = [MARK] if marks else list(b"<|mark|>")
+
+    def fits(*parts: bytes | list[int]) -> bool:
+        constraint = Constraints(ByteTokenizer(), VOCAB_SIZE).constraint(GenerationParams(), {EOS}, [], CallText(marks, frame))
+        for token_id in (token_id for part in parts for token_id in part):
+            if not constraint.allows(token_id):
+                return False
+            constraint.advance(token_id)
+        return constraint.allows(EOS)
+
+    assert fits(b'look {"at": "sea"}')
+    assert fits(b"<think>\nlook {where?}\n", closing, b"\n\n", b'look {"at": "hill"}')
+    assert fits(b"<think>", closing, b'look {"at": "hill"}')
+    assert not fits(b"<think>Hm.")
+    assert not fits(b"<think>Hm.", closing, b"So: ")
+    assert not fits(b"Hm.")
 
 
 def test_marks_are_shown_where_they_are_asked_for_and_a_schema_that_cannot_be_kept_is_refused(babbling):

@@ -16,7 +16,7 @@ def test_the_checks_run_rules_first_and_only_tests_when_given_arguments() -> Non
     place = steps.Place(ROOT)
     every = [stage.name for stage in checks.stages(place, [])]
     assert every[:5] == ["ruff", "import-linter", "mypy", "unit", "processes"]
-    assert every[-4:] == ["contracts", "live", "clients", "e2e"]
+    assert every[-5:] == ["contracts", "live", "security", "clients", "e2e"]
     some = checks.stages(place, ["-k", "name"])
     assert some[0].name == "unit"
     assert all(stage.command[-2:] == ("-k", "name") for stage in some)

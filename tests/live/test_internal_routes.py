@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def test_the_prompt_of_a_conversation_is_the_one_that_is_answered(managed: Paddo
 
 def test_samplers_act_on_the_next_tokens_when_asked(managed: PaddockServer) -> None:
     plain = managed.ask("POST", "v1/internal/logits", {"prompt": "A LoRA is", "top_logits": 5})["logits"]
-    cut = managed.ask("POST", "v1/internal/logits", {"prompt": "A LoRA is", "top_logits": 5, "use_samplers": True, "top_k": 2})["logits"]
+    cut = managed.ask("POST", "v1/internal/logits", {"prompt": "A LoRA is", "top_logits": 5, "use_samplers": True, "top_k": 2, "seed": -1, "tfs": 1})["logits"]
     assert list(cut) == list(plain)[:2] and sum(cut.values()) == pytest.approx(1)
 
 
@@ -130,6 +131,21 @@ def test_a_model_is_loaded_with_options_and_unloaded(managed: PaddockServer) -> 
     finally:
         managed.ask("POST", "v1/internal/model/load", {"model_name": STARTER})
     assert managed.ask("GET", "v1/internal/health") == {"status": "ok"}
+
+
+def test_a_load_is_seen_while_it_goes_on(managed: PaddockServer) -> None:
+    managed.ask("POST", "v1/internal/model/unload")
+    with ThreadPoolExecutor(1) as other:
+        loading = other.submit(managed.ask, "POST", "v1/internal/model/load", {"model_name": STARTER, "args": {"slots": 4}})
+        engine = wait_for(lambda: next(iter(managed.children()), None), "the engine's process has begun")
+        engine.suspend()  # no load ends meanwhile
+        try:
+            seen = info(managed)
+        finally:
+            engine.resume()
+        assert loading.result() == "OK"
+    assert seen["loading"]["name"] == STARTER and seen["loading"]["stage"] and seen["loaded"] == []
+    assert info(managed)["loading"] is None
 
 
 def test_the_loaders_tell_their_options(managed: PaddockServer) -> None:

@@ -42,7 +42,7 @@ def test_a_stream_has_the_pieces_of_the_whole_and_ends_with_counts(server: Paddo
     pieces = lines(server, path, {**body, "model": f"{STARTER}:latest"})
     text = [piece["message"]["content"] if "chat" in path else piece["response"] for piece in pieces]
     assert "".join(text) == (once["message"]["content"] if "chat" in path else once["response"]) != ""
-    assert [piece["done"] for piece in pieces] == [False] * (len(pieces) - 1) + [True] and len(pieces) >= 3
+    assert [piece["done"] for piece in pieces] == [False] * (len(pieces) - 1) + [True] and len(pieces) >= 2
     for last in (once, pieces[-1]):
         assert last.keys() >= COUNTS and (last["done_reason"], last["eval_count"]) == ("length", 12)
         assert last["total_duration"] > last["eval_duration"] > 0 and last["prompt_eval_count"] > 1
@@ -69,6 +69,22 @@ def test_a_format_shapes_the_reply(server: PaddockServer) -> None:
     assert "format" in refused(server, "api/chat", {**TALK, "format": "xml"})
 
 
+def test_tools_are_called_whole_and_their_answers_are_read(server: PaddockServer) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "get_weather", "description": "The weather of a city.", "parameters": parameters}}]
+    body = {**TALK, "tools": tools, "tool_choice": "required", "options": {"temperature": 0, "num_predict": 200}}
+    once = whole(server, "api/chat", body)
+    (call, *_) = once["message"]["tool_calls"]
+    assert (call["function"]["name"], list(call["function"]["arguments"]), once["done_reason"]) == ("get_weather", ["city"], "stop")
+    pieces = lines(server, "api/chat", body)
+    assert [piece["message"]["tool_calls"] for piece in pieces if "tool_calls" in piece["message"]] == [once["message"]["tool_calls"]]
+    assert "tool_calls" not in pieces[-1]["message"] and pieces[-1]["done"]
+    answered = [*TALK["messages"], once["message"], {"role": "tool", "tool_name": "get_weather", "content": "4 degrees"}]
+    prompt = whole(server, "api/chat", {**TALK, "messages": answered, "tools": tools})
+    assert prompt["prompt_eval_count"] > once["prompt_eval_count"]
+    assert "tools" in refused(server, "api/chat", {**TALK, "tools": [{"type": "web_search"}]})
+
+
 def test_logprobs_and_stop_strings(server: PaddockServer) -> None:
     plain = whole(server, "api/chat", {**TALK, "logprobs": True, "top_logprobs": 2})
     assert len(plain["logprobs"]) == 12 and len(plain["logprobs"][0]["top_logprobs"]) == 2
@@ -76,6 +92,15 @@ def test_logprobs_and_stop_strings(server: PaddockServer) -> None:
     word = plain["message"]["content"].split()[2]
     stopped = whole(server, "api/chat", {**TALK, "options": {**TALK["options"], "stop": [word]}})
     assert word not in stopped["message"]["content"] and stopped["done_reason"] == "stop"
+
+
+def test_the_oldest_messages_are_left_out_and_counted_or_all_is_refused(server: PaddockServer) -> None:
+    turns = [{"role": role, "content": "a word " * 60} for _ in range(15) for role in ("user", "assistant")]
+    long = {**TALK, "messages": [*turns, *TALK["messages"]]}
+    shortened = whole(server, "api/chat", long)
+    assert 0 < shortened["dropped_messages"] < len(turns) and lines(server, "api/chat", long)[-1]["dropped_messages"] == shortened["dropped_messages"]
+    assert "context" in refused(server, "api/chat", {**long, "truncate": False})
+    assert "dropped_messages" not in whole(server, "api/chat", TALK)
 
 
 def test_models_are_listed_shown_and_loaded(server: PaddockServer) -> None:
@@ -133,7 +158,7 @@ def test_what_is_not_possible_is_said(server: PaddockServer, path: str, body: di
 
 
 def test_addresses_and_bodies_that_are_none(server: PaddockServer) -> None:
-    assert server.http.head("").status_code == 200
+    assert [server.http.head(path).status_code for path in ("", "api/version", "api/tags")] == [200] * 3
     assert server.http.get("api/nothing/at/all").json() == {"error": "There is nothing at this address."}
     assert server.http.request("DELETE", "api/delete", json={"model": STARTER}).status_code == 400
     assert "JSON" in server.http.post("api/chat", content=b"{").json()["error"]

@@ -23,7 +23,7 @@ REFUSED_CHATS = (
     ({"top_p": 0}, "top_p", "greater than 0; got 0"),
     ({"n": 9}, "n", "less than or equal to 8; got 9"),
     ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1; got 0"),
-    ({"seed": -1}, "seed", "greater than or equal to 0; got -1"),
+    ({"seed": -2}, "seed", "greater than or equal to 0; got -2"),
     ({"stop": ""}, "stop", "at most 64 stop strings of 1 to 1000 characters"),
     ({"stop": ["x" * 1001]}, "stop", "at most 64 stop strings of 1 to 1000 characters"),
     ({"logit_bias": {"5": 101}}, "logit_bias", "from -100 to 100"),

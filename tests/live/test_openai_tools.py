@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import openai
 import pytest
+from pydantic import BaseModel, Field
 
 from tests.paddock_server import STARTER, PaddockServer
 from tests.prompts.real_templates import NAMES, template_text
@@ -75,6 +76,26 @@ def test_streamed_calls_have_their_name_first_and_no_mark_in_the_text(client: op
     assert all(fits(arguments) if name == "get_weather" else json.loads(arguments) == {} for name, arguments in calls.values())
 
 
+class Place(BaseModel):
+    """Where to go."""
+
+    city: Literal["Rome", "Oslo"]
+    days: int = Field(ge=1, le=9)
+
+
+def test_the_helpers_of_the_client_read_calls(client: openai.OpenAI) -> None:
+    asked: Any = {
+        "model": STARTER, "messages": QUESTION, "tools": [openai.pydantic_function_tool(Place)], "tool_choice": "required", "parallel_tool_calls": False, "max_tokens": 200,
+    }  # fmt: skip
+    (call,) = client.chat.completions.parse(**asked).choices[0].message.tool_calls or ()
+    assert isinstance(call.function.parsed_arguments, Place)
+    with client.chat.completions.stream(**asked) as events:
+        kinds = {event.type for event in events}
+        (call,) = events.get_final_completion().choices[0].message.tool_calls or ()
+    assert {"tool_calls.function.arguments.delta", "tool_calls.function.arguments.done"} <= kinds
+    assert isinstance(call.function.parsed_arguments, Place)
+
+
 def test_where_the_model_chooses_text_stays_text(client: openai.OpenAI) -> None:
     free = ask(client, temperature=0)
     assert free.choices[0].message.tool_calls is None
@@ -86,7 +107,7 @@ def test_where_the_model_chooses_text_stays_text(client: openai.OpenAI) -> None:
 
 
 FAMILIES = (
-    "Qwen3.5-4B", "Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407", "deepseek-ai-DeepSeek-V3.1", "meta-llama-Llama-3.1-8B-Instruct",
+    "Qwen3.5-4B", "GLM-4.6", "Mistral-Small-3.2-24B-Instruct-2506", "mistralai-Mistral-Nemo-Instruct-2407", "deepseek-ai-DeepSeek-V3.1", "meta-llama-Llama-3.1-8B-Instruct",
     "google-gemma-4-31B-it", "openai-gpt-oss-120b", "google-gemma-2-2b-it",
 )  # fmt: skip
 

@@ -61,6 +61,8 @@ OPERATIONS = (
     ("/api/generate", "POST", GenerationMode.NEGATIVE, 20),
     ("/api/embed", "POST", GenerationMode.POSITIVE, 10),
     ("/api/show", "POST", GenerationMode.POSITIVE, 10),
+    ("/v1/internal/usage", "GET", GenerationMode.POSITIVE, 5),
+    ("/v1/internal/usage", "GET", GenerationMode.NEGATIVE, 5),
 )
 # What the long run leaves out: it would end the server, take the model away, begin long work, or is a page
 LEFT_OUT = (
@@ -117,7 +119,7 @@ def check(status: int, content_type: str, text: str) -> None:
         assert error["type"]
     elif content_type.startswith("text/event-stream"):
         for event in text.split("\n\n")[:-1]:  # the tool reads no more than the first hundred
-            assert event == "data: [DONE]" or json.loads(event.partition("data: ")[2])
+            assert event == "data: [DONE]" or event.startswith(": waiting, place ") or json.loads(event.partition("data: ")[2])
     elif content_type.startswith("application/x-ndjson"):
         assert [json.loads(line) for line in text.splitlines() if line.endswith("}")]
     else:

@@ -214,10 +214,14 @@ def test_templates_in_all_their_places(tmp_path: Path) -> None:
     named = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "second"}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": named}))
     assert (found := read_folder_template(tmp_path)) is not None
-    assert found.text == "second"
+    assert (found.text, found.tool_text, found.for_tools().text, found.for_tools().origin) == ("second", "tools", "tools", "tokenizer_config.json (tool_use)")
     (tmp_path / "chat_template.jinja").write_text("first")
     assert (found := read_folder_template(tmp_path)) is not None
     assert found.text == "first"
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("newer")
+    assert (found := read_folder_template(tmp_path)) is not None
+    assert (found.text, found.tool_text) == ("first", "newer")
 
 
 def test_adapters_of_both_kinds(tiny: TinyFiles, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from modules.core.tools import checked_tools, schemas_of
 from modules.prompts.calls.formats import FORMATS, named
 from modules.prompts.calls.stream import CallStream
 from modules.prompts.template import Template
-from modules.prompts.tool_use import MOST_FORCED, ToolUse, tool_use
+from modules.prompts.tool_use import MOST_FORCED, ToolUse, reading, tool_use
 from tests.prompts.real_templates import NAMES, template_text
 
 TOOLS = checked_tools([{"function": {"name": "look", "description": "Looks.", "parameters": {"properties": {"at": {"type": "string"}}}, "strict": True}}, {"function": {"name": "now"}}])
@@ -59,6 +59,8 @@ def test_a_template_that_knows_tools_gets_them_with_names_and_ids_filled_in() ->
     assert (use.takes_tools, use.writes_calls) == (True, True)
     told = use.told(CHAT, ChatPrompt(messages=CHAT, tools=TOOLS))
     assert [(message.role, message.tool_call_id, message.name) for message in told[2:]] == [("tool", "b", "now"), ("tool", "a", "look")]
+    by_name = (*CHAT[:2], Message(role="tool", content="Noon", name="now"), Message(role="tool", content="?", name="other"))
+    assert [message.tool_call_id for message in use.told(by_name, ChatPrompt(messages=by_name))[2:]] == ["b", None]
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=lambda form: form.name)
@@ -70,9 +72,15 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     frame = text.frame
     assert frame is not None
     assert frame.most == (MOST_FORCED if form.frame.several else 1)
-    ((before, schema, behind),) = frame.items
-    assert json.loads(schema)["additionalProperties"] is False
-    reply = frame.begin + before + '{"at": "sea"}' + behind + frame.end
+    assert bool(frame.tagged) == bool(form.tags)
+    if frame.tagged:
+        (item,) = frame.tagged
+        (one,) = item.fields
+        reply = f"{item.before}{one.before}sea{one.behind}{item.behind}"
+    else:
+        ((before, schema, behind),) = frame.items
+        assert json.loads(schema)["additionalProperties"] is False
+        reply = frame.begin + before + '{"at": "sea"}' + behind + frame.end
     read = CallStream(named(form.name), schemas_of(TOOLS)).feed(reply, last=True)
     assert (read.text, [(piece.name, json.loads(piece.arguments)) for piece in read.calls]) == ("", [("look", {"at": "sea"})])
     assert use.text(ChatPrompt(messages=CHAT)) is None
@@ -86,7 +94,38 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     assert free.frame is None
     assert either is not None
     assert either.frame is not None
-    assert len(either.frame.items) == len(TOOLS)
+    assert len(either.frame.items) + len(either.frame.tagged) == len(TOOLS)
+
+
+TAGGED = (  # schemas of one argument, and whether tags can keep to it
+    ({"type": "string", "description": "Where."}, True), ({"type": "string", "enum": ["a", "b"]}, True), ({"type": "integer", "minimum": 1}, True),
+    ({"type": "array", "items": {"$ref": "#/$defs/a"}}, True), ({"type": "string", "maxLength": 5}, False), ({"type": ["string", "null"]}, False),
+    ({"$ref": "#/$defs/a"}, False), (True, False),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("schema", "fits"), TAGGED)
+def test_arguments_are_forced_in_tags_where_these_can_keep_to_the_schema(schema: object, fits: bool) -> None:
+    tags = named("functions").tags
+    assert tags is not None
+    item = tags.item("look", {"type": "object", "properties": {"at": schema}, "$defs": {"a": {"type": "null"}}})
+    assert (item is not None) == fits
+    assert item is None or not item.fields[0].schema or "$defs" in json.loads(item.fields[0].schema)
+
+
+def test_where_calls_are_held_to_schemas_no_other_way_to_write_them_counts() -> None:
+    loose = [{**tool, "function": {**tool["function"], "strict": False}} for tool in TOOLS]
+    for reply in ('<tool_call>{"name": "look", "arguments": {"at": 3}}</tool_call>', '{"name": "look", "arguments": {"at": 3}}'):
+        form = named("generic" if reply.startswith("{") else "mistral")
+        assert CallStream(reading(form, TOOLS), schemas_of(TOOLS)).feed(reply, last=True) == (reply, ())
+        assert CallStream(reading(form, loose), schemas_of(TOOLS)).feed(reply, last=True).calls
+
+
+def test_thinking_may_come_before_a_forced_call_unless_it_is_turned_off() -> None:
+    use, _ = use_of(PLAIN + "{% if enable_thinking is false %}<think></think>{% endif %}")
+    prompt = ChatPrompt(messages=CHAT, tools=TOOLS, must_call=("look",))
+    texts = [use.text(prompt), use.text(prompt.model_copy(update={"template_variables": {"enable_thinking": False}}))]
+    assert [text.frame.thinking if text and text.frame else "" for text in texts] == [("<think>", "</think>"), None]
 
 
 @pytest.mark.skipif(not NAMES, reason="the templates of real models are not here")

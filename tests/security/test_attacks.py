@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import pickle
+import re
+import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.paddock_server import free_port, wait_for
+from tests.paddock_server import STARTER, free_port, wait_for
 from tests.security.conftest import CANARY, GATED, KEY, OUTSIDE, PAGE_TOKEN, SECRETS, Fortress
 
 NAMES = (
@@ -99,6 +102,39 @@ def test_no_name_of_any_route_leads_outside(fortress: Fortress) -> None:
     assert fortress.answers()
 
 
+class Evil:
+    """What runs when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self._marker = marker
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self._marker), "w")
+
+
+def test_nothing_of_a_stranger_is_unpickled(fortress: Fortress, starter_dir: Path) -> None:
+    http, marker = fortress.server.http, fortress.folder / "unpickled"
+    poison = pickle.dumps(Evil(marker))
+    model, adapter = fortress.models / "pickled", fortress.folder / "loras" / "pickled"
+    shutil.copytree(starter_dir, model, ignore=shutil.ignore_patterns("*.safetensors", "*.gguf"))
+    adapter.mkdir()
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4, "target_modules": ["q_proj"], "base_model_name_or_path": "starter", "task_type": "CAUSAL_LM"}
+    (adapter / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    for path in (model / "pytorch_model.bin", model / "training_args.bin", adapter / "adapter_model.bin", fortress.models / "evil.pt", fortress.folder / "datasets" / "evil.pkl"):
+        path.write_bytes(poison)
+    ask = {"prompt": "a", "max_tokens": 1}
+    refused = [
+        http.post("v1/completions", json={**ask, "model": "pickled"}), http.post("v1/completions", json={**ask, "model": "evil.pt"}),
+        http.post("v1/completions", json={**ask, "model": STARTER, "adapters": [{"name": "pickled", "scale": 1}]}),
+        http.get("ui/datasets/look", params={"name": "evil.pkl"}), http.post("ui/datasets/preview", json={"name": "evil.pkl", "format": "text", "columns": {}}),
+    ]  # fmt: skip
+    assert all(answer.status_code >= 400 or answer.json().get("problem") for answer in refused), [answer.text[:200] for answer in refused]
+    assert "holds its weights as pickle files, which can run code; get the version with *.safetensors." in refused[0].json()["error"]["message"]
+    assert not marker.exists()
+    shutil.rmtree(model)
+    assert fortress.answers()
+
+
 # ---- Gradio's own routes -------------------------------------------------------------------------------------------
 
 
@@ -132,6 +168,42 @@ def test_an_uploaded_page_is_no_page_of_this_server(fortress: Fortress) -> None:
         "attachment" in given.headers.get("content-disposition", "") and not given.headers["content-type"].startswith("text/html")
     )
     assert "default-src 'self'" in given.headers["content-security-policy"]
+
+
+VALUES: tuple[Any, ...] = (
+    "../outside/secret", {"path": "/etc/passwd", "url": "http://127.0.0.1:1/x", "meta": {"_type": "gradio.FileData"}}, [["x" * 10_000]],
+)  # fmt: skip
+
+
+def called(http: httpx.Client, number: int, values: list[Any], event: Any) -> dict[str, Any]:
+    """What a handler of the page says to a client that made its request by hand."""
+    session = f"attack{number}"
+    body = {"fn_index": number, "data": values, "session_hash": session, "event_data": event, "trigger_id": None}
+    joined = http.post("gradio_api/queue/join", json=body)
+    if joined.status_code != 200:
+        assert joined.status_code < 500, joined.text[:300]
+        return joined.json()
+    with http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as events:
+        for line in events.iter_lines():
+            told = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+            if told.get("msg") in ("process_completed", "unexpected_error"):
+                return dict(told)
+    return {}
+
+
+def test_handlers_of_the_page_take_nothing_on_trust(fortress: Fortress) -> None:
+    """Gradio lets every handler be called by its number, with arguments that no control would give."""
+    http, before = fortress.server.http, fingerprint(fortress.outside)
+    handlers = {re.sub(r"_\d+$", "", row["api_name"]): row for row in http.get("config").json()["dependencies"]}  # one of each function
+    assert len(handlers) > 20
+    for value in VALUES:
+        for handler in handlers.values():
+            answer = json.dumps(called(http, handler["id"], [value] * len(handler["inputs"]), {"name": value, "value": value, "index": value}))
+            assert OUTSIDE not in answer and "root:x:" not in answer and "Traceback" not in answer, (handler["api_name"], answer[:300])
+    assert fingerprint(fortress.outside) == before
+    assert "Unexpected error in the page" not in fortress.server.log and "/modules/ui/" not in fortress.server.log
+    assert {path.name for path in (fortress.folder / "presets").glob("*.yaml")} >= {"Balanced.yaml", "Creative.yaml"}
+    assert fortress.answers()
 
 
 # ---- foreign sites, hosts, guesses ---------------------------------------------------------------------------------
@@ -186,7 +258,8 @@ def test_another_site_can_neither_write_nor_upload_nor_read(fortress: Fortress) 
 
 def test_guesses_at_the_key_are_slowed_and_the_key_is_not(fortress: Fortress) -> None:
     with httpx.Client(base_url=fortress.server.url) as guesser:
-        codes = [guesser.get("v1/models", headers={header: value}).status_code for header, value in (("authorization", "Bearer x"), ("x-api-key", "y")) * 6]
+        guesses = [{"authorization": "Bearer x"}, {"x-api-key": "y"}] * 6
+        codes = [guesser.get("v1/models", headers={**guess, "x-forwarded-for": f"10.0.0.{n}"}).status_code for n, guess in enumerate(guesses)]
         assert codes[-2:] == [429, 429] and set(codes) == {401, 429}
         assert guesser.get("v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
         assert guesser.get("v1/models", params={"key": KEY, "api_key": KEY}).status_code == 401  # it would stand in logs of proxies

@@ -37,6 +37,7 @@ HEADERS, FOLDER_HEADERS = 500, 200  # read in the web process: all of them alway
 LOADED_FILES, LOADED_FOLDERS, RENDERED, CONSTRAINED = (500, 200, 200, 200) if FULL else (20, 3, 24, 60)
 STEP = HEADERS // LOADED_FILES + 1  # so that a part has all kinds of mutations
 HEADER_LIMIT_S = 5.0
+AWKWARD = "a" * 300 + " The fox \u2028🦊"  # what patterns of tokenizers stumble over
 FILES = ("config.json", "tokenizer.json", "tokenizer_config.json")
 DEFECT = "server_error"  # an exception that nobody foresaw; all other errors are sentences of their own
 
@@ -59,9 +60,11 @@ def told(answer: httpx.Response) -> str:
     return next((what for words, what in ends if words in error["message"]), str(error["type"]))
 
 
-def tell(what: str, seen: Counter[str]) -> None:
-    """The figures, for who runs this with `-s`."""
-    sys.stdout.write(f"\n{what}: {dict(seen)}\n")
+def tell(what: str, seen: Counter[str], step: int = -1) -> None:
+    """The figures, for who runs this with `-s`: at the end, and on the long way there."""
+    if step < 0 or (FULL and step % 25 == 24):
+        sys.stdout.write(f"\n{what}: {dict(seen)}\n")
+        sys.stdout.flush()
 
 
 # ---- headers, in the web process -----------------------------------------------------------------------------------
@@ -126,7 +129,7 @@ def shelf(fortress: Fortress) -> Iterator[Path]:
 
 def load(fortress: Fortress, name: str) -> str:
     """Have the server load a model and write one token."""
-    return told(fortress.server.http.post("v1/completions", json={"model": name, "prompt": "The fox", "max_tokens": 1}))
+    return told(fortress.server.http.post("v1/completions", json={"model": name, "prompt": AWKWARD, "max_tokens": 1}))
 
 
 def test_loading_damaged_gguf_files(fortress: Fortress, shelf: Path, starter_gguf: Path) -> None:
@@ -139,6 +142,7 @@ def test_loading_damaged_gguf_files(fortress: Fortress, shelf: Path, starter_ggu
         seen[load(fortress, f"fuzz/{path.name}")] += 1
         assert fortress.server.process.poll() is None, (number, kind)
         path.unlink()
+        tell("GGUF files so far", seen, step)
     tell("GGUF files", seen)
     assert fortress.answers()
 
@@ -168,6 +172,7 @@ def test_loading_damaged_folders_runs_nothing_of_theirs(fortress: Fortress, shel
         assert fortress.server.process.poll() is None, (number, kind)
         assert not marker.exists(), (number, kind, changed)
         shutil.rmtree(place)
+        tell("folders so far", seen, step)
     tell("folders", seen)
     assert fortress.answers()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import socket
 import ssl
@@ -80,6 +82,20 @@ def test_page_and_api_come_over_https_and_the_session_never_leaves_it(secure: ht
     page = secure.get("/")
     assert page.status_code == 200 and "http://" not in re.sub(r"http://www\.w3\.org", "", page.text.split("<body", 1)[0].split("gradio_config", 1)[0])
     assert secure.get("/v1/models", headers={"authorization": f"Bearer {KEY}"}).status_code == 200
+
+
+@pytest.mark.skipif(os.name != "posix", reason="without exec the next run is a child process")
+def test_a_restart_stays_on_https_and_keeps_the_session(secure: httpx.Client) -> None:
+    assert secure.post("/login", data={"key": KEY}).status_code == 303
+    before = secure.get("/ui/restart").json()["run"]
+    assert secure.post("/ui/restart").json() == {"run": before, "same_address": True}
+
+    def again() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            return bool(secure.get("/ui/restart").json()["run"] != before)
+        return False
+
+    wait_for(again, "another run answers", START_LIMIT_S)
 
 
 def test_plain_http_gets_nothing(secure: httpx.Client) -> None:

@@ -6,6 +6,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -21,9 +22,18 @@ NETWORK = {
 }  # fmt: skip
 CLIENTS = frozenset({"httpx", "httpx2", "requests", "aiohttp", "urllib.request", "http.client", "urllib3", "ftplib", "smtplib", "telnetlib", "websockets"})
 # Processes that get the environment as it is: the next run of the server itself, the driver's tool, and what a child starts that has a clean one
+STARTS = frozenset({"subprocess.Popen", "subprocess.run", "subprocess.check_output", "asyncio.create_subprocess_exec", "os.execv", "os.spawnv"})
 OWN_ENVIRONMENT = frozenset({"modules/loaders/machine.py", "modules/services/machine_probe.py"})
 
-Rule = Callable[[ast.Module, str], Iterator[str]]
+class Seen(NamedTuple):
+    """What a file calls and imports; read in one pass."""
+
+    path: str
+    calls: list[tuple[str, ast.Call]]
+    imports: list[tuple[int, str]]
+
+
+Rule = Callable[[Seen], Iterator[str]]
 
 
 def dotted(node: ast.expr) -> str:
@@ -33,49 +43,50 @@ def dotted(node: ast.expr) -> str:
     return node.id if isinstance(node, ast.Name) else ""
 
 
-def calls(tree: ast.Module) -> Iterator[tuple[str, ast.Call]]:
-    for node in ast.walk(tree):
+def read(source: str, path: str) -> Seen:
+    seen = Seen(path, [], [])
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
-            yield dotted(node.func), node
+            seen.calls.append((dotted(node.func), node))
+        elif isinstance(node, ast.Import):
+            seen.imports.extend((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            seen.imports.append((node.lineno, node.module or ""))
+    return seen
 
 
 def given(call: ast.Call) -> dict[str, str]:
     return {word.arg: ast.unparse(word.value) for word in call.keywords if word.arg}
 
 
-def running_calls(tree: ast.Module, _: str) -> Iterator[str]:
-    for name, call in calls(tree):
+def running_calls(seen: Seen) -> Iterator[str]:
+    for name, call in seen.calls:
         if name in RUNNING and (not RUNNING[name] or RUNNING[name] not in [f"{key}={value}" for key, value in given(call).items()]):
             yield f"{call.lineno}: {name}"
         if any(word.arg == "shell" for word in call.keywords):
             yield f"{call.lineno}: a shell"
 
 
-def trusting_loads(tree: ast.Module, _: str) -> Iterator[str]:
+def trusting_loads(seen: Seen) -> Iterator[str]:
     """Every load of a model folder says that its code is not run, that nothing is fetched and, for weights, that nothing is unpickled."""
-    for name, call in calls(tree):
-        values = given(call) if call.keywords else {}
-        if "trust_remote_code" in values and values["trust_remote_code"] != "False":
+    for name, call in seen.calls:
+        if any(word.arg == "trust_remote_code" for word in call.keywords) and given(call)["trust_remote_code"] != "False":
             yield f"{call.lineno}: {name} trusts"
         if name.endswith(".from_pretrained") and not name.startswith("PeftModel"):  # that one is given a checked folder with safetensors
             is_weights = "Tokenizer" not in name and "Processor" not in name
             wanted = {"trust_remote_code": "False", "local_files_only": "True"} | ({"use_safetensors": "True"} if is_weights else {})
-            if any(values.get(key) != value for key, value in wanted.items()):
+            if any(given(call).get(key) != value for key, value in wanted.items()):
                 yield f"{call.lineno}: {name} lacks one of {wanted}"
 
 
-def network_clients(tree: ast.Module, path: str) -> Iterator[str]:
-    if path.startswith(tuple(NETWORK)):
-        return
-    for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-        yield from (f"{node.lineno}: imports {name}" for name in names if name in CLIENTS or name.split(".")[0] in CLIENTS)
+def network_clients(seen: Seen) -> Iterator[str]:
+    if not seen.path.startswith(tuple(NETWORK)):
+        yield from (f"{line}: imports {name}" for line, name in seen.imports if name in CLIENTS or name.split(".")[0] in CLIENTS)
 
 
-def unclean_processes(tree: ast.Module, path: str) -> Iterator[str]:
-    for name, call in calls(tree):
-        starts = name in ("subprocess.Popen", "subprocess.run", "subprocess.check_output", "asyncio.create_subprocess_exec", "os.execv", "os.spawnv")
-        if starts and "env" not in given(call) and path not in OWN_ENVIRONMENT:
+def unclean_processes(seen: Seen) -> Iterator[str]:
+    for name, call in seen.calls:
+        if name in STARTS and "env" not in given(call) and seen.path not in OWN_ENVIRONMENT:
             yield f"{call.lineno}: {name} without an environment of its own"
 
 
@@ -89,15 +100,15 @@ RULES: tuple[tuple[Rule, str], ...] = (
 
 @pytest.mark.parametrize(("rule", "source"), RULES)
 def test_a_rule_fires_on_a_planted_fault(rule: Rule, source: str) -> None:
-    assert list(rule(ast.parse(source), "modules/x.py"))
+    assert list(rule(read(source, "modules/x.py")))
 
 
 def test_the_source_keeps_the_rules() -> None:
     found = []
     for path in sorted((ROOT / "modules").rglob("*.py")):
         name = path.relative_to(ROOT).as_posix()
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        found += [f"{name}:{complaint}" for rule in {rule: None for rule, _ in RULES} for complaint in rule(tree, name)]
+        seen = read(path.read_text(encoding="utf-8"), name)
+        found += [f"{name}:{complaint}" for rule in {rule: None for rule, _ in RULES} for complaint in rule(seen)]
     assert found == []
 
 
@@ -110,9 +121,9 @@ def test_every_package_is_pinned_and_none_that_runs_code_of_strangers_is_there()
 
 
 def test_the_page_is_mounted_closed() -> None:
-    from modules.ui.app import page_options
-
-    options = page_options()
+    tree = ast.parse((ROOT / "modules" / "ui" / "app.py").read_text(encoding="utf-8"))
+    made = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "page_options")
+    options = {ast.literal_eval(key): ast.unparse(value) for node in ast.walk(made) if isinstance(node, ast.Dict) for key, value in zip(node.keys, node.values, strict=True) if key}
     assert "allowed_paths" not in options
     closed = ("run_history", "show_error", "ssr_mode", "enable_monitoring", "mcp_server")
-    assert [options[name] for name in closed] == [False] * len(closed)
+    assert [options[name] for name in closed] == ["False"] * len(closed)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,9 @@ from modules.core.errors import InvalidRequest
 from modules.core.settings import Settings
 from modules.services import passwords
 from modules.services.account_commands import account_command
+from modules.services.accounts import AccountService
 from modules.services.entry import check_entry, check_or_offer
+from modules.services.storage import Storage
 from modules.store.peek import FILE_NAME, has_users
 
 PASSWORD = "heron and otter"
@@ -55,6 +59,11 @@ def test_users_and_keys(terminal: Terminal) -> None:
     listed = terminal("keys list Ben")[1]
     assert " until " in listed and listed.endswith(" phone") and key not in listed
     assert terminal(f"keys revoke Ben {listed.split()[0]}")[0] == 0 and " revoked phone" in terminal("keys list Ben")[1]
+    noted = [(one["action"], one["object"], one["outcome"]) for one in map(json.loads, (terminal.state / "audit.jsonl").read_text().splitlines())]
+    assert noted == [
+        ("user.create", "Ann", "failed"), ("user.create", "Ann", "done"), ("user.create", "ann", "failed"), ("user.create", "Ben", "done"), ("user.change", "Ben", "done"),
+        ("user.password", "Ben", "done"), ("user.delete", "Ann", "failed"), ("key.create", "Ben", "failed"), ("key.create", "Ben", "done"), ("key.revoke", "Ben", "done"),
+    ]  # fmt: skip
     assert terminal("keys revoke Ben nothing") == (1, "There is no such key; refresh the list.")
     assert terminal("keys add Cem --scope chat") == (1, "There is no account “Cem”; python server.py users list shows all.")
     assert terminal("users remove Ben")[0] == 0 and len(terminal("users list")[1].splitlines()) == 1
@@ -77,6 +86,29 @@ def test_what_lets_other_machines_in(terminal: Terminal) -> None:
     check_entry(settings(host="0.0.0.0"))
     with pytest.raises(InvalidRequest, match="would let everybody in"):
         check_entry(settings(multi_user=True))
+
+
+def test_a_server_that_lost_its_accounts_does_not_open(terminal: Terminal) -> None:
+    terminal("users add Ann", PASSWORD)
+    for broken in (b"this is no database" * 500, None):
+        for path in terminal.state.glob(f"{FILE_NAME}*"):
+            path.unlink()
+        if broken:
+            (terminal.state / FILE_NAME).write_bytes(broken)
+        settings = Settings(state_dir=terminal.state)
+        with pytest.raises(InvalidRequest, match="This server had accounts"):
+            check_or_offer(settings)
+
+        async def is_closed() -> bool:  # also where it is lost only after that look
+            storage = Storage(terminal.state)
+            accounts = AccountService(storage)
+            closed = await accounts.on() and await accounts.list() == ()
+            await storage.close()
+            return closed
+
+        assert asyncio.run(is_closed())
+        assert terminal("users add Ben", PASSWORD)[1].startswith("Ben is the first account")
+        check_or_offer(settings)
 
 
 def test_a_look_at_a_database_that_is_none(tmp_path: Path) -> None:

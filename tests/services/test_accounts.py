@@ -14,7 +14,7 @@ import pytest_asyncio
 from sqlalchemy import text
 
 from modules.core.errors import Busy, Conflict, Forbidden, InvalidRequest, NotFound
-from modules.core.person import FIRST_PERSON, Person
+from modules.core.person import FIRST_PERSON, Person, own_folder
 from modules.services.accounts import AccountService
 from modules.services.passwords import WAITING_LIMIT, Passwords
 from modules.services.storage import Storage
@@ -210,7 +210,11 @@ async def test_what_somebody_wrote_goes_with_them(house: House) -> None:
     key, _ = await house.accounts.identities.create_key(ben, "phone", ["chat"])
     for owner in (FIRST_PERSON, ben.id):
         await house.storage.run(lambda stores, owner=owner: (stores.conversations.create(owner, {}), stores.notebooks.create(owner, "Mine", "heron")))
+    assert house.storage.folder
+    theirs = own_folder(house.storage.folder, ben.id)
+    theirs.mkdir(parents=True)
     await house.accounts.delete(ben.id)
+    assert not theirs.exists() and theirs.parent.exists()
     assert await house.accounts.identities.of_key(key) is None and await house.accounts.log_in("Ben", PASSWORD) is None
     assert await house.sql("SELECT 1 FROM api_keys") == []
     assert [row[0] for row in await house.sql("SELECT owner FROM conversations WHERE bin_id IS NULL")] == [FIRST_PERSON]

@@ -360,4 +360,4 @@ async def test_tools_reach_a_server_and_its_calls_come_back(start_app: StartApp,
     sent = upstream.asked("/v1/chat/completions")[-1]
     assert (sent["tools"], sent["tool_choice"]["function"]["name"]) == ([tool], "look")
     assert sent["messages"][1]["tool_calls"][0]["function"] == {"name": "look", "arguments": "{}"}
-    assert sent["messages"][2] == {"role": "tool", "content": "Sea", "tool_call_id": "id6"}
+    assert sent["messages"][2] == {"role": "tool", "content": "Sea", "tool_call_id": "id6", "name": "look"}

@@ -47,8 +47,12 @@ async def test_what_ended_is_added_up_kept_and_told_by_person(tmp_path: Path) ->
         other.push(Delta("a", (1, 1)))
     other.fail(AppError("It died."))  # what it wrote was computed all the same
     broken.abandon()
+    itself = Inbox()
+    usage.begun(ClientGeneration(itself, "m", no_cancel), by_itself=True)
+    itself.push(Delta(finish_reason="stop", usage=Usage(3)))
     before = await usage.everybody(1)
     assert before[Spender("local", usage.today, "m")].requests == 2
+    assert before[Spender("", usage.today, "m")].prompt_tokens == 3
     assert before[Spender("ann", usage.today, "m")].counted_tokens == 10 - 4 + 2
     await usage.close()
     await storage.close()

@@ -17,6 +17,7 @@ from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, T
 from modules.core.messages import Message
 from modules.core.model import Adapter, TemplateSource
 from modules.core.params import GenerationParams
+from modules.core.tools import checked_tools
 from modules.engine.client import EngineClient
 from modules.engine.worker import LoadCommand
 from modules.loaders.machine import usable_cores
@@ -215,6 +216,27 @@ def test_a_model_without_template_says_what_to_do(prompts):
             bare.prepare(chat("Hi"))
     finally:
         model.template = template
+
+
+def test_tools_are_told_in_words_or_by_a_template_of_their_own(prompts):
+    tools = checked_tools([{"function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}])
+    prepared = prompts.prepare(chat("Hi", tools=tools, must_call=("look",)))
+    text = written(prompts, prepared.token_ids)
+    assert '{"name": "look"' in text
+    assert "<tool_call>" in text
+    assert prepared.call_format == "generic"
+    assert prepared.calls.frame.items[0][0].endswith('"look", "arguments": ')
+    assert (prompts.prepare(chat("Hi")).call_format, prompts.prepare(chat("Hi")).calls) == ("", None)
+    model, own = prompts._model, prompts._model.template
+    spoken = "{{ bos_token }}{% for tool in tools %}[TOOL_CALLS]{{ tool.function.name }}{% endfor %}{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}"
+    model.template = own.model_copy(update={"tool_text": spoken})
+    try:
+        with_tools, without = prompts.prepare(chat("Hi", tools=tools)), prompts.prepare(chat("Hi"))
+    finally:
+        model.template = own
+    assert (with_tools.call_format, with_tools.template_origin) == ("mistral", f"{own.origin} (tool_use)")
+    assert "[TOOL_CALLS]look" in written(prompts, with_tools.token_ids)
+    assert without.token_ids == prompts.prepare(chat("Hi")).token_ids
 
 
 # ---- the process ---------------------------------------------------------------------------------------------------

@@ -229,6 +229,7 @@ def _template(header: GgufHeader, tokenizer: LlamaCppTokenizer) -> TemplateSourc
     return TemplateSource(
         text=text,
         origin="GGUF metadata",
+        tool_text=header.text("tokenizer.chat_template.tool_use"),
         bos_token=tokenizer.token_text(tokenizer.bos_id),
         eos_token=tokenizer.token_text(eos if isinstance(eos, int) else None),
     )

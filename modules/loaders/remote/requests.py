@@ -8,6 +8,7 @@ from typing import Any
 from modules.core.errors import InvalidRequest
 from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt
 from modules.core.messages import Message
+from modules.core.tools import with_names
 from modules.loaders.remote.kinds import sampling, spec_of
 from modules.loaders.remote.options import Kind
 from modules.loaders.remote.text_shape import shape_fields
@@ -94,7 +95,7 @@ def _text(prompt: TextPrompt, kind: Kind) -> str:
 
 def _chat(prompt: ChatPrompt, kind: Kind) -> dict[str, Any]:
     spec = spec_of(kind)
-    body: dict[str, Any] = {"messages": [_message(message) for message in prompt.messages]}
+    body: dict[str, Any] = {"messages": [_message(message) for message in with_names(prompt.messages)]}
     if prompt.continue_final_message:
         if spec.continues is None:
             raise InvalidRequest(

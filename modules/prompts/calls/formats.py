@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from modules.core.text_shape import TaggedField, TaggedItem
 from modules.prompts.calls import read, read_bare
 from modules.prompts.calls.read import Reader
 
@@ -49,6 +50,41 @@ GENERIC = Frame()
 
 
 @dataclass(frozen=True, slots=True)
+class Tags:
+    """Calls whose arguments stand in tags; several are apart as those of the generic frame."""
+
+    begin: str
+    before: str  # an argument
+    behind: str
+    end: str
+
+    def item(self, name: str, schema: Mapping[str, Any]) -> TaggedItem | None:
+        """A call in tags by the schema of its arguments; None where tags could not keep to it."""
+        properties, required = schema.get("properties"), schema.get("required", ())
+        if not isinstance(properties, Mapping) or any(key in schema for key in NOT_IN_TAGS):
+            return None
+        fields = [self._field(key, inner, key in required, schema) for key, inner in properties.items()]
+        if any(one is None for one in fields) or not set(required) <= set(properties):
+            return None
+        return TaggedItem(self.begin.replace(NAME, name), tuple(one for one in fields if one), self.end)
+
+    def _field(self, key: str, inner: Any, required: bool, schema: Mapping[str, Any]) -> TaggedField | None:
+        if not isinstance(inner, Mapping) or not read.NAME.fullmatch(key) or not isinstance(inner.get("type"), str):
+            return None
+        before, choices = self.before.replace(NAME, key), inner.get("enum")
+        if inner["type"] != "string":
+            rooted = {**inner, **{word: schema[word] for word in ("$defs", "definitions") if word in schema}}
+            return TaggedField(before, self.behind, json.dumps(rooted, ensure_ascii=False), required=required)
+        if not set(inner) <= PLAIN_TEXT or (choices is not None and not all(isinstance(one, str) and one for one in choices)):
+            return None
+        return TaggedField(before, self.behind, choices=tuple(choices or ()), required=required)
+
+
+NOT_IN_TAGS = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties", "minProperties", "maxProperties")
+PLAIN_TEXT = frozenset({"type", "description", "title", "default", "examples", "enum"})
+
+
+@dataclass(frozen=True, slots=True)
 class CallFormat:
     """One format. Replies are looked through for its opening marks; bare ones count only where a reply begins with them."""
 
@@ -57,14 +93,16 @@ class CallFormat:
     opens: tuple[str, ...]
     bare: tuple[str, ...] = ()
     frame: Frame = GENERIC  # how calls are written, and what is forced where one has to come; of formats without JSON the generic one, which they read too
+    tags: Tags | None = None  # how calls without JSON are forced, where that can be
     special: tuple[str, ...] = ()  # what may be special tokens of the model, and must not be hidden
     stop: tuple[str, ...] = ()  # what the model writes when it waits for the answer of a tool
+    reads_generic: bool = True  # `<tool_call>` with JSON is understood as well
     mark: str = ""  # that begins the frame wherever the model calls by itself; empty where it does so in other ways too
 
     def readers(self) -> tuple[tuple[str, Reader], ...]:
         """Opening marks with what reads behind them."""
         own = tuple((mark, self.reader) for mark in self.opens)
-        return own if "<tool_call>" in self.opens else (*own, ("<tool_call>", read.tagged))
+        return own if "<tool_call>" in self.opens or not self.reads_generic else (*own, ("<tool_call>", read.tagged))
 
 
 def _frame(call: str, begin: str = "", between: str = "", end: str = "", *, several: bool = True) -> Frame:
@@ -74,6 +112,8 @@ def _frame(call: str, begin: str = "", between: str = "", end: str = "", *, seve
 _LIST_ITEM = f'{{"name": "{NAME}", "arguments": {ARGUMENTS}}}'
 _DEEPSEEK = ("<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>", "<｜tool▁sep｜>", "<｜tool▁call▁end｜>", "<｜tool▁calls▁end｜>")
 _TAGS = ("<tool_call>", "</tool_call>")
+_XML = Tags(f"<tool_call>\n<function={NAME}>\n", f"<parameter={NAME}>\n", "\n</parameter>\n", "</function>\n</tool_call>")
+_KEYS = Tags(f"<tool_call>{NAME}\n", f"<arg_key>{NAME}</arg_key>\n<arg_value>", "</arg_value>\n", "</tool_call>")
 _LISTS = ("<|tool_call|>", "<|/tool_call|>")
 
 FORMATS: tuple[CallFormat, ...] = (
@@ -116,14 +156,17 @@ FORMATS: tuple[CallFormat, ...] = (
     CallFormat("lfm", read_bare.llama, ("<|tool_call_start|>",), special=("<|tool_call_start|>", "<|tool_call_end|>"),
                frame=_frame(_LIST_ITEM, "<|tool_call_start|>[", ", ", "]<|tool_call_end|>")),
     CallFormat("list", read.json_calls, ("<|tool_call|>",), special=_LISTS, mark="<|tool_call|>", frame=_frame(_LIST_ITEM, "<|tool_call|>[", ", ", "]")),
+    CallFormat("phi", read.json_calls, ("functools", "<|tool_call|>"), special=_LISTS, frame=_frame(_LIST_ITEM, "functools[", ", ", "]")),
+    CallFormat("jamba", read.json_calls, ("<tool_calls>",), special=("<tool_calls>", "</tool_calls>"), mark="<tool_calls>", frame=_frame(_LIST_ITEM, "<tool_calls>[", ", ", "]</tool_calls>")),
+    CallFormat("dsml", read.dsml, ("<｜DSML｜function_calls>",), special=("｜DSML｜",)),
     CallFormat("minimax", read.invoked, ("<minimax:tool_call>",), special=("<minimax:tool_call>", "</minimax:tool_call>")),
     CallFormat("nemotron", read.json_calls, ("<TOOLCALL>",), special=("<TOOLCALL>", "</TOOLCALL>"), mark="<TOOLCALL>", frame=_frame(_LIST_ITEM, "<TOOLCALL>[", ", ", "]</TOOLCALL>")),
     CallFormat(
         "internlm", read.internlm, ("<|action_start|>",), special=("<|action_start|>", "<|plugin|>", "<|action_end|>"),
         frame=_frame(f'<|action_start|><|plugin|>{{"name": "{NAME}", "parameters": {ARGUMENTS}}}<|action_end|>', several=False),
     ),
-    CallFormat("functions", read.tagged, ("<tool_call>", "<seed:tool_call>", "<function="), special=(*_TAGS, "<seed:tool_call>", "</seed:tool_call>")),
-    CallFormat("keys", read.tagged, ("<tool_call>",), special=(*_TAGS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")),
+    CallFormat("functions", read.tagged, ("<tool_call>", "<seed:tool_call>", "<function="), tags=_XML, special=(*_TAGS, "<seed:tool_call>", "</seed:tool_call>")),
+    CallFormat("keys", read.tagged, ("<tool_call>",), tags=_KEYS, special=(*_TAGS, "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")),
     CallFormat("hermes", read.tagged, ("<tool_call>",), special=_TAGS, mark="<tool_call>"),
     CallFormat(
         "llama", read_bare.llama, ("<|python_tag|>", "<|python_start|>"), bare=("{", "["), special=("<|python_tag|>", "<|python_start|>", "<|python_end|>"),
@@ -135,6 +178,7 @@ FORMATS: tuple[CallFormat, ...] = (
 RECOGNISED: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<|channel|>commentary",), "harmony"),
     (("<|tool_calls_section_begin|>",), "kimi"),
+    (("<｜DSML｜",), "dsml"),
     (("<｜tool▁calls▁begin｜>", "```json"), "deepseek-r1"),
     (("<｜tool▁calls▁begin｜>",), "deepseek"),
     (("<|tool_call>call:",), "gemma"),
@@ -146,11 +190,13 @@ RECOGNISED: tuple[tuple[tuple[str, ...], str], ...] = (
     (("<|tool_list_start|>",), "lfm"),
     (("<minimax:tool_call>",), "minimax"),
     (("<TOOLCALL>",), "nemotron"),
+    (("<tool_calls>",), "jamba"),
     (("<|action_start|>",), "internlm"),
     (("<function=", "</function>"), "functions"),
     (("<arg_key>",), "keys"),
     (("<tool_call>",), "hermes"),
     (("<|tool_call|>",), "list"),
+    (("<|tool|>", "<|/tool|>"), "phi"),
     (("<|python_tag|>",), "llama"),
     (("<|python_start|>",), "llama"),
     (("<|start_header_id|>ipython",), "llama"),

@@ -139,7 +139,7 @@ def json_calls(tape: Tape, tools: Tools, opening: str) -> Steps[None]:
     first = yield from skip(tape)
     yield from (json_list if first == "[" else json_call)(tape, tools)
     yield from skip(tape)
-    yield from literal(tape, "<|/tool_call|>", "<|END_ACTION|>", "</TOOLCALL>", "<|action_end|>")
+    yield from literal(tape, "<|/tool_call|>", "<|END_ACTION|>", "</TOOLCALL>", "<|action_end|>", "</tool_calls>")
 
 
 def internlm(tape: Tape, tools: Tools, opening: str) -> Steps[None]:
@@ -305,6 +305,25 @@ def deepseek(tape: Tape, tools: Tools, opening: str) -> Steps[None]:
         yield Done()
         yield from skip(tape, " \t\r\n`")
         yield from literal(tape, "<｜tool▁call▁end｜>")
+
+
+def dsml(tape: Tape, tools: Tools, opening: str) -> Steps[None]:
+    """DeepSeek V3.2: invocations with parameters that say themselves whether they are strings."""
+    while True:
+        yield from skip(tape)
+        if (yield from literal(tape, '<｜DSML｜invoke name="', "</｜DSML｜function_calls>")) != '<｜DSML｜invoke name="':
+            return
+        name, _ = yield from until(tape, '">')
+        yield Began(tools.known(name))
+        begun = "{"
+        while (yield from skip(tape)) and (yield from literal(tape, '<｜DSML｜parameter name="', "</｜DSML｜invoke>")).startswith("<｜"):
+            head, _ = yield from until(tape, '">')
+            key, _, kind = head.partition('" string="')
+            yield More(begun)
+            yield from _value(tape, key, {"type": "string"} if kind == "true" else tools.of(name, key), "</｜DSML｜parameter>", "")
+            begun = ", "
+        yield More("{}" if begun == "{" else "}")
+        yield Done()
 
 
 def kimi(tape: Tape, tools: Tools, opening: str) -> Steps[None]:

@@ -49,7 +49,7 @@ function quota(user, draw) {
       change: () => change(() => request("PUT", `ui/users/${user.id}/quota`, { daily_tokens: input.value === "" ? null : Math.round(Number(input.value)) }), draw, `The daily limit of ${user.name} is changed.`),
     },
   });
-  return input;
+  return h("label", { class: "account-limit" }, input, h("span", { text: "tokens a day", "aria-hidden": "true" }));
 }
 
 async function setDisabled(user, disabled, draw) {

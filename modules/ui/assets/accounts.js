@@ -5,6 +5,7 @@ import { h, icon } from "./dom.js";
 import { address, report } from "./page.js";
 import { person } from "./people.js";
 
+const THEME_KEY = "paddock.theme";
 const ROLES = Object.freeze({ chat: "may chat", manage: "manages models", admin: "administrator" });
 
 /** Entries of a menu that lead to accounts; hidden where there are some already, or can be none. */
@@ -36,8 +37,12 @@ export async function showAccounts() {
   openAccounts(told).catch(report);
 }
 
-/** Leave with a form, as a browser then follows to the page that asks for the name. */
-function logOut() {
+/** Leave with a form, as a browser then follows to the page that asks for the name. What was typed here is not left to who logs in next, also where a browser does not heed the server's word for that. */
+async function logOut() {
+  const look = localStorage.getItem(THEME_KEY);
+  for (const store of [localStorage, sessionStorage]) store.clear();
+  if (look) localStorage.setItem(THEME_KEY, look);
+  for (const { name } of await indexedDB.databases?.() ?? []) indexedDB.deleteDatabase(name);
   const form = h("form", { method: "post", action: address("logout"), hidden: true });
   document.body.append(form);
   form.submit();

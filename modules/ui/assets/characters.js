@@ -97,7 +97,7 @@ class CastDialog {
     const buttons = h("div", { class: "cast-buttons" },
       h("button", { type: "button", class: "small-button", text: `New ${cards.one}`, on: { click: () => this.edit(cards, "") } }),
       h("button", { type: "button", class: "small-button", text: `Import ${cards.one}`, title: "A card as PNG, JSON or YAML", on: { click: () => file.click() } }), file);
-    return h("section", {}, h("h3", { text: title }), h("p", { class: "cast-note", text: note }), search, list, buttons);
+    return h("section", { "data-cards": cards.kind }, h("h3", { text: title }), h("p", { class: "cast-note", text: note }), search, list, buttons);
   }
 
   unsaved(cards, name) {

@@ -8,12 +8,16 @@ const WHOLE = Object.freeze(["#area-models", "#area-training"]);
 const SINGLE = Object.freeze([
   "#preset-save, #preset-name :is(input, textarea), #preset-default, #preset-import, #drawer button.stop, #grammar-buttons button, #grammar-name :is(input, textarea)",
   "#template-save, #template-delete, #template-import, #template-choice, #template-try, .tpl-bin button",
-  '.cast-tools [aria-label^="Delete "], .cast-form [type="submit"], .cast-buttons [title^="A card as"]',
+  cards("characters"),
 ]);
-const ONE_FOR_ALL = ".of-all .chat-choice input"; // each account has its own
+const ONE_FOR_ALL = `.of-all .chat-choice input, ${cards("profiles")}`; // each account has its own
 const ADMINS = Object.freeze([".chat-choice.of-all", ".hub-token :is(input, button)", ".remote-form :is(input, textarea, select, button), .remote-servers [aria-label^=\"Remove \"]", ".model-folders :is(input, button)"]);
 const CONTROLS = "button, input, select, textarea";
 const HELD = "data-held";
+
+function cards(kind) {
+  return `[data-cards="${kind}"] :is(.cast-tools [aria-label^="Delete "], .cast-buttons [title^="A card as"]), .cast-form[data-cards="${kind}"] [type="submit"]`;
+}
 
 export const person = request("GET", "ui/person").catch(() => ({}));
 

@@ -6,14 +6,16 @@ pydantic models. Knows the model service; loads nothing itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import ModelInfo
-from modules.core.person import PERSON, Person, check_manages
+from modules.core.person import PERSON, Person, asked_by, check_manages
+from modules.services.audit import coming_from
 from modules.services.model_choices import changes
 from modules.ui.form import Form, checked, label_of
 from modules.ui.notices import attempt, notify, sentence
@@ -182,9 +184,10 @@ class ModelsTab:
     async def load_as_shown(self, name: str, loader: str, request: gr.Request, *shown: Any) -> Any:
         """Load the picked model with the options shown; a failure stays as a sentence above the form."""
         try:
-            check_manages(self._app.settings, person_of(request))
-            options = self._forms[loader].read(self._shown_of(loader, shown))
-            await self._app.models.load(name, loader, options.model_dump(mode="json", exclude_defaults=True))
+            with asked_in(request):
+                check_manages(self._app.settings)
+                options = self._forms[loader].read(self._shown_of(loader, shown))
+                await self._app.models.load(name, loader, options.model_dump(mode="json", exclude_defaults=True))
         except AppError as error:
             return _problem(sentence(error))
         return _problem("")
@@ -192,28 +195,36 @@ class ModelsTab:
     async def load_remembered(self, event: gr.EventData, request: gr.Request) -> None:
         """Load a model as it was last loaded; the list itself shows why a load failed."""
         choice = self._app.models.remembered(_told(event, "name"))
-        if self._may(request):
-            await attempt(self._app.models.load(choice.name, choice.loader, choice.options), notice=False)
+        with asked_in(request):
+            if self._may():
+                await attempt(self._app.models.load(choice.name, choice.loader, choice.options), notice=False)
 
     async def unload(self, event: gr.EventData, request: gr.Request) -> None:
         """Give a model's memory back."""
-        if self._may(request):
-            await attempt(self._app.models.unload(_told(event, "name")))
+        with asked_in(request):
+            if self._may():
+                await attempt(self._app.models.unload(_told(event, "name")))
 
-    def _may(self, request: gr.Request) -> bool:
+    def _may(self) -> bool:
         """Whether who asks may load and unload; who may not is told."""
         try:
-            check_manages(self._app.settings, person_of(request))
+            check_manages(self._app.settings)
         except AppError as error:
             notify(error)
             return False
         return True
 
 
-def person_of(request: gr.Request) -> Person | None:
-    """Who sent a request whose handler waits in Gradio's queue, which runs it later and beside it."""
-    found = request.request.scope.get(PERSON) if request.request is not None else None
-    return found if isinstance(found, Person) else None
+@contextmanager
+def asked_in(request: gr.Request) -> Iterator[None]:
+    """Until this ends all is asked by who sent a request, and from there: its handler waits in Gradio's queue, which runs it later and beside it."""
+    scope = request.request.scope if request.request is not None else {}
+    person, client = scope.get(PERSON), scope.get("client")
+    with ExitStack() as stack:
+        stack.enter_context(coming_from(str(client[0]) if client else ""))
+        if isinstance(person, Person):
+            stack.enter_context(asked_by(person))
+        yield
 
 
 def _told(event: gr.EventData, name: str) -> str:

@@ -108,6 +108,10 @@ SAMPLES: tuple[tuple[str, str, str, Called], ...] = (
     ("command", 'I plan.<|START_ACTION|>[\n    {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Köln", "days": 2}}\n]<|END_ACTION|>', "I plan.", [WEATHER]),
     ("nemotron", '<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}]</TOOLCALL>', "", [WEATHER]),
     ("minimax", '<minimax:tool_call>\n<invoke name="get_weather">\n<parameter name="city">Köln</parameter>\n<parameter name="days">2</parameter>\n</invoke>\n<invoke name="now">\n</invoke>\n</minimax:tool_call>', "", [WEATHER, ("now", {})]),
+    ("phi", 'functools[{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}]', "", [WEATHER]),
+    ("phi", "The module functools [1] has partial().", "The module functools [1] has partial().", []),
+    ("jamba", '<tool_calls>[{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}, {"name": "now", "arguments": {}}]</tool_calls>', "", [WEATHER, ("now", {})]),
+    ("dsml", '<｜DSML｜function_calls>\n<｜DSML｜invoke name="get_weather">\n<｜DSML｜parameter name="city" string="true">Köln</｜DSML｜parameter>\n<｜DSML｜parameter name="days" string="false">2</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>', "", [WEATHER, ("now", {})]),
     ("internlm", '<|action_start|><|plugin|>{"name": "get_weather", "parameters": {"city": "Köln", "days": 2}}<|action_end|>', "", [WEATHER]),
     ("generic", '{"name": "get_weather", "arguments": {"city": "Köln", "days": 2}}', "", [WEATHER]),
     # text, whole as it was
@@ -185,6 +189,12 @@ OTHERS: dict[str, tuple[Callable[[WrittenCall], str], str, str, str]] = {
     "keys": (in_tags(("<tool_call>", "\n"), "<arg_key>", "</arg_key>\n<arg_value>", "</arg_value>\n", "</tool_call>"), "", "\n", ""),
     "minimax": (
         in_tags(('<invoke name="', '">\n'), '<parameter name="', '">\n', "\n</parameter>\n", "</invoke>"), "<minimax:tool_call>\n", "\n", "\n</minimax:tool_call>"
+    ),
+    "dsml": (
+        lambda call: f'<｜DSML｜invoke name="{call.name}">\n' + "".join(
+            f'<｜DSML｜parameter name="{key}" string="{str(isinstance(value, str)).lower()}">{bare(value)}</｜DSML｜parameter>\n' for key, value in call.arguments.items()
+        ) + "</｜DSML｜invoke>",
+        "<｜DSML｜function_calls>\n", "\n", "\n</｜DSML｜function_calls>",
     ),
     "gemma": (lambda call: f"<|tool_call>call:{call.name}{braced(dict(call.arguments))}<tool_call|>", "", "", ""),
     "lfm": (in_python, "<|tool_call_start|>[", ", ", "]<|tool_call_end|>"),
