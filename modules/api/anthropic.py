@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from modules.api.answers import JsonAnswer
 from modules.api.anthropic_errors import documented_errors
-from modules.api.anthropic_events import MessageEvents, message_head, whole_message
+from modules.api.anthropic_events import MessageEvents, whole_message
 from modules.api.anthropic_schemas import CountBody, MessagesRequest
 from modules.api.completions import CLIENT_GONE
 from modules.api.dialects import asked_chat, begin, events_of, whole_reply
@@ -29,12 +29,14 @@ def anthropic_router(app: App) -> APIRouter:
         chat = body.chat()
         asked = await asked_chat(app, chat, request)
         generation = await begin(app, chat, asked)
+        events = MessageEvents(generation, body.stop_strings())
+        app.queues.name([generation], events.head["id"])
         if body.stream:
-            return stream(events_of(generation, asked, MessageEvents(generation, body.stop_strings())))
+            return stream(events_of(generation, asked, events))
         reply = await whole_reply(request, generation, asked)
         if reply is None:
             return Response(status_code=CLIENT_GONE)
-        return JsonAnswer(whole_message(message_head(generation), reply, body.stop_strings()))
+        return JsonAnswer(whole_message(events.head, reply, body.stop_strings()))
 
     @router.post("/count_tokens")
     async def count(body: CountBody, request: Request) -> dict[str, int]:

@@ -86,6 +86,7 @@ class MessageEvents:
     def __init__(self, generation: ClientGeneration, stop_sequences: Sequence[str]) -> None:
         self._generation = generation
         self._stop_sequences = stop_sequences
+        self.head = message_head(generation)
         self._begun = False
         self._blocks = 0
         self._open: str | int | None = None  # the kind of the open block, or the number of its call
@@ -121,7 +122,7 @@ class MessageEvents:
         if self._begun:
             return
         self._begun = True
-        head, started = message_head(self._generation), self._generation.started
+        head, started = dict(self.head), self._generation.started
         if started is not None:
             head["usage"] = usage_of(Usage(prompt_tokens=started.prompt_tokens, reused_tokens=started.reused_tokens, completion_tokens=0))
         yield _event("message_start", message=head)

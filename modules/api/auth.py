@@ -147,8 +147,8 @@ def session_in(headers: Mapping[str, str]) -> str:
 
 
 LOGIN_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Paddock</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:1rem}}
-form{{max-width:22rem;width:100%;display:grid;gap:.75rem}}input,button{{font:inherit;padding:.6rem .8rem;border-radius:.6rem;border:1px solid #8886}}
+<title>Paddock</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;grid-template-columns:minmax(0,22rem);place-content:center;min-height:90vh;margin:1rem}}
+form{{display:grid;gap:.75rem}}input,button{{font:inherit;padding:.6rem .8rem;border-radius:.6rem;border:1px solid #8886}}
 button{{background:#2f6b4f;color:#fff;border:0;cursor:pointer}}p{{margin:0}}.error{{color:#c0392b}}</style></head>
 <body><form method="post" action="login"><h1>Paddock</h1><p>This server is protected. Type the key it was started with.</p>
 <label for="key">Key</label><input id="key" name="key" type="password" autocomplete="current-password" autofocus required>

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from modules.api.choices import CALLED, FINISH_WORDS, Whole
 from modules.api.owner import Caller
+from modules.api.role_fields import in_role
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.core.generation import CallPiece, ChatPrompt, Delta, GenerationRequest
 from modules.core.messages import ThoughtStream
@@ -70,6 +71,8 @@ async def chat_request(app: App, body: ChatRequest, who: Caller) -> GenerationRe
         continue_final_message=body.continue_final_message,
         overflow="refuse",
     )
+    if (role := body.role()) is not None:
+        prompt, params = await in_role(app, role, prompt, params)
     return GenerationRequest(prompt=prompt, params=params, person=who.person, client=who.client)
 
 

@@ -30,8 +30,8 @@ OWN_PATH = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")
 WRONG = "Name and password do not fit. Look at both; upper and lower case count in the password."
 TOO_MANY = "Too many log-ins failed; wait a minute, then try again."
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
-<title>Log in · Paddock</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;place-items:center;min-height:90vh;margin:1rem}}
-form{{max-width:22rem;width:100%;display:grid;gap:.75rem}}h1,p{{margin:0}}label{{display:grid;gap:.25rem}}
+<title>Log in · Paddock</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;grid-template-columns:minmax(0,22rem);place-content:center;min-height:90vh;margin:1rem}}
+form{{display:grid;gap:.75rem}}h1,p{{margin:0}}label{{display:grid;gap:.25rem}}
 input,button{{font:inherit;padding:.6rem .8rem;border-radius:.6rem;border:1px solid #8886}}input,button:focus-visible{{outline-offset:2px}}
 button{{background:#2f6b4f;color:#fff;border:0;cursor:pointer}}.error{{color:light-dark(#b3261e,#ff8a80)}}</style></head>
 <body><main><form method="post" action="login"><h1>Paddock</h1>

@@ -34,6 +34,7 @@ def responses_router(app: App) -> APIRouter:
         asked = _with_truncation(await asked_chat(app, chat, request), body)
         generation = await begin(app, chat, asked)
         answer = Answer(_head(body, asked, generation.model), summarised=body.summarised, logprobs=body.with_logprobs)
+        app.queues.name([generation], answer.whole["id"])
         if body.stream:
             return stream(events_of(generation, asked, AnswerEvents(answer)))
         if await unless_gone(request, _written(answer, generation, asked)) is None:

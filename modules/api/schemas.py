@@ -21,6 +21,7 @@ from pydantic import (
 
 from modules.api.content import ChatMessage, check_count
 from modules.api.openai_fields import OpenAiChatFields
+from modules.api.role_fields import RoleFields
 from modules.api.text_shapes import Schema, ShapeFields
 from modules.api.textgen_fields import textgen_names
 from modules.api.tools import ToolFields
@@ -120,7 +121,7 @@ class ChatFields(GenerationBody):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class ChatRequest(OpenAiChatFields, ToolFields, ChatFields):
+class ChatRequest(OpenAiChatFields, ToolFields, RoleFields, ChatFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)

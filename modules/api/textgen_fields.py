@@ -17,7 +17,8 @@ RENAMED: Mapping[str, str] = MappingProxyType({
     "typical": "typical_p", "add_bos_token": "add_bos", "instruction_template": "prompt_template", "continue_": "continue_final_message",
 })  # fmt: skip
 SAID = ("dynamic_temperature", "temperature_last", "sampler_priority")  # where one of them is there, what it means is worked out
-ROLE = ("character", "context", "bot_name", "user_bio", "chat_instruct_command", "chat_template_str", "instruction_template_str")  # would change the prompt
+ROLE = ("context", "bot_name", "user_bio")  # would change the prompt where a character speaks; in the mode instruct they do nothing there either
+TEMPLATES = ("chat_template_str", "instruction_template_str")
 
 
 def textgen_names(values: dict[str, Any]) -> dict[str, Any]:
@@ -58,5 +59,8 @@ def _refuse(given: Mapping[str, Any]) -> None:
         if name in given and given[name] != neutral:
             raise InvalidRequest(f"{name}: there is no such sampler here; leave it out, or send {neutral}, which does nothing.", field=name)
     role = next((name for name in ROLE if given.get(name)), None)
-    if role is not None:
-        raise InvalidRequest(f"{role}: a prompt is made of its messages and a template here; put it into a message of the role system, or choose a prompt_template.", field=role)
+    if role is not None and given.get("mode", "instruct") != "instruct":
+        raise InvalidRequest(f"{role}: who speaks is said by character, or by a message of the role system; put it there.", field=role)
+    text = next((name for name in TEMPLATES if given.get(name)), None)
+    if text is not None:
+        raise InvalidRequest(f"{text}: a template is chosen by its name; save it on the Templates page, and send that as prompt_template.", field=text)

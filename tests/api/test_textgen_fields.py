@@ -58,7 +58,22 @@ def test_other_fields_of_the_body_have_their_names_here() -> None:
     assert CompletionRequest.model_validate({"prompt": "x", "add_bos_token": False}).add_bos is False
 
 
-@pytest.mark.parametrize(("sent", "words"), [({"tfs": 0.9}, "tfs: there is no such sampler"), ({"top_a": 0.1}, "top_a: "), ({"character": "Ann"}, "character: a prompt is made")])
+def test_who_speaks_becomes_settings_of_a_conversation() -> None:
+    assert ChatRequest.model_validate({"messages": MESSAGES, "mode": "chat", "context": ""}).role() is None
+    assert ChatRequest.model_validate({"messages": MESSAGES, "context": "nothing in this mode"}).role() is None
+    role = ChatRequest.model_validate({"messages": MESSAGES, "character": "Example", "mode": "chat-instruct", "chat_instruct_command": "Go on: {{prompt}}"}).role()
+    assert role is not None and (role.character, role.mode, role.command) == ("Example", "chat-instruct", "Go on: {{prompt}}")
+
+
+@pytest.mark.parametrize(
+    ("sent", "words"),
+    [
+        ({"tfs": 0.9}, "tfs: there is no such sampler"),
+        ({"top_a": 0.1}, "top_a: "),
+        ({"mode": "chat", "context": "Ann is old."}, "context: who speaks is said by character"),
+        ({"instruction_template_str": "{{ messages }}"}, "chosen by its name"),
+    ],
+)
 def test_what_would_change_the_text_and_has_no_place_is_refused(sent: dict[str, Any], words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         ChatRequest.model_validate({"messages": MESSAGES, **sent})

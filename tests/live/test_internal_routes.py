@@ -70,6 +70,16 @@ def test_the_prompt_of_a_conversation_is_the_one_that_is_answered(managed: Paddo
     assert "prompt template" in refused(managed, "v1/internal/chat-prompt", {**TALK, "prompt_template": "none such"}, 404)
 
 
+def test_a_character_speaks_where_one_is_named(managed: PaddockServer) -> None:
+    asked = {"messages": [{"role": "user", "content": "Who are you?"}], "character": "Example", "max_tokens": 5}
+    seen = managed.ask("POST", "v1/internal/chat-prompt", asked)["prompt"]
+    assert "Mira Voss keeps the lighthouse" in seen and "{{char}}" not in seen
+    told = managed.ask("POST", "v1/internal/chat-prompt", {**asked, "mode": "chat-instruct", "chat_instruct_command": "Go on as {{char}}: {{prompt}}"})["prompt"]
+    assert "Go on as Mira Voss: " in told and "User: Who are you?" in told
+    assert managed.ask("POST", "v1/chat/completions", asked)["usage"]["prompt_tokens"] > 100
+    assert "none such" in refused(managed, "v1/chat/completions", {**asked, "character": "none such"}, 404)
+
+
 def test_samplers_act_on_the_next_tokens_when_asked(managed: PaddockServer) -> None:
     plain = managed.ask("POST", "v1/internal/logits", {"prompt": "A LoRA is", "top_logits": 5})["logits"]
     cut = managed.ask("POST", "v1/internal/logits", {"prompt": "A LoRA is", "top_logits": 5, "use_samplers": True, "top_k": 2, "seed": -1, "tfs": 1})["logits"]
@@ -89,6 +99,22 @@ def test_what_is_written_is_stopped(managed: PaddockServer, by_id: bool) -> None
         assert [piece["choices"][0]["finish_reason"] for piece in lines][-1] == "stop"
     assert managed.ask("GET", "v1/internal/requests")["now"] == []
     wait_for(lambda: managed.counters()["running"] == 0, "its slot is free")
+
+
+DIALECTS: tuple[tuple[str, dict[str, Any], str], ...] = (
+    ("v1/messages", {"messages": TALK["messages"][1:], "max_tokens": 900, "ban_eos": True, "stream": True}, "message"),
+    ("v1/responses", {"input": "Once", "max_output_tokens": 900, "ban_eos": True, "stream": True}, "response"),
+)
+
+
+@pytest.mark.parametrize(("path", "body", "name"), DIALECTS, ids=[path for path, _, _ in DIALECTS])
+def test_answers_of_other_dialects_are_stopped_by_their_ids(managed: PaddockServer, path: str, body: dict[str, Any], name: str) -> None:
+    with managed.http.stream("POST", path, json=body) as answer:
+        lines = (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {"))
+        answer_id = next(lines)[name]["id"]
+        assert [row["id"] for row in managed.ask("GET", "v1/internal/requests")["now"]] == [answer_id]
+        assert managed.ask("POST", "v1/internal/stop-generation", {"id": answer_id}) == "OK"
+        assert list(lines)[-1]["type"] in ("message_stop", "response.completed")
 
 
 def test_adapters_are_put_on_and_taken_off(managed: PaddockServer) -> None:

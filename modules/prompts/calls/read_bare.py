@@ -23,6 +23,7 @@ from modules.prompts.calls.tape import (
     peek,
     skip,
     until,
+    wait,
 )
 from modules.prompts.calls.values import python_value
 
@@ -83,24 +84,23 @@ def _until_closed(tape: Tape) -> Steps[str]:
     """Up to the parenthesis that closes an open one."""
     depth, quote, read = 1, "", ""
     while depth:
-        yield from peek(tape)
-        rest = tape.rest
-        found = (PYTHON_CLOSES[quote] if quote else PYTHON_STOPS).search(rest)
-        if not rest or len(read) > LONGEST_PYTHON:
+        if not (yield from peek(tape)) or len(read) > LONGEST_PYTHON:
             raise NotACallError
-        if found is None:
-            read += tape.take(len(rest))
-            continue
-        if found[0] == "\\" and found.end() == len(rest):  # what it escapes is not here yet
-            if tape.ended:
-                raise NotACallError
-            yield None
-            continue
-        read += tape.take(found.end() + (found[0] == "\\"))
-        if quote:
-            quote = "" if found[0] == quote else quote
-        elif found[0] in "\"'":
-            quote = found[0]
+        rest, at, halved = tape.rest, 0, False
+        while depth and (found := (PYTHON_CLOSES[quote] if quote else PYTHON_STOPS).search(rest, at)):
+            at = found.end()
+            if found[0] == "\\":
+                halved = at == len(rest)  # what it escapes is not here yet
+                at += -1 if halved else 1
+            elif found[0] in "\"'":
+                quote = "" if quote else found[0]
+            else:
+                depth += 1 if found[0] in "([{" else -1
+            if halved:
+                break
         else:
-            depth += 1 if found[0] in "([{" else -1
+            at = len(rest) if depth else at
+        read += tape.take(at)
+        if halved:
+            yield from wait(tape)
     return read

@@ -242,6 +242,16 @@ def test_nothing_a_model_writes_breaks_a_reader(form: str, parts: list[str], pla
     assert whole.calls or whole.text == reply, "text without a call is the whole reply"
 
 
+@pytest.mark.parametrize("value", ["1+" * 20_000 + "1", "-" * 40_000 + "1", "a." * 20_000 + "a", "lambda:" * 14_000 + "1", "[" * 40_000, "1e999", "{**{}}", "b'x'"])
+def test_hostile_values_are_text(value: str) -> None:
+    reply = f"[get_weather(city={value})]"
+    assert read("llama", [reply]) == (reply, [])
+    deep = f"<function=note-it><parameter=tags>{'[' * 40_000}</parameter></function>"
+    assert read("functions", [deep])[1] == [("note-it", {"tags": "[" * 40_000})]
+    nested = "<|tool_call>call:now" + "{a:" * 40_000 + "<tool_call|>"
+    assert read("gemma", [nested]) == (nested, [])
+
+
 def test_arguments_come_while_they_are_written() -> None:
     stream = CallStream(named("hermes"), SCHEMAS)
     told = [stream.feed(piece) for piece in ('Hm. <tool_call>{"name": "get_weather", "argu', 'ments": {"city": "K', "öl", 'n"}}', "</tool_call>")]
