@@ -40,6 +40,7 @@ LIMITS = (8, 16, 32, 64)  # tokens of a reply at most
 LEFT_AFTER = 3  # events of a stream that is left
 ANSWER_LIMIT_S = 300.0
 WATCH_S = 2.0
+STEPS = 10  # at which memory is told
 # Kind of request and how often it comes: streams of OpenAI, Anthropic and Ollama, whole replies, streams that are left
 KINDS = (("chat stream", 6), ("completion stream", 3), ("messages stream", 2), ("ollama stream", 2), ("chat", 4), ("completion", 2), ("left", 3))
 
@@ -192,6 +193,8 @@ def report(figures: Figures, after_s: float) -> Iterator[str]:
     for name, before, after in rows:
         yield f"{name}: {before / MB:.1f} MB after {first.at_s:.0f} s, {after / MB:.1f} MB after {last.at_s:.0f} s: {after / before - 1:+.1%}"
     yield f"kept conversations: {first.kept / MB:.1f} MB, then {last.kept / MB:.1f} MB"
+    steps = [figures.memory[place * (len(figures.memory) - 1) // STEPS] for place in range(STEPS + 1)]
+    yield f"engine beside kept conversations over the time: {', '.join(f'{(row.engine - row.kept) / MB:.1f}' for row in steps)} MB"
     yield f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors"
     yield from figures.errors[:10]
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Query
 from pydantic import BaseModel
 
+from modules.api.errors import documented_errors
 from modules.core.errors import Forbidden
 from modules.core.person import asking
 from modules.services.app import App
@@ -51,7 +52,7 @@ async def account_names(app: App) -> dict[str, str]:
 
 def usage_router(app: App, prefix: str) -> APIRouter:
     """The route over an `App`, below `/ui` or `/v1/internal`."""
-    router = APIRouter(prefix=prefix)
+    router = APIRouter(prefix=prefix, responses=documented_errors())
 
     @router.get("/usage")
     async def read(days: int = Query(30, ge=1, le=MOST_DAYS), everybody: bool = False) -> dict[str, Any]:

@@ -215,6 +215,7 @@ def test_a_long_run_over_the_whole_description(asked: PaddockServer, schema: Any
             statuses.update(answers(operation, mode, max(1, round(share * weight))))
         except Exception as problem:  # noqa: BLE001 - told below: one bad operation must not hide the others
             problems.append(f"{mode.value} {operation.label}: {problem!r}"[:3000])
+            sys.stdout.write(f"{problems[-1]}\n")
         if asked.engine().pid != engine:
             problems.append(f"{mode.value} {operation.label}: the engine died")
             engine = asked.engine().pid
