@@ -100,7 +100,7 @@ async def _kept(app: App, asked: _Asked, body: ChatBody | GenerateBody) -> Respo
     """Have the model loaded, or unload it."""
     name = await resolved(app, body.model)
     if body.unloads:
-        check_manages(app.settings)
+        check_manages(app.settings, need="models")
         target = name or next(iter(app.models.loaded_names()), "")
         if target in (*app.models.loaded_names(), *app.models.status().asleep):
             await app.models.unload(target)

@@ -22,12 +22,14 @@ from modules.api.lasting import Lasting
 from modules.api.login import LogIns, counted_address, own_path
 from modules.api.needs import NEEDS, need_of, row_of
 from modules.api.view_accounts import account_routers
+from modules.core.job import JobSnapshot
 from modules.core.person import FIRST_PERSON, Person, Role, Scope, asked_by
 from modules.core.settings import Settings
 from modules.services.accounts import AccountService
 from modules.services.app import build_app
 from modules.services.conversation_settings import ConversationSettings
 from modules.services.passwords import Passwords
+from modules.services.training_records import RunRecord
 from modules.ui.app import ViewRendering
 from modules.ui.mount import mount_page
 from tests.api.test_people import BODIES, OF_A_MESSAGE, TOUCHES, begun, kept, named, routes_of, told
@@ -187,6 +189,10 @@ async def test_a_model_that_is_not_loaded_is_loaded_only_by_who_may(house: House
     for client in (house.client("Cem"), house.client(key=await house.key("Ann", "chat"))):
         refused = await client.post("/v1/completions", json=asked)
         assert refused.status_code == 403 and "is not loaded" in refused.text and house.app.models.loaded_names() == ()
+    for key, status in (("chat", 403), ("models", 403), ("both", 200)):  # unloading as Ollama's clients do it
+        scopes: tuple[Scope, ...] = ("chat", "models") if key == "both" else ("chat",) if key == "chat" else ("models",)
+        unload = await house.client(key=await house.key("Ben", *scopes)).post("/api/generate", json={"model": asked["model"], "keep_alive": 0})
+        assert unload.status_code == status, (key, unload.text)
     unknown = await house.client("Cem").post("/v1/completions", json={**asked, "model": "no such"})
     assert unknown.status_code == 404
 
@@ -214,6 +220,22 @@ async def test_nobody_reaches_what_is_anothers_by_any_route(house: House) -> Non
         assert answer.status_code == 404, f"{name}: {answer.status_code} {answer.text[:300]}"
     assert await kept(ann, mine) == before
     assert {row["id"] for row in (await told(house.client("Ann").get("/ui/conversations?search=heron")))["conversations"]} == set()
+
+
+async def test_texts_of_the_data_of_a_run_are_told_to_who_manages_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be somebody's conversations: prompts of sample texts, and what a proof quotes."""
+    quoted = {"prompt": "a heron", "expected": "a heron"}
+    proof = {"verdict": "green", "answers": [quoted], "worst": [quoted]}
+    record = RunRecord(JobSnapshot("x", "train", "", {}, "done", 0.0), samples=(quoted,), proof=proof, rows=3)
+
+    async def run(*_: Any) -> RunRecord:
+        return record
+
+    monkeypatch.setattr(house.app.training, "run", run)
+    for name, _ in NAMES:
+        found = await told(house.client(name).get("/ui/training/runs/x"))
+        assert (found["rows"], found["proof"]["verdict"]) == (3, "green")
+        assert ("heron" in str(found)) == (name in ("Ann", "Ben")), name
 
 
 async def test_profiles_are_each_persons_own(house: House) -> None:
