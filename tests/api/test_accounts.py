@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 import pytest_asyncio
@@ -379,7 +380,16 @@ async def test_who_asked_before_the_first_account_gets_nothing_after_it(tmp_path
             await house.accounts.create_first("Ann", PASSWORD)
         yield body[5:]
 
+    async def left() -> Any:
+        return {"type": "http.disconnect"}
+
     try:
+        house.accounts._looked_s = -1000.0
+        gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
+        with anyio.CancelScope() as at_once:  # as the framework asks whether a client is still there
+            at_once.cancel()
+            assert (await gate._begun_without(left)())["type"] == "http.disconnect"
+        assert not at_once.cancelled_caught
         json_type = {"content-type": "application/json"}
         late = await house.client().post("/ui/users", content=slowly(b'{"name": "Eve", "password": "heron and eel", "role": "admin"}'), headers=json_type)
         assert late.status_code >= 400 and [user.name for user in await house.accounts.list()] == ["Ann"]
@@ -394,7 +404,6 @@ async def test_who_asked_before_the_first_account_gets_nothing_after_it(tmp_path
             ):  # fmt: skip
                 assert (await eve.request(method, f"/ui/users{path}", json=body)).status_code == 403, path
         assert [user.name for user in await house.accounts.list()] == ["Ann"] and await house.accounts.log_in("Ann", PASSWORD)
-        gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
         assert not await gate._still_without()
     finally:
         await house.app.close()
