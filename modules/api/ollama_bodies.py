@@ -194,7 +194,7 @@ def params_of(options: Mapping[str, Any]) -> dict[str, Any]:
     asked: dict[str, Any] = {**DEFAULTS, **{name: value for name, value in given.items() if name in SAME}}
     count, last, seed = given.get("num_predict"), asked["penalty_range"], asked.get("seed")
     if _is_number(count) and count >= 0:  # below it there is no end but the model's own
-        asked |= {"max_tokens": min(int(count), MOST_TOKENS)} if count else {"prompt_only": True}
+        asked |= {"max_tokens": int(min(count, MOST_TOKENS))} if count else {"prompt_only": True}
     if _is_number(last) and last <= 0:  # -1: all of the text, 0: no penalties
         asked |= {"penalty_range": 0} if last else {"penalty_range": 0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     if _is_number(seed) and seed < 0:

@@ -27,6 +27,7 @@ OFF = MappingProxyType({"penalty_range": 0, "repetition_penalty": 1.0, "frequenc
         ({"num_predict": -2, "num_ctx": 512, "num_gpu": 3, "tfs_z": 1.0, "none such": 1}, {}),
         ({"num_predict": 0}, {"prompt_only": True}),
         ({"num_predict": 10**9}, {"max_tokens": 1_048_576}),
+        ({"num_predict": float("inf")}, {"max_tokens": 1_048_576}),
         ({"repeat_penalty": 1.3, "repeat_last_n": -1}, {"repetition_penalty": 1.3, "penalty_range": 0}),
         ({"repeat_penalty": 1.3, "repeat_last_n": 0, "presence_penalty": 1}, OFF),
         ({"mirostat": 2, "mirostat_tau": 3.0, "typical_p": 0.5}, {"mirostat_mode": 2, "mirostat_tau": 3.0, "typical_p": 0.5}),
