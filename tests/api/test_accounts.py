@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 import pytest_asyncio
@@ -17,20 +16,16 @@ from fastapi import FastAPI
 from modules.api.access import AccountGate
 from modules.api.app import build_api
 from modules.api.auth import COOKIE, FAILURES_PER_MINUTE, KeyCheck
-from modules.api.errors import install_error_handlers
 from modules.api.guard import DENIED_PATHS
 from modules.api.lasting import Lasting
-from modules.api.login import LogIns, counted_address, own_path
+from modules.api.login import counted_address, own_path
 from modules.api.needs import NEEDS, need_of, row_of
-from modules.api.view_accounts import account_routers
-from modules.core.job import JobSnapshot
 from modules.core.person import FIRST_PERSON, Person, Role, Scope, asked_by
 from modules.core.settings import Settings
 from modules.services.accounts import AccountService
 from modules.services.app import build_app
 from modules.services.conversation_settings import ConversationSettings
 from modules.services.passwords import Passwords
-from modules.services.training_records import RunRecord
 from modules.ui.app import ViewRendering
 from modules.ui.mount import mount_page
 from tests.api.test_people import BODIES, OF_A_MESSAGE, TOUCHES, begun, kept, named, routes_of, told
@@ -223,22 +218,6 @@ async def test_nobody_reaches_what_is_anothers_by_any_route(house: House) -> Non
     assert {row["id"] for row in (await told(house.client("Ann").get("/ui/conversations?search=heron")))["conversations"]} == set()
 
 
-async def test_texts_of_the_data_of_a_run_are_told_to_who_manages_alone(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They may be somebody's conversations: prompts of sample texts, and what a proof quotes."""
-    quoted = {"prompt": "a heron", "expected": "a heron"}
-    proof = {"verdict": "green", "answers": [quoted], "worst": [quoted]}
-    record = RunRecord(JobSnapshot("x", "train", "", {}, "done", 0.0), samples=(quoted,), proof=proof, rows=3)
-
-    async def run(*_: Any) -> RunRecord:
-        return record
-
-    monkeypatch.setattr(house.app.training, "run", run)
-    for name, _ in NAMES:
-        found = await told(house.client(name).get("/ui/training/runs/x"))
-        assert (found["rows"], found["proof"]["verdict"]) == (3, "green")
-        assert ("heron" in str(found)) == (name in ("Ann", "Ben")), name
-
-
 async def test_profiles_are_each_persons_own(house: House) -> None:
     told_of = {}
     for name in ("Ann", "Cem", "Dee"):
@@ -359,54 +338,6 @@ async def test_a_stream_ends_for_who_is_not_let_in_any_more(house: House) -> Non
 )
 async def test_where_failures_are_counted(address: str, forwarded: str, counted: str) -> None:
     assert counted_address({"client": (address, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}) == counted
-
-
-async def test_counting_failures_forgets_the_oldest() -> None:
-    log_ins = LogIns()
-    for n in range(10_100):
-        log_ins.failed(f"10.{n}", "Ann")
-    assert len(log_ins._addresses._counts) == 10_000 and log_ins.held("10.10099", "Ann") and not log_ins.held("10.0", "Ann")
-
-
-async def test_who_asked_before_the_first_account_gets_nothing_after_it(tmp_path: Path) -> None:
-    """Requests whose bodies end, or whose turn comes, when there is an account; and streams that nobody had to log in for."""
-    house = House(tmp_path, api_key=None)
-    await house.app.start()
-
-    async def slowly(body: bytes) -> AsyncIterator[bytes]:
-        await house.accounts.on()
-        yield body[:5]
-        if not await house.accounts.on():
-            await house.accounts.create_first("Ann", PASSWORD)
-        yield body[5:]
-
-    async def left() -> Any:
-        return {"type": "http.disconnect"}
-
-    try:
-        house.accounts._looked_s = -1000.0
-        gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
-        with anyio.CancelScope() as at_once:  # as the framework asks whether a client is still there
-            at_once.cancel()
-            assert (await gate._begun_without(left)())["type"] == "http.disconnect"
-        assert not at_once.cancelled_caught
-        json_type = {"content-type": "application/json"}
-        late = await house.client().post("/ui/users", content=slowly(b'{"name": "Eve", "password": "heron and eel", "role": "admin"}'), headers=json_type)
-        assert late.status_code >= 400 and [user.name for user in await house.accounts.list()] == ["Ann"]
-        inside = FastAPI()  # the routes alone: as if the table had been looked at before
-        install_error_handlers(inside)
-        for router in account_routers(house.app):
-            inside.include_router(router)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(inside), base_url="http://localhost") as eve:
-            for method, path, body in (
-                ("POST", "", {"name": "Eve", "password": "heron and eel", "role": "admin"}), ("POST", f"/{FIRST_PERSON}/password", {"new": "heron and eel"}),
-                ("PATCH", f"/{FIRST_PERSON}", {"name": "Eve"}), ("DELETE", f"/{FIRST_PERSON}", None), ("GET", f"/{FIRST_PERSON}/access", None),
-            ):  # fmt: skip
-                assert (await eve.request(method, f"/ui/users{path}", json=body)).status_code == 403, path
-        assert [user.name for user in await house.accounts.list()] == ["Ann"] and await house.accounts.log_in("Ann", PASSWORD)
-        assert not await gate._still_without()
-    finally:
-        await house.app.close()
 
 
 async def test_the_first_account_is_made_on_the_page_and_takes_over_what_was_there(tmp_path: Path) -> None:
