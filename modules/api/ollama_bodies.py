@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from modules.api.embeddings import check_texts
 from modules.api.schemas import TEXT_LIMIT, ChatRequest, CompletionRequest
 from modules.core.errors import InvalidRequest
 from modules.core.messages import IMAGE_LIMIT, Role
@@ -178,8 +179,14 @@ class GenerateBody(_Writing):
 class EmbedBody(_Body):
     """Body of POST /api/embed."""
 
-    input: str | list[str] = Field("", max_length=TEXT_LIMIT)
+    input: str | list[str] = ""
     dimensions: int | None = Field(None, ge=1, le=65_536)
+
+    @field_validator("input")
+    @classmethod
+    def _bounded(cls, value: str | list[str]) -> str | list[str]:
+        check_texts(value)
+        return value
 
 
 class EmbeddingsBody(_Body):

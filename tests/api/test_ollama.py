@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from modules.api.ollama_bodies import DEFAULTS, ChatBody, GenerateBody, params_of
+from modules.api.ollama_bodies import DEFAULTS, ChatBody, EmbedBody, GenerateBody, params_of
 from modules.api.ollama_names import capabilities, details
 from modules.core.errors import InvalidRequest
 from modules.core.model import ModelInfo
@@ -81,3 +82,10 @@ def test_what_a_model_can_do() -> None:
     }  # fmt: skip
     assert capabilities(info, None) == ["completion", "tools", "vision"]
     assert capabilities(info.model_copy(update={"can_write": False, "sees": False}), None) == ["embedding"]
+
+
+@pytest.mark.parametrize("texts", [["a"] * 2049, ["a" * 2_000_001] * 2, "a" * 4_000_001])
+def test_vectors_are_made_of_so_many_texts_at_a_time(texts: str | list[str]) -> None:
+    with pytest.raises(ValidationError, match="at a time"):
+        EmbedBody(input=texts)
+    assert EmbedBody(input=[]).input == [] and EmbedBody(input=["a"] * 2048).input
