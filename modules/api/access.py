@@ -65,7 +65,9 @@ class AccountGate:
 
         async def received() -> Event:
             event = await receive()
-            return event if await self._still_without() else {"type": "http.disconnect"}
+            if event["type"] != "http.request" or await self._still_without():  # only a body is looked at: who asks whether a client left waits for nothing
+                return event
+            return {"type": "http.disconnect"}
 
         return received
 

@@ -6,7 +6,6 @@ Knows the shapes and no route. Source: the public reference of Anthropic's Messa
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
@@ -19,6 +18,7 @@ from modules.api.errors import status_of
 from modules.api.sse import frame
 from modules.core.errors import AppError
 from modules.core.generation import Usage
+from modules.core.tools import arguments_of
 from modules.services.generation import ClientGeneration
 
 STOP_REASONS: Mapping[str | None, str] = MappingProxyType({"stop": "end_turn", "length": "max_tokens", CALLED: "tool_use"})
@@ -66,12 +66,9 @@ def signature(thinking: str) -> str:
 
 
 def _input(arguments: str) -> dict[str, Any]:
-    """Arguments as an object; what is none, as a model that was not held to JSON may write it, is kept as text."""
-    try:
-        found = json.loads(arguments or "{}")
-    except (ValueError, RecursionError):
-        found = None
-    return found if isinstance(found, dict) else {"arguments": arguments}
+    """Arguments as an object; what is none is kept as text."""
+    found = arguments_of(arguments)
+    return {"arguments": arguments} if found is None else found
 
 
 def _ending(finish_reason: str | None, stop_string: str | None, stop_sequences: Sequence[str]) -> dict[str, Any]:

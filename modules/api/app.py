@@ -33,6 +33,7 @@ from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
 from modules.api.view_usage import usage_router
 from modules.api.views import view_routers
+from modules.core.errors import AppError
 from modules.services.app import App
 
 
@@ -103,7 +104,10 @@ def _lock(api: FastAPI, app: App, check: KeyCheck | None) -> None:
 
 def _is_name(app: App) -> Callable[[str], Awaitable[bool]]:
     async def is_name(name: str) -> bool:
-        return await app.accounts.on() and await app.accounts.named(name) is not None
+        try:
+            return await app.accounts.on() and await app.accounts.named(name) is not None
+        except AppError:  # nobody can be looked up now: what was typed is not told
+            return False
 
     return is_name
 

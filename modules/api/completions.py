@@ -217,14 +217,14 @@ async def _choice(
 
 async def _interleaved(sources: Sequence[AsyncIterator[dict[str, Any]]]) -> AsyncIterator[dict[str, Any]]:
     """The pieces of all as they come; the first failure ends all."""
-    queue: asyncio.Queue[dict[str, Any] | AppError | None] = asyncio.Queue(maxsize=64)
+    queue: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue(maxsize=64)
 
     async def feed(source: AsyncIterator[dict[str, Any]]) -> None:
         try:
             async for piece in source:
                 await queue.put(piece)
             await queue.put(None)
-        except AppError as error:
+        except Exception as error:  # noqa: BLE001 - a defect ends the stream too, which would wait for ever else
             await queue.put(error)
 
     tasks = [asyncio.create_task(feed(source)) for source in sources]
@@ -234,7 +234,7 @@ async def _interleaved(sources: Sequence[AsyncIterator[dict[str, Any]]]) -> Asyn
             item = await queue.get()
             if item is None:
                 open_choices -= 1
-            elif isinstance(item, AppError):
+            elif isinstance(item, Exception):
                 raise item
             else:
                 yield item

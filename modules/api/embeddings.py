@@ -26,6 +26,18 @@ from modules.services.app import App
 MOST_TEXTS = 2048
 
 
+def check_texts(value: Any) -> None:
+    """Let through a text, or a list of texts or of token ids, that is not too much at a time.
+
+    Raises:
+        ValueError: it is.
+    """
+    if isinstance(value, list) and value and not isinstance(value[0], int) and len(value) > MOST_TEXTS:
+        raise ValueError(f"at most {MOST_TEXTS} texts at a time; got {len(value)}")
+    if sum(map(len, [value] if isinstance(value, str) else [item for item in value if isinstance(item, str)])) > TEXT_LIMIT:
+        raise ValueError(f"at most {TEXT_LIMIT} characters at a time")
+
+
 class EmbeddingBody(BaseModel):
     """Body of POST /v1/embeddings."""
 
@@ -45,10 +57,7 @@ class EmbeddingBody(BaseModel):
     def _bounded(cls, value: Any) -> Any:
         if not value:
             raise ValueError("nothing to embed; send a text, a list of texts, or token ids")
-        if isinstance(value, list) and not isinstance(value[0], int) and len(value) > MOST_TEXTS:
-            raise ValueError(f"at most {MOST_TEXTS} texts at a time; got {len(value)}")
-        if sum(map(len, [value] if isinstance(value, str) else [item for item in value if isinstance(item, str)])) > TEXT_LIMIT:
-            raise ValueError(f"at most {TEXT_LIMIT} characters at a time")
+        check_texts(value)
         return value
 
     def inputs(self) -> tuple[str | tuple[int, ...], ...]:

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from modules.api.answers import JsonAnswer
 from modules.core import errors
+from modules.core.settings import given_words
 
 log = logging.getLogger(__name__)
 
@@ -114,12 +115,8 @@ def validation_message(error: RequestValidationError | ValidationError) -> tuple
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"] if part != "body" and not str(part).startswith(("function-", "constrained-"))]
     where = ".".join(parts)[:WHERE_LIMIT] or "body"
-    try:
-        given = repr(first.get("input"))
-    except RecursionError:
-        given = "something nested too deeply"
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}; got {given if len(given) <= 100 else given[:100] + '…'}.", where
+    return f"{where}: {message}; got {given_words(first.get('input'), 100)}.", where
 
 
 def http_message(error: HTTPException, request: Request) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeGuard, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from modules.api.embeddings import check_texts
 from modules.api.schemas import TEXT_LIMIT, ChatRequest, CompletionRequest
 from modules.core.errors import InvalidRequest
 from modules.core.messages import IMAGE_LIMIT, Role
@@ -178,8 +179,14 @@ class GenerateBody(_Writing):
 class EmbedBody(_Body):
     """Body of POST /api/embed."""
 
-    input: str | list[str] = Field("", max_length=TEXT_LIMIT)
+    input: str | list[str] = ""
     dimensions: int | None = Field(None, ge=1, le=65_536)
+
+    @field_validator("input")
+    @classmethod
+    def _bounded(cls, value: str | list[str]) -> str | list[str]:
+        check_texts(value)
+        return value
 
 
 class EmbeddingsBody(_Body):
@@ -194,7 +201,7 @@ def params_of(options: Mapping[str, Any]) -> dict[str, Any]:
     asked: dict[str, Any] = {**DEFAULTS, **{name: value for name, value in given.items() if name in SAME}}
     count, last, seed = given.get("num_predict"), asked["penalty_range"], asked.get("seed")
     if _is_number(count) and count >= 0:  # below it there is no end but the model's own
-        asked |= {"max_tokens": min(int(count), MOST_TOKENS)} if count else {"prompt_only": True}
+        asked |= {"max_tokens": int(min(count, MOST_TOKENS))} if count else {"prompt_only": True}
     if _is_number(last) and last <= 0:  # -1: all of the text, 0: no penalties
         asked |= {"penalty_range": 0} if last else {"penalty_range": 0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
     if _is_number(seed) and seed < 0:

@@ -5,7 +5,6 @@ The request goes the same way as one of OpenAI's clients. Source: Ollama's publi
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from modules.api.sse import HEADERS, unless_gone
 from modules.core.errors import AppError
 from modules.core.generation import CallPiece, ChatPrompt, GenerationRequest, TextPrompt, TokenLogprob, Usage
 from modules.core.person import check_manages
+from modules.core.tools import arguments_of
 from modules.services.app import App
 from modules.services.generation import ClientGeneration
 
@@ -100,7 +100,7 @@ async def _kept(app: App, asked: _Asked, body: ChatBody | GenerateBody) -> Respo
     """Have the model loaded, or unload it."""
     name = await resolved(app, body.model)
     if body.unloads:
-        check_manages(app.settings)
+        check_manages(app.settings, need="models")
         target = name or next(iter(app.models.loaded_names()), "")
         if target in (*app.models.loaded_names(), *app.models.status().asleep):
             await app.models.unload(target)
@@ -193,11 +193,8 @@ def _calls(pieces: list[CallPiece]) -> list[dict[str, Any]]:
     names = {piece.index: piece.name for piece in pieces if piece.name}
     found = []
     for index, name in sorted(names.items()):
-        try:
-            arguments = json.loads("".join(piece.arguments for piece in pieces if piece.index == index) or "{}")
-        except ValueError:
-            continue
-        if isinstance(arguments, dict):
+        arguments = arguments_of("".join(piece.arguments for piece in pieces if piece.index == index))
+        if arguments is not None:
             found.append({"function": {"name": name, "arguments": arguments}})
     return found
 

@@ -55,11 +55,15 @@ class People:
         if known is None and path == "/" and headers.get("sec-fetch-site") == "cross-site":
             await HTMLResponse(AGAIN)(scope, receive, send)  # a link from elsewhere: asked again from here the browser sends the cookie, if there is one
             return
-        person = Person(known or secrets.token_hex(ID_BYTES), "admin" if manages else "chat")
         fresh = known is None and (path == "/" or path.startswith(("/ui/", "/gradio_api/")))
+        person = Person(known or (secrets.token_hex(ID_BYTES) if fresh else self._of_address(address_of(scope))), "admin" if manages else "chat")
         scope[PERSON] = person
         with asked_by(person):
             await self._app(scope, receive, self._with_cookie(scope, send, person.id) if fresh else send)
+
+    def _of_address(self, address: str) -> str:
+        """Who a program is: it keeps no cookie, and all its requests are one person's, whose turns, usage and stops they are."""
+        return self._signature(f"address {address}")[: 2 * ID_BYTES]
 
     def _signature(self, person_id: str) -> str:
         return hmac.new(self._secret, person_id.encode(), hashlib.sha256).hexdigest()

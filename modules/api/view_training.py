@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from fastapi import APIRouter
@@ -9,6 +10,7 @@ from pydantic import BaseModel, Field
 
 from modules.api.owner import OWNER
 from modules.core.job import JobSnapshot
+from modules.core.person import asking
 from modules.services.app import App
 from modules.services.training_records import RunRecord
 
@@ -90,8 +92,10 @@ def _runs(app: App, router: APIRouter) -> None:
 
     @router.get("/runs/{job_id}")
     async def run(job_id: str, after: int = 0) -> dict[str, Any]:
-        """One run with the rows of its curve after so many."""
-        record = await app.training.run(OWNER, job_id, max(0, after))
+        """One run with the rows of its curve after so many; texts of its data, which may be somebody's conversations, for who manages alone."""
+        record, who = await app.training.run(OWNER, job_id, max(0, after)), asking()
+        if who is not None and not who.manages:
+            record = replace(record, samples=(), proof=None if record.proof is None else {**record.proof, "answers": [], "worst": []})
         return {
             "run": _run(record),
             "args": dict(record.request),

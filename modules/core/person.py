@@ -106,14 +106,14 @@ def why_not(settings: Settings) -> str:
     return f"{what} Type it at {settings.root_path}/login, or send it as “Authorization: Bearer …”."
 
 
-def check_manages(settings: Settings, person: Person | None = None) -> None:
-    """Let through who may change what belongs to all; everybody where nobody is told apart.
+def check_manages(settings: Settings, person: Person | None = None, need: Need = "manage") -> None:
+    """Let through who may change what belongs to all, or what of it a scope is for; everybody where nobody is told apart.
 
     Raises:
         Forbidden: they may not.
     """
     person = person or asking()
-    if settings.multi_user and not (person and person.manages):
+    if settings.multi_user and not (person and person.may(need)):
         raise Forbidden(why_not(settings))
-    if person is not None and not person.manages:
-        raise Forbidden(refusal_of(person, "manage"))
+    if person is not None and not person.may(need):
+        raise Forbidden(refusal_of(person, need))

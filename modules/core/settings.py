@@ -175,9 +175,17 @@ def validation_sentence(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"]) or "value"
     if first["type"] == "extra_forbidden":
         return f"“{where}” is not known; check the spelling."
-    given = repr(first.get("input"))
     message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[:1].lower() + message[1:]}; got {given if len(given) <= 80 else given[:80] + '…'}."
+    return f"{where}: {message[:1].lower() + message[1:]}; got {given_words(first.get('input'), 80)}."
+
+
+def given_words(value: Any, limit: int) -> str:
+    """What was given, as a sentence about it shows it."""
+    try:
+        given = repr(value)
+    except RecursionError:
+        return "something that is nested too deeply"
+    return given if len(given) <= limit else given[:limit] + "…"
 
 
 def read_settings(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> tuple[Settings, frozenset[str]]:

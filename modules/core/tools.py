@@ -85,6 +85,16 @@ def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
     return tuple(named)
 
 
+def arguments_of(text: str) -> dict[str, Any] | None:
+    """Arguments of a call as an object; None where they are none, or hold what JSON cannot say (NaN), as a model that was not held to it may write them."""
+    try:
+        found = json.loads(text or "{}")
+        json.dumps(found, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
 def call_id() -> str:
     """A new id of a call: nine letters and digits, as Mistral's templates want it and nobody else minds."""
     return secrets.token_hex(5)[:9]

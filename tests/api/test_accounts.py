@@ -16,12 +16,10 @@ from fastapi import FastAPI
 from modules.api.access import AccountGate
 from modules.api.app import build_api
 from modules.api.auth import COOKIE, FAILURES_PER_MINUTE, KeyCheck
-from modules.api.errors import install_error_handlers
 from modules.api.guard import DENIED_PATHS
 from modules.api.lasting import Lasting
-from modules.api.login import LogIns, counted_address, own_path
+from modules.api.login import counted_address, own_path
 from modules.api.needs import NEEDS, need_of, row_of
-from modules.api.view_accounts import account_routers
 from modules.core.person import FIRST_PERSON, Person, Role, Scope, asked_by
 from modules.core.settings import Settings
 from modules.services.accounts import AccountService
@@ -187,6 +185,10 @@ async def test_a_model_that_is_not_loaded_is_loaded_only_by_who_may(house: House
     for client in (house.client("Cem"), house.client(key=await house.key("Ann", "chat"))):
         refused = await client.post("/v1/completions", json=asked)
         assert refused.status_code == 403 and "is not loaded" in refused.text and house.app.models.loaded_names() == ()
+    for key, status in (("chat", 403), ("models", 403), ("both", 200)):  # unloading as Ollama's clients do it
+        scopes: tuple[Scope, ...] = ("chat", "models") if key == "both" else ("chat",) if key == "chat" else ("models",)
+        unload = await house.client(key=await house.key("Ben", *scopes)).post("/api/generate", json={"model": asked["model"], "keep_alive": 0})
+        assert unload.status_code == status, (key, unload.text)
     unknown = await house.client("Cem").post("/v1/completions", json={**asked, "model": "no such"})
     assert unknown.status_code == 404
 
@@ -336,46 +338,6 @@ async def test_a_stream_ends_for_who_is_not_let_in_any_more(house: House) -> Non
 )
 async def test_where_failures_are_counted(address: str, forwarded: str, counted: str) -> None:
     assert counted_address({"client": (address, 1), "headers": [(b"x-forwarded-for", forwarded.encode())]}) == counted
-
-
-async def test_counting_failures_forgets_the_oldest() -> None:
-    log_ins = LogIns()
-    for n in range(10_100):
-        log_ins.failed(f"10.{n}", "Ann")
-    assert len(log_ins._addresses._counts) == 10_000 and log_ins.held("10.10099", "Ann") and not log_ins.held("10.0", "Ann")
-
-
-async def test_who_asked_before_the_first_account_gets_nothing_after_it(tmp_path: Path) -> None:
-    """Requests whose bodies end, or whose turn comes, when there is an account; and streams that nobody had to log in for."""
-    house = House(tmp_path, api_key=None)
-    await house.app.start()
-
-    async def slowly(body: bytes) -> AsyncIterator[bytes]:
-        await house.accounts.on()
-        yield body[:5]
-        if not await house.accounts.on():
-            await house.accounts.create_first("Ann", PASSWORD)
-        yield body[5:]
-
-    try:
-        json_type = {"content-type": "application/json"}
-        late = await house.client().post("/ui/users", content=slowly(b'{"name": "Eve", "password": "heron and eel", "role": "admin"}'), headers=json_type)
-        assert late.status_code >= 400 and [user.name for user in await house.accounts.list()] == ["Ann"]
-        inside = FastAPI()  # the routes alone: as if the table had been looked at before
-        install_error_handlers(inside)
-        for router in account_routers(house.app):
-            inside.include_router(router)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(inside), base_url="http://localhost") as eve:
-            for method, path, body in (
-                ("POST", "", {"name": "Eve", "password": "heron and eel", "role": "admin"}), ("POST", f"/{FIRST_PERSON}/password", {"new": "heron and eel"}),
-                ("PATCH", f"/{FIRST_PERSON}", {"name": "Eve"}), ("DELETE", f"/{FIRST_PERSON}", None), ("GET", f"/{FIRST_PERSON}/access", None),
-            ):  # fmt: skip
-                assert (await eve.request(method, f"/ui/users{path}", json=body)).status_code == 403, path
-        assert [user.name for user in await house.accounts.list()] == ["Ann"] and await house.accounts.log_in("Ann", PASSWORD)
-        gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
-        assert not await gate._still_without()
-    finally:
-        await house.app.close()
 
 
 async def test_the_first_account_is_made_on_the_page_and_takes_over_what_was_there(tmp_path: Path) -> None:

@@ -96,10 +96,12 @@ async def test_logins_keys_accounts_and_changes_are_noted_and_secrets_are_not(do
 async def test_who_guesses_cannot_fill_the_log(door: Door) -> None:
     async with door.client() as ann, door.client() as guesser:
         await ann.post("/ui/users", json={"name": "Ann", "password": PASSWORD})
+        deep = await ann.post("/ui/account/keys", content=b"[" * 50_000, headers={"content-type": "application/json"})
+        assert deep.status_code == 400
         for _ in range(40):
             await guesser.post("/ui/restart")
     log = await door.log()
-    assert [action for action, *_ in log] == ["user.create", *["server.restart"] * 20, "refusals"]
+    assert [action for action, *_ in log] == ["user.create", "key.create", *["server.restart"] * 20, "refusals"]
 
 
 async def test_own_usage_is_everybodys_to_see_and_all_of_it_an_administrators(door: Door) -> None:

@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from modules.api.ollama_bodies import DEFAULTS, ChatBody, GenerateBody, params_of
+from modules.api.ollama_bodies import DEFAULTS, ChatBody, EmbedBody, GenerateBody, params_of
 from modules.api.ollama_names import capabilities, details
 from modules.core.errors import InvalidRequest
 from modules.core.model import ModelInfo
@@ -27,6 +28,7 @@ OFF = MappingProxyType({"penalty_range": 0, "repetition_penalty": 1.0, "frequenc
         ({"num_predict": -2, "num_ctx": 512, "num_gpu": 3, "tfs_z": 1.0, "none such": 1}, {}),
         ({"num_predict": 0}, {"prompt_only": True}),
         ({"num_predict": 10**9}, {"max_tokens": 1_048_576}),
+        ({"num_predict": float("inf")}, {"max_tokens": 1_048_576}),
         ({"repeat_penalty": 1.3, "repeat_last_n": -1}, {"repetition_penalty": 1.3, "penalty_range": 0}),
         ({"repeat_penalty": 1.3, "repeat_last_n": 0, "presence_penalty": 1}, OFF),
         ({"mirostat": 2, "mirostat_tau": 3.0, "typical_p": 0.5}, {"mirostat_mode": 2, "mirostat_tau": 3.0, "typical_p": 0.5}),
@@ -80,3 +82,10 @@ def test_what_a_model_can_do() -> None:
     }  # fmt: skip
     assert capabilities(info, None) == ["completion", "tools", "vision"]
     assert capabilities(info.model_copy(update={"can_write": False, "sees": False}), None) == ["embedding"]
+
+
+@pytest.mark.parametrize("texts", [["a"] * 2049, ["a" * 2_000_001] * 2, "a" * 4_000_001])
+def test_vectors_are_made_of_so_many_texts_at_a_time(texts: str | list[str]) -> None:
+    with pytest.raises(ValidationError, match="at a time"):
+        EmbedBody(input=texts)
+    assert EmbedBody(input=[]).input == [] and EmbedBody(input=["a"] * 2048).input

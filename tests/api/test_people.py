@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx
 import pytest_asyncio
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from fastapi.routing import APIRoute
 
 from modules.api.app import build_api
-from modules.api.people import COOKIE, is_everybodys
+from modules.api.people import COOKIE, People, is_everybodys
+from modules.core.person import PERSON
 from modules.core.settings import Settings
 from modules.services.app import build_app
 from modules.ui.app import ViewRendering
@@ -181,6 +182,21 @@ async def test_a_cookie_that_was_made_up_is_nobodys(house: House) -> None:
             assert (await other.get(f"/ui/conversations/{mine['conversation_id']}")).status_code == FOREIGN
     async with house.client(headers={"cookie": f"{COOKIE}={value}"}) as again:
         assert (await again.get(f"/ui/conversations/{mine['conversation_id']}")).status_code == 200
+
+
+async def test_all_requests_of_a_program_are_one_persons_by_its_address(house: House) -> None:
+    """It sends no cookie; were each somebody new, its turns, its share of the queue and its daily tokens would begin anew with each."""
+    seen: list[str] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope[PERSON].id)
+        await Response()(scope, receive, send)
+
+    people = People(inner, settings=house.app.settings, secret="s", check=None)
+    for address, path in (("10.0.0.1", "/v1/models"), ("10.0.0.1", "/api/tags"), ("10.0.0.2", "/v1/models"), ("10.0.0.1", "/"), ("10.0.0.1", "/")):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(people, client=(address, 1)), base_url="http://localhost") as program:
+            assert (await program.get(path)).status_code == 200
+    assert seen[0] == seen[1] and len(set(seen)) == 4 and not any("10.0.0" in person for person in seen)
 
 
 async def test_nothing_of_it_is_written_to_the_disk(house: House) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from modules.core.errors import InvalidRequest
-from modules.core.settings import PROJECT_ROOT, Settings, read_settings, settings_table
+from modules.core.settings import PROJECT_ROOT, Settings, given_words, read_settings, settings_table
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -77,3 +77,11 @@ def test_help_lists_every_setting() -> None:
 
 def test_the_documented_table_is_the_programs() -> None:
     assert settings_table() in (PROJECT_ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+
+
+def test_what_was_given_is_shown_shortly_however_deep_it_is() -> None:
+    deep: list[object] = []
+    for _ in range(3000):
+        deep = [deep]
+    assert given_words(deep, 80) == "something that is nested too deeply"
+    assert given_words("a" * 100, 10) == "'aaaaaaaaa…" and given_words([1], 80) == "[1]"

@@ -1,0 +1,91 @@
+"""What accounts must not let through by the way: requests from before there were any, and texts of others in what all may look at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from modules.api.access import AccountGate
+from modules.api.auth import KeyCheck
+from modules.api.errors import install_error_handlers
+from modules.api.login import LogIns
+from modules.api.view_accounts import account_routers
+from modules.core.job import JobSnapshot
+from modules.core.person import FIRST_PERSON
+from modules.services.training_records import RunRecord
+from tests.api.test_accounts import KEY, NAMES, PASSWORD, House
+from tests.api.test_people import told
+
+
+async def test_texts_of_the_data_of_a_run_are_told_to_who_manages_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be somebody's conversations: prompts of sample texts, and what a proof quotes."""
+    house = House(tmp_path)
+    await house.app.start()
+    await house.fill()
+    quoted = {"prompt": "a heron", "expected": "a heron"}
+    proof = {"verdict": "green", "answers": [quoted], "worst": [quoted]}
+    record = RunRecord(JobSnapshot("x", "train", "", {}, "done", 0.0), samples=(quoted,), proof=proof, rows=3)
+
+    async def run(*_: Any) -> RunRecord:
+        return record
+
+    monkeypatch.setattr(house.app.training, "run", run)
+    for name, _ in NAMES:
+        found = await told(house.client(name).get("/ui/training/runs/x"))
+        assert (found["rows"], found["proof"]["verdict"]) == (3, "green")
+        assert ("heron" in str(found)) == (name in ("Ann", "Ben")), name
+    await house.app.close()
+
+
+async def test_who_asked_before_the_first_account_gets_nothing_after_it(tmp_path: Path) -> None:
+    """Requests whose bodies end, or whose turn comes, when there is an account; and streams that nobody had to log in for."""
+    house = House(tmp_path, api_key=None)
+    await house.app.start()
+
+    async def slowly(body: bytes) -> AsyncIterator[bytes]:
+        await house.accounts.on()
+        yield body[:5]
+        if not await house.accounts.on():
+            await house.accounts.create_first("Ann", PASSWORD)
+        yield body[5:]
+
+    async def left() -> Any:
+        return {"type": "http.disconnect"}
+
+    try:
+        house.accounts._looked_s = -1000.0
+        gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
+        with anyio.CancelScope() as at_once:  # as the framework asks whether a client is still there
+            at_once.cancel()
+            assert (await gate._begun_without(left)())["type"] == "http.disconnect"
+        assert not at_once.cancelled_caught
+        json_type = {"content-type": "application/json"}
+        late = await house.client().post("/ui/users", content=slowly(b'{"name": "Eve", "password": "heron and eel", "role": "admin"}'), headers=json_type)
+        assert late.status_code >= 400 and [user.name for user in await house.accounts.list()] == ["Ann"]
+        inside = FastAPI()  # the routes alone: as if the table had been looked at before
+        install_error_handlers(inside)
+        for router in account_routers(house.app):
+            inside.include_router(router)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(inside), base_url="http://localhost") as eve:
+            for method, path, body in (
+                ("POST", "", {"name": "Eve", "password": "heron and eel", "role": "admin"}), ("POST", f"/{FIRST_PERSON}/password", {"new": "heron and eel"}),
+                ("PATCH", f"/{FIRST_PERSON}", {"name": "Eve"}), ("DELETE", f"/{FIRST_PERSON}", None), ("GET", f"/{FIRST_PERSON}/access", None),
+            ):  # fmt: skip
+                assert (await eve.request(method, f"/ui/users{path}", json=body)).status_code == 403, path
+        assert [user.name for user in await house.accounts.list()] == ["Ann"] and await house.accounts.log_in("Ann", PASSWORD)
+        assert not await gate._still_without()
+    finally:
+        await house.app.close()
+
+
+async def test_counting_failures_forgets_the_oldest() -> None:
+    log_ins = LogIns()
+    for n in range(10_100):
+        log_ins.failed(f"10.{n}", "Ann")
+    assert len(log_ins._addresses._counts) == 10_000 and log_ins.held("10.10099", "Ann") and not log_ins.held("10.0", "Ann")
