@@ -121,9 +121,8 @@ async def test_the_certificate_is_looked_at_for_the_name_not_for_the_address(sec
     monkeypatch.setattr("urllib.request.getproxies", dict)
     port, certificate = secure
     trust = ssl.create_default_context(cafile=str(certificate))
-    async with Transport(Access(f"https://localhost:{port}"), trust=trust) as wire:
-        async with wire.open(f"https://localhost:{port}/file") as response:
-            assert (response.status_code, await wire.read(response, 10)) == (200, b"ok")
+    async with Transport(Access(f"https://localhost:{port}"), trust=trust) as wire, wire.open(f"https://localhost:{port}/file") as response:
+        assert (response.status_code, await wire.read(response, 10)) == (200, b"ok")
     for host, trusted in (("127.0.0.1", trust), ("localhost", ssl.create_default_context())):
         async with Transport(Access(f"https://{host}:{port}"), trust=trusted) as wire:
             with pytest.raises(httpx2.TransportError, match="(?i)certificate"):
