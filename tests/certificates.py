@@ -69,14 +69,14 @@ def _pem(kind: str, data: bytes) -> str:
     return f"-----BEGIN {kind}-----\n{base64.encodebytes(data).decode()}-----END {kind}-----\n"
 
 
-def make_certificate(*, begins: timedelta = timedelta(days=-1), ends: timedelta = timedelta(days=1)) -> tuple[str, str]:
-    """Certificate for localhost and its private key as PEM, valid between two times from now."""
+def make_certificate(*, begins: timedelta = timedelta(days=-1), ends: timedelta = timedelta(days=1), host: str = "localhost") -> tuple[str, str]:
+    """Certificate for a name (and no address) and its private key as PEM, valid between two times from now."""
     secret = secrets.randbelow(ORDER - 1) + 1
     x, y = _times(secret, BASE) or (0, 0)
     public = b"\4" + x.to_bytes(32, "big") + y.to_bytes(32, "big")
-    name = _sequence(_der(0x31, _sequence(_oid(COMMON_NAME), _der(0x0C, b"localhost"))))
+    name = _sequence(_der(0x31, _sequence(_oid(COMMON_NAME), _der(0x0C, host.encode()))))
     now, algorithm = datetime.now(UTC), _sequence(_oid(ECDSA_SHA256))
-    names = _sequence(_oid(OTHER_NAMES), _der(4, _sequence(_der(0x82, b"localhost"), _der(0x87, bytes([127, 0, 0, 1])))))
+    names = _sequence(_oid(OTHER_NAMES), _der(4, _sequence(_der(0x82, host.encode()))))
     told = _sequence(
         _der(0xA0, _number(2)), _number(secrets.randbits(64)), algorithm, name, _sequence(_time(now + begins), _time(now + ends)), name,
         _sequence(_sequence(_oid(EC_KEY), _oid(CURVE)), _bits(public)), _der(0xA3, _sequence(names)),
@@ -90,7 +90,7 @@ def make_certificate(*, begins: timedelta = timedelta(days=-1), ends: timedelta 
 
 
 def write_certificate(folder: Path, name: str = "paddock", **times: timedelta) -> tuple[Path, Path]:
-    """The two as files."""
+    """The two as files, for localhost."""
     paths = folder / f"{name}.crt", folder / f"{name}.key"
     for path, text in zip(paths, make_certificate(**times), strict=True):
         path.write_text(text, encoding="ascii")

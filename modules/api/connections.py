@@ -72,7 +72,8 @@ class BoundedProtocol(H11Protocol):
     def _give_up(self) -> None:
         self._deadline = None
         log.debug("A connection from %s was given up: no whole request came.", self.client)
-        self.transport.abort()
+        holds = self.scheme == "https" or self.transport.get_write_buffer_size()  # its end would wait for the other side
+        (self.transport.abort if holds else self.transport.close)()  # browsers open connections beforehand: those end like any other
 
     def _has_room(self) -> bool:
         """Whether this connection can stay; one of the same address that only waits makes room."""

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -12,6 +15,7 @@ import pytest
 from modules.core.errors import HubError
 from modules.hub.pinning import InsideError, PinnedTransport
 from modules.hub.transport import Access, Transport
+from tests.certificates import write_certificate
 
 OUTSIDE, INSIDE = "93.184.215.14", "127.0.0.1"
 
@@ -86,3 +90,41 @@ async def test_a_hub_of_the_internet_that_resolves_inside_after_a_redirect_was_c
         with pytest.raises(HubError, match=r"into this machine or its network \(evil.example\); it is not followed"):
             async with wire.open("https://evil.example/file"):
                 pass
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A site on this machine over https, whose certificate is for the name localhost; the port, and what to trust."""
+    certificate, key = write_certificate(tmp_path)
+
+    class Site(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("content-length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], certificate
+    server.shutdown()
+    server.server_close()
+
+
+async def test_the_certificate_is_looked_at_for_the_name_not_for_the_address(secure: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    port, certificate = secure
+    trust = ssl.create_default_context(cafile=str(certificate))
+    async with Transport(Access(f"https://localhost:{port}"), trust=trust) as wire, wire.open(f"https://localhost:{port}/file") as response:
+        assert (response.status_code, await wire.read(response, 10)) == (200, b"ok")
+    for host, trusted in (("127.0.0.1", trust), ("localhost", ssl.create_default_context())):
+        async with Transport(Access(f"https://{host}:{port}"), trust=trusted) as wire:
+            with pytest.raises(httpx2.TransportError, match="(?i)certificate"):
+                async with wire.open(f"https://{host}:{port}/file"):
+                    pass
