@@ -110,8 +110,12 @@ class PaddockServer(ServerProcess):
             environ=environ,
         )  # fmt: skip
         self.http = httpx.Client(base_url=self.url, timeout=120)
-        wait_for(lambda: self.answers(self.url), "the server answers", START_LIMIT_S)
-        wait_for(lambda: self.loaded() == model, f"{model} is loaded", START_LIMIT_S)
+        try:
+            wait_for(lambda: self.answers(self.url), "the server answers", START_LIMIT_S)
+            wait_for(lambda: self.loaded() == model, f"{model} is loaded", START_LIMIT_S)
+        except BaseException:
+            self.close()  # who has no server to close would leave it running
+            raise
 
     # ---- routes ----------------------------------------------------------------------------------------------------
 
