@@ -194,10 +194,9 @@ def _messages(turn: Turn) -> Iterator[ChatDict]:
     yield from (block.message() for block in turn.content if isinstance(block, ToolResult))
     parts = [block.part() for block in turn.content if isinstance(block, InnerBlock)]
     calls = [block.call() for block in turn.content if isinstance(block, ToolUse)]
-    thoughts = SEPARATOR.join(block.thinking for block in turn.content if isinstance(block, Thinking) and block.thinking)
     if parts or calls or not turn.content:
         more = {"tool_calls": calls} if calls else {}
-        yield {"role": turn.role, "content": parts, **more, **({"reasoning_content": thoughts} if thoughts else {})}
+        yield {"role": turn.role, "content": parts, **more}
 
 
 def joined(parts: Iterable[ChatDict]) -> list[ChatDict]:
