@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -176,36 +177,34 @@ class Turn(_Lenient):
 
 def chat_messages(system: Sequence[TextBlock], turns: Iterable[Turn]) -> list[ChatDict]:
     """The same conversation as messages of our own chat. Turns of the same role that follow each other are one, as Anthropic has it."""
-    told: list[ChatDict] = [{"role": "system", "content": joined(_text(block.text) for block in system)}] if system else []
+    told: list[ChatDict] = [{"role": "system", "content": [_text(block.text) for block in system]}] if system else []
     for turn in turns:
         for message in _messages(turn):
             before = told[-1] if told else None
             if before is not None and before["role"] == message["role"] in ("user", "assistant") and "tool_calls" not in before:
-                told[-1] = {**before, **message, "content": joined([*before["content"], *message["content"]])}
+                told[-1] = {**before, **message, "content": before["content"]}
+                before["content"].extend(message["content"])  # put together at the end: there may be thousands
             else:
                 told.append(message)
-    return told
+    return [message if message["role"] == "tool" else {**message, "content": joined(message["content"])} for message in told]
 
 
 def _messages(turn: Turn) -> Iterator[ChatDict]:
     """What tools answered stands in a message of its own for each, before what the person says."""
     yield from (block.message() for block in turn.content if isinstance(block, ToolResult))
-    parts = joined(block.part() for block in turn.content if isinstance(block, InnerBlock))
+    parts = [block.part() for block in turn.content if isinstance(block, InnerBlock)]
     calls = [block.call() for block in turn.content if isinstance(block, ToolUse)]
-    thoughts = SEPARATOR.join(block.thinking for block in turn.content if isinstance(block, Thinking) and block.thinking)
     if parts or calls or not turn.content:
         more = {"tool_calls": calls} if calls else {}
-        yield {"role": turn.role, "content": parts, **more, **({"reasoning_content": thoughts} if thoughts else {})}
+        yield {"role": turn.role, "content": parts, **more}
 
 
 def joined(parts: Iterable[ChatDict]) -> list[ChatDict]:
     """The parts, with an empty line between pieces of text that follow each other: in this dialect each is a paragraph of its own."""
     found: list[ChatDict] = []
-    for part in parts:
-        if found and found[-1]["type"] == part["type"] == "text":
-            found[-1] = _text(SEPARATOR.join(text for text in (found[-1]["text"], part["text"]) if text))
-        else:
-            found.append(part)
+    for is_text, group in groupby(parts, lambda part: part["type"] == "text"):
+        run = list(group)
+        found += [_text(SEPARATOR.join(part["text"] for part in run if part["text"]))] if is_text else run
     return found
 
 

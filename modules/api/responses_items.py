@@ -92,10 +92,6 @@ class ReasoningItem(_Lenient):
     summary: list[ReasoningPart] = Field(default_factory=list)
     content: list[ReasoningPart] | None = None
 
-    def text(self) -> str:
-        """All of it."""
-        return "".join(part.text for part in self.content or self.summary)
-
 
 def _with_type(value: Any) -> Any:
     """The short form of a message has no type."""
@@ -145,8 +141,6 @@ def _add_to_reply(told: list[ChatDict], item: AnyItem) -> None:
         told.append(reply)
     if isinstance(item, CallItem):
         call = {"id": item.call_id, "type": "function", "function": {"name": item.name, "arguments": item.arguments}}
-        reply["tool_calls"] = [*reply.get("tool_calls", []), call]
-    elif isinstance(item, ReasoningItem):
-        reply["reasoning_content"] = reply.get("reasoning_content", "") + item.text()
+        reply.setdefault("tool_calls", []).append(call)
     elif isinstance(item, SaidItem):
         reply["content"] = [part.part() for part in item.content]

@@ -30,6 +30,7 @@ from modules.core.params import GenerationParams
 
 RENAMED = frozenset({"stop", "logprobs", "max_tokens"})  # same name in OpenAI's API, another type there
 TEXT_LIMIT = 4_000_000
+MOST_PROMPTS = 2048  # of one request for completions: what is put together for them must not hold up others
 
 
 def _optional_fields() -> dict[str, Any]:
@@ -154,6 +155,13 @@ class CompletionRequest(GenerationBody):
     add_bos: Literal[True, False] = True
     suffix: str | None = Field(None, max_length=TEXT_LIMIT, description="What stands behind the gap that is to be filled, for models that were trained for that.")
     best_of: int | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _not_too_many(cls, value: Any) -> Any:
+        if isinstance(value, list) and value and not isinstance(value[0], int) and len(value) > MOST_PROMPTS:
+            raise ValueError(f"at most {MOST_PROMPTS} prompts at a time; got {len(value)}")
+        return value
 
     @field_validator("best_of")
     @classmethod

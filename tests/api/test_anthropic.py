@@ -14,6 +14,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.testclient import TestClient
 from pydantic import ValidationError
 
+from modules.api import anthropic_blocks
+from modules.api.anthropic_blocks import joined
 from modules.api.anthropic_errors import AnthropicErrors
 from modules.api.anthropic_events import MessageEvents, message_head, whole_message
 from modules.api.anthropic_schemas import MessagesRequest
@@ -267,3 +269,21 @@ def test_errors_have_their_shape_where_their_dialect_is_spoken(failing: TestClie
     keyless = failing.post("/v1/messages?value=1", headers={"x-api-key": "another"})
     assert (keyless.status_code, keyless.json()["error"]["type"]) == (401, "authentication_error")
     assert failing.post("/v1/models?value=1", headers={"anthropic-version": "2023-06-01"}).json()["type"] == "error"
+
+
+def test_turns_of_one_role_are_put_together_once_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was joined to all before it: ten thousand of them held up everybody for seconds."""
+    seen: list[int] = []
+
+    def counted(parts: Any) -> Any:
+        taken = list(parts)
+        seen.append(len(taken))
+        return joined(taken)
+
+    monkeypatch.setattr(anthropic_blocks, "joined", counted)
+    turns: list[Any] = [{"role": "user", "content": text} for text in ("a", "", "b", "c")] + [{"role": "assistant", "content": "d"}, {"role": "assistant", "content": "e"}]
+    found = MessagesRequest.model_validate({"max_tokens": 1, "messages": turns}).told()["messages"]
+    assert [(message["role"], message["content"]) for message in found] == [
+        ("user", [{"type": "text", "text": "a\n\nb\n\nc"}]), ("assistant", [{"type": "text", "text": "d\n\ne"}]),
+    ]  # fmt: skip
+    assert seen == [4, 2]

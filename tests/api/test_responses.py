@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from modules.api.chat_parts import CallPiece, ChatPart
 from modules.api.errors import validation_message
 from modules.api.responses_events import Answer, AnswerEvents
+from modules.api.responses_items import ReasoningItem, ReasoningPart, chat_messages
 from modules.api.responses_schemas import ResponsesRequest
 from modules.core.errors import ContextOverflow, EngineCrashed
 from modules.core.generation import Delta, TokenLogprob, Usage
@@ -56,6 +57,12 @@ def test_items_become_messages() -> None:
     assert messages[3]["content"] == "I look." and [one["id"] for one in messages[3]["tool_calls"]] == ["call_1", "call_2"]
     assert [(one["tool_call_id"], one["content"]) for one in messages[4:6]] == [("call_1", "rain"), ("call_2", "sun")]
     assert said({"type": "function_call", "call_id": "a", "name": "f"}, message("assistant", ("output_text", "After.")))[1]["content"] == "After."
+
+
+def test_what_was_thought_is_passed_over_and_not_gathered() -> None:
+    """Ten thousand thoughts put together one by one held up everybody for seconds, and were then left out."""
+    items = [ReasoningItem(type="reasoning", summary=[ReasoningPart(text="hm")]) for _ in range(3)]
+    assert chat_messages(None, items) == [{"role": "assistant", "content": []}]
 
 
 def test_settings_are_told_under_our_names() -> None:

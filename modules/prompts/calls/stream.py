@@ -40,7 +40,7 @@ class CallStream:
         self._reading: Generator[Event | None, None, None] | None = None
         self._sure = False  # whether a call began behind that opening
         self._begun = False  # whether the reply has any text or call so far
-        self._space = ""  # after text: what stands before a call is no part of the text
+        self._space: list[str] = []  # after text: what stands before a call is no part of the text
         self._count = 0  # of calls
         self._text: list[str] = []
         self._pieces: list[CallPiece] = []
@@ -52,8 +52,8 @@ class CallStream:
         while self._read_calls() if self._reading else self._read_text():
             pass
         if last and not self._count:
-            self._text.append(self._space)
-            self._space = ""
+            self._text += self._space
+            self._space = []
         found = Read("".join(self._text), tuple(_joined(self._pieces)))
         self._text, self._pieces = [], []
         return found
@@ -88,10 +88,12 @@ class CallStream:
 
     def _say(self, text: str) -> None:
         """Text of the answer. Space at its end is kept until something follows it."""
-        text = self._space + text
         words = text.rstrip(SPACE)
-        self._space = text[len(words) :]
-        if words:
+        space = text[len(words) :]
+        if not words:
+            self._space.append(space)
+        else:
+            words, self._space = "".join(self._space) + words, [space]
             if self._count and not self._begun:
                 words = words.lstrip(SPACE)
             self._text.append(words)
@@ -129,7 +131,7 @@ class CallStream:
 
     def _take(self, event: Event) -> None:
         if isinstance(event, Began):
-            self._sure, self._begun, self._space = True, False, ""
+            self._sure, self._begun, self._space = True, False, []
             self._count += 1
             if self._several or self._count == 1:
                 self._pieces.append(CallPiece(self._count - 1, event.id or call_id(), event.name))

@@ -271,6 +271,13 @@ def test_only_the_first_call_where_one_is_wanted() -> None:
     assert read("hermes", [reply], several=False)[1] == [WEATHER]
 
 
+def test_space_without_end_is_kept_in_pieces() -> None:
+    """A model that writes nothing but empty lines any more: to copy all of them with each would hold up everybody."""
+    stream = CallStream(named("generic"), {})
+    assert stream.feed("a").text == "a" and all(not stream.feed("\n\n").text for _ in range(50)) and len(stream._space) > 50
+    assert stream.feed("b", last=True).text == "\n" * 100 + "b"
+
+
 # Templates that write calls, with the format that is recognised by their text
 SPOKEN = {
     "GLM-4.6": "keys", "Mistral-Small-3.2-24B-Instruct-2506": "mistral-args", "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "hermes",
