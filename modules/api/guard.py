@@ -134,6 +134,8 @@ class Guard:
             await _refuse(scope, send, Refusal(413, body.broken))
 
     def _refusal(self, scope: Scope, asked: _Asked) -> Refusal | None:
+        if "content-length" in asked.headers and "transfer-encoding" in asked.headers:  # a proxy may read another end of the body than we do (RFC 9112, 6.1)
+            return Refusal(400, "The request tells the length of its body in two ways; send one of them.")
         if asked.doubled or not asked.name or not (self._any_host or asked.name in self._hosts):
             return Refusal(421, f"This server does not answer to the host name “{asked.host[:100]}”; add it with --allowed-host.")
         if DENIED_PATHS.search(unquote(route_path(scope))):

@@ -58,7 +58,7 @@ def test_a_client_gets_what_the_routes_say(run: Run, right: Facts, script: str, 
     assert found["usage"] == found.get("streamed_usage", right["usage"]) == right["usage"]
     assert found["usage"][0] == found.get("counted", found["usage"][0]) > right["alone"], "the system prompt did not come along"
     assert found["stopped"] == right["text"].partition(asked.STOP)[0]
-    assert found.get("pieces", 3) >= 3
+    assert found.get("pieces", 2) >= 2  # what comes faster than it is read comes together
     assert set(found["shaped"]) == {"color", "count"} and found["shaped"]["color"] in ("red", "green", "blue") and found["shaped"]["count"] in range(1, 10)
     assert STARTER in found.get("models", [STARTER, "paddock"]) or "paddock" in found["models"]
     assert all(vector == pytest.approx(other, abs=1e-6) for vector, other in zip(found.get("vectors", right["vectors"]), right["vectors"], strict=True))

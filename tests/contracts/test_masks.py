@@ -67,6 +67,7 @@ CALLS = {
     "Qwen-Qwen3-0.6B": ('<tool_call>\n{"name": "get_weather"', "</tool_call><|im_end|>"),
     "Qwen3.5-4B": ("<tool_call>\n<function=get_weather>", "</tool_call><|im_end|>"),
     "deepseek-ai-DeepSeek-V3.1": ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather", "<｜tool▁calls▁end｜><｜end▁of▁sentence｜>"),
+    "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather", "<｜tool▁call▁end｜>"),
     "meta-llama-Llama-3.1-8B-Instruct": ('{"name": "get_weather"', "}<|eot_id|>"), "meta-llama-Llama-3.2-3B-Instruct": ('{"name": "get_weather"', "}<|eot_id|>"),
     "mistralai-Mistral-Nemo-Instruct-2407": ('[TOOL_CALLS][{"name": "get_weather"', "]" + EOS),
     "openai-gpt-oss-120b": (" to=functions.get_weather", "}<|call|>"), "qwen2.5-instruct": ('<tool_call>\n{"name": "get_weather"', "</tool_call><|im_end|>"),

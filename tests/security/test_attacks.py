@@ -227,7 +227,7 @@ def test_strange_requests_are_refused_before_anything_is_done(fortress: Fortress
         (b"GET /config HTTP/1.1\r\nHost: evil.example\r\n\r\n", b"421"),
         (b"GET /config HTTP/1.1\r\n\r\n", b"4"),
         (b"GET http://evil.example/config HTTP/1.1\r\nHost: a@evil\r\n\r\n", b"421"),
-        (b"POST /ui/bin/x/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ui/bin HTTP/1.1\r\nHost: localhost\r\n\r\n", b""),
+        (b"POST /ui/bin/x/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /ui/bin HTTP/1.1\r\nHost: localhost\r\n\r\n", b"400"),
         (b"POST /ui/bin/x/restore HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b"4"),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"a" * 200_000 + b"\r\n\r\n", b"4"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"4"),
