@@ -37,7 +37,7 @@ def huge_model(folder):
     config = tiny_config("llama", hidden_size=8192, intermediate_size=28672, num_hidden_layers=80, num_attention_heads=64)
     (folder / "config.json").write_text(config.to_json_string())
     rows = 70_000_000_000 // 8192
-    header = json.dumps({"model.layers.0.mlp.up_proj.weight": {"dtype": "F16", "shape": [rows, 8192], "data_offsets": [0, rows * 8192 * 2]}}).encode()
+    header = json.dumps({"model.layers.79.mlp.up_proj.weight": {"dtype": "F16", "shape": [rows, 8192], "data_offsets": [0, rows * 8192 * 2]}}).encode()
     with (folder / "model.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
         file.truncate(8 + len(header) + rows * 8192 * 2)
