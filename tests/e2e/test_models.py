@@ -62,6 +62,25 @@ def test_a_loaded_model_says_what_it_is_doing(models: ModelsScreen, page: Page, 
     expect(written).not_to_have_text(before)
 
 
+DRAWN_ANEW = """async () => {
+    const { modelFigures } = await import(document.querySelector('link[href$="/app.css"]').href.replace("app.css", "model_figures.js"));
+    const draw = () => document.body.appendChild(modelFigures("made up"));
+    const before = draw();
+    before.querySelector("summary").click();
+    before.remove();
+    const after = draw();
+    const seen = [after.open];
+    after.querySelector("summary").click();
+    after.remove();
+    return [...seen, modelFigures("made up").open];
+}"""
+
+
+def test_what_is_opened_stays_open_though_the_row_is_drawn_anew_at_once(models: ModelsScreen, page: Page) -> None:
+    models.open()
+    assert page.evaluate(DRAWN_ANEW) == [True, False]
+
+
 def test_unload_and_load_with_options(models: ModelsScreen, page: Page, starter: PaddockServer) -> None:
     models.open().press(STARTER, "Unload")
     expect(models.row(STARTER).get_by_role("button", name="Load", exact=True)).to_be_visible()

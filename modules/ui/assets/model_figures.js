@@ -11,19 +11,21 @@ const open = new Set(); // names of the models whose figures are being read
 /** The part of a model's row; it opens again when the row is drawn anew. */
 export function modelFigures(name) {
   const body = h("div", { class: "table-scroll" });
-  const element = h("details", { class: "fit-table model-figures", open: open.has(name) }, h("summary", { class: "model-note", text: "What it is doing" }), body);
+  // noted with the click: the row may be drawn anew before the browser tells that it is open
+  const summary = h("summary", { class: "model-note", text: "What it is doing", on: { click: () => note(!element.open) } });
+  const element = h("details", { class: "fit-table model-figures", open: open.has(name) }, summary, body);
+  const note = (isOpen) => (isOpen ? open.add(name) : open.delete(name));
   let later = 0;
   const look = async () => {
     clearTimeout(later);
     if (!element.isConnected || !element.open) return;
     if (state.area === "models" && !document.hidden) {
-      try { body.replaceChildren(...tables(await request("GET", `ui/figures?model=${encodeURIComponent(name)}`))); } catch { return; } // it has just been unloaded, and the row goes
+      try { body.replaceChildren(...tables(await request("GET", `ui/figures?model=${encodeURIComponent(name)}`))); } catch { /* asked again; of a model that was unloaded the row goes */ }
     }
     later = setTimeout(look, LOOK_MS);
   };
   element.addEventListener("toggle", () => {
-    if (element.open) open.add(name);
-    else open.delete(name);
+    if (element.isConnected) note(element.open);
     look();
   });
   return element;
