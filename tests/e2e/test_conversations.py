@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import Page, expect
+from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.e2e.screens import ChatScreen
 from tests.paddock_server import PaddockServer, wait_for
@@ -58,6 +59,21 @@ def test_a_deleted_conversation_comes_back_with_undo(chat: ChatScreen, page: Pag
     expect(chat.row("Doomed")).to_have_attribute("aria-current", "page")
     expect(chat.asked).to_contain_text("not for long")
     assert doomed in listed(starter)
+
+
+def test_undo_stays_while_somebody_points_at_it(new_context: Callable[..., BrowserContext], starter: PaddockServer) -> None:
+    page = new_context().new_page()
+    page.clock.install()
+    chat = ChatScreen(page, starter).open(starter.make_conversation((("user", "not for long"),), title="Thought about"))
+    undo = page.get_by_role("button", name="Undo")
+    chat.press_row("Thought about", "Delete")
+    page.clock.fast_forward(8000)
+    undo.hover()
+    page.clock.fast_forward(60_000)
+    expect(undo).to_be_visible()
+    page.mouse.move(5, 5)
+    page.clock.fast_forward(2000)
+    expect(undo).to_have_count(0)
 
 
 def listed(server: PaddockServer) -> list[str]:

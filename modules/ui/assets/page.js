@@ -112,7 +112,13 @@ export class Stream {
   }
 }
 
-/** A short notice at the bottom that goes away by itself; `action` is a button in it, `{ text, run }`. */
+/** Take a notice away after `ms`, not while somebody points at it or has the focus in it. */
+function leaveAfter(item, ms) {
+  const goes = () => (item.matches(":hover, :focus-within") ? setTimeout(goes, 1000) : item.remove());
+  setTimeout(goes, ms);
+}
+
+/** A short notice at the bottom that goes away by itself; `action` is a button in it, `{ text, run }`, and needs time to be thought about. */
 export function toast(message, kind = "info", action = null) {
   const box = document.querySelector("#toasts") ?? h("div", { id: "toasts", role: "status", "aria-live": "polite" });
   const over = [...document.querySelectorAll("dialog[open]")].at(-1) ?? document.body; // nothing outside of an open dialog can be pressed
@@ -121,7 +127,7 @@ export function toast(message, kind = "info", action = null) {
   const item = h("div", { class: `toast ${kind}` }, h("span", { text: message }), action && h("button", { type: "button", class: "undo", text: action.text, on: { click: press } }));
   item.append(iconButton("close", "Dismiss", () => item.remove()));
   box.append(item);
-  setTimeout(() => item.remove(), 3000 + message.length * 60);
+  leaveAfter(item, (action ? 10000 : 3000) + message.length * 60);
 }
 
 export function report(error) {
