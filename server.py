@@ -169,6 +169,10 @@ def main(arguments: list[str]) -> int:
         from modules.services.download_command import download_command
 
         return download_command(arguments[1:])
+    if arguments[:1] == ["convert"]:
+        from modules.services.convert_command import convert_command
+
+        return convert_command(arguments[1:])
     if arguments[:1] in (["users"], ["keys"]):
         from modules.services.account_commands import account_command
 

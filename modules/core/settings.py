@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server.py",
         description="Paddock: run open models on your own machine, with a page and an OpenAI-compatible API on one port.",
-        epilog="server.py download MODEL fetches a model without the page; server.py users and server.py keys make accounts and keys. Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
+        epilog="server.py download MODEL fetches a model without the page; server.py convert NAME makes safetensors of one that has pickles; server.py users and server.py keys make accounts and keys. Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
     )
     for name, field in Settings.model_fields.items():
         text = (field.description or "").replace("%", "%%")

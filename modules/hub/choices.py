@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -18,6 +18,7 @@ from modules.hub.repository import RemoteFile, total_bytes
 Kind = Literal["gguf", "folder", "adapter", "file", "dataset"]
 
 PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.(?P<suffix>gguf|safetensors)", re.IGNORECASE)
+NAMED_PART = re.compile(r"(?P<stem>.+)-[0-9]{5}-of-(?P<total>[0-9]{5})\.(?P<suffix>bin|pt|pth|safetensors)")
 INDEX = ".safetensors.index.json"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -26,7 +27,7 @@ SMALL_NAMES = frozenset({"readme.md", "license", "license.md", "licence", "licen
 TEMPLATE_FOLDER = "additional_chat_templates"
 OWN_RECORD = "paddock.json"  # this program's own record of where a model came from
 PICKLE = "can run any program when it is opened; look for a safetensors or GGUF version of the model"
-CODE = "is program code, which is never taken from a hub"
+CODE = "is program code, which is never taken from a hub unless it is asked for by its name"
 OTHER_ENGINE = "is for another engine; look for a safetensors or GGUF version of the model"
 ARCHIVE = "is an archive; look for the model's own files"
 REFUSED: Mapping[str, str] = MappingProxyType(
@@ -121,6 +122,35 @@ def named_file(files: Sequence[RemoteFile], path: str) -> Choice:
     reason = REFUSED.get(suffix_of(checked_path(path)), "")
     notes = (f"{path} {reason}.",) if reason else ()
     return Choice(path, "file", (file,), quantization_in(path), notes=notes)
+
+
+def with_named(files: Sequence[RemoteFile], choice: Choice | None, paths: Sequence[str]) -> Choice:
+    """A choice, or the small files of a folder without one, and beside them files that a person asked for by their names; of a part all parts.
+
+    Raises:
+        NotFound: one is not in the repository.
+        InvalidRequest: a name that is not safe on a disk, or a choice that takes no others.
+    """
+    named = [name for path in paths for name in _all_parts(named_file(files, path).label, files)]
+    folder = split_path(named[0])[0]
+    if choice is None:
+        beside = [file for file in files if split_path(file.path)[0] == folder and not _refusal(file.path) and _is_small(split_path(file.path)[1])]
+        kind: Kind = "adapter" if all(split_path(name)[1].startswith("adapter_model.") for name in named) else "folder"
+        choice = Choice(folder or kind, kind, tuple(beside))
+    elif choice.kind not in ("folder", "adapter"):
+        raise InvalidRequest(f"Files are taken by name beside a safetensors folder or an adapter; {choice.label} is neither. Leave --file out.", field="files")
+    known = {file.path for file in choice.files}
+    more = tuple(file for file in files if file.path in set(named) and file.path not in known)
+    notes = tuple(f"{file.path} {REFUSED[suffix_of(file.path)]}" for file in more if suffix_of(file.path) in REFUSED)
+    return replace(choice, files=(*choice.files, *more), notes=(*choice.notes, *notes), problem="")
+
+
+def _all_parts(path: str, files: Sequence[RemoteFile]) -> list[str]:
+    match = NAMED_PART.fullmatch(path)
+    if match is None:
+        return [path]
+    shape = re.compile(rf"{re.escape(match['stem'])}-[0-9]{{5}}-of-{match['total']}\.{match['suffix']}")
+    return [file.path for file in files if shape.fullmatch(file.path)]
 
 
 def suffix_of(path: str) -> str:

@@ -58,6 +58,7 @@ class DownloadArgs(BaseModel, frozen=True, extra="forbid"):
     files: tuple[str, ...] = Field(min_length=1, max_length=FILES_LIMIT, description="Paths in the repository: all files of one choice.")
     kind: Kind = Field("gguf", description="gguf, folder (safetensors), adapter, file, or dataset (of a repository of data).")
     name: str = Field("", max_length=100, description="Folder below models/, loras/ or datasets/; empty takes owner__name.")
+    named: tuple[str, ...] = Field((), description="Those of the files that can run programs and were asked for by name on the command line.")
     endpoint: str = Field(OFFICIAL_ENDPOINT, description="Address of the hub or of a mirror.")
     token_to_mirror: bool = Field(False, description="Send the token to a mirror too.")
     models_dir: Path = Field(description="Folder with models.")
@@ -91,7 +92,7 @@ def target_of(args: DownloadArgs) -> Path:
     for path in args.files:
         checked_path(path)
         reason = REFUSED.get(suffix_of(path), "")
-        if reason and args.kind != "file":
+        if reason and args.kind != "file" and path not in args.named:
             raise InvalidRequest(f"{path} {reason}. To take it all the same, ask for it alone, as a file.", field="files")
     wrong = next((path for path in args.files if suffix_of(path) != ".gguf"), "") if args.kind == "gguf" else ""
     if wrong:

@@ -187,6 +187,14 @@ def forget_place(folder: Path, place: str) -> None:
             _write(folder, [item for item in known if item not in gone])
 
 
+def forget_files(folder: Path, places: frozenset[str]) -> None:
+    """Drop from the record of a folder files that a person had deleted; the rest of their download stays known."""
+    with _writing(folder):
+        known = [(item, tuple(file for file in item.files if file.placed not in places)) for item in read_record(folder).downloads]
+        if any(len(files) < len(item.files) for item, files in known):
+            _write(folder, [item.model_copy(update={"files": files}) for item, files in known if files])
+
+
 def _write(folder: Path, downloads: Iterable[Provenance]) -> None:
     write_atomic(folder / OWN_RECORD, Record(downloads=tuple(downloads)).model_dump_json(indent=1) + "\n")
 

@@ -20,13 +20,13 @@ from typing import Any
 from modules.core.errors import UnsupportedFormat
 from modules.core.model import TemplateSource
 from modules.loaders.machine import size_text
+from modules.loaders.pickled import no_weights
 
 JSON_LIMIT_BYTES = 64 << 20
 HEADER_LIMIT_BYTES = 128 << 20
 SIZE_LIMIT_BYTES = 1 << 50
 SHARD_LIMIT = 2000
 TENSOR_LIMIT = 200_000
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 TOWERS = re.compile(r"(^|\.)(vision|visual|audio|image|multi_modal|multimodal|mm_|embed_vision|embed_audio|connector)\w*\.")  # what only images and sounds need
 LAYER = re.compile(r"\.layers\.(\d{1,4})\.")
 HEAD_SIZE = 64
@@ -175,7 +175,7 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if single.is_file():
         return (single,)
     if not index.is_file():
-        raise UnsupportedFormat(_no_weights(folder))
+        raise UnsupportedFormat(no_weights(folder))
     mapping = read_json(index).get("weight_map")
     names = sorted({str(name) for name in mapping.values()}) if isinstance(mapping, dict) else []
     if not names or len(names) > SHARD_LIMIT:
@@ -189,12 +189,6 @@ def weight_files(folder: Path) -> tuple[Path, ...]:
     if missing:
         raise UnsupportedFormat(f"{folder.name} lacks {len(missing)} of its {len(names)} weight files ({missing[0]} …); resume the download.")
     return tuple(folder / name for name in names)
-
-
-def _no_weights(folder: Path) -> str:
-    if any(path.suffix in PICKLE_SUFFIXES for path in folder.iterdir()):
-        return f"Folder {folder.name} holds its weights as pickle files, which can run code; get the version with *.safetensors."
-    return f"Folder {folder.name} has no model.safetensors (nor an index of its parts); download the weights again."
 
 
 def _check_config(folder: Path, config: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from modules.loaders.folder_header import (
 from modules.loaders.gguf_header import read_gguf_header
 from modules.loaders.model_paths import PART, adapter_paths, model_paths
 from modules.loaders.other_folders import Found, OtherFolder
+from modules.loaders.pickled import conversion
 from modules.loaders.pooling import embeds_only, is_encoder
 
 README_BYTES = 8192
@@ -266,7 +267,9 @@ def _peft_info(path: Path, name: str) -> AdapterInfo:
     config = read_json(path / "adapter_config.json")
     weights = path / "adapter_model.safetensors"
     if not weights.is_file():
-        raise UnsupportedFormat(f"Folder {path.name} has no adapter_model.safetensors; finish the training or download it again.")
+        command = conversion(path)
+        cure = f", only pickles, which can run code; get the version that has it.{command}" if command else "; finish the training or download it again."
+        raise UnsupportedFormat(f"Folder {path.name} has no adapter_model.safetensors{cure}")
     read_weight_header(weights)
     rank, alpha = config.get("r"), config.get("lora_alpha")
     return AdapterInfo(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import re
 import signal
 import sys
 import time
@@ -19,11 +20,12 @@ from types import FrameType
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.job import Cancelled
 from modules.core.settings import Settings, read_settings
-from modules.hub.choices import Choice
+from modules.hub.choices import REFUSED, Choice, split_path, suffix_of, with_named
 from modules.hub.download import TOKEN_SECRET, DownloadArgs, run
 from modules.services.hub import HubService, OpenedRepository
 
 LINE_INTERVAL_S = 0.2
+PICKLED = re.compile(r"(pytorch|adapter)_model(-[0-9]{5}-of-[0-9]{5})?\.bin")
 BAR_WIDTH = 24
 
 
@@ -66,10 +68,11 @@ def download_command(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="server.py download", description="Download a model; a second start of the same command resumes.")
     parser.add_argument("model", help="owner/name, owner/name:Q4_K_M, owner/name:branch, or a link to a model or a file of it")
     parser.add_argument("--name", default="", help="folder below models/ or loras/; default is owner__name")
+    parser.add_argument("--file", action="append", default=[], metavar="PATH", help="take this file of the repository too, also one that can run programs; may be repeated")
     options, rest = parser.parse_known_args(list(arguments))
     try:
         settings, _ = read_settings(rest)
-        return _fetch(settings, options.model, options.name)
+        return _fetch(settings, options.model, options.name, options.file)
     except AppError as error:
         sys.stderr.write(f"\n{error.message}\n")
         return 1
@@ -78,13 +81,16 @@ def download_command(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _fetch(settings: Settings, model: str, name: str) -> int:
+def _fetch(settings: Settings, model: str, name: str, named: Sequence[str]) -> int:
     hub = HubService(settings)
     opened = asyncio.run(hub.open(model))
-    choice = _chosen(opened, model)
     repository = opened.repository
+    choice = with_named(repository.files, _chosen(opened, model) if _usable(opened) else None, named) if named else _chosen(opened, model)
+    running = tuple(file.path for file in choice.files if suffix_of(file.path) in REFUSED)
+    for path in running:
+        sys.stderr.write(f"Warning: {path} {REFUSED[suffix_of(path)].partition(';')[0]}. It was asked for by name; nothing opens or runs it now.\n")
     args = DownloadArgs(
-        repo=repository.repo, revision=repository.revision, files=tuple(file.path for file in choice.files), kind=choice.kind, name=name,
+        repo=repository.repo, revision=repository.revision, files=tuple(file.path for file in choice.files), kind=choice.kind, name=name, named=running if named else (),
         endpoint=settings.hub_endpoint, token_to_mirror=settings.token_to_mirror, models_dir=settings.models_dir, loras_dir=settings.loras_dir,
     )  # fmt: skip
     key = hashlib.sha256(args.model_dump_json().encode()).hexdigest()[:16]
@@ -98,13 +104,28 @@ def _fetch(settings: Settings, model: str, name: str) -> int:
     return 0
 
 
+def _usable(opened: OpenedRepository) -> list[Choice]:
+    return [choice for choice in opened.choices.choices if not choice.problem and not choice.is_addon]
+
+
+def _by_name(opened: OpenedRepository) -> str:
+    """How pickled weights are taken all the same, where a repository has nothing else."""
+    names = [row.path for row in opened.choices.refused if PICKLED.fullmatch(split_path(row.path)[1])]
+    if not names:
+        return ""
+    return (
+        f" It has its weights as pickles, which can run any program when they are opened. To take them all the same: python server.py download {opened.repository.repo} --file {names[0]}, "
+        "then python server.py convert with the name of its folder, which makes safetensors of them without running anything."
+    )
+
+
 def _chosen(opened: OpenedRepository, model: str) -> Choice:
     """The one choice that is meant.
 
     Raises:
         InvalidRequest: there are several, or none that can be taken.
     """
-    usable = [choice for choice in opened.choices.choices if not choice.problem and not choice.is_addon]
+    usable = _usable(opened)
     if opened.picked >= 0:
         choice = opened.choices.choices[opened.picked]
         if choice.problem:
@@ -113,6 +134,6 @@ def _chosen(opened: OpenedRepository, model: str) -> Choice:
     if len(usable) == 1:
         return usable[0]
     if not usable:
-        raise InvalidRequest(f"{model} offers nothing that Paddock can load; choose another model.")
+        raise InvalidRequest(f"{model} offers nothing that Paddock can load; choose another model.{_by_name(opened)}")
     rows = "\n".join(f"  {choice.total_bytes / 1e9:8.2f} GB  {choice.quantization or choice.kind:10} {choice.label}" for choice in usable)
     raise InvalidRequest(f"{model} offers {len(usable)} choices; name one as {opened.repository.repo}:QUANTIZATION or by the link of its file:\n{rows}")

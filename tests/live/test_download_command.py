@@ -66,3 +66,20 @@ def test_ctrl_c_stops_and_the_same_command_goes_on(hub: HubServer, tmp_path: Pat
     assert again.returncode == 0, complaints
     assert 0 < hub.sent() < len(WEIGHTS)
     assert (tmp_path / "models" / "meadow__pony" / "pony-Q8_0.gguf").read_bytes() == WEIGHTS
+
+
+def test_pickles_and_code_come_only_by_name_and_with_a_warning(hub: HubServer, tmp_path: Path) -> None:
+    hub.add("meadow/old", {"pytorch_model-00001-of-00002.bin": b"1" * 900, "pytorch_model-00002-of-00002.bin": b"2" * 900, "pytorch_model.bin.index.json": b"{}", "config.json": b"{}", "evil.py": b"#"})
+    work = begin(hub, tmp_path, "meadow/old")
+    _, complaints = work.communicate(timeout=60)
+    assert work.returncode == 1
+    assert "--file pytorch_model-00001-of-00002.bin" in complaints and "python server.py convert" in complaints
+    work = begin(hub, tmp_path, "meadow/old", "--file", "pytorch_model-00002-of-00002.bin")
+    _, complaints = work.communicate(timeout=60)
+    assert work.returncode == 0, complaints
+    assert complaints.count("can run any program when it is opened. It was asked for by name") == 2
+    taken = {path.name for path in (tmp_path / "models" / "meadow__old").iterdir()}
+    assert taken == {"pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin", "pytorch_model.bin.index.json", "config.json", "paddock.json"}
+    work = begin(hub, tmp_path, "meadow/old", "--file", "gone.bin", "--name", "other")
+    _, complaints = work.communicate(timeout=60)
+    assert (work.returncode, "has no file “gone.bin”" in complaints) == (1, True)
