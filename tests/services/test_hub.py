@@ -121,7 +121,7 @@ async def test_a_wrong_request_names_what_is_wrong(desk: Desk) -> None:
     with pytest.raises(InvalidRequest, match="not safe"):
         await desk.service.download("me", {"repo": "meadow/pony", "files": ["../../evil.gguf"], "kind": "gguf"})
     with pytest.raises(InvalidRequest, match="any program"):
-        await desk.service.download("me", {"repo": "meadow/pony", "files": ["model.bin"], "kind": "folder"})
+        await desk.service.download("me", {"repo": "meadow/pony", "files": ["model.bin"], "kind": "folder", "named": ["model.bin"]})  # only the command line names it
     assert await desk.jobs.list("me") == ()
 
 
