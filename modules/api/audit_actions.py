@@ -14,8 +14,8 @@ QUIET_NEEDS = frozenset({"open", "known", "page", "chat"})  # one's own conversa
 LOUD_PATHS = re.compile(r"/login|/logout|/ui/account/.+")  # that need no more, and are noted all the same
 # Searches, looks, previews and notes; Gradio's own routes (what its buttons do is noted by the services)
 QUIET_PATHS = re.compile(
-    r"/gradio_api/.*|/ui/hub/(search|open)|/ui/remote/test|/ui/fit/.*|/ui/(library|adapter-library)/(note|verify|check-update|folder)|/ui/datasets/(preview|conversations/preview)"
-    r"|/ui/training/(check|compare|runs/[^/]+/notes)|/ui/templates/try|/ui/adapters/try|/ui/perplexity/rows/[^/]+/comment"
+    r"/gradio_api/.*|/ui/hub/(search|open)|/ui/remote/test|/ui/fit/.*|/ui/(library|adapter-library)/(note|check-update|folder)|/ui/datasets/(preview|conversations/preview)"
+    r"|/ui/training/(compare|runs/[^/]+/notes)|/ui/templates/try|/ui/adapters/try|/ui/perplexity/rows/[^/]+/comment"
 )
 
 
@@ -24,6 +24,7 @@ class Named(NamedTuple):
 
     action: str
     fields: tuple[str, ...] = ()
+    only_refused: bool = False  # what was done is noted by the service that did it, whoever asked
 
 
 class _Row(NamedTuple):
@@ -32,10 +33,10 @@ class _Row(NamedTuple):
     named: Named
 
 
-def _row(route: str, action: str, *fields: str) -> _Row:
+def _row(route: str, action: str, *fields: str, only_refused: bool = False) -> _Row:
     """A part of the path in braces is the object."""
     method, path = route.split(" ")
-    return _Row(method, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), Named(action, fields))
+    return _Row(method, re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path)), Named(action, fields, only_refused))
 
 
 ROWS: tuple[_Row, ...] = (
@@ -66,10 +67,12 @@ ROWS: tuple[_Row, ...] = (
     _row("POST /ui/model-folders/add", "model-folder.add", "path"),
     _row("POST /ui/model-folders/remove", "model-folder.remove", "tag"),
     _row("POST /ui/library/pin", "model.pin", "name"),
+    _row("POST /ui/library/verify", "model.verify", "name"),
     _row("POST /ui/library/rename", "model.rename", "name", "new_name"),
     _row("POST /ui/library/delete", "model.delete", "name"),
     _row("POST /ui/library/restore", "model.restore", "id"),
     _row("POST /ui/library/discard", "model.discard", "id"),
+    _row("POST /ui/adapter-library/verify", "adapter.verify", "name"),
     _row("POST /ui/adapter-library/rename", "adapter.rename", "name", "new_name"),
     _row("POST /ui/adapter-library/delete", "adapter.delete", "name"),
     _row("POST /ui/adapter-library/restore", "adapter.restore", "id"),
@@ -81,6 +84,7 @@ ROWS: tuple[_Row, ...] = (
     _row("POST /ui/datasets/upload", "dataset.upload"),
     _row("POST /ui/datasets/delete", "dataset.delete", "name"),
     _row("POST /ui/datasets/conversations", "dataset.from-conversations", "name"),
+    _row("POST /ui/training/check", "training.check", "name"),
     _row("POST /ui/training/start", "training.start", "name"),
     _row("POST /ui/training/runs/{id}/finish", "training.finish"),
     _row("POST /ui/training/runs/{id}/pause", "training.pause"),
@@ -96,9 +100,26 @@ ROWS: tuple[_Row, ...] = (
     _row("DELETE /ui/characters/{name}", "character.delete"),
     _row("POST /ui/profiles", "profile.save", "name"),
     _row("DELETE /ui/profiles/{name}", "profile.delete"),
-    _row("POST /ui/perplexity", "evaluation.start", "model"),
+    _row("POST /ui/perplexity", "evaluation.start", "models"),
     _row("POST /ui/perplexity/jobs/{id}/cancel", "evaluation.cancel"),
     _row("DELETE /ui/perplexity/rows/{id}", "evaluation.remove"),
+    _row("POST /v1/internal/model/load", "model.load", "model_name", only_refused=True),
+    _row("POST /v1/internal/model/unload", "model.unload", "model_name", only_refused=True),
+    _row("PUT /v1/internal/adapters", "adapter.use", "model"),
+    _row("POST /v1/internal/lora/load", "adapter.use", "model", "lora_names"),
+    _row("POST /v1/internal/lora/unload", "adapter.use", "model"),
+    _row("POST /v1/internal/jobs/download", "download.start", "repo", "revision"),
+    _row("POST /v1/internal/jobs/train", "training.start", "name"),
+    _row("POST /v1/internal/jobs/examine", "training.check", "name"),
+    _row("POST /v1/internal/jobs/perplexity", "evaluation.start", "models"),
+    _row("POST /v1/internal/jobs/verify", "model.verify", "name", "what"),
+    _row("POST /v1/internal/jobs/convert_adapter", "adapter.convert", "name"),
+    _row("POST /v1/internal/jobs/merge_adapter", "adapter.merge", "name", "target"),
+    _row("POST /v1/internal/jobs/{id}/cancel", "job.cancel"),
+    _row("POST /v1/internal/jobs/{id}/pause", "job.pause"),
+    _row("POST /v1/internal/jobs/{id}/resume", "job.resume"),
+    _row("POST /v1/internal/jobs/{id}/finish", "training.finish"),
+    _row("DELETE /v1/internal/jobs/{id}", "job.remove"),
 )
 
 

@@ -20,7 +20,7 @@ REFUSALS_PER_MINUTE = 20  # of one address: who guesses cannot fill the log
 KEPT_ADDRESSES = 1_000
 REFUSED = frozenset({401, 403, 429})
 LOGIN = "login"
-PLAIN = frozenset({"name", "repo", "path", "tag", "id", "reference", "model"})  # fields that are told without what they are
+PLAIN = frozenset({"name", "repo", "path", "tag", "id", "reference", "model", "models", "model_name"})  # fields that are told without what they are
 
 IsName = Callable[[str], Awaitable[bool]]
 
@@ -67,7 +67,7 @@ class AuditTrail:
 
     async def _note(self, action: Named, of_path: str, body: _Body | None, status: int, person: Person | None) -> None:
         outcome: Outcome = "refused" if status in REFUSED else "done" if 0 < status < 400 else "failed"
-        if outcome == "refused" and not self._may_note_refusal():
+        if (outcome == "refused" and not self._may_note_refusal()) or (outcome != "refused" and action.only_refused):
             return
         told = body.told(action.fields) if body is not None else ""
         if action.action == LOGIN and told and not await self._is_name(told):

@@ -59,6 +59,7 @@ class JobQueue:
         self._records: dict[str, JobRecord] = {}
         self._running: dict[str, _Running] = {}
         self._waiting: list[str] = []
+        self._over: list[JobSnapshot] = []
         self._closing = False
 
     @property
@@ -256,6 +257,7 @@ class JobQueue:
                 del self._running[job_id]
                 if job_id in self._records:
                     self._ended(self._records[job_id], running)
+                    self._tell_end(self._records[job_id])
             elif running.kill_at_s is not None and time.monotonic() >= running.kill_at_s:
                 running.process.kill()
         self._fill()
@@ -263,6 +265,16 @@ class JobQueue:
         for record in records:
             record.refresh()
         return tuple(self._shown(record, with_log=True) for record in records)
+
+    def take_ended(self) -> tuple[JobSnapshot, ...]:
+        """The jobs that ran, or could not begin, and have ended since this was last asked."""
+        ended, self._over = tuple(self._over), []
+        return ended
+
+    def _tell_end(self, record: JobRecord) -> None:
+        record.refresh()
+        if record.story.ending:
+            self._over.append(self._shown(record, with_log=False))
 
     def _is_leaving(self, job_id: str) -> bool:
         """Whether the worker had the lock and has given it back."""
@@ -328,8 +340,10 @@ class JobQueue:
             process = WorkerProcess.start(self._command, record.directory, header, network=lane == "network")
         except OSError as error:
             self._note(record, "failed", error=f"The system could not start this job ({error.strerror}). Free memory or disk space, then retry.")
+            self._tell_end(record)
         except AppError as error:
             self._note(record, "failed", error=error.message)
+            self._tell_end(record)
         else:
             self._running[record.id] = _Running(process, lane)
 

@@ -213,7 +213,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
     conversations, templates = ConversationService(storage), TemplateService(TemplateLibrary(settings.templates_dir), TemplateBin(settings.state_dir / "template-bin"))
     facts, adapter_facts, casting = FactStore(settings.state_dir / "library"), FactStore(settings.state_dir / "adapter-library"), _casting(settings)
     lessons, meters, queues, usage = EngineLessons(models, facts, adapter_facts), Meters(models), Queues(settings), UsageService(storage, settings)
-    adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name))
+    adapters, jobs = AdapterService(models, settings.loras_dir.name, lessons.adapter_used), JobService(settings.state_dir, secret_of=lambda _, name: hub.secret(name), note=audit.note)
     hub, datasets = HubService(settings, jobs), DatasetService(settings.datasets_dir)
     generation = GenerationService(models, templates, adapters, meters, queues, usage, on_disk=not settings.multi_user)
     requests, choices = ReplyRequests(conversations, presets, templates, casting), PresetChoices(settings.state_dir, models, presets)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ from modules.jobs.queue import JobQueue, QueueLimits, SecretOf
 from modules.jobs.record import JobSpec
 from modules.lab.perplexity import PerplexityArgs
 from modules.lab.perplexity import run as run_perplexity
+from modules.services.audit import Note, unnoted
 from modules.training.preflight import examine
 from modules.training.spec import ExamineArgs, TrainArgs
 from modules.training.train import run as run_train
@@ -90,7 +92,9 @@ class JobService:
         secret_of: SecretOf = lambda owner, name: "",
         command: Sequence[str] = WORKER_COMMAND,
         limits: QueueLimits | None = None,
+        note: Note = unnoted,
     ) -> None:
+        """`note` hears how each job ended that ran, as said by who started it, or nobody where that was an earlier server."""
         self._kinds = {kind.name: kind for kind in kinds}
         self._queue = JobQueue(state_dir / "jobs", kinds, command, secret_of, limits or QueueLimits())
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jobs")
@@ -98,6 +102,8 @@ class JobService:
         self._wake = asyncio.Event()
         self._looking: asyncio.Task[None] | None = None
         self._deleting: set[asyncio.Task[None]] = set()
+        self._note = note
+        self._asked: dict[str, Context] = {}  # who started a job, and from where
         self._closed = False
 
     async def start(self) -> None:
@@ -156,7 +162,7 @@ class JobService:
         subject = str(getattr(values, known.subject)) if known.subject else ""
         title = f"{known.title} {subject}".strip()[:TITLE_CHARACTERS]
         spec = JobSpec(kind=kind, args=values.model_dump(mode="json"), owner=owner, title=title, created_s=time.time())
-        return await self._tell(lambda: self._queue.submit(spec))
+        return await self._begin(lambda: self._queue.submit(spec))
 
     async def list(self, owner: str) -> tuple[JobSnapshot, ...]:
         """All jobs of an owner, the newest first, without their logs."""
@@ -192,7 +198,7 @@ class JobService:
         Raises:
             JobConflict: it waits, runs, or is done.
         """
-        return await self._tell(lambda: self._queue.resume(owner, job_id))
+        return await self._begin(lambda: self._queue.resume(owner, job_id))
 
     async def remove(self, owner: str, job_id: str) -> None:
         """Forget a job that does not run, and delete its directory in the background.
@@ -200,7 +206,9 @@ class JobService:
         Raises:
             JobConflict: it runs.
         """
-        removed = await self._run(lambda: self._queue.remove(owner, job_id))
+        removed, ended = await self._run(lambda: (self._queue.remove(owner, job_id), self._queue.take_ended()))
+        self._note_ends(ended)  # before who started it is forgotten
+        self._asked.pop(job_id, None)
         for follower in self._followers:
             if follower.job_id == job_id:
                 follower.end()
@@ -245,6 +253,11 @@ class JobService:
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
+    async def _begin(self, work: Callable[[], JobSnapshot]) -> JobSnapshot:
+        snapshot = await self._tell(work)
+        self._asked[snapshot.id] = copy_context()
+        return snapshot
+
     async def _tell(self, work: Callable[[], JobSnapshot]) -> JobSnapshot:
         """Do something to a job, and let its followers and those who look after it know."""
         snapshot = await self._run(work)
@@ -260,7 +273,16 @@ class JobService:
 
     async def _look(self) -> None:
         followed: builtins.list[str] = sorted({follower.job_id for follower in self._followers})
-        self._spread(await self._in_thread(lambda: self._queue.look(followed)))
+        seen, ended = await self._in_thread(lambda: (self._queue.look(followed), self._queue.take_ended()))
+        self._spread(seen)
+        self._note_ends(ended)
+
+    def _note_ends(self, ended: Sequence[JobSnapshot]) -> None:
+        """Errors stay with the job: they may quote what somebody wrote."""
+        for job in ended:
+            context = self._asked.pop(job.id, None) or Context()
+            is_done = job.status == "done"
+            context.run(self._note, "job.end", f"{job.title} {job.id}", "done" if is_done else "failed", "" if is_done else "paused" if job.paused else job.status)
 
     async def _look_after(self) -> None:
         """Look while anything runs; sleep while nothing does."""

@@ -288,6 +288,7 @@ class ModelService:
                 await self._starter.end(entry)
             elif not forgotten:
                 raise NotFound(f"“{name}” is not loaded.")
+            self._error = ""  # what went wrong before is no reason for there being no model now
             self._note("model.unload", name)
             self._changed()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -127,6 +128,34 @@ async def test_own_usage_is_everybodys_to_see_and_all_of_it_an_administrators(do
             assert (await program.post("/v1/completions", json={"prompt": "a"}, headers={"authorization": f"Bearer {key}"})).status_code == 503  # no model, which is asked for next
 
 
+async def test_work_begun_by_programs_is_noted_with_what_it_is_about_and_its_end(door: Door) -> None:
+    folder = door.app.settings.models_dir / "small"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    async with door.client() as ann, door.client() as program:
+        await ann.post("/ui/users", json={"name": "Ann", "password": PASSWORD})
+        key = (await ann.post("/ui/account/keys", json={"name": "k", "scopes": ["jobs"]})).json()["key"]
+        program.headers["authorization"] = f"Bearer {key}"
+        await program.post("/v1/internal/jobs/download", json={"repo": "qwen/small", "choice": "x.gguf"})
+        await program.post("/v1/internal/jobs/train", json={"name": "my-run", "base": "none", "dataset": {"file": PROMPT}})
+        await program.post("/v1/internal/jobs/perplexity", json={"models": ["a", "b"]})
+        await program.post("/v1/internal/model/load", json={"model_name": "small"})
+        begun = await program.post("/v1/internal/jobs/verify", json={"name": "small"})
+        job = begun.json()["jobs"][0] if begun.status_code == 200 else {}
+        async with asyncio.timeout(30):
+            while job and not [row for row in await door.log() if row[0] == "job.end"]:
+                await asyncio.sleep(0.05)
+    log = [row for row in await door.log() if row[1] == "Ann" and not row[0].startswith(("key.", "user."))]
+    assert [row[:3] for row in log] == [
+        ("download.start", "Ann", "qwen/small"),
+        ("training.start", "Ann", "my-run"),
+        ("evaluation.start", "Ann", "a,b"),
+        ("model.load", "Ann", ""),  # refused before its body was read
+        ("model.verify", "Ann", "small"),
+        ("job.end", "Ann", f"{job['title']} {job['id']}"),
+    ]
+
+
 def door_spent(tokens: int) -> Any:
     from modules.services.usage import Spent
 
@@ -140,4 +169,5 @@ def test_every_named_route_is_there_and_what_is_not_named_is_noted_under_its_pat
     assert gone == []
     assert named("POST", "/ui/something-new")[0].action == "POST /ui/something-new"
     assert is_noted("POST", "/ui/something-new")
+    assert [route for route in plain if is_noted(*route.split(" ")) and "/v1/" in route and "/" in named(*route.split(" "))[0].action] == []  # clients' routes all have names
     assert not any(is_noted(*line) for line in (("GET", "/ui/users"), ("POST", "/ui/conversations/1/send"), ("POST", "/v1/chat/completions"), ("POST", "/ui/hub/search")))

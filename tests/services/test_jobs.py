@@ -14,7 +14,9 @@ import pytest
 
 from modules.core.errors import AppError, InvalidRequest, JobConflict, NotFound
 from modules.core.job import JobSnapshot
+from modules.core.person import Person, asked_by
 from modules.jobs.queue import REMOVED_PREFIX
+from modules.services.audit import AuditLog
 from tests.jobs.conftest import Jobs, jobs, open_jobs, start_server
 
 pytestmark = pytest.mark.processes
@@ -349,3 +351,40 @@ async def test_a_follower_stays_with_an_interrupted_job_and_leaves_a_removed_one
     await jobs.service.remove("ann", job_id)
     statuses = [snapshot.status for snapshot in await following]
     assert [status for status, before in zip(statuses, [None, *statuses], strict=False) if status != before] == ["running", "interrupted", "running", "interrupted"]
+
+
+# ---- the audit log -------------------------------------------------------------------------------------------------
+
+
+async def test_the_end_of_each_job_is_noted_as_of_who_started_it(open_jobs, tmp_path):
+    audit = AuditLog(tmp_path)
+
+    async def entries(count: int) -> list[tuple[str, str, str, str]]:
+        end = time.monotonic() + 20
+        while len(found := await audit.read(text="job.end")) < count:
+            assert time.monotonic() < end, found
+            await asyncio.sleep(0.02)
+        assert {one["action"] for one in found} == {"job.end"}
+        return [(one["object"], one["name"], one["outcome"], one["why"]) for one in reversed(found)]
+
+    jobs = await open_jobs(note=audit.note)
+    with asked_by(Person("1", "manage", "Ann")):
+        ids = [await jobs.submit(n=2, step_s=0.01), await jobs.submit("fail"), await jobs.submit(**ENDLESS)]
+    await jobs.finished(ids[0])
+    await jobs.finished(ids[1], "failed")
+    await jobs.working(ids[2])
+    await jobs.service.pause("ann", ids[2])
+    await jobs.finished(ids[2], "interrupted")
+    title = (await jobs.service.read("ann", ids[0])).title
+    told = await entries(3)
+    assert (f"{title} {ids[0]}", "Ann", "done", "") in told
+    assert [row[1:] for row in told if ids[1] in row[0]] == [("Ann", "failed", "failed")]
+    assert [row[1:] for row in told if ids[2] in row[0]] == [("Ann", "failed", "paused")]
+    with asked_by(Person("2", "manage", "Ben")):
+        await jobs.service.resume("ann", ids[2])
+    await jobs.working(ids[2])
+    await jobs.service.cancel("ann", ids[2])
+    await jobs.finished(ids[2], "cancelled")
+    assert (await entries(4))[3][1:] == ("Ben", "failed", "cancelled")
+    await jobs.service.remove("ann", ids[2])
+    assert len(await entries(4)) == 4

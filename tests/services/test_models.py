@@ -132,6 +132,12 @@ async def test_a_load_that_fails_leaves_the_earlier_model_as_it_was(models: Mode
     assert models.remembered(TWO).options == {}, "what failed is not remembered"
     await models.load(ONE, "", {**OPTIONS, "slots": 1})
     assert models.status().error == "", "a good load clears the sentence of a bad one"
+    with pytest.raises(LoadFailed):
+        await models.load("broken.gguf")
+    await models.unload(ONE)
+    with pytest.raises(NoModelLoaded) as caught:
+        await models.get()
+    assert "cut short" not in caught.value.message, "that a model was unloaded is not for an older reason"
 
 
 async def test_what_made_room_for_a_load_that_failed_comes_back(models: ModelService, monkeypatch: pytest.MonkeyPatch) -> None:

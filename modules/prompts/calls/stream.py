@@ -72,7 +72,10 @@ class CallStream:
         found = self._pattern.search(rest)
         if found:
             return self._open(found.start(), found[0])
-        self._say(tape.take(len(rest) - (0 if tape.ended else self._uncertain(rest))))
+        uncertain = self._uncertain(rest)
+        self._say(tape.take(len(rest) - uncertain))
+        if tape.ended and (self._begun or not self._count):
+            self._say(tape.take(uncertain))  # at the end it is text, but right behind a call, where it is one that breaks off
         tape.settle()
         return False
 
@@ -120,6 +123,9 @@ class CallStream:
                 self._take(event)
                 tape.settle()
         except NotACallError:
+            if tape.broke_off and self._count:  # a part of a call behind calls is no text
+                tape.take(len(tape.rest))
+                tape.settle()
             tape.go_back()
         if not self._sure:  # nothing was called: the mark is text
             tape.go_back()

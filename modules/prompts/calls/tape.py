@@ -46,13 +46,14 @@ class NotACallError(Exception):
 class Tape:
     """What has come and was not read yet."""
 
-    __slots__ = ("_at", "_text", "ended", "safe")
+    __slots__ = ("_at", "_text", "broke_off", "ended", "safe")
 
     def __init__(self) -> None:
         self._text = ""
         self._at = 0
         self.safe = 0  # where to go on if what is being read turns out to be no call
         self.ended = False
+        self.broke_off = False  # somebody wanted more than there is
 
     def feed(self, text: str, *, last: bool) -> None:
         """More text; `last` says that there will be none after it."""
@@ -95,6 +96,7 @@ def wait(tape: Tape) -> Steps[None]:
         NotACallError: there is none.
     """
     if tape.ended:
+        tape.broke_off = True
         raise NotACallError
     yield None
 
@@ -103,6 +105,7 @@ def peek(tape: Tape) -> Steps[str]:
     """The next character; empty at the end."""
     while not (text := tape.ahead(1)) and not tape.ended:
         yield None
+    tape.broke_off |= not text
     return text
 
 
@@ -114,7 +117,7 @@ def skip(tape: Tape, chars: str = SPACE) -> Steps[str]:
 
 
 def literal(tape: Tape, *options: str) -> Steps[str]:
-    """Read one of these texts, none of which begins another; empty where none stands here."""
+    """Read one of these texts, none of which begins another; empty where none stands here. The beginning of one that breaks off at the end is read too."""
     longest = max(map(len, options))
     while True:
         text = tape.ahead(longest)
@@ -122,7 +125,11 @@ def literal(tape: Tape, *options: str) -> Steps[str]:
         if found:
             tape.take(len(found))
             return found
-        if tape.ended or not any(option.startswith(text) for option in options):
+        if not any(option.startswith(text) for option in options):
+            return ""
+        if tape.ended:
+            tape.broke_off = True
+            tape.take(len(text))
             return ""
         yield None
 

@@ -16,7 +16,7 @@ from modules.core.generation import CallPiece
 from modules.core.messages import Message
 from modules.core.model import TemplateSource
 from modules.core.tools import checked_tools, schemas_of
-from modules.prompts.calls.formats import FORMATS, WrittenCall, format_of, named
+from modules.prompts.calls.formats import FORMATS, GENERIC, WrittenCall, format_of, named
 from modules.prompts.calls.stream import CallStream
 from modules.prompts.template import Template
 from tests.prompts.real_templates import NAMES, template_text
@@ -224,6 +224,35 @@ def test_cuts_and_ends_change_nothing(sample: tuple[str, str, str, Called], plac
     pieces = [piece for part in parts for piece in part.calls]
     assert [piece.name for piece in pieces if piece.id] == [piece.name for piece in whole.calls if piece.id]
     assert "".join(piece.arguments for piece in pieces) == "".join(piece.arguments for piece in whole.calls)
+
+
+def unfinished(form: str, pieces: Sequence[str]) -> tuple[str, list[str]]:
+    """The text of a reply that breaks off, and the names of its calls."""
+    stream = CallStream(named(form), SCHEMAS)
+    got = [stream.feed(piece, last=place == len(pieces) - 1) for place, piece in enumerate(pieces)]
+    return "".join(part.text for part in got), [piece.name for part in got for piece in part.calls if piece.id]
+
+
+TWO_CALLS = [WrittenCall("get_weather", {"city": "Köln", "days": 3}), WrittenCall("note-it", {"text": "a b", "tags": ["x"]})]
+WRITTEN = [
+    *((form.name, form.frame.write(TWO_CALLS if form.frame.several else TWO_CALLS[:1])) for form in FORMATS),
+    *((name, begin + between.join(map(write, TWO_CALLS)) + end) for name, (write, begin, between, end) in OTHERS.items()),
+]
+
+
+@pytest.mark.parametrize(("form", "reply"), WRITTEN, ids=[f"{number}-{name}" for number, (name, _) in enumerate(WRITTEN)])
+def test_a_call_that_breaks_off_leaves_no_part_of_itself_as_text(form: str, reply: str) -> None:
+    """As at `max_tokens`: once a call has begun, what is left of it or of the next one is no text."""
+    for end in range(1, len(reply) + 1):
+        text, names = unfinished(form, [reply[:end]])
+        assert not (names and text), reply[:end]
+        assert unfinished(form, list(reply[:end])) == (text, names), reply[:end]
+    assert names == [call.name for call in TWO_CALLS[: len(names)]]
+
+
+def test_text_behind_a_call_may_end_as_a_call_begins() -> None:
+    reply = GENERIC.write([WrittenCall("now", {})]) + "\nIt is <"
+    assert unfinished("generic", [reply]) == ("It is <", ["now"])
 
 
 PARTS = sorted({part for _, reply, _, _ in SAMPLES for part in re.findall(r"<[^<>]*>|\[[A-Z_]+\]|\w+|.", reply, re.DOTALL)})
