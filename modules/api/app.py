@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from fastapi import FastAPI, HTTPException, Request
 from starlette.routing import Match
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modules.api.access import AccountGate
 from modules.api.anthropic import anthropic_router
@@ -87,6 +88,8 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.add_middleware(AnthropicErrors)
     api.add_middleware(OllamaErrors)
     api.add_middleware(AnswerCount, answers=app.meters.answers)
+    if settings.trusted_proxy:
+        api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxy))
     return api
 
 

@@ -11,6 +11,7 @@ import os
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,10 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     allowed_hosts: tuple[str, ...] = Field((), description="Further host names under which this server is reached, for example behind a proxy.")
     allowed_origins: tuple[str, ...] = Field((), description="Web origins that may call the API from a browser.")
     root_path: str = Field("", description="Path prefix that a proxy strips, for example /llm.")
+    trusted_proxy: tuple[str, ...] = Field((), description="Address or network (10.0.0.0/8) of a proxy whose word is taken for where clients come from and whether they speak https; may be repeated.")
     ssl_certfile: Path | None = Field(None, description="PEM file with the certificate (and those it is signed by): page and API are then served over https.")
     ssl_keyfile: Path | None = Field(None, description="PEM file with the private key of the certificate, if that file does not hold it.")
-    connections_per_address: int = Field(256, ge=1, le=100_000, description="Most open connections of one address; behind a proxy all have the address of the proxy.")
+    connections_per_address: int = Field(256, ge=1, le=100_000, description="Most open connections of one address; behind a proxy all have the address of the proxy, also of a trusted one.")
     queue_limit: int = Field(64, ge=1, le=10_000, description="Most requests waiting for one model.")
     queue_limit_per_person: int = Field(0, ge=0, le=10_000, description="Most requests of one person waiting for one model; 0 is half of the queue limit where several people share the server, and all of it where one has it alone.")
     daily_tokens: int = Field(0, ge=0, le=10**12, description="Most tokens a day that are computed for one person whose account says nothing else; days begin at 00:00 UTC, 0 is no limit.")
@@ -83,6 +85,16 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
         if value and not value.startswith("/"):
             raise ValueError("root_path begins with a slash, for example /llm")
         return value.rstrip("/")
+
+    @field_validator("trusted_proxy")
+    @classmethod
+    def _networks(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        for value in values:
+            try:
+                ip_network(value)
+            except ValueError:
+                raise ValueError("an address (10.0.0.2) or a network (10.0.0.0/8) is needed") from None
+        return values
 
     @property
     def scheme(self) -> str:

@@ -27,9 +27,9 @@ PASSWORD, OTHER, PROMPT, TOKEN, MISTYPED = SECRETS
 class Door:
     """A server with its routes, reached without a socket."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: Any) -> None:
         places: Any = {name: folder / name for name in ("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir")}
-        self.app: App = build_app(Settings(**places, model="none", daily_tokens=50, offline=True))
+        self.app: App = build_app(Settings(**places, model="none", daily_tokens=50, offline=True, **settings))
         self.api = build_api(self.app, ViewRendering())
 
     def client(self) -> httpx.AsyncClient:
@@ -92,6 +92,28 @@ async def test_logins_keys_accounts_and_changes_are_noted_and_secrets_are_not(do
     secrets = (*SECRETS, "canary-password-wrong", made["key"])
     written = "".join(path.read_text() for path in (tmp_path / "state_dir").glob("audit*.jsonl")) + caplog.text
     assert [secret for secret in secrets if secret in written] == []
+
+
+async def test_where_clients_come_from_is_what_a_trusted_proxy_says_and_no_other(tmp_path: Path) -> None:
+    door = Door(tmp_path, trusted_proxy=("10.1.0.0/16",), allowed_hosts=("llm.example",))
+    await door.app.start()
+    told = {"x-forwarded-for": "6.6.6.6, 198.51.100.7, 10.1.9.9", "x-forwarded-proto": "https"}
+    try:
+        async with door.client() as behind:
+            await behind.post("/ui/users", json={"name": "Ann", "password": PASSWORD}, headers=told)
+            for number in range(11):  # one address is held up, another one behind the same proxy is not
+                held = await behind.post("/login", data={"name": f"n{number}", "password": OTHER}, headers=told)
+            assert held.status_code == 429
+            other = {**told, "x-forwarded-for": "198.51.100.8", "origin": "https://llm.example", "host": "llm.example"}
+            entered = await behind.post("/login", data={"name": "Ann", "password": PASSWORD}, headers=other)
+            assert (entered.status_code, "Secure" in entered.headers["set-cookie"]) == (303, True)
+        transport = httpx.ASGITransport(door.api, client=("203.0.113.5", 1))  # what is not the proxy may say what it likes
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers={"origin": "http://localhost"}) as stranger:
+            await stranger.post("/login", data={"name": "Ann", "password": OTHER}, headers=told)
+        entries = [(one["action"], one["address"]) for one in reversed(await door.app.audit.read())]
+    finally:
+        await door.app.close()
+    assert entries == [("user.create", "198.51.100.7"), *[("login", "198.51.100.7")] * 11, ("login", "198.51.100.8"), ("login", "203.0.113.5")]
 
 
 async def test_who_guesses_cannot_fill_the_log(door: Door) -> None:

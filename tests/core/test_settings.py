@@ -60,6 +60,10 @@ def test_the_prefix_of_a_proxy() -> None:
     assert Settings(root_path="/llm/").root_path == "/llm"
     with pytest.raises(ValidationError, match="begins with a slash"):
         Settings(root_path="llm")
+    assert read_settings(["--trusted-proxy", "10.0.0.2", "--trusted-proxy", "fd00::/8"], {})[0].trusted_proxy == ("10.0.0.2", "fd00::/8")
+    for wrong in ("*", "proxy.example", "10.0.0.0/33", "10.0.0.1/8"):
+        with pytest.raises(InvalidRequest, match=r"an address \(10\.0\.0\.2\) or a network"):
+            read_settings([], {"PADDOCK_TRUSTED_PROXY": wrong})
 
 
 def test_the_key_is_not_shown() -> None:
