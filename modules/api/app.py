@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from ipaddress import ip_network
 
 from fastapi import FastAPI, HTTPException, Request
 from starlette.routing import Match
@@ -89,8 +90,14 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     api.add_middleware(OllamaErrors)
     api.add_middleware(AnswerCount, answers=app.meters.answers)
     if settings.trusted_proxy:
-        api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxy))
+        api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=_in_both_spellings(settings.trusted_proxy))
     return api
+
+
+def _in_both_spellings(networks: Sequence[str]) -> list[str]:
+    """Networks, those of IPv4 also as a socket that listens for both kinds of addresses shows them."""
+    old = [network for network in map(ip_network, networks) if network.version == 4]
+    return [*networks, *(f"::ffff:{network.network_address}/{96 + network.prefixlen}" for network in old)]
 
 
 def _lock(api: FastAPI, app: App, check: KeyCheck | None) -> None:

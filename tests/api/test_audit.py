@@ -110,10 +110,13 @@ async def test_where_clients_come_from_is_what_a_trusted_proxy_says_and_no_other
         transport = httpx.ASGITransport(door.api, client=("203.0.113.5", 1))  # what is not the proxy may say what it likes
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers={"origin": "http://localhost"}) as stranger:
             await stranger.post("/login", data={"name": "Ann", "password": OTHER}, headers=told)
+        transport = httpx.ASGITransport(door.api, client=("::ffff:10.1.2.3", 1))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", headers={"origin": "http://localhost"}) as by_both:
+            await by_both.post("/login", data={"name": "Ann", "password": OTHER}, headers={"x-forwarded-for": "198.51.100.9"})
         entries = [(one["action"], one["address"]) for one in reversed(await door.app.audit.read())]
     finally:
         await door.app.close()
-    assert entries == [("user.create", "198.51.100.7"), *[("login", "198.51.100.7")] * 11, ("login", "198.51.100.8"), ("login", "203.0.113.5")]
+    assert entries == [("user.create", "198.51.100.7"), *[("login", "198.51.100.7")] * 11, ("login", "198.51.100.8"), ("login", "203.0.113.5"), ("login", "198.51.100.9")]
 
 
 async def test_who_guesses_cannot_fill_the_log(door: Door) -> None:
