@@ -2,7 +2,7 @@
 
 import { emit, report, request } from "./page.js";
 
-const KEPT_ALIVE = 15000; // characters: browsers send at most 64 KiB for a page that is gone
+const KEPT_ALIVE = 60_000; // bytes: browsers send at most 64 KiB for a page that is gone
 
 export class SettingsSaving {
   constructor() {
@@ -21,7 +21,7 @@ export class SettingsSaving {
     const { key, body } = this.waiting.shift() ?? {};
     if (!key) return;
     try {
-      await request("PATCH", `ui/conversations/${key}`, body, { keepalive: JSON.stringify(body).length < KEPT_ALIVE });
+      await request("PATCH", `ui/conversations/${key}`, body, { keepalive: new TextEncoder().encode(JSON.stringify(body)).length < KEPT_ALIVE });
       emit("settings-saved", { key });
     } catch (error) {
       emit("settings-saved", { key, problem: error.message });
