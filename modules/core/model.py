@@ -334,6 +334,7 @@ class ModelInfo(BaseModel, frozen=True):
     can_write: bool = True  # an embedding model makes vectors of texts and continues none
     source: str = ""  # the program in whose folder it lies; it is only read there. Empty: it lies in models/
     host: str = ""  # of the server that has it; empty: its files are here
+    trusted_code: str = ""  # the commit whose Python files in its folder the command line lets run; empty: they are never run
     leaves: bool = False  # what is sent to that server leaves this machine
 
 

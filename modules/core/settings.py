@@ -1,7 +1,7 @@
 """Settings of the server: one frozen model that becomes flags, environment names, YAML keys and a documentation table.
 
-Precedence: flag, then environment (`PADDOCK_` + upper-case name), then YAML file, then default. Made once, passed as an argument; knows
-nothing of what its values are used for.
+Precedence: flag, then environment (`PADDOCK_` + upper-case name), then YAML file, then default. What lets code run is a flag alone
+(`BY_HAND`). Made once, passed as an argument; knows nothing of what its values are used for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validat
 
 from modules.core.errors import InvalidRequest
 from modules.core.files import read_yaml
+from modules.core.trusted_code import FLAG, split_trust
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+BY_HAND = frozenset({"trust_code"})  # given on the command line or not at all
 
 
 class Settings(BaseModel, frozen=True, extra="forbid"):
@@ -33,6 +35,7 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     loader: str = Field("", description="How to load it: llama.cpp or transformers; empty chooses by the files.")
     options: dict[str, Any] = Field(default_factory=dict, description="Loader options as NAME=VALUE, for example context_length=4096; may be repeated.")
     adapters: tuple[str, ...] = Field((), description="LoRA adapter of loras/ for the model loaded at start, NAME or NAME=SCALE; may be repeated.")
+    trust_code: tuple[str, ...] = Field((), description="Model whose own Python files may be run, NAME@COMMIT with all 40 letters and digits of the commit; may be repeated. Its code can do whatever this account can.")
     models_dir: Path = Field(PROJECT_ROOT / "models", description="Folder with models.")
     loras_dir: Path = Field(PROJECT_ROOT / "loras", description="Folder with LoRA adapters.")
     model_folders: tuple[Path, ...] = Field((), description="Further folder with models, only read: the hub's cache, LM Studio's, Ollama's, or any other; may be repeated.")
@@ -79,6 +82,14 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     def _all_absolute(cls, values: tuple[Path, ...]) -> tuple[Path, ...]:
         return tuple(value.expanduser().absolute() for value in values)
 
+    @field_validator("trust_code")
+    @classmethod
+    def _one_commit_each(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        names = [split_trust(value)[0] for value in values]
+        if twice := next((name for name in names if names.count(name) > 1), ""):
+            raise ValueError(f"{FLAG} names “{twice}” twice; name one commit of it")
+        return values
+
     @field_validator("root_path")
     @classmethod
     def _prefix(cls, value: str) -> str:
@@ -123,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="server.py",
         description="Paddock: run open models on your own machine, with a page and an OpenAI-compatible API on one port.",
-        epilog="server.py download MODEL fetches a model without the page; server.py convert NAME makes safetensors of one that has pickles; server.py users and server.py keys make accounts and keys. Each flag can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
+        epilog="server.py download MODEL fetches a model without the page; server.py convert NAME makes safetensors of one that has pickles; server.py users and server.py keys make accounts and keys. Each flag but --trust-code can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
     )
     for name, field in Settings.model_fields.items():
         text = (field.description or "").replace("%", "%%")
@@ -154,6 +165,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         raw = environ.get("PADDOCK_" + name.upper())
         if raw is None:
             continue
+        _check_by_hand(name, "PADDOCK_" + name.upper())
         if _is(field.annotation, dict):
             values[name] = _options([part for part in raw.split(",") if part], "PADDOCK_" + name.upper())
         elif _is(field.annotation, tuple):
@@ -176,7 +188,15 @@ def _from_file(path: Path, required: bool) -> dict[str, Any]:
     values = read_yaml(text, str(path)) or {}
     if not isinstance(values, dict):
         raise InvalidRequest(f"{path} must hold one “name: value” a line.")
-    return {str(key).replace("-", "_"): value for key, value in values.items()}
+    stored = {str(key).replace("-", "_"): value for key, value in values.items()}
+    for name in stored:
+        _check_by_hand(name, f"{name} in {path}")
+    return stored
+
+
+def _check_by_hand(name: str, place: str) -> None:
+    if name in BY_HAND:
+        raise InvalidRequest(f"{place}: this is given on the command line only, as {_flag(name)}. Take it out there.")
 
 
 def validation_sentence(error: ValidationError) -> str:
@@ -230,5 +250,6 @@ def settings_table() -> str:
         default = field.get_default(call_default_factory=True)
         shown = default.name + "/" if isinstance(default, Path) else "" if default is None else str(default)
         flag = _flag(name.removesuffix("s") if _is(field.annotation, tuple) or _is(field.annotation, dict) else name)
-        lines.append(f"| `{flag}` | `PADDOCK_{name.upper()}` | {shown} | {field.description} |")
+        environment = "only the flag" if name in BY_HAND else f"`PADDOCK_{name.upper()}`"
+        lines.append(f"| `{flag}` | {environment} | {shown} | {field.description} |")
     return "\n".join(lines)

@@ -237,6 +237,12 @@ def damaged_files(item: Installed) -> Iterator[str]:
             yield file.placed
 
 
+def is_stored(content: bytes, file: StoredFile) -> bool:
+    """Whether these bytes are those that were fetched as that file."""
+    digest = hashlib.sha256(content) if file.sha256 else hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False)
+    return len(content) == file.size and digest.hexdigest() == (file.sha256 or file.git_sha1)
+
+
 def hash_stored(path: Path, file: StoredFile, read: Callable[[int], None] = lambda count: None) -> str:
     """The hash of the kind by which a stored file is known; `read` is told of the bytes as they come."""
     digest = hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False) if file.git_sha1 and not file.sha256 else hashlib.sha256()

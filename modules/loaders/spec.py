@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modules.core.model import LoadedModel, LoadOptions
+from modules.core.trusted_code import TrustedCode
 
 Progress = Callable[[str, float | None], None]
 """Called with a stage ("Reading weights") and its share done, 0 … 1, or None where it cannot be known."""
@@ -25,5 +26,6 @@ class LoaderSpec:
     options: type[LoadOptions]
     accepts: Callable[[Path], bool]  # by names, and the first bytes of a file whose name says nothing; nothing is parsed
     load: Callable[[Path, LoadOptions, Progress], LoadedModel]
+    load_trusted: Callable[[Path, LoadOptions, Progress, TrustedCode], LoadedModel] | None = None  # by the code of its folder; None runs none
     adapter_check: Callable[[Path], Callable[[Path], None]] | None = None  # by headers: model → adapter → refusal; None takes no adapters
     capabilities: frozenset[str] = frozenset()  # "batch", "lora", "gpu", "quantize_on_load", "kv_quantize", "embed"

@@ -5,6 +5,7 @@ Knows how an engine is started and ended. When one is wanted is `models.py`'s bu
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ import psutil
 from modules.core.errors import AppError, NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.model import ModelInfo
 from modules.core.settings import Settings
-from modules.engine.client import EngineClient
+from modules.core.trusted_code import FLAG
+from modules.engine.client import COMMAND, EngineClient
 from modules.loaders.registry import find_loader
 from modules.loaders.spec import LoaderSpec
+from modules.services.code_trust import CodeTrust
 from modules.services.loaded_models import Loaded, LoadedModels
 from modules.services.model_choices import LoadChoice, ModelChoices, checked_options
 from modules.services.model_engine import ModelEngine
@@ -56,9 +59,19 @@ class EngineStarter:
         self._loaded = loaded
         self._choices = choices
         self._remotes = remotes
+        self._trust = CodeTrust(settings)
         self._find = find
         self._on_loading = on_loading
         self._on_end = on_end
+
+    def trusted_pin(self, name: str) -> str:
+        """The commit whose code the command line trusts for a model; empty for all others."""
+        return self._trust.pin_of(name)
+
+    def marked(self, info: ModelInfo) -> ModelInfo:
+        """What is known of a model, and whether its code is trusted."""
+        pin = self.trusted_pin(info.name)
+        return info.model_copy(update={"trusted_code": pin}) if pin else info
 
     async def replace(self, choice: LoadChoice) -> ModelEngine:
         """Start the engine, letting older ones make room; what was unloaded for a load that fails is loaded again.
@@ -156,18 +169,27 @@ class EngineStarter:
             self._on_loading(Loading(choice.name, stage, done))
 
         draft = await self._draft(choice, spec)
-        client = await EngineClient.start(
-            info.path,
-            spec.name,
-            {**choice.options, **({"draft_model": draft.path} if draft else {})},
-            name=choice.name,
-            log_path=self._settings.state_dir / "logs" / "engine.log",
-            on_progress=progress,
-            load_timeout_s=self._settings.load_timeout_s,
-            step_timeout_s=self._settings.step_timeout_s,
-            queue_limit=self._settings.queue_limit,
-            spill_folder=str(self._settings.state_dir / "spill"),
-        )
+        trusted = await asyncio.to_thread(self._trust.permission, info) if spec.load_trusted else None
+        try:
+            client = await EngineClient.start(
+                info.path,
+                spec.name,
+                {**choice.options, **({"draft_model": draft.path} if draft else {})},
+                command=COMMAND if trusted is None else (*COMMAND, FLAG, trusted.model_dump_json()),
+                name=choice.name,
+                log_path=self._settings.state_dir / "logs" / "engine.log",
+                on_progress=progress,
+                load_timeout_s=self._settings.load_timeout_s,
+                step_timeout_s=self._settings.step_timeout_s,
+                queue_limit=self._settings.queue_limit,
+                spill_folder=str(self._settings.state_dir / "spill"),
+            )
+        except UnsupportedFormat as error:
+            named = error.details.get("own_code")
+            if trusted is not None or draft is not None or not named:  # with a draft model it may be that one's code
+                raise
+            cure = await asyncio.to_thread(self._trust.cure, info, tuple(named))
+            raise UnsupportedFormat(error.message + cure) from error
         if choice.adapters:
             try:
                 await client.set_adapters(choice.adapters)

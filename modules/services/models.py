@@ -76,7 +76,7 @@ class ModelService:
 
     async def list(self) -> tuple[ModelInfo, ...]:
         """All models in the model folder, broken ones too (with a `problem`)."""
-        return await asyncio.to_thread(self._folder.models)
+        return tuple(map(self._starter.marked, await asyncio.to_thread(self._folder.models)))
 
     async def remote(self) -> tuple[ModelInfo, ...]:
         """The models of other servers, as far as those told."""
@@ -92,7 +92,9 @@ class ModelService:
         Raises:
             NotFound: no such model.
         """
-        return await (self._remotes.find(name) if self._remotes.owns(name) else asyncio.to_thread(self._folder.find, name))
+        if self._remotes.owns(name):
+            return await self._remotes.find(name)
+        return self._starter.marked(await asyncio.to_thread(self._folder.find, name))
 
     def loaders(self) -> tuple[LoaderSpec, ...]:
         """All loaders there are, for their option forms."""
@@ -253,7 +255,8 @@ class ModelService:
             try:
                 client = await self._starter.replace(self._loaded.as_it_was(choice))
                 self._error = ""
-                self._note("model.load", name)
+                pin = self._starter.trusted_pin(name)
+                self._note("model.load", name, why=f"with its own code, {pin}" if pin else "")
             except AppError as error:
                 self._error = error.message
                 self._note("model.load", name, "failed", error.kind)

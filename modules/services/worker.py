@@ -9,6 +9,7 @@ import base64
 import functools
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, T
 from modules.core.model import LoadedModel, TemplateSource
 from modules.core.params import GenerationParams
 from modules.core.settings import validation_sentence
+from modules.core.trusted_code import FLAG, TrustedCode
 from modules.engine.channel import guard_process, take_stdio
 from modules.engine.worker import LoadCommand, Prepared, Progress, Ready, serve
 from modules.loaders.registry import find_loader
@@ -292,8 +294,8 @@ class ModelPrompts:
         return "" if token_id is None else self._tokenizer.piece(token_id).decode("utf-8", "replace")
 
 
-def load(command: LoadCommand, progress: Progress) -> Ready:
-    """Load a model by the registry and make it ready for prompts.
+def load(command: LoadCommand, progress: Progress, trusted: TrustedCode | None = None) -> Ready:
+    """Load a model by the registry and make it ready for prompts; code of its folder is run if it is the folder of `trusted`.
 
     Raises:
         LoadFailed: with the reason and the cure.
@@ -304,7 +306,10 @@ def load(command: LoadCommand, progress: Progress) -> Ready:
         options = spec.options.model_validate(command.options)
     except ValidationError as error:
         raise InvalidRequest(f"{spec.title}: {validation_sentence(error)}") from error
-    model = spec.load(path, options, progress)
+    if trusted is not None and spec.load_trusted is not None and trusted.folder == command.path:
+        model = spec.load_trusted(path, options, progress, trusted)
+    else:
+        model = spec.load(path, options, progress)
     if command.name:
         model.info = model.info.model_copy(update={"name": command.name})
     renderer = TemplateRenderer()
@@ -330,12 +335,15 @@ def main() -> None:
     channel = take_stdio()
     guard_process()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    trusted = TrustedCode.model_validate_json(sys.argv[2]) if sys.argv[1:2] == [FLAG] else None
     status = 0
     try:
-        serve(channel, load)
+        serve(channel, functools.partial(load, trusted=trusted))
     except Exception:
         log.exception("The engine's process ends")
         status = 1
+    if trusted is not None:
+        shutil.rmtree(trusted.copy_folder, ignore_errors=True)
     logging.shutdown()
     os._exit(status)
 

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from modules.core.errors import InvalidRequest
-from modules.core.settings import PROJECT_ROOT, Settings, given_words, read_settings, settings_table
+from modules.core.settings import BY_HAND, PROJECT_ROOT, Settings, given_words, read_settings, settings_table
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
@@ -71,11 +71,35 @@ def test_the_key_is_not_shown() -> None:
     assert "canary-7f3a" not in repr(settings) + str(settings.model_dump())
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_code_is_trusted_by_the_command_line_alone(tmp_path: Path) -> None:
+    state = ["--state-dir", str(tmp_path)]
+    assert read_settings([*state, "--trust-code", f"a/b@{COMMIT}", "--trust-code", f"c@sha256:{'0' * 64}"], {})[0].trust_code == (f"a/b@{COMMIT}", f"c@sha256:{'0' * 64}")
+    assert read_settings(state, {})[0].trust_code == ()
+    with pytest.raises(InvalidRequest, match="PADDOCK_TRUST_CODE: this is given on the command line only, as --trust-code"):
+        read_settings(state, {"PADDOCK_TRUST_CODE": f"a@{COMMIT}"})
+    for key in ("trust_code", "trust-code"):
+        (tmp_path / "settings.yaml").write_text(f"{key}: ['a@{COMMIT}']\n")
+        with pytest.raises(InvalidRequest, match=r"settings\.yaml: this is given on the command line only"):
+            read_settings(state, {})
+        with pytest.raises(InvalidRequest, match="command line only"):
+            read_settings(["--config", str(tmp_path / "settings.yaml")], {})
+    assert set(BY_HAND) <= set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("given", [("a",), ("a@main",), (f"a@{COMMIT[:12]}",), (f"@{COMMIT}",), (f"a@{COMMIT.upper()}",), (f"a@sha256:{COMMIT}",), (f"a@{COMMIT}\n",), (f"a@{COMMIT}", f"a@{'0' * 40}")])
+def test_code_is_trusted_at_one_whole_commit(given: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidRequest, match="--trust-code (takes NAME@COMMIT|names “a” twice)"):
+        read_settings([word for value in given for word in ("--trust-code", value)], {})
+
+
 def test_help_lists_every_setting() -> None:
     shown = subprocess.run([sys.executable, "server.py", "--help"], cwd=PROJECT_ROOT, capture_output=True, text=True, check=True).stdout
     table = settings_table()
     for name in Settings.model_fields:
-        assert f"PADDOCK_{name.upper()}" in table
+        assert (f"PADDOCK_{name.upper()}" in table) != (name in BY_HAND)
         assert f"--{name.replace('_', '-').removesuffix('s')}" in shown
 
 

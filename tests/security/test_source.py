@@ -25,6 +25,12 @@ CLIENTS = frozenset({"httpx", "httpx2", "requests", "aiohttp", "urllib.request",
 STARTS = frozenset({"subprocess.Popen", "subprocess.run", "subprocess.check_output", "asyncio.create_subprocess_exec", "os.execv", "os.spawnv"})
 OWN_ENVIRONMENT = frozenset({"modules/loaders/machine.py", "modules/services/machine_probe.py"})
 
+# Where code of a model folder is imported, what does so on the way of a load, and the library's calls that can
+OWN_CODE = "modules/loaders/transformers/own_code.py"
+LOADING_OWN_CODE = frozenset({OWN_CODE, "modules/loaders/transformers/loader.py", "modules/loaders/transformers/__init__.py", "modules/services/worker.py"})
+IMPORTING = frozenset({"get_class_from_dynamic_module", "get_class_in_module", "run_path", "run_module"})
+
+
 class Seen(NamedTuple):
     """What a file calls and imports; read in one pass."""
 
@@ -73,10 +79,21 @@ def trusting_loads(seen: Seen) -> Iterator[str]:
         if any(word.arg == "trust_remote_code" for word in call.keywords) and given(call)["trust_remote_code"] != "False":
             yield f"{call.lineno}: {name} trusts"
         if name.endswith(".from_pretrained") and not name.startswith("PeftModel"):  # that one is given a checked folder with safetensors
-            is_weights = "Tokenizer" not in name and "Processor" not in name
+            is_weights = "tokenizer" not in name.lower() and "Processor" not in name
             wanted = {"trust_remote_code": "False", "local_files_only": "True"} | ({"use_safetensors": "True"} if is_weights else {})
             if any(given(call).get(key) != value for key, value in wanted.items()):
                 yield f"{call.lineno}: {name} lacks one of {wanted}"
+
+
+def folder_code(seen: Seen) -> Iterator[str]:
+    """Code of a model folder is imported in one place, and what leads there is the engine's child alone."""
+    if seen.path != OWN_CODE:
+        yield from (f"{call.lineno}: {name} imports code" for name, call in seen.calls if name.rpartition(".")[2] in IMPORTING)
+        yield from (f"{line}: imports {name}" for line, name in seen.imports if name == "transformers.dynamic_module_utils")
+    if seen.path not in LOADING_OWN_CODE:
+        yield from (f"{line}: imports {name}" for line, name in seen.imports if name == "modules.loaders.transformers.own_code")
+        yield from (f"{call.lineno}: {name}" for name, call in seen.calls if name.rpartition(".")[2] in ("load_trusted", "OwnCode"))
+        yield from (f"{call.lineno}: {name} is given trust" for name, call in seen.calls if name == "load" and len(call.args) > 3)
 
 
 def network_clients(seen: Seen) -> Iterator[str]:
@@ -94,6 +111,8 @@ RULES: tuple[tuple[Rule, str], ...] = (
     (running_calls, "eval(text)"), (running_calls, "torch.load(path)"), (running_calls, "subprocess.run(text, shell=True)"), (running_calls, "importlib.import_module(name)"),
     (trusting_loads, "AutoModel.from_pretrained(path, trust_remote_code=trust)"), (trusting_loads, "AutoTokenizer.from_pretrained(path)"),
     (trusting_loads, "AutoModel.from_pretrained(path, trust_remote_code=False, local_files_only=True)"), (network_clients, "import httpx2"),
+    (folder_code, "get_class_from_dynamic_module('x.Y', path)"), (folder_code, "import transformers.dynamic_module_utils as library"), (folder_code, "spec.load_trusted(path)"),
+    (folder_code, "from modules.loaders.transformers.own_code import OwnCode"), (folder_code, "load(path, options, progress, trusted)"),
     (network_clients, "import urllib.request"), (network_clients, "from http.client import HTTPConnection"), (unclean_processes, "subprocess.Popen(['a'])"),
 )  # fmt: skip
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from modules.core.model import LoadedModel, LoadOptions
+from modules.core.trusted_code import TrustedCode
 from modules.loaders.spec import LoaderSpec, Progress
 from modules.loaders.transformers.options import TransformersOptions
 
@@ -18,6 +19,12 @@ def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
     from modules.loaders.transformers.loader import load
 
     return load(path, TransformersOptions.model_validate(options.model_dump()), progress)
+
+
+def _load_trusted(path: Path, options: LoadOptions, progress: Progress, trusted: TrustedCode) -> LoadedModel:
+    from modules.loaders.transformers.loader import load
+
+    return load(path, TransformersOptions.model_validate(options.model_dump()), progress, trusted)
 
 
 def _adapter_check(model: Path) -> Callable[[Path], None]:
@@ -33,6 +40,7 @@ TRANSFORMERS = LoaderSpec(
     options=TransformersOptions,
     accepts=_accepts,
     load=_load,
+    load_trusted=_load_trusted,
     adapter_check=_adapter_check,
     capabilities=frozenset({"batch", "lora", "gpu", "quantize_on_load", "embed"}),
 )

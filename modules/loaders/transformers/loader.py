@@ -27,6 +27,7 @@ from modules.core.errors import (
     first_line,
 )
 from modules.core.model import Adapter, LoadedModel, Runner
+from modules.core.trusted_code import TrustedCode
 from modules.loaders.draft import with_draft
 from modules.loaders.fit import together
 from modules.loaders.folder_header import FolderHeader, read_folder_header, read_folder_template, safe_config
@@ -47,10 +48,11 @@ from modules.loaders.transformers.memory import DEFAULT_CONTEXT_TOKENS, SMALL_PA
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.norms import fuse_norms
 from modules.loaders.transformers.options import TransformersOptions
+from modules.loaders.transformers.own_code import OwnCode, code_files, named_classes
 from modules.loaders.transformers.packed import use_onednn
 from modules.loaders.transformers.runner import SlotRunner
 from modules.loaders.transformers.sight import Sight
-from modules.loaders.transformers.tokenizer import read_tokenizer
+from modules.loaders.transformers.tokenizer import TransformersTokenizer, read_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -59,8 +61,8 @@ VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,30}")
 GPU_SHARE = 0.9  # of a GPU's free memory for weights when only main memory is capped
 
 
-def load(path: Path, options: TransformersOptions, progress: Progress) -> LoadedModel:
-    """Load a model folder.
+def load(path: Path, options: TransformersOptions, progress: Progress, trusted: TrustedCode | None = None) -> LoadedModel:
+    """Load a model folder; with `trusted`, by code that lies in it.
 
     Raises:
         UnsupportedFormat: files missing, broken, unsafe or of an unknown architecture.
@@ -71,27 +73,28 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
     before = resident_bytes()
     header = read_folder_header(path)
     progress("Starting PyTorch", None)
-    config = read_config(header)
+    own = OwnCode(header, trusted) if trusted is not None else None
+    config = read_config(header, own)
     device, dtype = _placement(options, header)
     info = read_info(path, path.parent)
     if not info.can_write:
         check_embedding_model(header, dtype.itemsize)
         _quiet(options, header)
         progress("Reading weights", None)
-        encoder = _read_model(path, config, options, device, dtype, encoder=True)
+        encoder = _read_model(path, config, options, device, dtype, _kind(config, encoder=True))
         loaded = embedding_model(path, encoder, config, header, info, options)
         loaded.memory_bytes = max(0, resident_bytes() - before)
         return loaded
     context_length, notes = _context(header, config, options, dtype, device)
     _quiet(options, header)
     progress("Reading weights", None)
-    model = _read_model(path, config, options, device, dtype, sees=reads_images(config))
+    model = _read_model(path, config, options, device, dtype, _kind(config, own))
     progress("Reading the tokenizer", None)
-    tokenizer = read_tokenizer(path, config, context_length)
+    tokenizer = _read_tokenizer(header, config, context_length, own)
     network = Network(model, context_length)
     notes += _quickened(network, options, progress)
     progress("Checking the batch", None)
-    sight, blindness = open_eyes(path, config, network, tokenizer.library, options)
+    sight, blindness = open_eyes(path, config, network, tokenizer.library, options) if own is None else (None, "")
     runner, remarks = _runner(network, options, sight)
     adapters = AdapterSet(model)
 
@@ -114,7 +117,7 @@ def load(path: Path, options: TransformersOptions, progress: Progress) -> Loaded
     )
     if sight is not None:
         blindness = with_eyes(loaded, network, sight, tolerance(network))
-    loaded.notes = (*notes, *remarks, *filter(None, [blindness]))
+    loaded.notes = (*notes, *remarks, *filter(None, [blindness, own.note if own else ""]))
     loaded = with_draft(loaded, options, lambda draft, told: load(draft, options.of_draft(context_length), told), progress)
     _quiet(options, header)  # the draft model chose the number of threads by its own size
     return loaded
@@ -141,18 +144,22 @@ def _runner(network: Network, options: TransformersOptions, sight: Sight | None)
     return runner, [remark for remark in remarks if remark]
 
 
-def read_config(header: FolderHeader) -> Any:
+def read_config(header: FolderHeader, own: OwnCode | None = None) -> Any:
     """The config object, built from cleaned values: foreign code, other files and kernels cannot be named in it."""
     from transformers import CONFIG_MAPPING
 
     kind = header.config.get("model_type")
+    config_class = own.find("AutoConfig") if own is not None else None
     try:
-        return CONFIG_MAPPING[kind].from_dict(safe_config(header.config))
+        config_class = config_class or CONFIG_MAPPING[kind]
     except KeyError:
         raise UnsupportedFormat(
             f"transformers {metadata.version('transformers')} does not know the architecture “{kind}” of {header.path.name}"
-            f"{_made_with(header)} (code inside model folders is not run); choose a GGUF version of it, another model, or update Paddock."
+            f"{_made_with(header)} (code inside model folders is not run); choose a GGUF version of it, another model, or update Paddock.",
+            own_code=list(code_files(header)),
         ) from None
+    try:
+        return config_class.from_dict(safe_config(header.config))
     except Exception as error:  # each architecture checks its config in its own way
         raise UnsupportedFormat(f"{header.path.name}/config.json does not describe a {kind} model ({first_line(error)}); download it again.") from error
 
@@ -255,9 +262,26 @@ def _quantization(options: TransformersOptions, dtype: torch.dtype) -> Any:
     )
 
 
-def _read_model(path: Path, config: Any, options: TransformersOptions, device: str, dtype: torch.dtype, *, encoder: bool = False, sees: bool = False) -> Any:
-    from safetensors import SafetensorError
+def _read_tokenizer(header: FolderHeader, config: Any, context_length: int, own: OwnCode | None) -> TransformersTokenizer:
+    try:
+        return read_tokenizer(header.path, config, context_length, own.find("AutoTokenizer") if own is not None else None)
+    except UnsupportedFormat as error:
+        if own is None and "AutoTokenizer" in named_classes(header):
+            raise UnsupportedFormat(error.message, own_code=list(code_files(header))) from error
+        raise
+
+
+def _kind(config: Any, own: OwnCode | None = None, *, encoder: bool = False) -> Any:
+    """The class that reads the weights."""
     from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+
+    if own is not None and (kind := own.find("AutoModelForCausalLM")) is not None:
+        return kind
+    return AutoModel if encoder else AutoModelForImageTextToText if own is None and reads_images(config) else AutoModelForCausalLM
+
+
+def _read_model(path: Path, config: Any, options: TransformersOptions, device: str, dtype: torch.dtype, kind: Any) -> Any:
+    from safetensors import SafetensorError
 
     arguments: dict[str, Any] = {
         "config": config,
@@ -268,7 +292,7 @@ def _read_model(path: Path, config: Any, options: TransformersOptions, device: s
     }
     arguments |= _memory_limits(options, device)
     try:
-        model, report = (AutoModel if encoder else AutoModelForImageTextToText if sees else AutoModelForCausalLM).from_pretrained(
+        model, report = kind.from_pretrained(
             path,
             trust_remote_code=False,
             use_safetensors=True,
@@ -282,7 +306,7 @@ def _read_model(path: Path, config: Any, options: TransformersOptions, device: s
         raise UnsupportedFormat(f"The weights of {path.name} are damaged ({first_line(error)}); download them again.") from error
     except Exception as error:
         raise _refusal(path.name, error) from error
-    missing = sorted(key for key in report.get("missing_keys", ()) if not (encoder and key.startswith("pooler."))) + sorted(str(row[0]) for row in report.get("mismatched_keys", ()))
+    missing = sorted(key for key in report.get("missing_keys", ()) if not (kind.__name__ == "AutoModel" and key.startswith("pooler."))) + sorted(str(row[0]) for row in report.get("mismatched_keys", ()))
     if missing:
         raise UnsupportedFormat(f"The weights of {path.name} lack {len(missing)} tensors that its config.json calls for ({missing[0]}); download it again.")
     return model.eval().requires_grad_(False)

@@ -141,8 +141,8 @@ def _end_tokens(path: Path) -> list[int]:
     return [token for token in values if isinstance(token, int) and token >= 0]
 
 
-def read_tokenizer(folder: Path, config: Any, context_length: int) -> TransformersTokenizer:
-    """Load the tokenizer of a folder; code that comes with it is not run.
+def read_tokenizer(folder: Path, config: Any, context_length: int, own_tokenizer: Any = None) -> TransformersTokenizer:
+    """Load the tokenizer of a folder, by `own_tokenizer` if it is given; other code that comes with it is not run.
 
     Raises:
         UnsupportedFormat: there is none, or it cannot be read.
@@ -150,7 +150,10 @@ def read_tokenizer(folder: Path, config: Any, context_length: int) -> Transforme
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
+        if own_tokenizer is not None:
+            tokenizer = own_tokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False, local_files_only=True)
         return TransformersTokenizer(tokenizer, folder, context_length)
     except (SystemExit, KeyboardInterrupt, MemoryError):
         raise

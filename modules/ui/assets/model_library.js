@@ -177,6 +177,11 @@ export function sourceBadge(model) {
   return model.source ? h("span", { class: "badge quiet", text: `${model.source} · read only`, title: "It lies in the folder of another program, where nothing is changed" }) : null;
 }
 
+/** That a model's own code runs when it is loaded, where the command line trusts it. */
+export function codeBadge(model) {
+  return model.trusted_code ? h("span", { class: "badge bad", text: "Runs its own code", title: `The command line trusts its Python files at ${model.trusted_code}` }) : null;
+}
+
 /** A day as written everywhere: 2026-02-03, in this place's time. */
 function day(time) {
   return new Date(time).toLocaleDateString("en-CA");

@@ -6,7 +6,7 @@ import { focused, isBusy, openForm, refocus } from "./list_rows.js";
 import { ModelAdapters } from "./model_adapters.js";
 import { modelFigures } from "./model_figures.js";
 import { ModelFolders } from "./model_folders.js";
-import { Library, shelfFacts, shelfNotes, sourceBadge, verifications } from "./model_library.js";
+import { Library, codeBadge, shelfFacts, shelfNotes, sourceBadge, verifications } from "./model_library.js";
 import { ModelFits, fitNote } from "./model_fit.js";
 import { modelMenu, updateNews } from "./model_menu.js";
 import { listen, refreshModels, state } from "./page.js";
@@ -109,7 +109,7 @@ class ModelList {
     const pin = model.pinned ? h("span", { class: "badge", text: "Pinned", title: "Neither idleness nor another model unloads it" }) : null;
     return h("article", { class: `model-row${card ? " loaded" : ""}`, data: { name: model.name } },
       h("div", { class: "model-about" },
-        h("h2", {}, h("span", { text: model.name }), badge ?? "", pin ?? "", sourceBadge(model) ?? "", templateBadge(model.name, card ? card.template_check : shelf?.template) ?? ""),
+        h("h2", {}, h("span", { text: model.name }), badge ?? "", pin ?? "", sourceBadge(model) ?? "", codeBadge(model) ?? "", templateBadge(model.name, card ? card.template_check : shelf?.template) ?? ""),
         h("ul", { class: "facts" }, ...facts.map((fact) => h("li", { text: fact }))),
         model.description ? h("p", { class: "model-note", text: model.description }) : null,
         model.problem ? h("p", { class: "model-note bad", text: model.problem }) : null,
