@@ -10,7 +10,7 @@ import argparse
 import os
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,11 @@ def _parser() -> argparse.ArgumentParser:
         description="Paddock: run open models on your own machine, with a page and an OpenAI-compatible API on one port.",
         epilog="server.py download MODEL fetches a model without the page; server.py convert NAME makes safetensors of one that has pickles; server.py users and server.py keys make accounts and keys. Each flag but --trust-code can also be given as an environment variable (PADDOCK_PORT=8000) or as a key in settings.yaml.",
     )
+    _add_flags(parser)
+    return parser
+
+
+def _add_flags(parser: argparse.ArgumentParser) -> None:
     for name, field in Settings.model_fields.items():
         text = (field.description or "").replace("%", "%%")
         if _is(field.annotation, bool):
@@ -145,7 +150,30 @@ def _parser() -> argparse.ArgumentParser:
         else:
             shown = "" if field.default in (None, "") or isinstance(field.default, Path) else f" Default: {field.default}."
             parser.add_argument(_flag(name), default=None, metavar="VALUE", help=text + shown)
-    return parser
+
+
+class SettingFlags:
+    """The settings as flags of a command that has arguments of its own; what was given of them is read by `read_settings(given)`."""
+
+    def __init__(self) -> None:
+        """Nothing was given so far."""
+        self.given: list[str] = []
+
+    def add_to(self, parser: argparse.ArgumentParser, shown: Container[str] = ("state_dir", "config")) -> None:
+        """Let a parser know them all, so that it takes none of them and none of their values for an argument; its help names only those that are shown."""
+        whole = argparse.ArgumentParser(add_help=False)
+        _add_flags(whole)
+        given = self.given
+
+        class Given(argparse.Action):
+            """Keeps a flag as it was typed."""
+
+            def __call__(self, _: argparse.ArgumentParser, __: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+                given.append(str(option_string) if self.nargs == 0 else f"{option_string}={values}")
+
+        for action in whole._actions:
+            text = action.help if action.dest in shown else argparse.SUPPRESS
+            parser.add_argument(*action.option_strings, action=Given, nargs=action.nargs, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar=action.metavar, help=text)
 
 
 def _options(pairs: Sequence[str], source: str) -> dict[str, Any]:

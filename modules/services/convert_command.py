@@ -19,7 +19,7 @@ from typing import Any
 from modules.core.errors import AppError, InvalidRequest, NotFound
 from modules.core.files import sync_folder
 from modules.core.process import child_environment, how_it_ended
-from modules.core.settings import PROJECT_ROOT, Settings, read_settings
+from modules.core.settings import PROJECT_ROOT, SettingFlags, Settings, read_settings
 from modules.hub.inventory import forget_files
 from modules.loaders.folder_header import read_json, read_weight_header
 from modules.loaders.model_paths import adapter_paths, model_paths
@@ -37,9 +37,11 @@ def convert_command(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("name", help="the folder in models/ or loras/, as the lists name it")
     parser.add_argument("--delete-originals", action="store_true", help="delete the pickles once their conversion is there; otherwise they are kept")
-    options, rest = parser.parse_known_args(list(arguments))
+    flags = SettingFlags()
+    flags.add_to(parser, shown=("models_dir", "loras_dir", "model_folders", "state_dir", "config"))
+    options = parser.parse_args(list(arguments))
     try:
-        settings, _ = read_settings(rest)
+        settings, _ = read_settings(flags.given)
         _convert(settings, options.name, delete=options.delete_originals)
     except AppError as error:
         sys.stderr.write(f"{error.message}\n")

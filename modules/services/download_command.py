@@ -19,7 +19,7 @@ from types import FrameType
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.job import Cancelled
-from modules.core.settings import Settings, read_settings
+from modules.core.settings import SettingFlags, Settings, read_settings
 from modules.hub.choices import REFUSED, Choice, split_path, suffix_of, with_named
 from modules.hub.download import TOKEN_SECRET, DownloadArgs, run
 from modules.services.hub import HubService, OpenedRepository
@@ -69,9 +69,11 @@ def download_command(arguments: Sequence[str]) -> int:
     parser.add_argument("model", help="owner/name, owner/name:Q4_K_M, owner/name:branch, or a link to a model or a file of it")
     parser.add_argument("--name", default="", help="folder below models/ or loras/; default is owner__name")
     parser.add_argument("--file", action="append", default=[], metavar="PATH", help="take this file of the repository too, also one that can run programs; may be repeated")
-    options, rest = parser.parse_known_args(list(arguments))
+    flags = SettingFlags()
+    flags.add_to(parser, shown=("models_dir", "loras_dir", "state_dir", "config", "hub_endpoint"))
+    options = parser.parse_args(list(arguments))
     try:
-        settings, _ = read_settings(rest)
+        settings, _ = read_settings(flags.given)
         return _fetch(settings, options.model, options.name, options.file)
     except AppError as error:
         sys.stderr.write(f"\n{error.message}\n")

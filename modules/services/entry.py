@@ -6,11 +6,14 @@ Runs before anything heavy is imported, so it knows the database only by a look.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
+import signal
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from modules.core.errors import AppError, InvalidRequest
+from modules.core.errors import InvalidRequest
 from modules.store.peek import MARK_NAME, has_users, is_marked
 
 if TYPE_CHECKING:
@@ -53,45 +56,84 @@ def check_or_offer(settings: Settings) -> None:
     except InvalidRequest as error:
         if settings.multi_user or not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise
-        sys.stdout.write(f"{error.message}\n\nMake the first account now? What this server has so far will be theirs. Ctrl+C leaves.\n")
-        _ask_for_first(settings)
+        sys.stdout.write(f"{error.message}\n\n")
+        with _stoppable():
+            _offer_first(settings)
 
 
 def ask_password() -> str:
-    """A password typed twice at the terminal, or one line of what is piped in.
+    """A password typed twice at the terminal, until it can be one and both are the same; or one line of what is piped in.
 
     Raises:
-        InvalidRequest: the two differ.
+        EOFError: the terminal was closed.
     """
+    from modules.services.passwords import checked_password
+
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Once more: ") != password:
-        raise InvalidRequest("The two differ; nothing was changed.")
-    return password
-
-
-def _ask_for_first(settings: Settings) -> None:
-    from modules.services.accounts import AccountService
-    from modules.services.storage import Storage
-
-    async def make(name: str, password: str) -> None:
-        storage = Storage(settings.state_dir)
-        accounts = AccountService(storage)
+    while True:
         try:
-            await accounts.create_first(name, password)
-        finally:
-            await accounts.close()
-            await storage.close()
+            password = checked_password(getpass.getpass("Password: "))
+        except InvalidRequest as error:
+            sys.stdout.write(f"{error.message}\n")
+            continue
+        if getpass.getpass("Once more: ") == password:
+            return password
+        sys.stdout.write("The two differ; type the password again.\n")
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """While somebody is asked, Ctrl+C and SIGTERM are exceptions: a server that starts ends at once on both, which would leave a terminal that shows nothing of what is typed.
+
+    Raises:
+        InvalidRequest: it was ended so, or with the end of input.
+    """
+    before = [(stop, signal.signal(stop, signal.default_int_handler)) for stop in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        yield
+    except (KeyboardInterrupt, EOFError) as error:
+        sys.stdout.write("\n")
+        raise InvalidRequest(f"No account was made. {WAYS}") from error
+    finally:
+        for stop, handler in before:
+            signal.signal(stop, handler)
+
+
+def _offer_first(settings: Settings) -> None:
+    """Ask whether to make the first account, and make it.
+
+    Raises:
+        InvalidRequest: no.
+    """
+    answer = ""
+    while answer not in ("y", "yes", "n", "no"):
+        answer = input("Make the first account now? What this server has so far will be theirs. Answer y or n: ").strip().lower()
+    if answer in ("n", "no"):
+        raise InvalidRequest(f"No account was made. {WAYS}")
+    name = _ask_name()
+    asyncio.run(_make_first(settings, name, ask_password()))
+    sys.stdout.write(f"“{name}” can log in now. More accounts: python server.py users add NAME\n")
+
+
+def _ask_name() -> str:
+    from modules.services.accounts import checked_name
 
     while True:
         try:
-            name = input("Name: ")
-            asyncio.run(make(name, ask_password()))
-        except EOFError as error:
-            raise InvalidRequest(f"No account was made. {WAYS}") from error
-        except AppError as error:  # typed wrongly: asked again
+            return checked_name(input("Name: "))
+        except InvalidRequest as error:
             sys.stdout.write(f"{error.message}\n")
-        else:
-            sys.stdout.write(f"“{name.strip()}” can log in now. More accounts: python server.py users add NAME\n")
-            return
+
+
+async def _make_first(settings: Settings, name: str, password: str) -> None:
+    from modules.services.accounts import AccountService
+    from modules.services.storage import Storage
+
+    storage = Storage(settings.state_dir)
+    accounts = AccountService(storage)
+    try:
+        await accounts.create_first(name, password)
+    finally:
+        await accounts.close()
+        await storage.close()

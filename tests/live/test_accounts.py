@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import termios
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 from tests.paddock_server import ROOT, START_LIMIT_S, ServerProcess, free_port, wait_for
@@ -92,35 +97,114 @@ def test_accounts_are_not_passed_over(state: Path, tmp_path: Path) -> None:
     assert command(state, "users", "list", "--multi-user")[0] == 1
 
 
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="this system has no terminals of its own")
-def test_a_person_at_the_terminal_is_offered_to_make_the_first_account(state: Path) -> None:
-    parent, child = pty.openpty()
-    port = free_port()
-    flags = ("--state-dir", str(state), "--model", "none", "--no-ui", "--host", "0.0.0.0", "--port", str(port))
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")}
-    with subprocess.Popen([sys.executable, SERVER, *flags], stdin=child, stdout=child, stderr=child, start_new_session=True, env=clean) as server:
+class Terminal:
+    """A server that was started at a terminal, and what is typed there."""
+
+    def __init__(self, state: Path, port: int, *command: str) -> None:
+        self.parent, child = pty.openpty()
+        arguments = command or ("--model", "none", "--no-ui", "--host", "0.0.0.0", "--port", str(port))
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PADDOCK_")}
+        self.process = subprocess.Popen([sys.executable, SERVER, *arguments, "--state-dir", str(state)], stdin=child, stdout=child, stderr=child, start_new_session=True, env=clean)
         os.close(child)
-        seen = ""
+        self.seen = ""
 
-        def expect(words: str) -> None:
-            nonlocal seen
-            while words not in seen:
-                seen += os.read(parent, 4096).decode()
+    def expect(self, words: str) -> None:
+        """Read until these words are there, and drop all up to their end."""
+        while words not in self.seen:
+            self.seen += os.read(self.parent, 4096).decode()
+        self.seen = self.seen.partition(words)[2]
 
-        expect("Make the first account now?")
-        for answers, words in ((("Ann", "short", "short"), "this one has 5"), (("Ann", PASSWORD, PASSWORD), "“Ann” can log in now.")):
-            for prompt, answer in zip(("Name: ", "Password: ", "Once more: "), answers, strict=True):
-                expect(prompt)
-                seen = seen.rpartition(prompt)[2]
-                os.write(parent, answer.encode() + b"\n")
-            expect(words)
-        assert PASSWORD not in seen
-        expect("Paddock is at ")
-        url = f"http://127.0.0.1:{port}/"
-        try:
-            wait_for(lambda: httpx.get(f"{url}health").status_code == 200, "it answers", START_LIMIT_S)
-            assert httpx.post(f"{url}login", data={"name": "Ann", "password": PASSWORD}).status_code == 303
-        finally:
-            server.terminate()
-            server.wait(10)
-            os.close(parent)
+    def answer(self, prompt: str, typed: str) -> None:
+        """Type a line where it is asked for."""
+        self.expect(prompt)
+        os.write(self.parent, typed.encode())
+
+    def rest(self) -> str:
+        """What is said until the process ends."""
+        with contextlib.suppress(OSError):  # how a terminal says that its other end is gone
+            while more := os.read(self.parent, 4096):
+                self.seen += more.decode()
+        return self.seen
+
+    def leave(self, how: str | signal.Signals) -> None:
+        """End it by what is typed, or by a signal once it waits for an answer: between a prompt and its read Python notes a signal and reads on."""
+        if isinstance(how, str):
+            os.write(self.parent, how.encode())
+            return
+        wait_for(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_SLEEPING, "it waits for an answer", 10)
+        time.sleep(0.2)
+        self.process.send_signal(how)
+
+    def echoes(self) -> bool:
+        """Whether the terminal shows what is typed."""
+        return bool(termios.tcgetattr(self.parent)[3] & termios.ECHO)
+
+
+@pytest.fixture
+def at_terminal(state: Path) -> Iterator[Callable[..., Terminal]]:
+    begun: list[Terminal] = []
+
+    def begin(port: int = 0, *command: str) -> Terminal:
+        begun.append(Terminal(state, port or free_port(), *command))
+        return begun[-1]
+
+    yield begin
+    for terminal in begun:
+        terminal.process.kill()
+        terminal.process.wait(10)
+        os.close(terminal.parent)
+
+
+def test_a_person_at_the_terminal_is_offered_to_make_the_first_account(at_terminal: Callable[..., Terminal]) -> None:
+    port = free_port()
+    terminal = at_terminal(port)
+    terminal.answer("Make the first account now?", "certainly\n")
+    terminal.answer("Answer y or n: ", "\n")
+    terminal.answer("Answer y or n: ", "Yes\n")
+    terminal.answer("Name: ", " \n")
+    terminal.expect("A name has 1 to 64 characters")
+    terminal.answer("Name: ", " Ann \n")
+    terminal.answer("Password: ", "short\n")
+    terminal.expect("this one has 5")
+    terminal.answer("Password: ", PASSWORD + "\n")  # only the password is asked for again
+    terminal.answer("Once more: ", PASSWORD + "s\n")
+    terminal.expect("The two differ; type the password again.")
+    terminal.answer("Password: ", PASSWORD + "\n")
+    terminal.answer("Once more: ", PASSWORD + "\n")
+    terminal.expect("“Ann” can log in now.")
+    terminal.expect("Paddock is at ")
+    url = f"http://127.0.0.1:{port}/"
+    wait_for(lambda: httpx.get(f"{url}health").status_code == 200, "it answers", START_LIMIT_S)
+    assert httpx.post(f"{url}login", data={"name": "Ann", "password": PASSWORD}).status_code == 303
+    terminal.process.terminate()
+    assert terminal.process.wait(10) == 0 and PASSWORD not in terminal.rest()
+
+
+@pytest.mark.parametrize(
+    ("answers", "how"),
+    [
+        ((), "n\n"), ((), "\x04"), ((), signal.SIGINT), ((("Answer y or n: ", "y\n"),), "\x04"), ((("Answer y or n: ", "y\n"), ("Name: ", "Ann\n")), "\x04"),
+        ((("Answer y or n: ", "y\n"), ("Name: ", "Ann\n")), signal.SIGINT), ((("Answer y or n: ", "y\n"), ("Name: ", "Ann\n")), signal.SIGTERM),
+    ],
+)  # fmt: skip
+def test_who_makes_no_account_is_told_how_it_goes_on(at_terminal: Callable[..., Terminal], state: Path, answers: tuple[tuple[str, str], ...], how: str | signal.Signals) -> None:
+    terminal = at_terminal()
+    for prompt, typed in answers:
+        terminal.answer(prompt, typed)
+    terminal.expect(("Answer y or n: ", "Name: ", "Password: ")[len(answers)])
+    wait_for(lambda: len(answers) < 2 or not terminal.echoes(), "it hides what is typed", 10)
+    terminal.leave(how)
+    said = terminal.rest()
+    assert terminal.process.wait(10) == 2 and "No account was made. Make the first account (python server.py users add NAME" in said and "Traceback" not in said
+    assert command(state, "users", "list")[1] == "There are no accounts: nobody has to log in."
+
+
+@pytest.mark.parametrize("how", ["\x04", signal.SIGINT])
+def test_a_command_that_is_left_changes_nothing_and_says_so(at_terminal: Callable[..., Terminal], state: Path, how: str | signal.Signals) -> None:
+    terminal = at_terminal(0, "users", "add", "Ann")
+    terminal.answer("Password: ", PASSWORD + "\n")
+    terminal.expect("Once more: ")
+    terminal.leave(how)
+    said = terminal.rest()
+    assert terminal.process.wait(10) == 130 and "Stopped; nothing was changed." in said and "Traceback" not in said
+    assert command(state, "users", "list")[1] == "There are no accounts: nobody has to log in."
