@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from modules.core.errors import InvalidRequest
+from modules.core.settings import problem_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -218,7 +219,8 @@ def checked(model: type[BaseModel], values: Mapping[str, Any]) -> BaseModel:
         rule = first["msg"].removeprefix("Value error, ")
         if not name:  # a rule about several fields, which names them itself
             raise InvalidRequest(f"{rule[:1].upper()}{rule[1:]}.") from error
-        raise InvalidRequest(f"{label_of(name)}: {rule[:1].lower()}{rule[1:]}; got {first.get('input')!r}.", field=name) from error
+        rule = problem_words(first)
+        raise InvalidRequest(f"{label_of(name)}: {rule[:1].lower()}{rule[1:]}.", field=name) from error
 
 
 def fields_of(model: type[BaseModel]) -> tuple[FormField, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html.parser import HTMLParser
 from typing import Any
 
 import httpx
@@ -32,6 +33,22 @@ WRONG_SETTINGS = (
 )
 UNKNOWN = (("GET", "v1/nothing"), ("POST", "v1/reranks"), ("GET", "ui/nothing"), ("POST", "ui/conversations/a/b/c"), ("DELETE", "ui/nothing"))
 WRONG_METHOD = (("GET", "v1/chat/completions"), ("DELETE", "v1/models"), ("GET", "ui/notebook/generate"), ("PUT", "ui/models"))
+
+
+class Addresses(HTMLParser):
+    """What the attributes of a page name, and its meta tags."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.named: list[str] = []
+        self.meta: dict[str, list[str]] = {}
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.named += [given[name] for name in ("href", "src", "srcset", "action", "content", "poster", "data") if name in given]
+        if tag == "meta":
+            self.meta.setdefault(given.get("property") or given.get("name", ""), []).append(given.get("content", ""))
 
 
 def error_of(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -86,3 +103,14 @@ def test_scripts_are_kept_by_the_browser_until_they_change(server: PaddockServer
     assert renewed.headers["cache-control"] == "no-cache"
     for wrong in ("nothing.js", "..%2fapp.py", "%2e%2e"):
         assert server.http.get(f"ui/assets/{version}/{wrong}").status_code in (400, 404)
+
+
+@pytest.mark.parametrize("path", ["", "?c=nothing"])
+def test_the_page_names_itself_and_no_other_host(server: PaddockServer, path: str) -> None:
+    page = server.http.get(path).text
+    found = Addresses(page)
+    assert len(found.named) > 5 and [name for name in found.named if re.search(r"(^|[\s,])(https?:)?//", name)] == []
+    assert not re.findall(r"""(?:href|src|content)=\\?["'](?:https?:)?//""", page)  # nor in what its scripts put into it
+    assert found.meta["og:title"] == ["Paddock"] and len(found.meta["og:description"]) == len(found.meta["description"]) == 1
+    assert not [name for name in found.meta if name.startswith("twitter:") or name in ("og:image", "og:url")]
+    assert not [value for values in found.meta.values() for value in values if "radio" in value]
