@@ -154,23 +154,23 @@ def _seed(generation: ClientGeneration) -> int:
     return generation.started.seed if generation.started else 0
 
 
-def _fingerprint(seed: int) -> dict[str, str]:
-    """How the seed is reported in a field that OpenAI's clients know."""
-    return {"system_fingerprint": f"seed-{seed}"}
+def _fingerprint(seed: int | None) -> dict[str, str | None]:
+    """How the seed is reported in a field that OpenAI's clients know; None where it is not drawn yet."""
+    return {"system_fingerprint": None if seed is None else f"seed-{seed}"}
 
 
 async def _pieces(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape, n: int, with_usage: bool) -> AsyncIterator[bytes]:
     """All choices interleaved as they come, then usage, then the end mark."""
     generations = [generation for generation, _ in asked]
-    head = {**head, "object": shape.piece_kind}
+    head = {**head, "object": shape.piece_kind, **({"usage": None} if with_usage else {})}
     usages = [Usage() for _ in generations]
     sources = [_choice(index, generation, shape.reading(index, generation, request), usages) for index, (generation, request) in enumerate(asked)]
-    frames = _Frames({**head, **({"usage": None} if with_usage else {})}, generations)
+    frames = _Frames(head, generations)
     try:
-        for index in range(len(generations)):
+        for index, (_, request) in enumerate(asked):
             first = shape.first(index)
             if first is not None:
-                yield frame({**head, "choices": [first]})
+                yield frame({**head, **_fingerprint(request.params.seed), "choices": [first]})
         async for comment in waiting_comments(generations[0]):
             yield comment
         try:
@@ -181,7 +181,7 @@ async def _pieces(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape, 
             yield frame(body_of(error))
             return
         if with_usage:
-            yield frame({**head, "choices": [], "usage": _usage(usages, n)})
+            yield frame({**head, **_fingerprint(_seed(generations[0])), "choices": [], "usage": _usage(usages, n)})
         yield b"data: [DONE]\n\n"
     finally:
         await _close(generations)

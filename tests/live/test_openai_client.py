@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import openai
@@ -195,3 +196,18 @@ def test_the_counters_say_what_was_written(client: openai.OpenAI, server: Paddoc
     assert (after["slots"], after["running"], after["waiting"]) == (8, 0, 0)
     assert after["decode_tokens"] - before["decode_tokens"] == written
     assert after["steps"] - before["steps"] >= written
+
+
+@pytest.mark.parametrize("asked", [{}, {"n": 2}, {"seed": 5}, {"stream_options": {"include_usage": True}}, {"n": 2, "seed": 5, "stream_options": {"include_usage": True}}])
+@pytest.mark.parametrize("path", ["v1/chat/completions", "v1/completions"])
+def test_all_pieces_of_a_stream_have_the_same_fields(server: PaddockServer, path: str, asked: dict[str, object]) -> None:
+    told = {"messages": [{"role": "user", "content": "Hello"}]} if "chat" in path else {"prompt": "Hello", "echo": True}
+    events = server.http.post(path, json={**told, "max_tokens": 4, "ban_eos": True, "stream": True, **asked}).text.split("\n\n")
+    pieces = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
+    fields = {"id", "created", "model", "object", "choices", "system_fingerprint", *({"usage"} if "stream_options" in asked else ())}
+    assert len(pieces) > 2 and [set(piece) for piece in pieces] == [fields] * len(pieces)
+    if "stream_options" in asked:
+        assert [piece["usage"] is None for piece in pieces] == [True] * (len(pieces) - 1) + [False]
+        assert pieces[-1]["choices"] == []
+    if "seed" in asked:
+        assert {piece["system_fingerprint"] for piece in pieces} == {f"seed-{5 + choice}" for choice in range(int(str(asked.get("n", 1))))}
