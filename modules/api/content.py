@@ -59,7 +59,7 @@ class ChatMessage(BaseModel):
             if part.type in IMAGE_TYPES:
                 image_of(part.address)
             elif part.type not in TEXT_TYPES:
-                raise ValueError(f"parts of type “{part.type}” are not supported yet; send text, or images as image_url")
+                raise ValueError(f"parts of type “{part.type[:60]}” are not supported yet; send text, or images as image_url")
         return value
 
     @field_validator("tool_calls")

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from modules.api.answers import JsonAnswer
 from modules.core import errors
-from modules.core.settings import given_words
+from modules.core.settings import WHERE_LIMIT, problem_words
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,6 @@ FRAMEWORK_SENTENCES = (
     (404, "There is nothing at this address."),
     (405, "This address takes no {method} requests."),
 )
-
-
-WHERE_LIMIT = 100
 
 
 class ErrorObject(BaseModel):
@@ -105,9 +102,12 @@ def _plain(details: dict[str, Any]) -> dict[str, Any]:
 
 def response_of(error: errors.AppError) -> JsonAnswer:
     """The whole response of an error of ours."""
-    status, _ = status_of(error)
-    headers = {"retry-after": str(error.details.get("retry_after_s", 1))} if status == 429 else None
-    return JsonAnswer(body_of(error), status_code=status, headers=headers)
+    return JsonAnswer(body_of(error), status_code=status_of(error)[0], headers=retry_headers(error))
+
+
+def retry_headers(error: errors.AppError) -> dict[str, str] | None:
+    """When to ask again, where that is what helps."""
+    return {"retry-after": str(error.details.get("retry_after_s", 1))} if status_of(error)[0] == 429 else None
 
 
 def validation_message(error: RequestValidationError | ValidationError) -> tuple[str, str]:
@@ -115,8 +115,7 @@ def validation_message(error: RequestValidationError | ValidationError) -> tuple
     first = error.errors()[0]
     parts = [str(part) for part in first["loc"] if part != "body" and not str(part).startswith(("function-", "constrained-"))]
     where = ".".join(parts)[:WHERE_LIMIT] or "body"
-    message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{where}: {message}; got {given_words(first.get('input'), 100)}.", where
+    return f"{where}: {problem_words(first)}.", where
 
 
 def http_message(error: HTTPException, request: Request) -> str:

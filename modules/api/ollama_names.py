@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from modules.api.answers import JsonAnswer
-from modules.api.errors import http_message, status_of, validation_message
+from modules.api.errors import http_message, retry_headers, status_of, validation_message
 from modules.core.errors import AppError, NotFound
 from modules.core.generation import EngineCard
 from modules.core.messages import THINKING_SWITCHES
@@ -55,7 +55,7 @@ class OllamaRoute(APIRoute):
             try:
                 return await handler(as_json)
             except AppError as error:
-                return _sentence(error.message, status_of(error)[0])
+                return _sentence(error.message, status_of(error)[0], retry_headers(error))
             except RequestValidationError as error:
                 return _sentence(validation_message(error)[0], 400)
             except HTTPException as error:
@@ -64,8 +64,8 @@ class OllamaRoute(APIRoute):
         return answered
 
 
-def _sentence(message: str, status: int) -> JsonAnswer:
-    return JsonAnswer({"error": message}, status_code=status)
+def _sentence(message: str, status: int, headers: Mapping[str, str] | None = None) -> JsonAnswer:
+    return JsonAnswer({"error": message}, status_code=status, headers=headers)
 
 
 def details(info: ModelInfo) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class ShapeFields(BaseModel):
         inner = (value or {}).get("json_schema")
         if inner is not None and not isinstance(inner, dict):
             raise ValueError("json_schema is an object with a name and a schema")
+        if kind == "json_schema" and (inner or value or {}).get("schema") in (None, ""):
+            raise ValueError("the type json_schema needs a schema, as json_schema.schema; send one, or the type json_object for any object")
         return value
 
     @field_validator("structured_outputs")
@@ -45,7 +47,7 @@ class ShapeFields(BaseModel):
     def _known_structure(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
         unknown = [name for name, inner in (value or {}).items() if inner is not None and name.startswith("structural")]
         if unknown:
-            raise ValueError(f"{unknown[0]} is not supported; use json, regex, choice or grammar")
+            raise ValueError(f"{unknown[0][:60]} is not supported; use json, regex, choice or grammar")
         return value
 
     def shape(self) -> dict[str, Any]:
@@ -56,7 +58,7 @@ class ShapeFields(BaseModel):
             asked["json_schema"] = wanted.get("schema") or dict(ANY_OBJECT)
         elif wanted.get("type") == "json_schema":
             inner = wanted.get("json_schema") or wanted
-            asked["json_schema"] = inner.get("schema", dict(ANY_OBJECT))
+            asked["json_schema"] = inner["schema"]
         for name, inner in (self.structured_outputs or {}).items():
             if name in STRUCTURED and inner not in (None, False):
                 asked[STRUCTURED[name]] = dict(ANY_OBJECT) if name == "json_object" else inner

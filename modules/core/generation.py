@@ -119,6 +119,14 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class NextTokens:
+    """The likeliest next tokens after a text, best first, and what it cost to find them."""
+
+    tokens: tuple[TokenLogprob, ...]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """Sent once, when the prompt has been rendered and a slot was found."""
 

@@ -22,6 +22,9 @@ from modules.core.files import read_yaml
 from modules.core.trusted_code import FLAG, split_trust
 
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
+GIVEN_LIMIT = 100  # characters of a wrong value that a sentence quotes
+WHERE_LIMIT = 100  # and of the name of a field, which may be one that a client made up
+SAYING_ALL = ("value_error", "union_tag_not_found")  # errors that are about an object as a whole and say what it lacks
 LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 BY_HAND = frozenset({"trust_code"})  # given on the command line or not at all
 
@@ -232,11 +235,22 @@ def validation_sentence(error: ValidationError) -> str:
     first = error.errors()[0]
     if first["type"] == "value_error" and not first["loc"]:  # about several fields together, and it names them
         return f"{first['msg'].removeprefix('Value error, ')}."
-    where = ".".join(str(part) for part in first["loc"]) or "value"
+    where = ".".join(str(part) for part in first["loc"])[:WHERE_LIMIT] or "value"
     if first["type"] == "extra_forbidden":
         return f"“{where}” is not known; check the spelling."
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[:1].lower() + message[1:]}; got {given_words(first.get('input'), 80)}."
+    message = problem_words(first)
+    return f"{where}: {message[:1].lower() + message[1:]}."
+
+
+def problem_words(first: Mapping[str, Any]) -> str:
+    """What is wrong by one of pydantic's errors, and what was given, shortened. A field that is missing, and a rule about several, were given nothing but all the rest."""
+    message = str(first["msg"]).removeprefix("Value error, ")
+    tag = str(first.get("ctx", {}).get("tag", ""))
+    if len(tag) > GIVEN_LIMIT:  # pydantic repeats it whole
+        message = message.replace(tag, tag[:GIVEN_LIMIT] + "…")
+    given = first.get("input")
+    told = first["type"] in ("missing", "union_tag_invalid") or "; got " in message or (isinstance(given, Mapping) and first["type"] in SAYING_ALL)
+    return message if told else f"{message}; got {given_words(given, GIVEN_LIMIT)}"
 
 
 def given_words(value: Any, limit: int) -> str:

@@ -22,8 +22,8 @@ from modules.core.generation import (
     EngineCard,
     EngineCounters,
     GenerationRequest,
+    NextTokens,
     TextPrompt,
-    TokenLogprob,
     Usage,
 )
 from modules.core.model import Adapter, AdapterChoice
@@ -180,16 +180,16 @@ class EngineClient(Questions):
 
     async def next_tokens(
         self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None, params: GenerationParams | None = None
-    ) -> tuple[TokenLogprob, ...]:
+    ) -> NextTokens:
         """The k likeliest next tokens after a text, best first, with `params` as the samplers leave them; None takes the model's own adapters, here and below."""
         number = next(self._numbers)
         told = {"adapters": self._told(adapters), "params": wire.model_to_wire(params) if params is not None else None}
         try:
-            found = await self._ask("next_tokens", number, prompt=wire.model_to_wire(prompt), k=max(1, k), **told)
+            found = wire.wire_to_delta(await self._ask("next_tokens", number, prompt=wire.model_to_wire(prompt), k=max(1, k), **told))
         except asyncio.CancelledError:
             self._send({"do": "cancel", "id": next(self._numbers), "job": number})
             raise
-        return tuple(wire.wire_to_logprob(entry) for entry in found)
+        return NextTokens(found.logprobs, found.usage or Usage())
 
     async def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """The LoRA adapters of all requests from now on that name none; replies that run or wait keep theirs.

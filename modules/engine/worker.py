@@ -352,7 +352,7 @@ class Worker:
         if event.error is not None:
             self._channel.send({"re": job.id, "error": wire.error_to_wire(event.error)})
         elif event.delta is not None and event.delta.finish_reason is not None:
-            self._channel.send({"re": job.id, "value": [wire.logprob_to_wire(entry) for entry in event.delta.logprobs]})
+            self._channel.send({"re": job.id, "value": wire.delta_to_wire(event.delta)})
 
     def _beat(self) -> None:
         """Tell once a second that this process lives."""

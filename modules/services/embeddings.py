@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from modules.core.errors import NotOffered
-from modules.core.generation import EmbeddingRequest, Embeddings
+from modules.core.generation import EmbeddingRequest, Embeddings, Usage
 from modules.core.model import AdapterChoice
 from modules.services.adapters import AdapterService
 from modules.services.models import ModelService
@@ -36,5 +36,5 @@ class EmbeddingService:
             raise NotOffered(f"{engine.name} makes no vectors here; choose an embedding model, or any model of this machine.")
         begun_s = time.monotonic()
         made = await engine.embed(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))
-        self._usage.spent(engine.name, prompt_tokens=made.prompt_tokens, compute_s=time.monotonic() - begun_s)
+        self._usage.spent(engine.name, Usage(prompt_tokens=made.prompt_tokens), time.monotonic() - begun_s)
         return made

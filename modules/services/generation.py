@@ -5,7 +5,9 @@ Chooses the engine and hands the request on; what happens inside is the engine's
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -199,10 +201,18 @@ class GenerationService:
     async def next_tokens(
         self, prompt: TextPrompt, count: int, model: str = "", adapters: Sequence[AdapterChoice] | None = None, params: GenerationParams | None = None
     ) -> tuple[TokenLogprob, ...]:
-        """The likeliest next tokens after a text, with `params` as their samplers leave them; adapters as in `submit`."""
+        """The likeliest next tokens after a text, with `params` as their samplers leave them; adapters as in `submit`. It counts as a reply of one token.
+
+        Raises:
+            QuotaExceeded: as much was computed for this person today as may be.
+        """
+        await self._usage.check()
         engine = await self._models.get(model)
         chosen = await self._adapters.resolve(engine.card, adapters)
-        return await engine.next_tokens(prompt, count, chosen, params)
+        begun_s = time.monotonic()
+        found = await engine.next_tokens(prompt, count, chosen, params)
+        self._usage.spent(engine.name, replace(found.usage, completion_tokens=1), time.monotonic() - begun_s)
+        return found.tokens
 
     async def counters(self, model: str = "") -> EngineCounters:
         """What the engine of a loaded model is doing; a look loads and wakes nothing.

@@ -12,8 +12,8 @@ from modules.core.generation import (
     EngineCard,
     EngineCounters,
     GenerationRequest,
+    NextTokens,
     TextPrompt,
-    TokenLogprob,
 )
 from modules.core.model import Adapter
 from modules.core.params import GenerationParams
@@ -95,7 +95,7 @@ class ModelEngine(Protocol):
 
     async def next_tokens(
         self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None, params: GenerationParams | None = None
-    ) -> tuple[TokenLogprob, ...]:
+    ) -> NextTokens:
         """The k likeliest next tokens after a text, best first: as the model has them, or as the samplers of `params` leave them.
 
         Raises:

@@ -25,16 +25,16 @@ from modules.core.generation import (
     EngineCard,
     EngineCounters,
     GenerationRequest,
+    NextTokens,
     Started,
     TextPrompt,
-    TokenLogprob,
     Usage,
 )
 from modules.core.model import Adapter
 from modules.core.params import GenerationParams
 from modules.engine.client_generation import ClientGeneration, Inbox
 from modules.loaders.remote.options import Kind
-from modules.loaders.remote.pieces import read_logprobs
+from modules.loaders.remote.pieces import read_logprobs, usage_of
 from modules.loaders.remote.pool import Pool
 from modules.loaders.remote.requests import SEED_LIMIT, Ask
 
@@ -242,7 +242,7 @@ class RemoteEngine:
 
     async def next_tokens(
         self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None, params: GenerationParams | None = None
-    ) -> tuple[TokenLogprob, ...]:
+    ) -> NextTokens:
         """The k likeliest next tokens after a text, best first.
 
         Raises:
@@ -271,7 +271,9 @@ class RemoteEngine:
         found = read_logprobs(first.get("logprobs"))
         if not found or not found[0].top:
             raise self._not_offered("does not tell the probabilities of next tokens")
-        return tuple(sorted(found[0].top, key=lambda entry: -entry.logprob)[:k])
+        usage = usage_of(answer.get("usage"))
+        self._spend(usage)
+        return NextTokens(tuple(sorted(found[0].top, key=lambda entry: -entry.logprob)[:k]), usage)
 
     async def set_adapters(self, adapters: Sequence[Adapter]) -> None:
         """None can be used.

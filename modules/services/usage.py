@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from modules.core.errors import AppError, NotFound, QuotaExceeded
+from modules.core.generation import Usage
 from modules.core.person import FIRST_PERSON, asking
 from modules.core.settings import Settings
 from modules.services.storage import Storage, Stores
@@ -65,9 +66,9 @@ class UsageService:
         self._open[number] = person, weakref.ref(generation)
         generation.when_ended(partial(self._ended, number, person, generation.model))
 
-    def spent(self, model: str, *, prompt_tokens: int, compute_s: float) -> None:
+    def spent(self, model: str, usage: Usage, compute_s: float) -> None:
         """Something else than a generation was computed for who asks."""
-        self.note(_who(), model, Spent(1, prompt_tokens, 0, 0, compute_s))
+        self.note(_who(), model, Spent(1, usage.prompt_tokens, usage.reused_tokens, usage.completion_tokens, compute_s))
 
     def note(self, person: str, model: str, spent: Spent) -> None:
         """Count a request that has ended."""

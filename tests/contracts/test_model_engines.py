@@ -143,7 +143,7 @@ async def test_log_probabilities(engine: ModelEngine, here: ModelEngine) -> None
 
 async def test_next_tokens(engine: ModelEngine, here: ModelEngine) -> None:
     prompt = TextPrompt(text="Once upon a")
-    found, expected = await engine.next_tokens(prompt, 5), await here.next_tokens(prompt, 5)
+    found, expected = (await engine.next_tokens(prompt, 5)).tokens, (await here.next_tokens(prompt, 5)).tokens
     assert [entry.text for entry in found] == [entry.text for entry in expected]
     assert [entry.logprob for entry in found] == pytest.approx([entry.logprob for entry in expected], abs=1e-3)
 

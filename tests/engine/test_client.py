@@ -70,7 +70,7 @@ async def test_small_questions(start):
     client = await start()
     assert await client.tokenize("ab") == [97, 98]
     assert await client.count(ChatPrompt(messages=(Message(role="user", content="hello"),))) == 5
-    found = await client.next_tokens(TextPrompt(text="ab"), 3)
+    found = (await client.next_tokens(TextPrompt(text="ab"), 3)).tokens
     assert found[0].token_id == solo([256, 97, 98], 1)[0]
     assert len(found) == 3
     assert await client.score([1, 2, 3]) == [-2.0, -3.0]

@@ -274,7 +274,7 @@ async def test_what_the_other_side_does_not_offer_is_a_sentence(start_app: Start
     assert await engine.tokenize("Once") == [1, 2, 3]
     assert upstream.asked("/tokenize") == [{"model": "tale", "prompt": "Once"}]
     upstream.answer = {"choices": [{"text": "a", "logprobs": {"tokens": ["a"], "token_logprobs": [-1], "top_logprobs": [{"a": -1.0, "b": -0.5}]}}]}
-    assert [entry.text for entry in await engine.next_tokens(TextPrompt(text="Once"), 5)] == ["b", "a"]
+    assert [entry.text for entry in (await engine.next_tokens(TextPrompt(text="Once"), 5)).tokens] == ["b", "a"]
     with pytest.raises(NotOffered, match="its samplers leave"):
         await engine.next_tokens(TextPrompt(text="Once"), 5, None, GenerationParams(top_k=1))
     with pytest.raises(NotOffered, match="decides itself whether a text begins"):

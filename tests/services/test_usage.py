@@ -47,7 +47,7 @@ async def test_what_ended_is_added_up_kept_and_told_by_person(tmp_path: Path) ->
     whole.push(Delta("a", (1,) * 5, finish_reason="stop", usage=Usage(10, 4, 5, prefill_s=0.25, decode_s=0.5)))
     with asked_by(Person("ann")):
         other = begun(usage)
-        usage.spent("embedder", prompt_tokens=7, compute_s=1.0)
+        usage.spent("embedder", Usage(prompt_tokens=7), 1.0)
         other.push(Delta("a", (1, 1)))
     other.fail(AppError("It died."))  # what it wrote was computed all the same
     broken.abandon()
@@ -91,7 +91,7 @@ async def test_a_quota_is_looked_at_before_a_request_and_begins_anew_at_midnight
             await usage.check()
             assert (await usage.quota()).used_tokens == 99
             await usage.close()  # what is written counts as well
-            usage.spent("m", prompt_tokens=1, compute_s=0)
+            usage.spent("m", Usage(prompt_tokens=1), 0)
             with pytest.raises(QuotaExceeded, match=r"100 tokens a day is reached: 100 were .* 00:00 UTC, in 12 h 0 min") as caught:
                 await usage.check()
             assert caught.value.details == {"limit": 100, "used": 100, "retry_after_s": 12 * 3600}

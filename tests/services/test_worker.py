@@ -326,7 +326,7 @@ async def test_stop_frees_the_slot(client):
 
 
 async def test_next_tokens_and_score(client):
-    found = await client.next_tokens(TextPrompt(text="Once upon a"), 5)
+    found = (await client.next_tokens(TextPrompt(text="Once upon a"), 5)).tokens
     assert found[0].text == " time"
     assert [entry.logprob for entry in found] == sorted((entry.logprob for entry in found), reverse=True)
     ids = await client.tokenize("Once upon a time")

@@ -124,16 +124,18 @@ class PieceReader:
 
     def last(self, prefill_s: float, decode_s: float, finish: FinishReason | None = None) -> Delta:
         """The last delta, with what the reply cost. Without the server's own count its pieces are counted: about a token each."""
-        details = self._usage.get("prompt_tokens_details")
-        usage = Usage(
-            prompt_tokens=_count(self._usage.get("prompt_tokens")),
-            reused_tokens=_count(details.get("cached_tokens")) if isinstance(details, Mapping) else 0,
-            completion_tokens=_count(self._usage.get("completion_tokens")) or self._pieces,
-            prefill_s=prefill_s,
-            decode_s=decode_s,
-        )
+        counted = usage_of(self._usage)
+        usage = replace(counted, completion_tokens=counted.completion_tokens or self._pieces, prefill_s=prefill_s, decode_s=decode_s)
         reason = finish or self._finish or "stop"
         return Delta(text=self._held, finish_reason=reason, stop_string=self._stop_string, usage=usage)
+
+
+def usage_of(value: Any) -> Usage:
+    """The tokens that a server counted; none where it does not say."""
+    told = value if isinstance(value, Mapping) else {}
+    details = told.get("prompt_tokens_details")
+    reused = _count(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
+    return Usage(prompt_tokens=_count(told.get("prompt_tokens")), reused_tokens=reused, completion_tokens=_count(told.get("completion_tokens")))
 
 
 def read_logprobs(value: Any) -> tuple[TokenLogprob, ...]:
