@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import wraps
 from typing import Any
 
 TEMPLATE = "frontend/index.html"
@@ -22,9 +23,12 @@ def own_words(template: str) -> str:
 
 
 def use_own_words(environment: Any) -> None:
-    """Let Gradio's templates be found with our words in the page; it has no option for them. Doing it again changes nothing more."""
+    """Let Gradio's templates be found with our words in the page; it has no option for them. Doing it again changes nothing."""
     read = environment.loader.get_source
+    if hasattr(read, "__wrapped__"):
+        return
 
+    @wraps(read)
     def get_source(asking: Any, name: str) -> tuple[str, Any, Any]:
         source, path, is_fresh = read(asking, name)
         return own_words(source) if name == TEMPLATE else source, path, is_fresh
