@@ -26,7 +26,7 @@ from tests.hub.hub_server import HubServer
 from tests.own_code_model import CODE, write_own_code_model
 from tests.paddock_server import ROOT
 from tests.services.conftest import engine_pids
-from tests.services.model_steps import StartApp, writes
+from tests.services.model_steps import StartApp, crash, writes
 from tests.tiny_models import TinyFiles
 
 pytestmark = pytest.mark.processes
@@ -106,6 +106,20 @@ async def test_it_loads_and_writes_with_the_commit_it_was_downloaded_at(start_ap
     assert [entry["why"] for entry in entries if entry["action"] == "model.load"] == [f"with its own code, {commit}"]
     await app.models.unload(NAME)
     assert not copy.exists()
+
+
+async def test_after_a_crash_its_files_are_looked_at_again_and_the_copy_of_before_goes(start_app: StartApp, models_dir: Path, tmp_path: Path) -> None:
+    models = started(start_app, models_dir, f"{NAME}@{commit_of(models_dir)}").models
+    client = await models.load(NAME, "", OPTIONS)
+    assert isinstance(client, EngineClient)
+    await crash(models, client)
+    again = await models.get(NAME)
+    assert isinstance(again, EngineClient)
+    assert [path.name for path in (tmp_path / "state_dir" / "code").iterdir()] == [str(again.pid)]
+    await crash(models, again)
+    (models_dir / NAME / "modeling_pony.py").write_text(CODE["modeling_pony.py"] + "\n")
+    with pytest.raises(LoadFailed, match="is not the file that was downloaded"):
+        await models.get(NAME)
 
 
 async def test_without_the_option_it_is_refused_with_the_command_that_would_allow_it(start_app: StartApp, models_dir: Path) -> None:
@@ -238,7 +252,14 @@ async def test_files_without_a_record_are_named_by_their_sum(start_app: StartApp
 
 async def test_code_that_fails_is_a_sentence(start_app: StartApp, models_dir: Path) -> None:
     (models_dir / NAME / "paddock.json").unlink()
-    for text, words in (("import package_that_nobody_has\n", "needs a package that is not installed"), ("raise SystemExit(3)\n", "fails (SystemExit")):
-        (models_dir / NAME / "configuration_pony.py").write_text(text + CODE["configuration_pony.py"])
+    cases = (
+        ("configuration_pony.py", "import package_that_nobody_has\n" + CODE["configuration_pony.py"], "needs a package that is not installed"),
+        ("configuration_pony.py", "1 / 0\n" + CODE["configuration_pony.py"], "fails (ZeroDivisionError"),
+        ("modeling_pony.py", CODE["modeling_pony.py"].replace("self.post_init()", "raise SystemExit(3)"), "ends its program (SystemExit: 3)"),
+        ("modeling_pony.py", CODE["modeling_pony.py"].replace("seen = ", "seen = 1 / 0 + "), "cannot be run by the transformers loader (division by zero)"),
+    )
+    for name, text, words in cases:
+        for file, right in CODE.items():
+            (models_dir / NAME / file).write_text(text if file == name else right)
         pin = await pin_told(start_app, models_dir, NAME)
         assert words in (await refusal(started(start_app, models_dir, pin).models)).message

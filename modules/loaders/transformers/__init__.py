@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from modules.core.errors import LoadFailed
 from modules.core.model import LoadedModel, LoadOptions
 from modules.core.trusted_code import TrustedCode
 from modules.loaders.spec import LoaderSpec, Progress
@@ -24,7 +25,10 @@ def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
 def _load_trusted(path: Path, options: LoadOptions, progress: Progress, trusted: TrustedCode) -> LoadedModel:
     from modules.loaders.transformers.loader import load
 
-    return load(path, TransformersOptions.model_validate(options.model_dump()), progress, trusted)
+    try:
+        return load(path, TransformersOptions.model_validate(options.model_dump()), progress, trusted)
+    except SystemExit as error:  # would end the thread that answers, and nobody would hear of it
+        raise LoadFailed(f"The code of {path.name} ends its program (SystemExit: {error}); choose another model, or correct its Python files.") from error
 
 
 def _adapter_check(model: Path) -> Callable[[Path], None]:

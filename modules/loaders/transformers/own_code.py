@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,15 @@ class OwnCode:
             LoadFailed: its code fails.
         """
         reference = self._classes.get(kind)
-        return self.attempt(lambda: self._imported(reference)) if reference else None
-
-    def attempt(self, work: Callable[[], Any]) -> Any:
-        """What its code gives; whatever it raises is a sentence."""
+        if not reference:
+            return None
         try:
-            return work()
-        except (KeyboardInterrupt, MemoryError):
+            return self._imported(reference)
+        except MemoryError:
             raise
         except ImportError as error:
             raise MissingRequirement(f"The code of {self._name} needs a package that is not installed ({first_line(error)}); install it, or choose another model.") from error
-        except BaseException as error:  # it may raise anything, SystemExit too
+        except Exception as error:  # it may raise anything
             raise LoadFailed(f"The code of {self._name} fails ({type(error).__name__}: {first_line(error)}); it may be made for another version of transformers.") from error
 
     def _imported(self, reference: str) -> Any:
