@@ -103,8 +103,12 @@ class ModelPrompts:
         return len(self._write(prompt, self._template_for(prompt), prompt.messages).token_ids)
 
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text, without a BOS; special tokens written out are read as such."""
-        return self._encode(text, add_special=False, parse_special=True)
+        """Token ids of plain text, without a BOS; special tokens written out are read as such.
+
+        Raises:
+            ContextOverflow: more characters than are split at a time: native code does that in one go, and who needs a prompt waits meanwhile.
+        """
+        return self._encode(text, add_special=False, parse_special=True, cure="Send it in parts that end with lines, and add up their tokens", field="text")
 
     # ---- questions: see prompt_questions.py ------------------------------------------------------------------------
 
@@ -278,14 +282,14 @@ class ModelPrompts:
             ids = bos + ids[len(ids) - room + len(bos) :]
         return ids
 
-    def _encode(self, text: str, *, add_special: bool, parse_special: bool) -> list[int]:
+    def _encode(self, text: str, *, add_special: bool, parse_special: bool, cure: str = "Shorten it", field: str = "prompt") -> list[int]:
         if len(text) > self._character_limit:
             raise ContextOverflow(
                 f"The text has {len(text):,} characters; with a context of {self._context_length:,} tokens the limit is "
-                f"{self._character_limit:,}. Shorten it, or load the model with a longer context.",
+                f"{self._character_limit:,}. {cure}, or load the model with a longer context.",
                 limit=self._character_limit,
                 got=len(text),
-                field="prompt",
+                field=field,
             )
         whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")  # half a character pair is no text
         return self._tokenizer.encode(whole, add_special=add_special, parse_special=parse_special)

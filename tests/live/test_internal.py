@@ -29,3 +29,16 @@ def test_next_tokens_are_those_of_the_completion(server: PaddockServer, client: 
 def test_what_is_no_token_is_refused(server: PaddockServer, body: dict) -> None:
     answer = httpx.post(f"{server.url}v1/internal/decode", json=body)
     assert answer.status_code in (400, 422) and "error" in answer.json()
+
+
+@pytest.mark.parametrize("path", ["v1/internal/token-count", "v1/internal/encode"])
+def test_a_text_may_be_longer_than_the_context_up_to_what_is_split_in_one_go(server: PaddockServer, path: str) -> None:
+    lines = "a heron stood in the water\n" * 600  # 16,200 characters: far more tokens than the context of 1,024 holds
+    assert server.ask("POST", path, {"text": lines})["length"] > 1024
+    answer = server.http.post(path, json={"text": lines * 3})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "text"
+    assert answer.json()["error"]["message"] == (
+        "The text has 48,600 characters; with a context of 1,024 tokens the limit is 16,384. Send it in parts that end with lines, and add up their tokens, or load the model with a longer context."
+    )
+    prompt = server.http.post("v1/completions", json={"prompt": lines * 3, "max_tokens": 1}).json()["error"]
+    assert prompt["message"].endswith("the limit is 16,384. Shorten it, or load the model with a longer context.")
