@@ -79,21 +79,21 @@ class AccountGate:
     async def _still(self, scope: Scope) -> bool:
         """Whether who sent this may still have what they asked for."""
         with contextlib.suppress(AppError):  # the store is busy, which is nobody's fault
-            person = await self._person(scope, headers_of(scope))
+            person = await self._person(scope, headers_of(scope), fresh=True)
             return isinstance(person, Person) and _refusal(scope, person) is None
         return True
 
-    async def _person(self, scope: Scope, headers: Mapping[str, str]) -> Person | Response | None:
+    async def _person(self, scope: Scope, headers: Mapping[str, str], *, fresh: bool = False) -> Person | Response | None:
         """Who sends this; the answer where somebody guesses keys."""
         given = keys_in(headers)
         for key in given:
             if self._is_set and self._check.good(key):
                 return SERVERS_KEY
-            person = await self._accounts.identities.of_key(key)
+            person = await self._accounts.identities.of_key(key, fresh=fresh)
             if person is not None:
                 return person
         token = session_in(headers)
-        person = await self._accounts.identities.of_session(token) if token else None
+        person = await self._accounts.identities.of_session(token, fresh=fresh) if token else None
         if person is None and given and self._check.failed(address_of(scope)):
             return too_many_keys()
         return person

@@ -84,6 +84,8 @@ class Inbox:
 
     def push(self, delta: Delta) -> None:
         """It wrote something, or ended."""
+        if self.error is not None:  # it was ended from here, and the engine has not heard of it yet
+            return
         if len(self._deltas) >= KEPT_DELTAS:
             self._deltas = [joined(self._deltas)]
         self._deltas.append(delta)
@@ -262,6 +264,12 @@ class ClientGeneration:
         """Stop it; the iteration goes on to its last delta, which says `cancelled`."""
         if not self._inbox.ended:
             await self._send_cancel(False)
+
+    async def end_with(self, error: AppError) -> None:
+        """Stop it with an error, which the iteration raises after the text so far."""
+        if not self.ended:
+            await self._send_cancel(False)
+            self._inbox.fail(error)
 
     async def aclose(self) -> None:
         """Stop it if it runs, and hear no more of it."""

@@ -46,10 +46,10 @@ class Identities:
         await self._storage.run(lambda stores: stores.access.begin_session(user_id, digest_of(token), agent[:AGENT_LIMIT], SESSION_KEPT_S))
         return token
 
-    async def of_session(self, token: str) -> Person | None:
-        """Whose session this is the token of."""
+    async def of_session(self, token: str, *, fresh: bool = False) -> Person | None:
+        """Whose session this is the token of; `fresh`: as the database has it now, and not as it was seconds ago."""
         digest = digest_of(token)
-        return self._remembered(digest) or await self._remember(digest, self._person_of_session(digest))
+        return (None if fresh else self._remembered(digest)) or await self._remember(digest, self._person_of_session(digest))
 
     async def end_session(self, token: str) -> None:
         """Log out."""
@@ -78,10 +78,10 @@ class Identities:
 
     # ---- keys ------------------------------------------------------------------------------------------------------
 
-    async def of_key(self, text: str) -> Person | None:
-        """Whose key this is, if it can be used."""
+    async def of_key(self, text: str, *, fresh: bool = False) -> Person | None:
+        """Whose key this is, if it can be used; `fresh` as above."""
         digest = digest_of(text)
-        return self._remembered(digest) or await self._remember(digest, self._person_of_key(text))
+        return (None if fresh else self._remembered(digest)) or await self._remember(digest, self._person_of_key(text))
 
     async def create_key(self, user: UserRecord, name: str, scopes: Sequence[Scope], days: float | None = None) -> tuple[str, KeyRecord]:
         """A new key of somebody, which is told this once, and what is kept of it.

@@ -6,6 +6,7 @@ Where nobody is told apart all of it is one person's. What came last is written 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import time
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 WRITE_S = 2.0  # between two writes
 DAY_S = 24 * 3600
+LOOK_AGAIN_S = 2.5  # at the limits of those for whom something is being written
 THE_SERVER = ""  # what it computes by itself, such as the look at a template
 
 
@@ -44,6 +46,15 @@ class Quota:
     resets_in_s: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A generation that runs or waits: whose it is, and whether a quota of theirs may end it."""
+
+    person: str
+    generation: weakref.ref[ClientGeneration]
+    limited: bool
+
+
 class UsageService:
     """Counts for everybody, and refuses who has had enough for today."""
 
@@ -54,16 +65,23 @@ class UsageService:
         self._fresh: dict[Spender, Spent] = {}  # not written yet
         self._lock = asyncio.Lock()  # what is on its way is neither here nor there: who reads waits for it
         self._numbers = itertools.count()
-        self._open: dict[int, tuple[str, weakref.ref[ClientGeneration]]] = {}  # those that run or wait, with whose they are
+        self._open: dict[int, _Open] = {}
         self._task: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     # ---- told by others --------------------------------------------------------------------------------------------
 
     def begun(self, generation: ClientGeneration, *, by_itself: bool = False) -> None:
-        """A generation of who asks now; what it costs is counted when it has ended. One that nobody asked for is the server's own."""
+        """A generation of who asks now; what it costs is counted when it has ended. One that nobody asked for is the server's own.
+
+        It ends with an error once its person has reached their limit.
+        """
         person = THE_SERVER if by_itself and asking() is None else _who()
         number = next(self._numbers)
-        self._open[number] = person, weakref.ref(generation)
+        limited = person != THE_SERVER and (asking() is not None or bool(self._settings.daily_tokens))
+        self._open[number] = _Open(person, weakref.ref(generation), limited)
+        if limited and self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._end_beyond_limits())
         generation.when_ended(partial(self._ended, number, person, generation.model))
 
     def spent(self, model: str, usage: Usage, compute_s: float) -> None:
@@ -92,23 +110,38 @@ class UsageService:
         """
         if asking() is None and not self._settings.daily_tokens:
             return
-        quota = await self.quota()
-        if quota.limit_tokens and quota.used_tokens >= quota.limit_tokens:
-            raise QuotaExceeded(
-                f"Your limit of {quota.limit_tokens:,} tokens a day is reached: {quota.used_tokens:,} were computed for you today. "
-                f"The count begins anew at 00:00 UTC, in {_time_words(quota.resets_in_s)}; an administrator can raise the limit.",
-                limit=quota.limit_tokens,
-                used=quota.used_tokens,
-                retry_after_s=quota.resets_in_s,
-            )
+        refusal = _refusal(await self.quota())
+        if refusal is not None:
+            raise refusal
+
+    async def _end_beyond_limits(self) -> None:
+        """Look every few seconds, as long as something is written, whether its person may have more."""
+        try:
+            while people := {one.person for one in self._open.values() if one.limited}:
+                await asyncio.sleep(LOOK_AGAIN_S)
+                for person in people:
+                    with contextlib.suppress(AppError):  # the store is busy: seen the next time
+                        await self._end_beyond_limit(person)
+        finally:
+            self._watch = None
+
+    async def _end_beyond_limit(self, person: str) -> None:
+        refusal = _refusal(await self._quota_of(person))
+        for one in tuple(self._open.values()) if refusal is not None else ():
+            generation = one.generation()
+            if one.person == person and generation is not None and refusal is not None:
+                await generation.end_with(refusal)
 
     async def quota(self) -> Quota:
         """The present day of who asks."""
-        person, day = _who(), self.today
+        return await self._quota_of(_who())
+
+    async def _quota_of(self, person: str) -> Quota:
+        day = self.today
         async with self._lock:
             limit, stored = await self._storage.run(lambda stores: (self._limit(stores, person), stores.usage.counted_tokens(person, day)))
             fresh = sum(spent.counted_tokens for who, spent in self._fresh.items() if (who.person, who.day) == (person, day))
-            running = sum(_so_far(generation()) for whose, generation in self._open.values() if whose == person)
+            running = sum(_so_far(one.generation()) for one in self._open.values() if one.person == person)
         return Quota(stored + fresh + running, limit, DAY_S - int(self._now_s()) % DAY_S)
 
     def _limit(self, stores: Stores, person: str) -> int:
@@ -147,6 +180,9 @@ class UsageService:
 
     async def close(self) -> None:
         """Write what is not written yet."""
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -171,6 +207,19 @@ class UsageService:
                 log.warning("What was used could not be saved: %s", error.message)
                 for who, much in spent.items():  # tried again
                     self._fresh[who] = self._fresh.get(who, Spent()) + much
+
+
+def _refusal(quota: Quota) -> QuotaExceeded | None:
+    """What is said to who has had enough for today."""
+    if not quota.limit_tokens or quota.used_tokens < quota.limit_tokens:
+        return None
+    return QuotaExceeded(
+        f"Your limit of {quota.limit_tokens:,} tokens a day is reached: {quota.used_tokens:,} were computed for you today. "
+        f"The count begins anew at 00:00 UTC, in {_time_words(quota.resets_in_s)}; an administrator can raise the limit.",
+        limit=quota.limit_tokens,
+        used=quota.used_tokens,
+        retry_after_s=quota.resets_in_s,
+    )
 
 
 def _who() -> str:

@@ -12,12 +12,14 @@ import pytest
 from fastapi import FastAPI
 
 from modules.api.access import AccountGate
-from modules.api.auth import KeyCheck
+from modules.api.auth import COOKIE, KeyCheck, headers_of
 from modules.api.errors import install_error_handlers
 from modules.api.login import LogIns
 from modules.api.view_accounts import account_routers
 from modules.core.job import JobSnapshot
 from modules.core.person import FIRST_PERSON
+from modules.services.accounts import AccountService
+from modules.services.storage import Storage
 from modules.services.training_records import RunRecord
 from tests.api.test_accounts import KEY, NAMES, PASSWORD, House
 from tests.api.test_people import told
@@ -89,3 +91,25 @@ async def test_counting_failures_forgets_the_oldest() -> None:
     for n in range(10_100):
         log_ins.failed(f"10.{n}", "Ann")
     assert len(log_ins._addresses._counts) == 10_000 and log_ins.held("10.10099", "Ann") and not log_ins.held("10.0", "Ann")
+
+
+async def test_an_open_stream_is_looked_at_in_the_database_and_not_in_what_is_remembered(tmp_path: Path) -> None:
+    """What another process ended is remembered as good for some seconds, which would come on top of those between two looks."""
+    house = House(tmp_path)
+    await house.app.start()
+    await house.fill()
+    gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
+    elsewhere = Storage(house.app.settings.state_dir)
+    beside = AccountService(elsewhere)
+    key, ben = await house.key("Ben", "chat"), await beside.named("Ben")
+    assert ben
+    cookie = {"type": "http", "method": "GET", "path": "/ui/jobs", "headers": [(b"cookie", f"{COOKIE}={house.sessions['Ben']}".encode())]}
+    bearer = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [(b"authorization", f"Bearer {key}".encode())]}
+    for scope in (cookie, bearer):
+        assert await gate._person(scope, headers_of(scope)) and await gate._still(scope)
+    await beside.change(ben.id, disabled=True)
+    for scope in (cookie, bearer):
+        assert not await gate._still(scope)
+    await beside.close()
+    await elsewhere.close()
+    await house.app.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -117,3 +118,36 @@ async def test_what_cannot_be_written_is_kept_for_the_next_time(tmp_path: Path) 
     await asyncio.gather(usage.close(), usage.everybody(1))
     assert await usage.everybody(1) == {Spender("ann", usage.today, "m"): Spent(2, 10)}
     await storage.close()
+
+
+async def test_what_is_being_written_ends_once_its_person_has_reached_their_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modules.services.usage.LOOK_AGAIN_S", 0.01)
+    storage = Storage(tmp_path)
+    usage = UsageService(storage, Settings(daily_tokens=100), Clock())
+    with asked_by(Person("ann")):
+        first, second = begun(usage), begun(usage)
+        anns = KEPT[-2:]
+    with asked_by(Person("ben")):
+        bens = begun(usage)
+    first.push(Delta("words", (1,) * 80))
+    await asyncio.sleep(0.1)
+    assert not first.ended and not second.ended  # 6 + 80 and 6
+    second.push(Delta("more", (1,) * 10))
+    for generation in anns:
+        told = [delta.text async for delta in take(generation)]
+        assert told == ["words"] or told == ["more"]
+    assert first.ended and second.ended and not bens.ended
+    first.push(Delta("late", (1,), finish_reason="cancelled", usage=Usage(10, 4, 81)))  # what the engine said before it heard of it
+    with asked_by(Person("ann")):
+        assert (await usage.quota()).used_tokens == 102
+    bens.push(Delta("", (), finish_reason="stop", usage=Usage(10, 4, 1)))
+    await usage.close()
+    await storage.close()
+
+
+async def take(generation: ClientGeneration) -> AsyncIterator[Delta]:
+    """Its deltas; it has to end with the sentence about the limit."""
+    with pytest.raises(QuotaExceeded, match="100 tokens a day is reached"):
+        async with asyncio.timeout(10):
+            async for delta in generation:
+                yield delta
