@@ -12,6 +12,7 @@ from modules.api.answers import JsonAnswer
 from modules.api.anthropic_errors import documented_errors
 from modules.api.anthropic_events import MessageEvents, whole_message
 from modules.api.anthropic_schemas import CountBody, MessagesRequest
+from modules.api.chat_parts import beside
 from modules.api.completions import CLIENT_GONE
 from modules.api.dialects import asked_chat, begin, events_of, whole_reply
 from modules.api.sse import stream
@@ -26,7 +27,7 @@ def anthropic_router(app: App) -> APIRouter:
     @router.post("", response_model=None)
     async def messages(body: MessagesRequest, request: Request) -> Response:
         """Write the next message of a conversation."""
-        chat = body.chat()
+        chat = await beside(body.chat, sum(len(turn.content) for turn in body.messages))
         asked = await asked_chat(app, chat, request)
         generation = await begin(app, chat, asked)
         events = MessageEvents(generation, body.stop_strings())
@@ -41,7 +42,7 @@ def anthropic_router(app: App) -> APIRouter:
     @router.post("/count_tokens")
     async def count(body: CountBody, request: Request) -> dict[str, int]:
         """How many tokens the prompt of such a message has, as it would be rendered."""
-        chat = body.chat()
+        chat = await beside(body.chat, sum(len(turn.content) for turn in body.messages))
         asked = await asked_chat(app, chat, request)
         assert isinstance(asked.prompt, ChatPrompt)
         tokens, _ = await app.generation.count(asked.prompt, chat.model)

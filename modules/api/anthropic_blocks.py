@@ -38,7 +38,7 @@ class TextBlock(_Lenient):
     text: str
 
 
-TextBlocks = Annotated[list[TextBlock], Field(max_length=BLOCKS_LIMIT), BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock] | None)]
+TextBlocks = Annotated[list[TextBlock], Field(max_length=BLOCKS_LIMIT, fail_fast=True), BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock] | None)]
 
 
 class Source(_Lenient):
@@ -117,7 +117,7 @@ class InnerBlock(_Lenient):
         return _text(SEPARATOR.join([*about, document_block(self.title or "document", self.source.text())]))
 
 
-InnerBlocks = Annotated[list[InnerBlock], Field(max_length=BLOCKS_LIMIT), BeforeValidator(_as_blocks, json_schema_input_type=str | list[InnerBlock] | None)]
+InnerBlocks = Annotated[list[InnerBlock], Field(max_length=BLOCKS_LIMIT, fail_fast=True), BeforeValidator(_as_blocks, json_schema_input_type=str | list[InnerBlock] | None)]
 
 
 class ToolUse(_Lenient):
@@ -157,7 +157,7 @@ class Thinking(_Lenient):
 
 
 Block = Annotated[InnerBlock | ToolUse | ToolResult | Thinking, Field(discriminator="type")]
-Blocks = Annotated[list[Block], Field(max_length=BLOCKS_LIMIT), BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block] | None)]
+Blocks = Annotated[list[Block], Field(max_length=BLOCKS_LIMIT, fail_fast=True), BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block] | None)]
 
 
 class Turn(_Lenient):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from modules.api.anthropic_blocks import TextBlock, TextBlocks, Turn, chat_messages
 from modules.api.dialects import chat_of
 from modules.api.openai_fields import KNOWN_EFFORTS, Effort
-from modules.api.schemas import ChatFields, ChatRequest, checked_stop
+from modules.api.schemas import ChatFields, ChatRequest, Texts, checked_stop
 
 TURNS_LIMIT = 10_000
 TOOLS_LIMIT = 1_024
@@ -91,11 +91,11 @@ class Metadata(BaseModel):
 class CountBody(ChatFields):
     """Body of POST /v1/messages/count_tokens."""
 
-    messages: list[Turn] = Field(min_length=1, max_length=TURNS_LIMIT)
+    messages: list[Turn] = Field(min_length=1, max_length=TURNS_LIMIT, fail_fast=True)
     system: TextBlocks = Field(default_factory=list)
     thinking: Thoughts | None = None
     output_config: OutputConfig | None = None
-    tools: list[Tool] | None = Field(None, max_length=TOOLS_LIMIT)
+    tools: list[Tool] | None = Field(None, max_length=TOOLS_LIMIT, fail_fast=True)
     tool_choice: ToolChoice | None = None
     container: Any = None
     mcp_servers: list[Any] | None = None
@@ -151,7 +151,7 @@ class MessagesRequest(CountBody):
     """Body of POST /v1/messages."""
 
     max_tokens: int = Field(ge=0, le=1_048_576, description="Most tokens to write; with 0 the prompt is only read.")
-    stop_sequences: list[str] | None = None
+    stop_sequences: Texts | None = None
     metadata: Metadata | None = None
 
     @field_validator("stop_sequences")

@@ -6,9 +6,9 @@ A reply is what was thought, what was said and which tools were called. Knows no
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from modules.api.choices import CALLED, FINISH_WORDS, Whole
 from modules.api.owner import Caller
@@ -20,6 +20,9 @@ from modules.core.params import GenerationParams
 from modules.core.text_shape import SHAPE_FIELDS
 from modules.services.app import App
 from modules.services.generation import CallStream, ClientGeneration, call_stream
+
+MANY_MESSAGES = 500  # more are worth a thread
+_Made = TypeVar("_Made")
 
 
 class ChatCall(NamedTuple):
@@ -52,6 +55,11 @@ class ChatWhole(Whole):
 # ---- from body to request ------------------------------------------------------------------------------------------
 
 
+async def beside(made: Callable[[], _Made], messages: int) -> _Made:
+    """What is made of so many messages; many of them in a thread, so that others are answered meanwhile."""
+    return made() if messages <= MANY_MESSAGES else await asyncio.to_thread(made)
+
+
 async def chat_request(app: App, body: ChatRequest, who: Caller) -> GenerationRequest:
     """The request that a body of POST /v1/chat/completions asks for.
 
@@ -62,7 +70,7 @@ async def chat_request(app: App, body: ChatRequest, who: Caller) -> GenerationRe
     params = await asked_params(app, body, body.max_completion_tokens or body.max_tokens or 0, logprobs)
     template = await app.templates.source(body.prompt_template) if body.prompt_template else None
     prompt = ChatPrompt(
-        messages=tuple(message.to_message() for message in body.messages),
+        messages=await beside(lambda: tuple(message.to_message() for message in body.messages), len(body.messages)),
         template=template,
         template_variables=body.chat_template_kwargs,
         tools=body.offered_tools(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import array
 import base64
 import sys
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from modules.api.answers import JsonAnswer
 from modules.api.completions import CLIENT_GONE
 from modules.api.errors import documented_errors
-from modules.api.schemas import TEXT_LIMIT
+from modules.api.schemas import TEXT_LIMIT, Texts, TokenIds
 from modules.api.sse import unless_gone
 from modules.core.generation import EmbeddingRequest, Embeddings
 from modules.core.model import AdapterChoices, Pooling
@@ -43,7 +43,7 @@ class EmbeddingBody(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)]
     model: str = ""
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: int | None = Field(None, ge=1, le=65_536, description="Only the first so many numbers of a vector, then of length 1.")

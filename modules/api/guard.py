@@ -1,7 +1,7 @@
 """One guard in front of page and API: host, origin, forbidden routes, body size and time, response headers.
 
 Pure ASGI, so that it also covers what Gradio mounts. It knows no keys (see auth.py) and no users.
-Threats: DNS rebinding, cross-site requests, foreign CORS, huge or slow bodies, leaks through rendered content.
+Threats: DNS rebinding, cross-site requests, foreign CORS, huge or slow bodies, bodies of very many values, leaks through rendered content.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
+
+from modules.api.json_count import JsonCount, JsonLimits, limits_of
 
 Scope = MutableMapping[str, Any]
 Event = MutableMapping[str, Any]
@@ -123,7 +125,7 @@ class Guard:
         if refusal is not None:
             await _refuse(scope, send, refusal)
             return
-        body = _BoundedBody(receive, _limits(route_path(scope)), scope["type"] == "http")
+        body = _BoundedBody(receive, _limits(route_path(scope)), limits_of(route_path(scope), asked.headers.get("content-type", "")), counts=scope["type"] == "http")
         sent = _Headers(send, self._cors(asked), body)
         try:
             await self._app(scope, body.receive, sent.send)
@@ -196,10 +198,11 @@ def _too_long(scope: Scope, asked: _Asked) -> Refusal | None:
 
 
 class _BoundedBody:
-    """Counts the bytes and the seconds of a request body."""
+    """Counts the bytes and the seconds of a request body, and where it is JSON its values."""
 
-    def __init__(self, receive: Receive, limits: _Limits, counts: bool) -> None:
+    def __init__(self, receive: Receive, limits: _Limits, json_limits: JsonLimits | None, *, counts: bool) -> None:
         self._receive, self._limits = receive, limits
+        self._json_limits, self._json = json_limits, JsonCount()
         self._seen = 0
         self._done = not counts
         self._begun_s = time.monotonic()
@@ -215,10 +218,15 @@ class _BoundedBody:
         except TimeoutError:
             return self._break(f"The request body took longer than {self._limits.time_s(self._seen):.0f} s.")
         if event["type"] == "http.request":
-            self._seen += len(event.get("body", b""))
+            piece = event.get("body", b"")
+            self._seen += len(piece)
             self._done = not event.get("more_body", False)
             if self._seen > self._limits.size_bytes:
                 return self._break(f"The request body is larger than {self._limits.size_bytes} bytes.")
+            if self._json_limits is not None:
+                self._json.add(piece)
+                if too_much := self._json.beyond(self._json_limits):
+                    return self._break(too_much)
         return event
 
     def _break(self, reason: str) -> Event:

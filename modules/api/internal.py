@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from modules.api.answers import JsonAnswer
 from modules.api.errors import documented_errors
-from modules.api.schemas import TEXT_LIMIT, SamplingFields
+from modules.api.schemas import TEXT_LIMIT, SamplingFields, TokenIds
 from modules.api.textgen_fields import textgen_names
 from modules.core.generation import TextPrompt
 from modules.core.model import AdapterChoices
@@ -34,7 +34,7 @@ class TextBody(BaseModel):
 class TokensBody(BaseModel):
     """Token ids of a model."""
 
-    tokens: list[int] = Field(max_length=MOST_IDS)
+    tokens: TokenIds = Field(max_length=MOST_IDS)
     model: str = ""
 
 

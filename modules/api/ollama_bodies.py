@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeGuard, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from modules.api.embeddings import check_texts
-from modules.api.schemas import TEXT_LIMIT, ChatRequest, CompletionRequest
+from modules.api.schemas import TEXT_LIMIT, ChatRequest, CompletionRequest, Texts, TokenIds
 from modules.core.errors import InvalidRequest
 from modules.core.messages import IMAGE_LIMIT, Role
 from modules.core.params import GenerationParams
@@ -109,7 +109,7 @@ class OllamaMessage(BaseModel):
 
     role: Role
     content: str = Field("", max_length=TEXT_LIMIT)
-    images: list[str] = Field(default_factory=list, max_length=IMAGE_LIMIT, description="Image files in base64.")
+    images: list[str] = Field(default_factory=list, max_length=IMAGE_LIMIT, fail_fast=True, description="Image files in base64.")
     tool_calls: list[ToolCall] = Field(default_factory=list, max_length=200)
     tool_name: str | None = Field(None, max_length=NAME_LIMIT)
     tool_call_id: str | None = Field(None, max_length=NAME_LIMIT)
@@ -123,8 +123,8 @@ class OllamaMessage(BaseModel):
 class ChatBody(_Writing):
     """Body of POST /api/chat."""
 
-    messages: list[OllamaMessage] = Field(default_factory=list, max_length=10_000)
-    tools: list[dict[str, Any]] = Field(default_factory=list, max_length=1000)
+    messages: list[OllamaMessage] = Field(default_factory=list, max_length=10_000, fail_fast=True)
+    tools: list[dict[str, Any]] = Field(default_factory=list, max_length=1000, fail_fast=True)
     tool_choice: str | dict[str, Any] | None = Field(None, description="As OpenAI has it, which Ollama does not: auto, none, required, or a tool.")
 
     def request(self) -> ChatRequest:
@@ -142,11 +142,11 @@ class GenerateBody(_Writing):
 
     prompt: str = Field("", max_length=TEXT_LIMIT)
     system: str = Field("", max_length=TEXT_LIMIT)
-    images: list[str] = Field(default_factory=list, max_length=IMAGE_LIMIT, description="Image files in base64.")
+    images: list[str] = Field(default_factory=list, max_length=IMAGE_LIMIT, fail_fast=True, description="Image files in base64.")
     raw: bool = Field(False, description="The prompt is continued as it stands, without the model's template.")
     suffix: str = ""
     template: str = ""
-    context: list[int] = Field(default_factory=list)
+    context: TokenIds = Field(default_factory=list)
 
     @field_validator("suffix", "template", "context")
     @classmethod
@@ -179,7 +179,7 @@ class GenerateBody(_Writing):
 class EmbedBody(_Body):
     """Body of POST /api/embed."""
 
-    input: str | list[str] = ""
+    input: str | Texts = ""
     dimensions: int | None = Field(None, ge=1, le=65_536)
 
     @field_validator("input")

@@ -16,7 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
 from modules.api.answers import JsonAnswer, json_bytes
-from modules.api.chat_parts import ChatPart, asked_params, chat_parts, chat_request
+from modules.api.chat_parts import ChatPart, asked_params, beside, chat_parts, chat_request
 from modules.api.choices import FINISH_WORDS
 from modules.api.completions import CLIENT_GONE
 from modules.api.ollama_bodies import ChatBody, GenerateBody
@@ -110,7 +110,8 @@ async def _kept(app: App, asked: _Asked, body: ChatBody | GenerateBody) -> Respo
 
 
 async def _for_chat(app: App, body: ChatBody | GenerateBody, request: Request) -> GenerationRequest:
-    asked = await chat_request(app, body.request(), caller(request))
+    chat = await beside(body.request, len(body.messages) if isinstance(body, ChatBody) else 1)
+    asked = await chat_request(app, chat, caller(request))
     assert isinstance(asked.prompt, ChatPrompt)
     if not body.truncate:
         return asked

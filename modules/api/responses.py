@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from modules.api.answers import JsonAnswer
-from modules.api.chat_parts import chat_parts
+from modules.api.chat_parts import beside, chat_parts
 from modules.api.completions import CLIENT_GONE
 from modules.api.dialects import asked_chat, begin, events_of
 from modules.api.errors import documented_errors
@@ -30,7 +30,7 @@ def responses_router(app: App) -> APIRouter:
     @router.post("/responses", response_model=None)
     async def respond(body: ResponsesRequest, request: Request) -> Response:
         """Answer a conversation."""
-        chat = body.chat()
+        chat = await beside(body.chat, len(body.input))
         asked = _with_truncation(await asked_chat(app, chat, request), body)
         generation = await begin(app, chat, asked)
         answer = Answer(_head(body, asked, generation.model), summarised=body.summarised, logprobs=body.with_logprobs)

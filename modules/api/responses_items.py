@@ -51,7 +51,7 @@ def _as_parts(value: Any) -> Any:
     return [{"type": "input_text", "text": value}] if isinstance(value, str) else value
 
 
-ItemParts = Annotated[list[ItemPart], Field(max_length=ITEMS_LIMIT), BeforeValidator(_as_parts, json_schema_input_type=str | list[ItemPart])]
+ItemParts = Annotated[list[ItemPart], Field(max_length=ITEMS_LIMIT, fail_fast=True), BeforeValidator(_as_parts, json_schema_input_type=str | list[ItemPart])]
 
 
 class SaidItem(_Lenient):
@@ -89,8 +89,8 @@ class ReasoningItem(_Lenient):
     """What the model thought."""
 
     type: Literal["reasoning"]
-    summary: list[ReasoningPart] = Field(default_factory=list)
-    content: list[ReasoningPart] | None = None
+    summary: list[ReasoningPart] = Field(default_factory=list, fail_fast=True)
+    content: list[ReasoningPart] | None = Field(None, fail_fast=True)
 
 
 def _with_type(value: Any) -> Any:
@@ -117,7 +117,7 @@ def _as_items(value: Any) -> Any:
     return [{"type": "message", "role": "user", "content": value}] if isinstance(value, str) else value
 
 
-Items = Annotated[list[Item], Field(min_length=1, max_length=ITEMS_LIMIT), BeforeValidator(_as_items, json_schema_input_type=str | list[Item])]
+Items = Annotated[list[Item], Field(min_length=1, max_length=ITEMS_LIMIT, fail_fast=True), BeforeValidator(_as_items, json_schema_input_type=str | list[Item])]
 
 
 def chat_messages(instructions: str | None, items: Iterable[AnyItem]) -> list[ChatDict]:

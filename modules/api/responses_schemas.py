@@ -101,10 +101,10 @@ class ResponsesRequest(ChatFields):
     max_output_tokens: int | None = Field(None, ge=1, le=1_048_576)
     text: TextOptions | None = None
     reasoning: Reasoning | None = None
-    tools: list[Tool] | None = Field(None, max_length=TOOLS_LIMIT)
+    tools: list[Tool] | None = Field(None, max_length=TOOLS_LIMIT, fail_fast=True)
     tool_choice: Literal["none", "auto", "required"] | Annotated[ToolName | AllowedTools, Field(discriminator="type")] | None = None
     parallel_tool_calls: bool = True
-    include: list[str] = Field(default_factory=list, max_length=100)
+    include: list[str] = Field(default_factory=list, max_length=100, fail_fast=True)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     truncation: Literal["auto", "disabled"] = "disabled"
     metadata: dict[str, str] | None = Field(None, max_length=16)

@@ -28,6 +28,9 @@ from modules.api.tools import ToolFields
 from modules.core.model import AdapterChoices
 from modules.core.params import GenerationParams
 
+# What is wrong with a list is told by the first thing that is: looking for all of it in a million values would hold up others
+Texts = Annotated[list[str], Field(fail_fast=True)]
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
 RENAMED = frozenset({"stop", "logprobs", "max_tokens"})  # same name in OpenAI's API, another type there
 TEXT_LIMIT = 4_000_000
 MOST_PROMPTS = 2048  # of one request for completions: what is put together for them must not hold up others
@@ -74,7 +77,7 @@ class GenerationBody(SamplingFields, ShapeFields):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1, le=1_048_576)
     n: int = Field(1, ge=1, le=8)
-    stop: str | list[str] | None = Field(None)
+    stop: str | Texts | None = Field(None)
     user: str = Field("", max_length=512)
     preset: str = ""
     json_schema: Schema | None = Field(None, description=GenerationParams.model_fields["json_schema"].description)
@@ -125,7 +128,7 @@ class ChatFields(GenerationBody):
 class ChatRequest(OpenAiChatFields, ToolFields, RoleFields, ChatFields):
     """Body of POST /v1/chat/completions."""
 
-    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=10_000, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1, le=1_048_576)
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -147,7 +150,7 @@ class ChatRequest(OpenAiChatFields, ToolFields, RoleFields, ChatFields):
 class CompletionRequest(GenerationBody):
     """Body of POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]] = ""
+    prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)] = ""
     max_tokens: int | None = Field(None, ge=0, le=1_048_576)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False

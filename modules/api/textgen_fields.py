@@ -18,6 +18,8 @@ RENAMED: Mapping[str, str] = MappingProxyType({
 })  # fmt: skip
 SAID = ("dynamic_temperature", "temperature_last", "sampler_priority")  # where one of them is there, what it means is worked out
 ROLE = ("context", "bot_name", "user_bio")  # would change the prompt where a character speaks; in the mode instruct they do nothing there either
+LONGEST_LIST = 10_000
+OWN_LIMITS = frozenset({"prompt", "messages", "input"})  # lists of those are looked at where they are read
 TEMPLATES = ("chat_template_str", "instruction_template_str")
 
 
@@ -51,10 +53,13 @@ def textgen_names(values: dict[str, Any]) -> dict[str, Any]:
 
 def _ids(written: str) -> list[Any]:
     """Token ids with commas between them; what is none the field itself refuses."""
-    return [part.strip() for part in written.split(",") if part.strip()]
+    return [part.strip() for part in written.split(",", LONGEST_LIST) if part.strip()]
 
 
 def _refuse(given: Mapping[str, Any]) -> None:
+    for name, value in given.items():
+        if isinstance(value, list) and len(value) > LONGEST_LIST and name not in OWN_LIMITS:
+            raise InvalidRequest(f"{name}: a list has at most {LONGEST_LIST} values; got {len(value)}.", field=name)
     for name, neutral in NEUTRAL.items():
         if name in given and given[name] != neutral:
             raise InvalidRequest(f"{name}: there is no such sampler here; leave it out, or send {neutral}, which does nothing.", field=name)

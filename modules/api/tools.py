@@ -18,7 +18,7 @@ CHOICES = ("none", "auto", "required")
 class ToolFields(BaseModel):
     """The fields of a chat request that are about tools."""
 
-    tools: list[dict[str, Any]] | None = Field(None, description="Functions that the model may call, in OpenAI's form.")
+    tools: list[dict[str, Any]] | None = Field(None, fail_fast=True, description="Functions that the model may call, in OpenAI's form.")
     tool_choice: str | dict[str, Any] | None = Field(None, description="none, auto, required, a named function, or allowed_tools.")
     parallel_tool_calls: bool = Field(True, description="Whether one reply may call more than once.")
 

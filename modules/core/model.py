@@ -232,7 +232,7 @@ def _each_once(choices: tuple[AdapterChoice, ...]) -> tuple[AdapterChoice, ...]:
     return choices
 
 
-AdapterChoices = Annotated[tuple[AdapterChoice, ...], Field(max_length=16), AfterValidator(_each_once)]
+AdapterChoices = Annotated[tuple[AdapterChoice, ...], Field(max_length=16, fail_fast=True), AfterValidator(_each_once)]
 
 
 class Adapter(BaseModel, frozen=True, extra="forbid"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,10 +24,11 @@ def checked_tools(tools: Iterable[Mapping[str, Any]]) -> tuple[dict[str, Any], .
     Raises:
         ValueError: another kind of tool, a name twice, too many or too large.
     """
-    checked = tuple(_checked(tool) for tool in tools)
+    given = tuple(tools)
+    if len(given) > MOST_TOOLS:
+        raise ValueError(f"{len(given)} tools are more than the limit of {MOST_TOOLS}; leave out what this conversation does not need")
+    checked = tuple(_checked(tool) for tool in given)
     names = [tool["function"]["name"] for tool in checked]
-    if len(names) > MOST_TOOLS:
-        raise ValueError(f"{len(names)} tools are more than the limit of {MOST_TOOLS}; leave out what this conversation does not need")
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"two tools have the name {twice!r}; a name stands for one tool")
@@ -65,21 +67,43 @@ def schemas_of(tools: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return {tool["function"]["name"]: tool["function"].get("parameters") or dict(NO_ARGUMENTS) for tool in tools}
 
 
+class _OpenCalls:
+    """The calls of one message that have no answer yet, each found at once: there may be thousands."""
+
+    def __init__(self, calls: Sequence[tuple[str, str]]) -> None:
+        """`calls`: their ids and names, in their order."""
+        self._calls = calls
+        self._answered: set[int] = set()
+        self._all = deque(range(len(calls)))
+        self._by_id: dict[str, deque[int]] = {}
+        self._by_name: dict[str, deque[int]] = {}
+        for number, (call_id, name) in enumerate(calls):
+            self._by_id.setdefault(call_id, deque()).append(number)
+            self._by_name.setdefault(name, deque()).append(number)
+
+    def taken(self, call_id: str | None, name: str | None) -> tuple[str, str] | None:
+        """The first one with this id, without one with this name, without either of all; from now on it has its answer."""
+        fits = self._by_id.get(call_id) if call_id else self._all if name is None else self._by_name.get(name)
+        while fits:
+            number = fits.popleft()
+            if number not in self._answered:
+                self._answered.add(number)
+                return self._calls[number]
+        return None
+
+
 def with_names(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The same with an id and a name on every call and answer of a tool, where they can be known from the others: templates ask for either."""
     named: list[Message] = []
-    open_calls: list[tuple[str, str]] = []  # ids and names of calls without an answer
+    open_calls = _OpenCalls(())
     for place, message in enumerate(messages):
         if message.tool_calls:
             calls = tuple({**call, "id": str(call.get("id") or f"{place:04}{number:05}")} for number, call in enumerate(message.tool_calls))
-            open_calls = [(call["id"], str(call.get("function", call).get("name", ""))) for call in calls]
+            open_calls = _OpenCalls([(call["id"], str(call.get("function", call).get("name", ""))) for call in calls])
             message = message.model_copy(update={"tool_calls": calls})
         elif message.role == "tool":
-            asked = message.tool_call_id
-            fits = [call for call in open_calls if (call[0] == asked if asked else message.name in (None, call[1]))]
-            own = fits[0] if fits else None
+            own = open_calls.taken(message.tool_call_id, message.name)
             if own is not None:
-                open_calls.remove(own)
                 message = message.model_copy(update={"tool_call_id": own[0], "name": message.name or own[1]})
         named.append(message)
     return tuple(named)

@@ -49,6 +49,7 @@ ORDER_NAMES: Mapping[str, str] = MappingProxyType(
     {"repetition_penalty": "penalties", "presence_penalty": "penalties", "frequency_penalty": "penalties", "dynamic_temperature": "temperature",
      "quadratic_sampling": "smoothing", "no_repeat_ngram": "no_repeat"}
 )
+LONGEST_ORDER = 10_000  # characters; what stands behind them names no sampler that was not named
 BEFORE_CUTS: tuple[SamplerName, ...] = ("penalties", "dry", "no_repeat", "temperature", "smoothing")  # there, unless a preset says otherwise
 LAST = ("temperature", "smoothing")  # where the temperature is to be last
 APART = ("dynamic_temperature", "dynatemp_low", "dynatemp_high", "dynatemp_exponent", "do_sample", "temperature_last", "sampler_priority", "dry_sequence_breakers", "seed")
@@ -96,7 +97,7 @@ def read_order(values: Mapping[str, Any], ours: dict[str, Any]) -> None:
     """Put their order of samplers among our values: their list of samplers, without those that are not here; temperature last is an order too."""
     names = values.get("sampler_priority")
     if isinstance(names, str):
-        names = [line.strip() for line in names.replace(",", "\n").splitlines() if line.strip()]
+        names = [line.strip() for line in names[:LONGEST_ORDER].replace(",", "\n").splitlines() if line.strip()]
     is_last = values.get("temperature_last") is True
     if isinstance(names, list):
         found = dict.fromkeys(ORDER_NAMES.get(str(name), str(name)) for name in names)
