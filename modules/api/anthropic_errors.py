@@ -6,14 +6,14 @@ One layer in front of all of them turns the body of every error on Anthropic's a
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from modules.api.answers import json_bytes
-from modules.api.errors import STATUS
+from modules.api.errors import STATUS, Shape
 from modules.api.guard import Asgi, Event, Receive, Scope, Send, route_path
 
 VERSION_HEADER = "anthropic-version"  # every client of theirs sends it
@@ -53,6 +53,12 @@ def asks_anthropic(path: str, headers: Mapping[str, str]) -> bool:
     return path.startswith("/v1/messages") or (path.startswith("/v1/") and VERSION_HEADER in headers)
 
 
+def anthropic_shape(scope: Scope) -> Shape | None:
+    """How errors are told to who sends a request; None where it is none of Anthropic's API."""
+    headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
+    return anthropic_error if asks_anthropic(route_path(scope), headers) else None
+
+
 class AnthropicErrors:
     """ASGI middleware that puts errors into Anthropic's shape where that is spoken."""
 
@@ -61,17 +67,15 @@ class AnthropicErrors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its answer back."""
-        if scope["type"] == "http":
-            headers = {key.decode("latin-1").lower(): value.decode("latin-1") for key, value in scope["headers"]}
-            if asks_anthropic(route_path(scope), headers):
-                send = Retold(send, anthropic_error).send
+        if scope["type"] == "http" and (shape := anthropic_shape(scope)) is not None:
+            send = Retold(send, shape).send
         await self._app(scope, receive, send)
 
 
 class Retold:
     """Holds an error back until it is whole and tells it in another shape; everything else passes."""
 
-    def __init__(self, send: Send, shape: Callable[[int, str], dict[str, Any]]) -> None:
+    def __init__(self, send: Send, shape: Shape) -> None:
         self._send = send
         self._shape = shape
         self._start: Event | None = None

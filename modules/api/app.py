@@ -13,7 +13,7 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from modules.api.access import AccountGate
 from modules.api.anthropic import anthropic_router
-from modules.api.anthropic_errors import AnthropicErrors
+from modules.api.anthropic_errors import AnthropicErrors, anthropic_shape
 from modules.api.arrivals import PageArrivals
 from modules.api.audit_trail import AuditTrail
 from modules.api.auth import KeyCheck, KeyGate, login_router
@@ -28,7 +28,7 @@ from modules.api.login import account_login_router
 from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.ollama import greeting_router, ollama_router
-from modules.api.ollama_errors import OllamaErrors
+from modules.api.ollama_errors import OllamaErrors, ollama_shape
 from modules.api.people import People
 from modules.api.responses import responses_router
 from modules.api.view_messages import ViewFunctions
@@ -45,7 +45,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     The framework's own documentation is off: its pages load scripts from elsewhere. Ours is at /v1/docs.
     """
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
-    install_error_handlers(api)
+    install_error_handlers(api, lambda scope: anthropic_shape(scope) or ollama_shape(scope))
     api.include_router(completions_router(app))
     api.include_router(anthropic_router(app))
     api.include_router(responses_router(app))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from modules.api.answers import JsonAnswer
+from modules.api.guard import Scope
 from modules.core import errors
 from modules.core.settings import WHERE_LIMIT, problem_words
 
@@ -46,6 +48,9 @@ FRAMEWORK_SENTENCES = (
     (404, "There is nothing at this address."),
     (405, "This address takes no {method} requests."),
 )
+
+
+Shape = Callable[[int, str], dict[str, Any]]  # the body of an error from status and sentence
 
 
 class ErrorObject(BaseModel):
@@ -123,8 +128,8 @@ def http_message(error: HTTPException, request: Request) -> str:
     return dict(FRAMEWORK_SENTENCES).get(error.status_code, "{detail}.").format(detail=error.detail, method=request.method)
 
 
-def install_error_handlers(api: FastAPI) -> None:
-    """Answer every kind of failure in OpenAI's shape."""
+def install_error_handlers(api: FastAPI, shape_of: Callable[[Scope], Shape | None] = lambda _: None) -> None:
+    """Answer every kind of failure in OpenAI's shape; `shape_of` a request is another one, for defects: those are answered outside of what tells other errors anew."""
 
     async def on_app_error(_: Request, error: Exception) -> JsonAnswer:
         assert isinstance(error, errors.AppError)
@@ -144,7 +149,8 @@ def install_error_handlers(api: FastAPI) -> None:
     async def on_defect(request: Request, error: Exception) -> JsonAnswer:
         log.error("Defect while answering %s", request.url.path, exc_info=error)
         message = "Something in Paddock itself went wrong; the server goes on. What it wrote where it was started has the details."
-        return JsonAnswer(error_body(message, "server_error"), status_code=500)
+        shape = shape_of(request.scope)
+        return JsonAnswer(shape(500, message) if shape is not None else error_body(message, "server_error"), status_code=500)
 
     async def on_os_error(request: Request, error: Exception) -> JsonAnswer:
         assert isinstance(error, OSError)

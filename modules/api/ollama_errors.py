@@ -8,9 +8,15 @@ from __future__ import annotations
 from typing import Any
 
 from modules.api.anthropic_errors import Retold
+from modules.api.errors import Shape
 from modules.api.guard import Asgi, Receive, Scope, Send, route_path
 
 PREFIX = "/api/"
+
+
+def ollama_shape(scope: Scope) -> Shape | None:
+    """How errors are told to who sends a request; None where it is none of Ollama's API."""
+    return _sentence_alone if route_path(scope).startswith(PREFIX) else None
 
 
 class OllamaErrors:
@@ -21,8 +27,8 @@ class OllamaErrors:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and its answer back."""
-        if scope["type"] == "http" and route_path(scope).startswith(PREFIX):
-            send = Retold(send, _sentence_alone).send
+        if scope["type"] == "http" and (shape := ollama_shape(scope)) is not None:
+            send = Retold(send, shape).send
         await self._app(scope, receive, send)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ from fastapi import APIRouter, FastAPI
 from pydantic import BaseModel, ValidationError
 
 from modules.api.anthropic_schemas import MessagesRequest
+from modules.api.app import build_api
 from modules.api.embeddings import EmbeddingBody
 from modules.api.errors import NOT_WRITABLE, install_error_handlers, validation_message
 from modules.api.ollama_bodies import ChatBody
@@ -19,7 +22,8 @@ from modules.api.ollama_names import OllamaRoute
 from modules.api.responses_schemas import ResponsesRequest
 from modules.api.schemas import ChatRequest, CompletionRequest
 from modules.core.errors import AppError, Busy, InvalidRequest, QuotaExceeded
-from modules.core.settings import GIVEN_LIMIT, WHERE_LIMIT, validation_sentence
+from modules.core.settings import GIVEN_LIMIT, WHERE_LIMIT, Settings, validation_sentence
+from modules.services.app import build_app
 
 
 async def answer_to(number: int) -> httpx.Response:
@@ -51,6 +55,26 @@ async def test_another_error_of_the_machine_is_a_defect() -> None:
     answer = await answer_to(errno.EBADF)
     assert answer.status_code == 500
     assert answer.json()["error"]["message"].startswith("Something in Paddock itself went wrong; the server goes on.")
+
+
+async def test_a_defect_is_told_in_the_shape_that_the_route_speaks(tmp_path: Path) -> None:
+    """What answers defects stands outside of what tells all other errors anew."""
+    places = {name: tmp_path / name for name in ("models_dir", "loras_dir", "datasets_dir", "presets_dir", "templates_dir", "characters_dir", "state_dir")}
+    app = build_app(Settings(**places, model="none"))  # type: ignore[arg-type]
+    await app.start()
+    broken: Any = None
+    api = build_api(dataclasses.replace(app, generation=broken))
+    body = {"model": "a", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    try:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=api, raise_app_exceptions=False), base_url="http://127.0.0.1") as client:
+            openai, anthropic, ollama = [await client.post(path, json=body) for path in ("/v1/chat/completions", "/v1/messages", "/api/chat")]
+    finally:
+        await app.close()
+    assert [answer.status_code for answer in (openai, anthropic, ollama)] == [500, 500, 500]
+    sentence = openai.json()["error"]["message"]
+    assert sentence.startswith("Something in Paddock itself went wrong")
+    assert anthropic.json() == {"type": "error", "error": {"type": "api_error", "message": sentence}}
+    assert ollama.json() == {"error": sentence}
 
 
 # ---- bodies that do not hold ---------------------------------------------------------------------------------------
