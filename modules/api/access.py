@@ -11,7 +11,16 @@ from urllib.parse import quote
 
 from fastapi.responses import JSONResponse, RedirectResponse, Response
 
-from modules.api.auth import KeyCheck, KeyGate, address_of, headers_of, keys_in, session_in, too_many_keys
+from modules.api.auth import (
+    STRANGER,
+    KeyCheck,
+    KeyGate,
+    address_of,
+    headers_of,
+    keys_in,
+    session_in,
+    too_many_keys,
+)
 from modules.api.errors import error_body, response_of
 from modules.api.guard import Asgi, Event, Receive, Scope, Send, route_path
 from modules.api.lasting import Lasting
@@ -54,6 +63,7 @@ class AccountGate:
             await refusal(scope, receive, send)
             return
         if not isinstance(found, Person):  # of what is open to all
+            scope[STRANGER] = True
             await self._app(scope, receive, send)
             return
         lasting = Lasting(_unkept(send) if route_path(scope) == "/" else send, lambda: self._still(scope))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from modules.api.needs import READING, need_of
 
+TYPED_NAME = "paddock.typed_name"  # where a request says who wants to log in: it may be written in a way that only its reader knows
 QUIET_NEEDS = frozenset({"open", "known", "page", "chat"})  # one's own conversations, notebooks and questions
 LOUD_PATHS = re.compile(r"/login|/logout|/ui/account/.+")  # that need no more, and are noted all the same
 # Searches, looks, previews and notes; Gradio's own routes (what its buttons do is noted by the services)

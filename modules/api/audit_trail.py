@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs
 
-from modules.api.audit_actions import Named, is_noted, named
+from modules.api.audit_actions import TYPED_NAME, Named, is_noted, named
 from modules.api.guard import Asgi, Event, Receive, Scope, Send, route_path
 from modules.api.needs import method_of
 from modules.core.person import PERSON, Person
@@ -61,15 +61,16 @@ class AuditTrail:
             person = scope.get(PERSON)
             self._note_key(person)
             if action is not None:
-                await self._note(action, of_path, body, status, person)
+                told = body.told(action.fields) if body is not None else ""
+                await self._note(action, (of_path, str(scope.get(TYPED_NAME, told))), status, person)
             elif status == 401 and _has_key(scope) and self._may_note_refusal():
                 self._audit.note("key.refused", path, "refused", "401")
 
-    async def _note(self, action: Named, of_path: str, body: _Body | None, status: int, person: Person | None) -> None:
+    async def _note(self, action: Named, about: tuple[str, str], status: int, person: Person | None) -> None:
         outcome: Outcome = "refused" if status in REFUSED else "done" if 0 < status < 400 else "failed"
         if (outcome == "refused" and not self._may_note_refusal()) or (outcome != "refused" and action.only_refused):
             return
-        told = body.told(action.fields) if body is not None else ""
+        of_path, told = about
         if action.action == LOGIN and told and not await self._is_name(told):
             told = "(no account of the name typed)"
         self._audit.note(action.action, " ".join(filter(None, (of_path, told))), outcome, str(status or "no answer") if outcome != "done" else "", person=person)

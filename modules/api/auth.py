@@ -5,6 +5,7 @@ One check covers `/v1`, the page's routes and the page. A good key always works;
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -13,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from html import escape
 from http.cookies import CookieError, SimpleCookie
+from weakref import WeakValueDictionary
 
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -27,6 +29,7 @@ WINDOW_S = 60.0
 KEPT_ADDRESSES = 10_000
 OTHER_SCHEMES = frozenset({"basic", "digest", "negotiate"})
 API_PATHS = ("/v1", "/api/", "/metrics")  # need the key wherever there is one
+STRANGER = "paddock.stranger"  # where a request to what is open to all says that nobody knows who sends it
 OPEN_PATHS = frozenset({"/login", "/health"})
 
 
@@ -55,6 +58,17 @@ class Failures:
         """How many there were in the last minute."""
         count, since_s = self._counts.get(who, (0, 0.0))
         return count if time.monotonic() - since_s <= WINDOW_S else 0
+
+
+class Turns:
+    """One guess of somebody at a time: those sent all at once would all be looked at before the first one is known to be wrong."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()  # each as long as somebody waits for it
+
+    def of(self, who: str) -> asyncio.Lock:
+        """What is held while a guess of theirs is looked at."""
+        return self._locks.setdefault(who, asyncio.Lock())
 
 
 class KeyCheck:
@@ -93,12 +107,14 @@ class KeyGate:
         """Pass a request on, or ask for the key."""
         path = "" if scope["type"] == "lifespan" else route_path(scope)
         is_api = path.startswith(API_PATHS)
-        if scope["type"] == "lifespan" or path in OPEN_PATHS or not (is_api or self._page):
+        if scope["type"] == "lifespan" or not (is_api or self._page or path in OPEN_PATHS):
             await self._app(scope, receive, send)
             return
         headers = headers_of(scope)
         given = keys_in(headers)
-        if any(self._check.good(key) for key in given) or self._check.good_session(session_in(headers)):
+        is_known = any(self._check.good(key) for key in given) or self._check.good_session(session_in(headers))
+        if is_known or path in OPEN_PATHS:
+            scope[STRANGER] = not is_known
             await self._app(scope, receive, send)
             return
         await self._refusal(scope, given, is_api)(scope, receive, send)

@@ -9,10 +9,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from fastapi import APIRouter, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from modules.api.audit_actions import TYPED_NAME
 from modules.api.auth import (
     FAILURES_PER_MINUTE,
     Failures,
     KeyCheck,
+    Turns,
     address_of,
     enter_with_key,
     headers_of,
@@ -28,6 +30,7 @@ COOKIE_KEPT_S = 400 * 24 * 3600  # as long as browsers keep one; how long the se
 WAIT_S = 60
 OWN_PATH = re.compile(r"/(?![/\\])[^\x00-\x20\\]*")
 WRONG = "Name and password do not fit. Look at both; upper and lower case count in the password."
+SEVERAL_PARTS = "This form is sent as one text (application/x-www-form-urlencoded), not in several parts. Nobody was logged in."
 TOO_MANY = "Too many log-ins failed; wait a minute, then try again."
 PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>Log in · Paddock</title><style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;display:grid;grid-template-columns:minmax(0,22rem);place-content:center;min-height:90vh;margin:1rem}}
@@ -45,6 +48,7 @@ class LogIns:
 
     def __init__(self) -> None:
         self._addresses, self._names = Failures(), Failures()
+        self.turns = Turns()  # of addresses
 
     def held(self, address: str, name: str) -> bool:
         """Whether this one is refused unseen."""
@@ -80,7 +84,10 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
         next: str = Form("/", max_length=2000),
     ) -> Response:
         """Check what was typed; what fits opens the page."""
+        if request.headers.get("content-type", "").lower().startswith("multipart/"):
+            return login_page(SEVERAL_PARTS, 415, name=name, next=own_path(next))
         if await accounts.on():
+            request.scope[TYPED_NAME] = name
             return await _log_in(accounts, log_ins, request, (name, password, own_path(next)))
         return enter_with_key(check, request, key) if check is not None else _led_to(request, "/")
 
@@ -99,8 +106,13 @@ def account_login_router(accounts: AccountService, check: KeyCheck | None) -> AP
 
 
 async def _log_in(accounts: AccountService, log_ins: LogIns, request: Request, typed: tuple[str, str, str]) -> Response:
-    name, password, then = typed
     address = counted_address(request.scope)
+    async with log_ins.turns.of(address):
+        return await _looked_at(accounts, log_ins, request, typed, address)
+
+
+async def _looked_at(accounts: AccountService, log_ins: LogIns, request: Request, typed: tuple[str, str, str], address: str) -> Response:
+    name, password, then = typed
     if log_ins.held(address, name):
         return login_page(TOO_MANY, 429, name=name, next=then)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from pydantic import BaseModel, Field
 
-from modules.api.auth import FAILURES_PER_MINUTE, Failures, set_session
+from modules.api.auth import FAILURES_PER_MINUTE, Failures, Turns, set_session
 from modules.api.login import COOKIE_KEPT_S
 from modules.core.errors import Busy, Forbidden, InvalidRequest
 from modules.core.person import ROLES, Person, Role, Scope, asking, grantable
@@ -57,11 +57,11 @@ class NewKey(BaseModel):
 
 def account_routers(app: App) -> tuple[APIRouter, ...]:
     """All routes of accounts."""
-    return _own(app.accounts), _everybodys(app), _ones(app.accounts)
+    return _own(app.accounts), _everybodys(app), _ones(app)
 
 
 def _own(accounts: AccountService) -> APIRouter:
-    router, wrong = APIRouter(prefix="/ui/account"), Failures()
+    router, wrong, turns = APIRouter(prefix="/ui/account"), Failures(), Turns()
 
     @router.get("")
     async def account() -> dict[str, Any]:
@@ -77,13 +77,14 @@ def _own(accounts: AccountService) -> APIRouter:
     async def password(body: PasswordChange) -> dict[str, bool]:
         """Change one's password; all other sessions end. Who found an open page cannot guess the present one for long."""
         person = await _me(accounts)
-        if wrong.number(person.id) >= FAILURES_PER_MINUTE:
-            raise Busy("Your present password was wrong too often; wait a minute. Nothing was changed.")
-        try:
-            await accounts.change_password(person.id, body.old, body.new, but=person.session_id)
-        except Forbidden:
-            wrong.add(person.id)
-            raise
+        async with turns.of(person.id):
+            if wrong.number(person.id) >= FAILURES_PER_MINUTE:
+                raise Busy("Your present password was wrong too often; wait a minute. Nothing was changed.")
+            try:
+                await accounts.change_password(person.id, body.old, body.new, but=person.session_id)
+            except Forbidden:
+                wrong.add(person.id)
+                raise
         return {"changed": True}
 
     @router.delete("/sessions/{session_id}")
@@ -136,9 +137,9 @@ def _everybodys(app: App) -> APIRouter:
     return router
 
 
-def _ones(accounts: AccountService) -> APIRouter:
+def _ones(app: App) -> APIRouter:
     # Who asked before the first account was made was let in as nobody; what they asked for may come to its turn after that
-    router = APIRouter(prefix="/ui/users", dependencies=[Depends(_check_known)])
+    router, accounts = APIRouter(prefix="/ui/users", dependencies=[Depends(_check_known)]), app.accounts
 
     @router.patch("/{user_id}")
     async def change(user_id: str, body: UserChange) -> dict[str, Any]:
@@ -147,8 +148,11 @@ def _ones(accounts: AccountService) -> APIRouter:
 
     @router.delete("/{user_id}")
     async def delete(user_id: str) -> dict[str, bool]:
-        """Delete an account; what it had written is gone for good after thirty days."""
+        """Delete an account; what it had written is gone for good after thirty days, what was private at once."""
         await accounts.delete(user_id)
+        for conversation_id in await app.conversation_bin.private_of(user_id):
+            await app.replies.stop(conversation_id)
+        await app.conversation_bin.forget_private(user_id)
         return {"deleted": True}
 
     @router.post("/{user_id}/password")

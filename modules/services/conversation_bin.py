@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 
 from modules.core.errors import AppError
-from modules.services.storage import Storage
+from modules.services.storage import Storage, Stores
 from modules.store.records import DeletedRecord
 
 __all__ = ["ConversationBin", "DeletedRecord"]
@@ -62,6 +62,20 @@ class ConversationBin:
     async def empty(self, owner: str) -> int:
         """Delete for good all that can be restored; how many things that were."""
         return await self._storage.run(lambda stores: stores.bin.empty(owner))
+
+    async def private_of(self, owner: str) -> tuple[str, ...]:
+        """The ids of all private conversations of somebody."""
+        rows = await self._storage.private.run(lambda stores: stores.conversations.list(owner))
+        return tuple(row.id for row in rows)
+
+    async def forget_private(self, owner: str) -> None:
+        """Forget all private conversations of somebody who is no longer there."""
+
+        def forget(stores: Stores) -> None:
+            for row in stores.conversations.list(owner):
+                stores.bin.discard(owner, stores.conversations.delete(owner, row.id))
+
+        await self._storage.private.run(forget)
 
     async def purge(self) -> int:
         """Delete for good what was deleted thirty days ago; how many things that were."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from fastapi import FastAPI
 
 from modules.api.access import AccountGate
-from modules.api.auth import COOKIE, KeyCheck, headers_of
+from modules.api.auth import COOKIE, FAILURES_PER_MINUTE, KeyCheck, headers_of
 from modules.api.errors import install_error_handlers
 from modules.api.login import LogIns
 from modules.api.view_accounts import account_routers
@@ -113,3 +114,54 @@ async def test_an_open_stream_is_looked_at_in_the_database_and_not_in_what_is_re
     await beside.close()
     await elsewhere.close()
     await house.app.close()
+
+
+async def test_guesses_that_are_sent_all_at_once_are_no_more(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    await house.app.start()
+    await house.fill()
+
+    async def status(name: str, password: str, address: str) -> int:
+        return (await house.client(address=address).post("/login", data={"name": name, "password": password})).status_code
+
+    found = await asyncio.gather(*(status("Gil", f"wrong {number}", "10.0.1.1") for number in range(4 * FAILURES_PER_MINUTE)))
+    assert (found.count(401), found.count(429)) == (FAILURES_PER_MINUTE, 3 * FAILURES_PER_MINUTE)
+    good = await asyncio.gather(*(status("Ann", PASSWORD, "10.0.1.2") for _ in range(2 * FAILURES_PER_MINUTE)))  # a whole class that logs in
+    assert good == [303] * (2 * FAILURES_PER_MINUTE)
+    await house.accounts.create("Fay", PASSWORD, "chat")
+    entered = await house.client(address="10.0.1.3").post("/login", data={"name": "Fay", "password": PASSWORD})
+    fay = {"cookie": entered.headers["set-cookie"].split(";")[0]}
+
+    async def changed(old: str) -> int:
+        return (await house.client().post("/ui/account/password", json={"old": old, "new": "another one"}, headers=fay)).status_code
+
+    found = await asyncio.gather(*(changed(f"wrong {number}") for number in range(2 * FAILURES_PER_MINUTE)))
+    assert (found.count(403), found.count(429)) == (FAILURES_PER_MINUTE, FAILURES_PER_MINUTE)
+    await house.app.close()
+
+
+async def test_who_has_no_key_is_told_no_names_of_models(tmp_path: Path) -> None:
+    names = {"status", "loaded", "loading"}
+    for settings, of_strangers in (({}, {"status"}), ({"api_key": None}, names), ({"multi_user": True}, {"status"}), ({"multi_user": True, "api_key": None}, names)):
+        house = House(tmp_path / str(len(settings)) / str(settings.get("multi_user")), **settings)
+        await house.app.start()
+        try:
+            told_strangers, told_others = [await told(client.get("/health")) for client in (house.client(), house.client(key=KEY))]
+        finally:
+            await house.app.close()
+        assert (told_strangers.keys(), told_others.keys()) == (of_strangers, names), settings
+
+
+async def test_private_conversations_go_with_their_account(tmp_path: Path) -> None:
+    """They would lie in memory until the server stops: only their own page forgets them."""
+    house = House(tmp_path)
+    await house.app.start()
+    await house.fill()
+    try:
+        ids = {user.name: user.id for user in await house.accounts.list()}
+        opened = {name: (await told(house.client(name).post("/ui/conversations", json={"private": True})))["id"] for name in ("Cem", "Dee")}
+        assert (await house.client("Ann").delete(f"/ui/users/{ids['Cem']}")).status_code == 200
+        assert await house.app.conversation_bin.private_of(ids["Cem"]) == ()
+        assert await house.app.conversation_bin.private_of(ids["Dee"]) == (opened["Dee"],)
+    finally:
+        await house.app.close()

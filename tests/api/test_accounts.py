@@ -356,7 +356,8 @@ async def test_the_first_account_is_made_on_the_page_and_takes_over_what_was_the
     assert await kept(browser, mine) == before  # logged in at once
     assert (await house.client().get("/ui/models")).status_code == 401 and (await house.client().get("/")).status_code == 303
     assert (await house.client().post("/ui/users", json={"name": "Eve", "password": PASSWORD, "role": "admin"})).status_code == 401
-    assert (await house.client().get("/health")).status_code == 200
+    assert (await house.client().get("/health")).json() == {"status": "ok"}  # names of models are nothing for strangers
+    assert (await browser.get("/health")).json().keys() == {"status", "loaded", "loading"}
     await house.app.close()
 
 

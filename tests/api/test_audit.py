@@ -119,10 +119,22 @@ async def test_where_clients_come_from_is_what_a_trusted_proxy_says_and_no_other
     assert entries == [("user.create", "198.51.100.7"), *[("login", "198.51.100.7")] * 11, ("login", "198.51.100.8"), ("login", "203.0.113.5"), ("login", "198.51.100.9")]
 
 
+async def test_a_log_in_stands_in_the_log_with_its_name_however_it_was_written(door: Door) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    async with door.client() as ann, door.client() as ben:
+        await ann.post("/ui/users", json={"name": "Ann", "password": PASSWORD})
+        parts = await ben.post("/login", files={"name": (None, "Ann"), "password": (None, PASSWORD)})
+        assert (parts.status_code, "not in several parts" in parts.text, "set-cookie" in parts.headers) == (415, True, False)
+        for body in (f"padding={'a' * 70_000}&name=Ann&password={PASSWORD}", f"name=Zed&name=Ann&password={PASSWORD}"):
+            ben.cookies.clear()
+            assert (await ben.post("/login", content=body, headers=form)).status_code == 303
+    assert (await door.log())[1:] == [("login", "", "", "failed"), ("login", "", "Ann", "done"), ("login", "", "Ann", "done")]
+
+
 async def test_who_guesses_cannot_fill_the_log(door: Door) -> None:
     async with door.client() as ann, door.client() as guesser:
         await ann.post("/ui/users", json={"name": "Ann", "password": PASSWORD})
-        deep = await ann.post("/ui/account/keys", content=b"[" * 50_000, headers={"content-type": "application/json"})
+        deep = await ann.post("/ui/account/keys", content=b"[" * 19_000, headers={"content-type": "application/json"})
         assert deep.status_code == 400
         for _ in range(40):
             await guesser.post("/ui/restart")
