@@ -29,6 +29,7 @@ HELP_LIMIT_S = 0.5
 END_LIMIT_S = 10
 WEB_LIMIT_BYTES = 300 << 20
 START_LIMIT_S = 30
+LOADED_OBJECTS = 50_000  # at the least, without the page
 
 Start = Callable[..., ServerProcess]
 
@@ -327,6 +328,31 @@ def test_an_open_page_does_not_hold_the_server_up(start: Start) -> None:
         server.process.terminate()
         assert server.process.wait(END_LIMIT_S) == 0
     assert "Traceback" not in server.log, server.log
+
+
+def healthy(port: int) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/health").status_code == 200
+    return False
+
+
+WATCHED = "import atexit, gc, sys, server\natexit.register(lambda: print('at the end', gc.isenabled(), gc.get_freeze_count()))\nsys.exit(server.main(sys.argv[1:]))\n"
+
+
+def test_what_was_loaded_is_not_looked_through_for_garbage_again(tmp_path: Path) -> None:
+    """Not while it serves, nor at the end, which that made a second longer."""
+    port = free_port()
+    command = [sys.executable, "-c", WATCHED, *IDLE, "--port", str(port), "--state-dir", str(tmp_path / "state")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            wait_for(lambda: server.poll() is not None or healthy(port), "it answers", START_LIMIT_S)
+            server.terminate()
+            printed, _ = server.communicate(timeout=END_LIMIT_S)
+        finally:
+            server.kill()
+    assert server.returncode == 0
+    found = re.search(r"at the end (\w+) (\d+)", printed)
+    assert found and found[1] == "True" and int(found[2]) > LOADED_OBJECTS
 
 
 # ---- what it weighs ------------------------------------------------------------------------------------------------
