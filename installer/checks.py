@@ -41,7 +41,9 @@ CLIENTS = "clients"  # the stage that needs the clients of other makers
 APART = ("contracts", "live", "security", CLIENTS, "e2e")  # folders of tests each in a stage of its own; each worker has servers of its own
 # A worker for each core; a file's tests share their fixtures; the order of files is that of tests/conftest.py
 BY_FILES = ("-n", "auto", "--dist", "loadfile", "--no-loadscope-reorder")
-PARALLEL = (*BY_FILES, "-p", "no:schemathesis")  # a plug-in that takes a second to start and has no use here stays out
+WITHOUT_PLUG_IN = ("-p", "no:schemathesis")  # it takes each worker a second to start
+PARALLEL = (*BY_FILES, *WITHOUT_PLUG_IN)
+MAKING_UP_REQUESTS = ("live",)  # stages that use it
 PROCESSES = "processes"  # the marker of tests that start processes again and again: a stage of its own
 TORCH = "torch"  # the marker of tests that load torch and its family (tests/conftest.py): another
 NO_TESTS = 5  # pytest's exit status when nothing was collected or selected
@@ -131,7 +133,7 @@ def stages(place: Place, arguments: Sequence[str]) -> list[Stage]:
     ]
     for name in APART:
         if any((tests / name).glob("**/test_*.py")):
-            found.append(Stage(name, (*pytest, *BY_FILES, str(tests / name), *arguments)))
+            found.append(Stage(name, (*pytest, *(BY_FILES if name in MAKING_UP_REQUESTS else PARALLEL), str(tests / name), *arguments)))
     return found if arguments else rules + [noting_failures(stage, caches / stage.name) for stage in found]
 
 

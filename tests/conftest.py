@@ -48,6 +48,7 @@ for _name, _value in QUIET.items():
 # The tests start a hundred processes; without compiled files each of them would compile Paddock again
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+gc.disable()  # until all is imported and collected: see `pytest_collection_finish`
 
 ROOT = Path(__file__).resolve().parent.parent
 # Files that load torch and its family, which takes seconds: a stage of their own (installer/checks.py)
@@ -173,6 +174,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 def longest_first(items: list[pytest.Item]) -> None:

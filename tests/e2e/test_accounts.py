@@ -12,9 +12,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from modules.services.accounts import AccountService
-from modules.services.passwords import Passwords
-from modules.services.storage import Storage
 from tests.e2e.conftest import open_profile
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen, open_area
@@ -24,6 +21,11 @@ PASSWORD = "heron and otter"
 
 
 async def make_accounts(state: Path) -> None:
+    # here: each worker reads this file, and these take it a second
+    from modules.services.accounts import AccountService
+    from modules.services.passwords import Passwords
+    from modules.services.storage import Storage
+
     storage = Storage(state)
     accounts = AccountService(storage, Passwords(4))
     await accounts.create_first("Ann", PASSWORD)

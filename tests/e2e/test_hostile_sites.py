@@ -8,7 +8,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
-import openai
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
@@ -145,6 +144,8 @@ def test_page_api_and_streams_below_the_prefix_of_a_proxy(browser: Browser, prox
     context.close()
     assert watch.unexpected() == []
     assert set(proxy.outside) <= {"/favicon.ico"}
+    import openai  # here: each worker reads this file, and this takes it a second
+
     client = openai.OpenAI(base_url=f"{proxy.url}v1", api_key="none", max_retries=0)
     assert STARTER in {model.id for model in client.models.list()}
     pieces = list(client.chat.completions.create(model="", messages=[{"role": "user", "content": "Hi"}], max_tokens=5, stream=True))

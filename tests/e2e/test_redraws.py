@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
-import gradio
 import pytest
 from playwright.sync_api import Page, Route, expect
 
@@ -54,7 +54,9 @@ def test_the_focus_stays_on_the_same_control_of_a_conversation(chat: ChatScreen,
 
 
 def test_areas_are_followed_however_late_their_tabs_are_drawn(page: Page, starter: PaddockServer) -> None:
-    scripts = Path(gradio.__file__).parent / "templates" / "frontend" / "assets"
+    gradio = find_spec("gradio")  # where it lies; to import it takes seconds
+    assert gradio is not None and gradio.origin
+    scripts = Path(gradio.origin).parent / "templates" / "frontend" / "assets"
     (tabs,) = [path.name for path in scripts.glob("*.js") if "tab-container" in path.read_text(encoding="utf-8")]
     late: list[Route] = []
     page.route(f"**/assets/{tabs}", lambda route: late.append(route))  # the driver marks what it is given, so no bound method

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from safetensors.torch import load
 
 from modules.core.errors import InvalidRequest
 from modules.training.distributed import COMMANDS, SAVED, learn_together, shell_command, torchrun
@@ -69,6 +68,8 @@ def same(run: Run, alone: Run) -> None:
     looks = [[row["held_out_loss"] for row in one.curve() if "held_out_loss" in row] for one in (run, alone)]
     assert len(looks[0]) >= 4
     assert looks[0] == pytest.approx(looks[1], abs=1e-4)
+    from safetensors.torch import load  # here: each worker reads this file, and torch takes seconds
+
     mine, theirs = load(run.adapter()), load(alone.adapter())
     assert mine.keys() == theirs.keys()
     assert max(float((mine[name] - theirs[name]).abs().max()) for name in mine) < 1e-4

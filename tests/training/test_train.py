@@ -6,7 +6,6 @@ import json
 import re
 
 import pytest
-from safetensors.torch import load
 
 from modules.loaders.fingerprint import fingerprint, read_fingerprint
 from modules.training.probe import probe
@@ -149,6 +148,8 @@ def test_learning_goes_on_from_an_adapter(data, tiny, tmp_path):
     first.whole()
     second = Run(tmp_path, tiny.folder, data, name="second", continue_from=first.loras / "first", max_steps=1, warmup_steps=0, learning_rate=1e-9)
     second.whole()
+    from safetensors.torch import load  # here: each worker reads this file, and torch takes seconds
+
     before, after = load(first.adapter()), load(second.adapter())
     assert all((before[name] - after[name]).abs().max() < 1e-6 for name in before)
     assert second.losses()[1] < first.losses()[1] - 0.3
