@@ -6,6 +6,7 @@ Knows nothing of any module of Paddock.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import re
@@ -175,6 +176,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     gc.enable()
+
+
+@atexit.register
+def leave_all_as_it_is() -> None:
+    """At the end of the process, when all was told: to look through what so many tests left took each worker seconds, for which the stage waited."""
+    gc.freeze()
+    gc.disable()
 
 
 def longest_first(items: list[pytest.Item]) -> None:
