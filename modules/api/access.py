@@ -114,7 +114,8 @@ def _unkept(send: Send) -> Send:
 
     async def sent(event: Event) -> None:
         if event["type"] == "http.response.start":
-            event = {**event, "headers": [*event.get("headers", []), (b"cache-control", b"no-store")]}
+            kept = [(name, value) for name, value in event.get("headers", []) if name.lower() not in (b"cache-control", b"etag")]
+            event = {**event, "headers": [*kept, (b"cache-control", b"no-store")]}
         await send(event)
 
     return sent

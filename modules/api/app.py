@@ -29,6 +29,7 @@ from modules.api.metrics import AnswerCount, metrics_router
 from modules.api.models import models_router
 from modules.api.ollama import greeting_router, ollama_router
 from modules.api.ollama_errors import OllamaErrors, ollama_shape
+from modules.api.page_answer import PageAnswer
 from modules.api.people import People
 from modules.api.responses import responses_router
 from modules.api.view_messages import ViewFunctions
@@ -78,6 +79,8 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
                 app.followers.expect(key)
 
         api.add_middleware(PageArrivals, expect=expect)
+        if views is not None:
+            api.add_middleware(PageAnswer, finish=views.whole_page)
     _lock(api, app, check)
     api.add_middleware(AuditTrail, audit=app.audit, is_name=_is_name(app))
     api.add_middleware(

@@ -32,7 +32,7 @@ RENDER_TURN_S = 0.01  # how long others wait while messages are rendered
 
 
 class ViewFunctions(Rendering, Protocol):
-    """What the page's routes need from the page: rendering and the folder of its scripts."""
+    """What the page's routes need from the page: rendering, the folder of its scripts, and the last touch to the page itself."""
 
     assets: Path
     assets_version: str
@@ -40,6 +40,10 @@ class ViewFunctions(Rendering, Protocol):
 
     def blocks(self, text: str) -> tuple[str, ...]:
         """Safe HTML blocks of a finished text."""
+        ...
+
+    def whole_page(self, html: bytes) -> bytes:
+        """What is sent of the page that Gradio made."""
         ...
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from modules.ui.page_files import ASSETS, FONTS, VERSION, address
+from modules.ui.page_start import top_of_page, with_top
 from modules.ui.render import BlockCache, Renderer, StreamingRenderer
 from modules.ui.settings_drawer import SettingsDrawer
 from modules.ui.tabs import chat, models, notebook, templates, training
@@ -77,7 +78,7 @@ def page_options() -> dict[str, Any]:
 
 
 class ViewRendering:
-    """What the page's routes need from the page: finished texts, growing texts, the folder of scripts."""
+    """What the page's routes need from the page: finished texts, growing texts, the folder of scripts, the page as it is sent."""
 
     def __init__(self) -> None:
         self._renderer = Renderer()
@@ -85,6 +86,7 @@ class ViewRendering:
         self.assets = ASSETS
         self.assets_version = VERSION
         self.fonts = FONTS
+        self._top = top_of_page().encode()
 
     def blocks(self, text: str) -> tuple[str, ...]:
         """Safe HTML blocks of a finished text."""
@@ -93,3 +95,7 @@ class ViewRendering:
     def streaming(self) -> StreamingRenderer:
         """A renderer for one growing text."""
         return StreamingRenderer(self._renderer)
+
+    def whole_page(self, html: bytes) -> bytes:
+        """What is sent of the page that Gradio made."""
+        return with_top(html, self._top)

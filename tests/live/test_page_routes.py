@@ -114,3 +114,10 @@ def test_the_page_names_itself_and_no_other_host(server: PaddockServer, path: st
     assert found.meta["og:title"] == ["Paddock"] and len(found.meta["og:description"]) == len(found.meta["description"]) == 1
     assert not [name for name in found.meta if name.startswith("twitter:") or name in ("og:image", "og:url")]
     assert not [value for values in found.meta.values() for value in values if "radio" in value]
+
+
+def test_event_streams_are_not_compressed(server: PaddockServer) -> None:
+    with server.http.stream("GET", "ui/notebook/events?id=") as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        assert "content-encoding" not in stream.headers
+        assert next(stream.iter_lines()), "it comes at once"

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
 THREATS = (
     "exposed by default", "listening in", "DNS rebinding", "cross-site requests", "CORS", "guessing at the key", "Gradio's own routes", "path traversal", "pickle in weights", "code in a pickle that is converted", "pickles and code in a repository", "code in model folders", "code of a model that the command line trusts",
-    "config bombs", "chat templates", "YAML", "malicious GGUF", "tokenizers", "grammars", "scripts in text", "data carried out", "SSRF", "unpack without end", "regular expressions",
+    "config bombs", "chat templates", "YAML", "malicious GGUF", "tokenizers", "grammars", "scripts in text", "compressed answers", "data carried out", "SSRF", "unpack without end", "regular expressions",
     "large bodies", "slow heads", "another person's", "more than a role", "secrets", "talking to the outside", "made-up addresses", "proxy's prefix", "extensions", "supply chain",
 )  # fmt: skip
 PROJECTS = ("text-generation-webui", "Open WebUI", "Gradio", "llama.cpp", "llama-cpp-python", "transformers", "Ollama", "vLLM")

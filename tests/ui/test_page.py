@@ -10,7 +10,7 @@ from modules.core.errors import InvalidRequest, LoadFailed
 from modules.core.params import GenerationParams
 from modules.core.settings import Settings
 from modules.services.app import build_app
-from modules.ui import notices, page_files
+from modules.ui import notices, page_files, page_start
 from modules.ui.app import TABS, ViewRendering, build_page, page_options
 from modules.ui.page_files import ASSETS
 from modules.ui.settings_drawer import SettingsDrawer, _shown
@@ -66,6 +66,13 @@ def test_the_events_of_the_views_are_quoted_in_their_script(page):
         for name in view.event_names:
             assert f"'{name}'" in view.js_on_load
             assert name in VIEW_EVENTS
+
+
+def test_what_runs_before_gradio_stands_before_it():
+    html = b'<head><meta charset="utf-8"><base href="./" /><script type="module" src="./assets/index.js"></script><p>\\1 <base href="./" /></p>'
+    sent = ViewRendering().whole_page(html)
+    assert sent.count(b"frames.js") == 1 and sent.index(b"<base") < sent.index(b"frames.js") < sent.index(b"index.js")
+    assert sent.replace(page_start.top_of_page().encode(), b"") == html
 
 
 def test_nothing_is_fetched_from_elsewhere():

@@ -5,6 +5,7 @@ import { size } from "./job_list.js";
 import { listen, report, request, state } from "./page.js";
 
 const LOOK_MS = 4000; // while this machine is being measured
+const NEWS_MS = 12000; // replies correct what is told of speed
 const SIZES = ["predicted_bytes", "real_bytes"];
 
 export class ModelFits {
@@ -14,7 +15,16 @@ export class ModelFits {
     this.machine = {};
     this.element = h("details", { class: "hub-card fit-table", hidden: true });
     listen("area", (area) => { if (area === "models") this.refresh(); });
-    listen("model", () => { if (state.area === "models") this.refresh(); });
+    listen("model", () => this.follow());
+    this.refresh();
+  }
+
+  /** Read again when other models are loaded, and now and then: what is loaded is asked for far more often than this changes. */
+  follow() {
+    if (state.area !== "models") return;
+    const loaded = JSON.stringify([state.models.loading?.name, state.models.loaded.map((card) => card.name)]);
+    if (loaded === this.loaded && performance.now() - this.read < NEWS_MS) return;
+    this.loaded = loaded;
     this.refresh();
   }
 
@@ -25,6 +35,7 @@ export class ModelFits {
 
   async refresh(work = () => request("GET", "ui/fit")) {
     clearTimeout(this.later);
+    this.read = performance.now();
     const before = JSON.stringify([this.records, this.machine]);
     try { ({ records: this.records, machine: this.machine } = await work()); } catch { return; }
     if (Object.values(this.machine).some((loader) => loader.measuring)) this.later = setTimeout(() => this.refresh(), LOOK_MS);

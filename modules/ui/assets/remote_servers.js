@@ -5,6 +5,7 @@ import { listen, refreshModels, report, request, state, toast } from "./page.js"
 import { remoteBadge } from "./remote_row.js";
 
 const LOOK_MS = 2000;
+const NONE_MS = 12000; // without any there is only one to be seen that another page adds
 const SHOWN = 8; // models of a server that are shown without a filter
 const KINDS = [["auto", "Recognise it"], ["vllm", "vLLM"], ["sglang", "SGLang"], ["llama-server", "llama-server"], ["ollama", "Ollama"], ["tgi", "TGI"], ["paddock", "Paddock"], ["openai", "OpenAI-compatible"]];
 const WORDS = { up: "answers", down: "does not answer", refused: "refuses", unknown: "not asked yet" };
@@ -33,7 +34,7 @@ class RemoteServers {
     if (document.hidden || state.area !== "models") return;
     try { this.draw((await request("GET", "ui/remote")).servers); } catch { /* the chat's own banner tells that the server is away */ }
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.follow(), LOOK_MS);
+    this.timer = setTimeout(() => this.follow(), this.rows.size ? LOOK_MS : NONE_MS);
   }
 
   draw(servers) {
