@@ -73,14 +73,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     else:
         _end_here(api)
         api = mount(api)
-
-        def expect(conversation_id: str) -> None:
-            for key in (conversation_id, notebook_key()):
-                app.followers.expect(key)
-
-        api.add_middleware(PageArrivals, expect=expect)
-        if views is not None:
-            api.add_middleware(PageAnswer, finish=views.whole_page)
+        _serve_page(api, app, views)
     _lock(api, app, check)
     api.add_middleware(AuditTrail, audit=app.audit, is_name=_is_name(app))
     api.add_middleware(
@@ -95,6 +88,18 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     if settings.trusted_proxy:
         api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=_in_both_spellings(settings.trusted_proxy))
     return api
+
+
+def _serve_page(api: FastAPI, app: App, views: ViewFunctions | None) -> None:
+    """What stands around the page that was mounted."""
+
+    def expect(conversation_id: str) -> None:
+        for key in (conversation_id, notebook_key()):
+            app.followers.expect(key)
+
+    api.add_middleware(PageArrivals, expect=expect)
+    if views is not None:
+        api.add_middleware(PageAnswer, finish=views.whole_page)
 
 
 def _in_both_spellings(networks: Sequence[str]) -> list[str]:

@@ -11,12 +11,9 @@ if TYPE_CHECKING:
 def mount_page(api: Any, app: App) -> Any:
     """Build the page of `app` and mount it on the ASGI application `api`; the application with the page."""
     import gradio as gr
-    from gradio.routes import templates
 
     from modules.ui.app import build_page, page_options
-    from modules.ui.page_words import use_own_words
 
-    use_own_words(templates.env)
     page = build_page(app)
     page._queue.sleep_when_free = 0.1  # the idle queue looks for work this often; the default costs 5 % of a core, and each look disturbs a stream
     page._queue.progress_update_sleep_when_free = 0.1
