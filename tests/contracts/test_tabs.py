@@ -154,7 +154,7 @@ def drawer_of(app: App) -> SettingsDrawer:
 
 @pytest.mark.parametrize("name", [name for name in Settings.model_fields if name != "config" and name not in BY_HAND])
 def test_a_setting_is_an_environment_name_a_key_of_the_file_and_a_row_of_the_documents(name: str, tmp_path: Path, root: Path) -> None:
-    special = {"host": "127.0.0.9", "options": "slots=3", "root_path": "/llm", "allowed_hosts": "a,b", "allowed_origins": "https://a.b"}
+    special = {"host": "127.0.0.9", "options": "slots=3", "root_path": "/llm", "allowed_hosts": "a,b", "allowed_origins": "https://a.b", "trusted_proxy": "10.0.0.2"}
     field = Settings.model_fields[name]
     text = special.get(name) or {bool: str(not field.default).lower(), int: "7", float: "9.5", Path: str(tmp_path / "x")}.get(field.annotation, "text")
     environ = {"PADDOCK_STATE_DIR": str(tmp_path), f"PADDOCK_{name.upper()}": text}
