@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from modules.api.answers import JsonAnswer
 from modules.api.completions import CLIENT_GONE
 from modules.api.errors import documented_errors
+from modules.api.owner import caller
 from modules.api.schemas import TEXT_LIMIT, Texts, TokenIds
 from modules.api.sse import unless_gone
 from modules.core.generation import EmbeddingRequest, Embeddings
@@ -77,7 +78,7 @@ def embeddings_router(app: App) -> APIRouter:
     @router.post("/embeddings", response_model=None)
     async def embeddings(body: EmbeddingBody, request: Request) -> Response:
         """Turn texts into vectors."""
-        asked = EmbeddingRequest(inputs=body.inputs(), pooling=body.pooling, normalize=body.normalize, dimensions=body.dimensions)
+        asked = EmbeddingRequest(inputs=body.inputs(), pooling=body.pooling, normalize=body.normalize, dimensions=body.dimensions, person=caller(request).person)
         found = await unless_gone(request, app.embeddings.embed(asked, body.model, body.adapters))
         if found is None:
             return Response(status_code=CLIENT_GONE)

@@ -20,6 +20,7 @@ from modules.api.errors import documented_errors
 from modules.api.ollama_bodies import EmbedBody, EmbeddingsBody, ModelBody
 from modules.api.ollama_names import ErrorSentence, OllamaRoute, capabilities, details, facts, resolved, row
 from modules.api.ollama_writing import add_writing
+from modules.api.owner import caller
 from modules.api.sse import unless_gone
 from modules.core.errors import AppError, NotOffered
 from modules.core.generation import EmbeddingRequest, EngineCard
@@ -135,7 +136,7 @@ def _vectors(app: App, router: APIRouter) -> None:
         if not any(texts):
             await app.models.get(await resolved(app, body.model))
             return JsonAnswer(head)
-        asked = EmbeddingRequest(inputs=texts, normalize=True, dimensions=body.dimensions)
+        asked = EmbeddingRequest(inputs=texts, normalize=True, dimensions=body.dimensions, person=caller(request).person)
         found = await unless_gone(request, app.embeddings.embed(asked, await resolved(app, body.model)))
         if found is None:
             return Response(status_code=CLIENT_GONE)
@@ -149,5 +150,5 @@ def _vectors(app: App, router: APIRouter) -> None:
         if not body.prompt:
             await app.models.get(name)
             return JsonAnswer({"embedding": []})
-        found = await unless_gone(request, app.embeddings.embed(EmbeddingRequest(inputs=(body.prompt,)), name))
+        found = await unless_gone(request, app.embeddings.embed(EmbeddingRequest(inputs=(body.prompt,), person=caller(request).person), name))
         return JsonAnswer({"embedding": numbers(found.vectors[0])}) if found is not None else Response(status_code=CLIENT_GONE)

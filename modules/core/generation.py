@@ -68,6 +68,7 @@ class EmbeddingRequest(BaseModel, frozen=True, extra="forbid"):
     pooling: Pooling | None = None  # None: by the model's own files, here and below
     normalize: bool | None = None
     dimensions: int | None = Field(None, ge=1, le=65_536)  # only the first so many numbers
+    person: str = ""  # who asks: people take turns
     adapters: tuple[Adapter, ...] | None = None  # None: those put into use on the model
 
 

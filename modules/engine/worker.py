@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from modules.core.errors import AppError, InvalidRequest, LoadFailed, NoModelLoaded
@@ -29,6 +30,7 @@ from modules.engine.embedding import check_writes, embedding_ids, told_vectors
 from modules.engine.engine import Engine
 from modules.engine.events import Event, Generation
 from modules.engine.guidance import ignored
+from modules.engine.person_turns import PersonTurns
 from modules.engine.wire import Message
 
 log = logging.getLogger(__name__)
@@ -137,6 +139,7 @@ class Worker:
         self._jobs: dict[int, _Job] = {}
         self._prompts = ThreadPoolExecutor(1, "prompts", name_thread)
         self._between = ThreadPoolExecutor(1, "between steps", name_thread)  # waits for the engine
+        self._vectors = PersonTurns(self._between)
         self._commands: dict[str, tuple[ThreadPoolExecutor | None, Callable[[Message], Any]]] = {
             "load": (self._between, self._load),
             "generate": (self._prompts, self._generate),
@@ -309,7 +312,7 @@ class Worker:
         """Texts become ids on the thread for prompts; the vectors are made, and told, between steps."""
         running, request = self._model(), EmbeddingRequest.model_validate(message["request"])
         texts = embedding_ids(running.ready.model, running.name, request, message["first"])
-        self._between.submit(self._answer, message, lambda _: told_vectors(running.engine, running.ready.model, texts, request))
+        self._vectors.submit(request.person, partial(self._answer, message, lambda _: told_vectors(running.engine, running.ready.model, texts, request)))
 
     def _try_adapters(self, message: Message) -> Message:
         self._model().engine.try_adapters(_adapters(message))

@@ -1,0 +1,46 @@
+"""People take turns in what waits for one thread, however much each has asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from modules.core.generation import EmbeddingRequest
+from modules.engine.client import EngineClient
+from modules.engine.person_turns import PersonTurns
+
+
+def test_one_piece_each_in_turn_and_none_is_lost() -> None:
+    done: list[str] = []
+    begin = threading.Event()
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(begin.wait)
+        turns = PersonTurns(thread)
+        for person, count in (("Ann", 4), ("Ben", 1), ("Cem", 2)):
+            for number in range(count):
+                turns.submit(person, partial(done.append, f"{person}{number}"))
+        begin.set()
+    assert done == ["Ann0", "Ben0", "Cem0", "Ann1", "Cem1", "Ann2", "Ann3"]
+
+
+@pytest.mark.processes
+async def test_who_asks_for_one_vector_does_not_wait_for_all_of_another_person(starter_gguf: Path) -> None:
+    client = await EngineClient.start(str(starter_gguf), "", {"context_length": 512, "slots": 1, "threads": 1, "threads_batch": 1}, name="Starter")
+    ended: list[str] = []
+
+    async def asked(person: str, *texts: str) -> None:
+        await client.embed(EmbeddingRequest(inputs=texts, person=person))
+        ended.append(person)
+
+    try:
+        many = [asyncio.create_task(asked("Ann", *["What is a LoRA? " * 20] * 24)) for _ in range(12)]
+        await asyncio.sleep(0)  # hers are sent first
+        await asyncio.gather(*many, asked("Ben", "Hi"))
+    finally:
+        await client.close()
+    assert ended.index("Ben") <= 3, ended
