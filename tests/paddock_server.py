@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -97,6 +98,8 @@ class PaddockServer(ServerProcess):
     ) -> None:
         self._pulse = threading.Lock()
         self._holding = False
+        key = environ.get("PADDOCK_API_KEY", "") or dict(pairwise(flags)).get("--api-key", "")
+        self._known = {"authorization": f"Bearer {key}"} if key else {}
         self.port = free_port()
         self.url = f"http://localhost:{self.port}/"
         self.datasets_dir = folder / "datasets"
@@ -137,7 +140,7 @@ class PaddockServer(ServerProcess):
 
     def loaded(self) -> str:
         """Name of the loaded model, or an empty string."""
-        return next(iter(self.ask("GET", "health")["loaded"]), "")
+        return next(iter(self.http.get("health", headers=self._known).json()["loaded"]), "")
 
     def load(self, name: str = STARTER) -> None:
         """Have a model loaded, as an API client that names it would."""

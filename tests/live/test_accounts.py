@@ -127,13 +127,17 @@ class Terminal:
         return self.seen
 
     def leave(self, how: str | signal.Signals) -> None:
-        """End it by what is typed, or by a signal once it waits for an answer: between a prompt and its read Python notes a signal and reads on."""
+        """End it by what is typed, or by a signal: between a prompt and its read Python only notes one and reads on, so whoever is not heard presses the keys once more."""
         if isinstance(how, str):
             os.write(self.parent, how.encode())
             return
         wait_for(lambda: psutil.Process(self.process.pid).status() == psutil.STATUS_SLEEPING, "it waits for an answer", 10)
         time.sleep(0.2)
-        self.process.send_signal(how)
+        for _ in range(10):
+            self.process.send_signal(how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(3)
+                return
 
     def echoes(self) -> bool:
         """Whether the terminal shows what is typed."""

@@ -80,9 +80,10 @@ class House:
 @pytest.fixture(scope="module")
 def house(tmp_path_factory: pytest.TempPathFactory, models_dir: Path, loras_dir: Path) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("open-streams")
+    server = PaddockServer(folder, models_dir, loras_dir, "--model", SLOW, "--option", "slots=4", model=SLOW)
     for name in ("Ann", "Ben"):
         subprocess.run([sys.executable, str(ROOT / "server.py"), "users", "add", name, "--state-dir", str(folder / "state")], input=PASSWORD, check=True, text=True, timeout=60)
-    server = PaddockServer(folder, models_dir, loras_dir, "--model", SLOW, "--option", "slots=4", model=SLOW)
+    wait_for(lambda: server.http.get("v1/models").status_code == 401, "the server has seen the accounts")
     yield House(server, folder / "state")
     server.close()
 

@@ -205,7 +205,7 @@ def test_all_pieces_of_a_stream_have_the_same_fields(server: PaddockServer, path
     events = server.http.post(path, json={**told, "max_tokens": 4, "ban_eos": True, "stream": True, **asked}).text.split("\n\n")
     pieces = [json.loads(event.removeprefix("data: ")) for event in events if event.startswith("data: {")]
     fields = {"id", "created", "model", "object", "choices", "system_fingerprint", *({"usage"} if "stream_options" in asked else ())}
-    assert len(pieces) > 2 and [set(piece) for piece in pieces] == [fields] * len(pieces)
+    assert len(pieces) > 1 and [set(piece) for piece in pieces] == [fields] * len(pieces)
     if "stream_options" in asked:
         assert [piece["usage"] is None for piece in pieces] == [True] * (len(pieces) - 1) + [False]
         assert pieces[-1]["choices"] == []
