@@ -17,7 +17,7 @@ from modules.core.person import ROLES, SCOPES
 from modules.core.settings import SettingFlags, Settings, read_settings
 from modules.services.accounts import NONE_HERE, AccountService, UserRecord
 from modules.services.audit import AuditLog
-from modules.services.entry import ask_password
+from modules.services.entry import ask_password, stoppable
 from modules.services.storage import Storage
 
 Command = Callable[[AccountService, argparse.Namespace], Awaitable[str]]
@@ -34,7 +34,8 @@ def account_command(arguments: Sequence[str]) -> int:
         if settings.multi_user:
             raise InvalidRequest(NONE_HERE)
         if options.command in ASKING:  # not inside the event loop, which notes Ctrl+C and waits for the answer all the same
-            options.password = ask_password()
+            with stoppable():
+                options.password = ask_password()
         sys.stdout.write(asyncio.run(_run(settings, options)) + "\n")
     except AppError as error:
         sys.stderr.write(error.message + "\n")

@@ -57,8 +57,12 @@ def check_or_offer(settings: Settings) -> None:
         if settings.multi_user or not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise
         sys.stdout.write(f"{error.message}\n\n")
-        with _stoppable():
-            _offer_first(settings)
+        try:
+            with stoppable():
+                _offer_first(settings)
+        except (KeyboardInterrupt, EOFError) as stopped:
+            sys.stdout.write("\n")
+            raise InvalidRequest(f"No account was made. {WAYS}") from stopped
 
 
 def ask_password() -> str:
@@ -83,18 +87,15 @@ def ask_password() -> str:
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def stoppable() -> Iterator[None]:
     """While somebody is asked, Ctrl+C and SIGTERM are exceptions: a server that starts ends at once on both, which would leave a terminal that shows nothing of what is typed.
 
     Raises:
-        InvalidRequest: it was ended so, or with the end of input.
+        KeyboardInterrupt: one of them came, also where whoever started this process has it pass over Ctrl+C.
     """
     before = [(stop, signal.signal(stop, signal.default_int_handler)) for stop in (signal.SIGINT, signal.SIGTERM)]
     try:
         yield
-    except (KeyboardInterrupt, EOFError) as error:
-        sys.stdout.write("\n")
-        raise InvalidRequest(f"No account was made. {WAYS}") from error
     finally:
         for stop, handler in before:
             signal.signal(stop, handler)

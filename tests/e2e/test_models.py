@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from tests.e2e.console_watch import ConsoleWatch
+from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen, ModelsScreen, open_area
 from tests.paddock_server import LONG, STARTER, PaddockServer, wait_for
 
@@ -202,6 +203,27 @@ def test_a_peft_adapter_acts_on_the_gguf_model_and_goes_again(models: ModelsScre
     expect(page.get_by_text("None is in use.")).to_be_visible()
     expect(models.row(STARTER)).not_to_contain_text("1 adapter")
     assert new_chat(page, starter, "Plain GGUF again").say("How do I load a model?") == plain
+
+
+def test_news_of_adapters_that_are_older_than_a_choice_are_passed_over(models: ModelsScreen, page: Page) -> None:
+    """They were asked for before it and come after its answer, and before anything newer."""
+    models.show()
+    adapter = models.adapter("odd-words")
+    scale = adapter.get_by_label("Scale of odd-words")
+    older = HeldRequests(page, "GET", "ui/adapters*", answered=True)
+    adapter.get_by_role("checkbox").check()
+    expect(page.get_by_text("In use: odd-words.")).to_be_visible()
+    older.come()
+    newer = HeldRequests(page, "GET", "ui/models")
+    scale.fill("2")
+    expect(page.get_by_text("In use: odd-words × 2.")).to_be_visible()
+    older.release()
+    page.evaluate("() => new Promise((done) => setTimeout(done, 200))")
+    expect(page.get_by_text("In use: odd-words × 2.")).to_be_visible()
+    expect(scale).to_have_value("2")
+    newer.release()
+    adapter.get_by_role("checkbox").uncheck()
+    expect(page.get_by_text("None is in use.")).to_be_visible()
 
 
 @pytest.mark.parametrize("optional_model", ["tinytalk3m-chat-f16.gguf"], indirect=True)

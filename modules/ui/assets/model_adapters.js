@@ -43,7 +43,7 @@ export class ModelAdapters {
     const asked = this.asked += 1;
     let found;
     try { found = await request("GET", `ui/adapters?model=${encodeURIComponent(this.card?.name ?? "")}`); } catch { return; } // the chat's own banner tells that the server is away
-    if (asked !== this.asked || this.applying) return; // what is set here meanwhile is newer
+    if (asked !== this.asked || this.applying) return; // what is set here meanwhile is newer, also where that has its answer by now
     this.found = found;
     this.draw();
   }
@@ -53,6 +53,7 @@ export class ModelAdapters {
     this.again = true;
     if (this.applying) return;
     this.applying = true;
+    this.asked += 1;
     while (this.again) {
       this.again = false;
       const adapters = this.controls.map((control) => control.choice).filter(Boolean);
