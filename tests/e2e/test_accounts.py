@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from tests.e2e.conftest import open_profile
 from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen, open_area
-from tests.paddock_server import PaddockServer
+from tests.paddock_server import PaddockServer, wait_for
 
 PASSWORD = "heron and otter"
 
@@ -36,9 +36,10 @@ async def make_accounts(state: Path) -> None:
 
 @pytest.fixture
 def house(tmp_path: Path, models_dir: Path, loras_dir: Path) -> Iterator[PaddockServer]:
+    running = PaddockServer(tmp_path, models_dir, loras_dir)
     with ThreadPoolExecutor(1) as aside:  # beside the loop that drives the browser
         aside.submit(asyncio.run, make_accounts(tmp_path / "state")).result()
-    running = PaddockServer(tmp_path, models_dir, loras_dir)
+    wait_for(lambda: running.http.get("v1/models").status_code == 401, "the server has seen the accounts")
     yield running
     running.close()
 

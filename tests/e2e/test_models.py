@@ -207,9 +207,10 @@ def test_a_peft_adapter_acts_on_the_gguf_model_and_goes_again(models: ModelsScre
 
 def test_news_of_adapters_that_are_older_than_a_choice_are_passed_over(models: ModelsScreen, page: Page) -> None:
     """They were asked for before it and come after its answer, and before anything newer."""
-    models.show()
+    models.open()
     adapter = models.adapter("odd-words")
     scale = adapter.get_by_label("Scale of odd-words")
+    expect(scale).to_be_enabled()
     older = HeldRequests(page, "GET", "ui/adapters*", answered=True)
     adapter.get_by_role("checkbox").check()
     expect(page.get_by_text("In use: odd-words.")).to_be_visible()
