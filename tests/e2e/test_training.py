@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.e2e.conftest import PHONE
 from tests.e2e.console_watch import ConsoleWatch
@@ -148,6 +148,27 @@ def test_what_was_typed_survives_a_wrong_value_and_a_reload(training: TrainingSc
     training.group("When to stop")
     expect(training.option("Patience")).to_have_value("3")
     assert not training.server.ask("GET", "ui/training/runs")["runs"]
+
+
+def test_answers_about_edits_that_come_in_another_order_lose_nothing(training: TrainingScreen, page: Page) -> None:
+    """Of two edits in quick succession the answer about the first one may come last; here it comes in place of the second one's."""
+    training.open()
+    told: list[str] = []
+    late: list[str] = []  # what is answered instead, once
+
+    def answer(route: Route) -> None:
+        told.append(route.fetch().text())
+        route.fulfill(body=late.pop() if late else told[-1], content_type="application/json")
+
+    page.route("**/gradio_api/run/predict?*", answer)
+    training.set("Rank", "8")
+    training.keeps(rank=8)
+    page.wait_for_timeout(1000)  # it is looked at once more
+    late.append(told[0])
+    training.set("Micro batch size", "3")
+    wait_for(lambda: (page.title(), not late)[1], "the second edit is answered by what was said of the first one")
+    training.keeps(rank=8, micro_batch_size=3)
+    page.unroute("**/gradio_api/run/predict?*", answer)
 
 
 def test_the_tutorial_is_filled_in_by_one_click(training: TrainingScreen, page: Page, server: PaddockServer) -> None:

@@ -5,6 +5,9 @@ import { listen } from "./page.js";
 
 const ANSWER_MS = 20000;
 const SHOWN = -1; // the form says so when it shows what it was asked to show
+const EDITED = 0; // and so after an edit
+const LOOKED = -2; // and so when it was looked at once more
+const LOOK_MS = 500; // after the last edit: of edits in quick succession the answers may come in another order, and what the form holds then is what counts
 const waiting = new Map(); // question → resolve
 let ask = null; // set when the form is there
 let asked = 0;
@@ -22,6 +25,7 @@ export async function collectOptions() {
 
 export function mount(element, { props, watch, trigger }) {
   let timer = 0;
+  let look = 0;
   const closeForm = (is) => {
     clearTimeout(timer);
     const form = document.querySelector("#training-options");
@@ -39,6 +43,10 @@ export function mount(element, { props, watch, trigger }) {
     if (!props.value) return;
     const { question, options, problem, shown } = JSON.parse(props.value);
     if (question === SHOWN) closeForm(false);
+    if (question === EDITED) {
+      clearTimeout(look);
+      look = setTimeout(() => trigger("collect", { question: LOOKED }), LOOK_MS);
+    }
     change({ shown });
     waiting.get(question)?.({ options, problem });
   });
