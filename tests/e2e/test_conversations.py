@@ -6,8 +6,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, Route, expect
 
+from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.screens import ChatScreen
 from tests.paddock_server import PaddockServer, wait_for
 
@@ -67,6 +68,7 @@ def test_undo_stays_while_somebody_points_at_it(new_context: Callable[..., Brows
     chat = ChatScreen(page, starter).open(starter.make_conversation((("user", "not for long"),), title="Thought about"))
     undo = page.get_by_role("button", name="Undo")
     chat.press_row("Thought about", "Delete")
+    expect(undo).to_be_visible()  # a page whose clock is moved before would look for what it just deleted
     page.clock.fast_forward(8000)
     undo.hover()
     page.clock.fast_forward(60_000)
@@ -74,6 +76,39 @@ def test_undo_stays_while_somebody_points_at_it(new_context: Callable[..., Brows
     page.mouse.move(5, 5)
     page.clock.fast_forward(2000)
     expect(undo).to_have_count(0)
+
+
+def test_an_open_conversation_that_takes_long_to_be_deleted_is_not_looked_for_meanwhile(
+    chat: ChatScreen, page: Page, starter: PaddockServer
+) -> None:
+    chat.open(starter.make_conversation((("user", "gone soon"),), title="Slowly deleted"))
+    asked: list[str] = []
+
+    def slowly(route: Route) -> None:
+        if route.request.method != "DELETE":
+            route.fallback()
+            return
+        answer = route.fetch()
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(3000)
+        route.fulfill(response=answer)
+
+    gone = chat.id
+    page.route(f"**/ui/conversations/{gone}", slowly)
+    chat.press_row("Slowly deleted", "Delete")
+    expect(page.get_by_role("button", name="Undo")).to_be_visible()
+    assert [url for url in asked if gone in url] == []
+    expect(page.get_by_text("gone soon")).to_have_count(0)
+
+
+def test_a_conversation_that_could_not_be_deleted_is_followed_again(chat: ChatScreen, page: Page, starter: PaddockServer, watch: ConsoleWatch) -> None:
+    chat.open(starter.make_conversation((("user", "stays"),), title="Not deleted"))
+    watch.allow("status of 503")
+    page.route(f"**/ui/conversations/{chat.id}", lambda route: route.fulfill(status=503, json={"error": {"message": "Not now."}}))
+    chat.press_row("Not deleted", "Delete")
+    expect(page.locator(".toast")).to_contain_text("Not now.")
+    page.unroute(f"**/ui/conversations/{chat.id}")
+    chat.say("Hello")
 
 
 def listed(server: PaddockServer) -> list[str]:

@@ -1,7 +1,7 @@
 // How full the context is: a count in the composer, and a panel that says of what, which messages would be left out, and what to do about it.
 
 import { h, iconButton, number, plural } from "./dom.js";
-import { report, request, state } from "./page.js";
+import { listen, report, request, state } from "./page.js";
 import { showWhileWritten, showsWhileWritten } from "./reply_showing.js";
 
 const PASTE_KEY = "paddock.paste-limit";
@@ -25,6 +25,7 @@ export class ContextMeter {
     this.note = h("button", { type: "button", class: "context-note", hidden: true, on: { click: () => this.toggle(true) } });
     this.panel = h("section", { id: "context-panel", class: "context-panel", "aria-label": "Context", hidden: true });
     this.panel.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); this.toggle(false); this.element.focus(); } });
+    listen("conversation-deleting", (id) => (id ? clearTimeout(this.timer) : this.later()));
     this.draw();
   }
 

@@ -10,7 +10,7 @@ import { dayGroup, h, icon, iconButton } from "./dom.js";
 import { withKey } from "./key_bindings.js";
 import { PRIVATE_TITLE, endPrivateConversation, isPrivate, privateConversations } from "./private_chat.js";
 import {
-  conversationInAddress, currentTheme, listen, modelInWords, newConversation, openArea, openConversation, report, request, shortName, state, toggleTheme,
+  conversationInAddress, currentTheme, emit, listen, modelInWords, newConversation, openArea, openConversation, report, request, shortName, state, toggleTheme,
 } from "./page.js";
 
 const PAGE = 60;
@@ -215,6 +215,7 @@ class ConversationList {
   }
 
   async remove(row) {
+    emit("conversation-deleting", row.id); // whoever follows it must not look for it meanwhile
     try {
       const { bin_id: bin } = await request("DELETE", `ui/conversations/${row.id}`);
       const open = conversationInAddress() === row.id;
@@ -225,7 +226,7 @@ class ConversationList {
       if (open && this.rows.length) openConversation(this.rows[0].id, { replace: true });
       else if (open) await newConversation();
       offerUndo(`“${row.title || "New chat"}” was deleted.`, bin, { open });
-    } catch (error) { report(error); }
+    } catch (error) { report(error); emit("conversation-deleting", ""); }
     this.refresh();
   }
 

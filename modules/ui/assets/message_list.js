@@ -40,6 +40,7 @@ class MessageList {
     this.scroller.addEventListener("scroll", () => this.older.scrolled(), { passive: true });
     this.list.addEventListener("click", (event) => this.copyCode(event));
     listen("conversation", (id) => this.open(id));
+    listen("conversation-deleting", (id) => { if (id === this.id) this.stream?.pause(); else if (!id) this.stream?.open(); });
     listen("model", () => this.showEmpty());
     listen("escape", () => { if (this.composer.running) this.stop(); });
     listen("area", (area) => { if (area === "chat" && !this.stream) this.open(this.id); else if (area !== "chat") this.detach(); });
