@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import BrowserContext, Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from modules.core.params import DEFAULT_ORDER
 from tests.e2e.held_requests import HeldRequests
@@ -72,6 +72,36 @@ def test_what_differs_is_marked_and_taken_back(drawer: Drawer, starter: PaddockS
     expect(drawer.number("Temperature")).to_have_value(before)
     expect(drawer.number("Top k")).to_have_value("7")
     wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["params"] == {"top_k": 7}, "the one that was kept is stored")
+
+
+def test_answers_about_edits_that_come_in_another_order_lose_nothing(drawer: Drawer, starter: PaddockServer) -> None:
+    """Of edits in quick succession the answer about an earlier one may come last; here that about the first one in place of the third one's."""
+    page = drawer.page
+    told: list[str] = []
+    late: list[str] = []  # what is answered instead, once
+
+    def answer(route: Route) -> None:
+        told.append(route.fetch().text())
+        route.fulfill(body=late.pop() if late else told[-1], content_type="application/json")
+
+    def change(label: str, value: str) -> None:
+        drawer.number(label).fill(value)
+        drawer.number(label).press("Tab")
+
+    def keeps(**params: float) -> None:
+        wait_for(lambda: (page.title(), starter.conversation(drawer.chat.id)["settings"].get("params") == params)[1], f"{params} are stored")
+
+    page.route("**/gradio_api/run/predict?*", answer)
+    change("Temperature", "1.3")
+    keeps(temperature=1.3)
+    change("Top k", "7")
+    keeps(temperature=1.3, top_k=7)
+    page.wait_for_timeout(1000)  # it is looked at once more
+    late.append(next(text for text in told if "1.3" in text))
+    change("Min p", "0.2")
+    wait_for(lambda: (page.title(), not late)[1], "the last edit is answered by what was said of the first one")
+    keeps(temperature=1.3, top_k=7, min_p=0.2)
+    page.unroute("**/gradio_api/run/predict?*", answer)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import { asText, editsBetween, withEdits } from "./settings_edits.js";
 const ECHO_MS = 3000;
 const TYPED_MS = 400; // after the last key; what was typed is stored within a second also while typing goes on
 const TYPED_LATEST_MS = 800;
+const LOOK_MS = 500; // after an edit: of edits in quick succession the answers may come in another order, and what the form holds then is what counts
 const FORMS_KEPT = 8; // an answer about an earlier form may still come
 const TYPED_IN = '#drawer textarea, #drawer input[type="text"]';
 
@@ -137,7 +138,10 @@ class SettingsBridge {
     if (!settings || !form?.read) return;
     const edits = editsBetween(form.read, settings);
     form.read = { ...form.read, ...settings };
-    if (edits && form.key === key) this.edit(form, edits);
+    if (!edits) return;
+    clearTimeout(this.looking);
+    this.looking = setTimeout(() => this.trigger("typed", {}), LOOK_MS);
+    if (form.key === key) this.edit(form, edits);
   }
 
   /** Something was edited in a form: told with the whole of what is known, stored as the edits alone. */
