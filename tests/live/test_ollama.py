@@ -172,7 +172,7 @@ def test_a_client_that_leaves_frees_its_slot(slow: PaddockServer) -> None:
     before = slow.counters()["cancelled"]
     with httpx.stream("POST", f"{slow.url}api/chat", json={**TALK, "model": SLOW, "options": {"num_predict": -1, "ban_eos": True}}, timeout=60) as answer:
         next(answer.iter_lines())
-        assert slow.counters()["running"] == 1
+        wait_for(lambda: slow.counters()["running"] == 1, "it is counted")
     wait_for(lambda: slow.counters()["running"] == 0, "its slot is free")
     assert slow.counters()["cancelled"] == before + 1
     assert slow.http.head("").status_code == 200 and slow.http.get("").text.startswith("Paddock is running"), "also without the page"
