@@ -60,38 +60,39 @@ class SettingsDrawer:
         """Make the components and their events in the page that is open now."""
         with gr.Column(elem_id="drawer"):
             self.bridge = SettingsBridge(elem_id="settings-bridge")
-            # With the form in the browser, not on the server: what a form is read as belongs to what that form showed
-            self.key = gr.Textbox(visible="hidden", label="Whose settings")
-            self.asked = gr.Number(visible="hidden", label="Which showing", precision=0)
-            self.problem = gr.Markdown("", elem_id="settings-problem", visible="hidden")
-            with gr.Group(elem_id="conversation-settings"):
-                self.system = gr.Textbox(label="System prompt", placeholder="How the model should behave in this conversation", lines=3,
-                                         max_lines=12, elem_id="system-prompt", interactive=True)  # fmt: skip
-                self.template = gr.Dropdown(label="Prompt template", choices=[("The model's own", "")], value="", filterable=False,
-                                            info="How messages become the text that the model reads.")  # fmt: skip
-                self.thinking = gr.Dropdown(label="Thinking", choices=list(THINKING), value="", filterable=False,
-                                            info="For models whose template can switch it.")  # fmt: skip
-                self.effort = gr.Dropdown(label="Reasoning effort", choices=list(EFFORT), value="", filterable=False)
-            AdapterChoice(elem_id="adapter-choice")
-            self.preset = gr.Dropdown(label="Preset", choices=self._preset_choices(), value=NEUTRAL, elem_id="preset", filterable=False)
-            self._memory.build_offer()
-            with gr.Row(elem_id="preset-buttons"):
-                self.reset = gr.Button("Back to preset", size="sm")
-                self.neutral = gr.Button("Neutral", size="sm")
-            self._memory.build_default()
-            with gr.Accordion("Save as preset", open=False):
-                self.name = gr.Textbox(label="Name", max_lines=1, elem_id="preset-name")
-                self.replace = gr.Checkbox(label="Replace one of that name", value=False)
-                self.save = gr.Button("Save preset", size="sm", elem_id="preset-save")
-                self.delete = gr.Button("Delete the chosen preset", size="sm", variant="stop")
-                with gr.Group(visible=False, elem_id="preset-sure") as self.sure:
-                    self.question = gr.Markdown("")
-                    with gr.Row():
-                        self.really = gr.Button("Delete it", size="sm", variant="stop")
-                        self.keep = gr.Button("Keep it", size="sm")
-            self.tools = SettingsTools(elem_id="settings-tools")
-            self.told = gr.Markdown("", elem_id="preset-told", visible="hidden")
-            self._form.build(open_groups=("Sampling",), beside={"grammar": self._grammar.build})
+            with gr.Column(elem_id="settings-form", visible=False) as self.body:  # most of the page's components: drawn when first wanted
+                # With the form in the browser, not on the server: what a form is read as belongs to what that form showed
+                self.key = gr.Textbox(visible="hidden", label="Whose settings")
+                self.asked = gr.Number(visible="hidden", label="Which showing", precision=0)
+                self.problem = gr.Markdown("", elem_id="settings-problem", visible="hidden")
+                with gr.Group(elem_id="conversation-settings"):
+                    self.system = gr.Textbox(label="System prompt", placeholder="How the model should behave in this conversation", lines=3,
+                                             max_lines=12, elem_id="system-prompt", interactive=True)  # fmt: skip
+                    self.template = gr.Dropdown(label="Prompt template", choices=[("The model's own", "")], value="", filterable=False,
+                                                info="How messages become the text that the model reads.")  # fmt: skip
+                    self.thinking = gr.Dropdown(label="Thinking", choices=list(THINKING), value="", filterable=False,
+                                                info="For models whose template can switch it.")  # fmt: skip
+                    self.effort = gr.Dropdown(label="Reasoning effort", choices=list(EFFORT), value="", filterable=False)
+                AdapterChoice(elem_id="adapter-choice")
+                self.preset = gr.Dropdown(label="Preset", choices=self._preset_choices(), value=NEUTRAL, elem_id="preset", filterable=False)
+                self._memory.build_offer()
+                with gr.Row(elem_id="preset-buttons"):
+                    self.reset = gr.Button("Back to preset", size="sm")
+                    self.neutral = gr.Button("Neutral", size="sm")
+                self._memory.build_default()
+                with gr.Accordion("Save as preset", open=False):
+                    self.name = gr.Textbox(label="Name", max_lines=1, elem_id="preset-name")
+                    self.replace = gr.Checkbox(label="Replace one of that name", value=False)
+                    self.save = gr.Button("Save preset", size="sm", elem_id="preset-save")
+                    self.delete = gr.Button("Delete the chosen preset", size="sm", variant="stop")
+                    with gr.Group(visible=False, elem_id="preset-sure") as self.sure:
+                        self.question = gr.Markdown("")
+                        with gr.Row():
+                            self.really = gr.Button("Delete it", size="sm", variant="stop")
+                            self.keep = gr.Button("Keep it", size="sm")
+                self.tools = SettingsTools(elem_id="settings-tools")
+                self.told = gr.Markdown("", elem_id="preset-told", visible="hidden")
+                self._form.build(open_groups=("Sampling",), beside={"grammar": self._grammar.build})
         self._wire()
 
     @property
@@ -104,6 +105,7 @@ class SettingsDrawer:
         everything = [*self._rest, *parts]
         self.bridge.show(self.show, None, [self.bridge, self.key, self.asked, self.problem, self.system, *everything, *self._memory.parts, *self._grammar.parts],
                          trigger_mode="multiple", **quiet)  # fmt: skip  # the next is asked before the last came
+        self.bridge.draw(lambda: gr.update(visible=True), None, self.body, **quiet)
         read, edited = [self.key, self.asked, *everything], [self.bridge, self.problem]
         edits = [part.input for part in [self.template, self.thinking, self.effort, *parts]]
         # Gradio's text boxes tell of typed characters only; the bridge tells of what was pasted, cut or deleted

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, Route, expect
 
 from modules.core.params import DEFAULT_ORDER
+from tests.e2e.console_watch import ConsoleWatch
 from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen, ModelsScreen, NotebookScreen
 from tests.e2e.test_characters import menu
@@ -38,6 +39,27 @@ class Drawer:
 @pytest.fixture
 def drawer(context: BrowserContext, starter: PaddockServer) -> Iterator[Drawer]:
     yield Drawer(context.new_page(), starter)
+
+
+def test_the_form_is_drawn_when_it_is_wanted_and_shown_when_it_is_filled(chat: ChatScreen, page: Page, watch: ConsoleWatch) -> None:
+    watch.allow("500")
+    chat.open()
+    prompt, preset = page.get_by_label("System prompt", exact=True), page.get_by_label("Preset", exact=True)
+    button = page.get_by_role("button", name="Settings", exact=True)
+    expect(prompt).to_have_count(0)
+    button.hover()
+    expect(prompt).to_be_attached()
+    expect(page.get_by_label("Find a parameter")).to_be_attached()
+    with page.expect_response("**/gradio_api/run/predict?*"):
+        page.route("**/gradio_api/run/predict?*", lambda route: route.fulfill(status=500, json={}))
+        button.click()
+    expect(page.get_by_role("button", name="Done")).to_be_visible()
+    expect(preset).to_be_hidden()  # it holds values that are nobody's
+    page.unroute("**/gradio_api/run/predict?*")
+    page.get_by_role("button", name="Done").click()
+    button.click()
+    expect(preset).to_have_value("Balanced")
+    expect(prompt).to_be_visible()
 
 
 def test_a_parameter_is_found_by_a_word(drawer: Drawer) -> None:

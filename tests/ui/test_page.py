@@ -16,7 +16,7 @@ from modules.ui.page_files import ASSETS
 from modules.ui.settings_drawer import SettingsDrawer, _shown
 from modules.ui.views.frame import View
 
-VIEW_EVENTS = {"collect", "show", "typed", "input", "pick", "load_model", "unload_model", "reset", "import_preset"}
+VIEW_EVENTS = {"collect", "show", "typed", "draw", "input", "pick", "load_model", "unload_model", "reset", "import_preset"}
 
 
 @pytest.fixture

@@ -87,5 +87,6 @@ class AdapterChoice {
 }
 
 export function mount(element) {
-  return new AdapterChoice(element);
+  new AdapterChoice(element).look();
+  emit("settings-part-drawn");
 }

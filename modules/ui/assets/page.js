@@ -252,6 +252,7 @@ function buildFrame() {
   const menu = iconButton("menu", "Conversations", () => toggleSide(), { id: "menu-button" });
   const settings = h("button", { type: "button", id: "settings-button", class: "bar-button", "aria-label": "Settings", "aria-expanded": "false" }, icon("sliders"), h("span", { text: "Settings" }));
   settings.addEventListener("click", () => toggleDrawer());
+  settings.addEventListener("pointerenter", () => emit("drawer-meant"));
   const veil = h("div", { id: "veil", on: { click: () => document.body.classList.remove("side-open", "drawer-open") } });
   const skip = h("button", { type: "button", id: "skip", text: "Skip the list", on: { click: () => document.querySelector('#areas [role="tab"][aria-selected="true"]')?.focus() } });
   document.body.prepend(skip);

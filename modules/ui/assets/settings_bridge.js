@@ -3,6 +3,7 @@
 
 import { h } from "./dom.js";
 import { emit, listen, loadedModel, state, toggleDrawer } from "./page.js";
+import { followModel } from "./preset_follow.js";
 import { asText, editsBetween, withEdits } from "./settings_edits.js";
 
 const ECHO_MS = 3000;
@@ -25,7 +26,7 @@ export function apartFromNeutral() {
 
 class SettingsBridge {
   constructor(element, { props, watch, trigger }) {
-    Object.assign(this, { props, trigger, shown: "", model: "", answered: 0, asked: 0 });
+    Object.assign(this, { props, trigger, shown: "", model: "", answered: 0, asked: 0, drawn: false, isFilled: false });
     this.known = new Map(); // scope → {key, settings} as last shown by a view or edited here
     this.forms = new Map(); // number of a showing → {key, settings, read}: what it shows, and how the form was last read
     this.edited = { key: "", at: 0 };
@@ -43,7 +44,9 @@ class SettingsBridge {
     listen("settings", (told) => this.news(told));
     listen("settings-edited", (told) => this.otherEdit(told));
     listen("settings-saved", ({ key, problem }) => this.tell(key, problem ? "Not saved" : "Saved"));
-    listen("drawer-opened", () => { this.knowAgain(); this.show(); });
+    listen("drawer-opened", () => { this.knowAgain(); if (this.isFilled) this.show(); else this.showAgain(); });
+    listen("drawer-meant", () => this.draw());
+    listen("settings-part-drawn", () => { this.drawn = true; this.knowAgain(); this.show(); });
     listen("area", () => this.show());
     listen("model", () => {
       const present = JSON.stringify([loadedModel(), state.models?.loaded?.[0]?.template]);
@@ -52,6 +55,7 @@ class SettingsBridge {
       this.showAgain();
     });
     listen("templates-changed", () => this.showAgain());
+    followModel();
     document.addEventListener("input", ({ target }) => { if (target.matches?.(TYPED_IN)) this.isTyped(target); }, { capture: true });
     document.addEventListener("focusout", ({ target }) => { if (target.closest?.("#system-prompt")) this.keepTyped(); }, { capture: true });
     window.addEventListener("pagehide", () => this.keepTyped({ leaving: true }));
@@ -64,6 +68,7 @@ class SettingsBridge {
     this.keepTyped();
     const current = this.known.get(this.scope);
     if (!current || !document.body.classList.contains("drawer-open")) return;
+    if (!this.drawn) { this.draw(); return; } // it comes back here
     const wanted = identity(current);
     if (wanted === this.shown) return;
     if (this.forms.get(this.asked)?.key !== current.key) this.saved.textContent = "";
@@ -72,6 +77,11 @@ class SettingsBridge {
     this.forms.set(this.asked, { ...current, read: null });
     this.forms.delete(this.asked - FORMS_KEPT);
     this.trigger("show", { ...current, asked: this.asked });
+  }
+
+  /** Have the form drawn, which is not done before somebody wants it. */
+  draw() {
+    if (!this.drawn) this.trigger("draw", {});
   }
 
   /** The same settings, where what can be chosen is another by now. */
@@ -130,7 +140,11 @@ class SettingsBridge {
     const form = this.forms.get(asked);
     if (form && shown) form.read = shown;
     if (shown && asked < this.answered) { this.showAgain(); return; } // an older answer came later and stands in the form now
-    if (shown) this.answered = asked;
+    if (shown) {
+      this.answered = asked;
+      this.isFilled = true;
+      document.querySelector("#drawer")?.setAttribute("data-filled", ""); // before, it shows values that are nobody's
+    }
     if (names) {
       [acting, apart] = [names, neutral];
       emit("samplers-acting");

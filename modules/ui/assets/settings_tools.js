@@ -2,8 +2,7 @@
 // The form's own components are marked and hidden by rules of a style sheet, so that nothing of ours is put into them.
 
 import { h, icon } from "./dom.js";
-import { listen, state, toast } from "./page.js";
-import { followModel } from "./preset_follow.js";
+import { emit, listen, state, toast } from "./page.js";
 import { apartFromNeutral } from "./settings_bridge.js";
 import { button, later } from "./training_fields.js";
 
@@ -37,7 +36,6 @@ export function mount(element, { trigger }) {
   element.replaceChildren(h("div", { class: "settings-tools" }, chips, legend, refusals,
     h("div", { class: "settings-row" }, search, button("Import a preset", () => file.click(), { id: "preset-import" }), file), none));
   element.removeAttribute("aria-busy");
-  followModel();
 
   // ---- what differs
 
@@ -129,6 +127,7 @@ export function mount(element, { trigger }) {
   }
   search.addEventListener("input", later(find, 120));
   search.addEventListener("keydown", (event) => { if (event.key === "Escape" && search.value) { event.stopPropagation(); search.value = ""; find(); } });
+  emit("settings-part-drawn");
 }
 
 function fieldOf(block) {
