@@ -132,6 +132,7 @@ def test_a_message_that_is_taken_back_brings_its_images(seeing: PaddockServer, p
     expect(attached).to_have_count(0)
     menu(page, "Take back my last message")
     expect(attached).to_have_count(2)
+    expect(chat.messages).to_have_count(0)
     chat.say("What are they?")
     assert sizes(chat) == [(300, 200), (300, 200)]
 
