@@ -25,7 +25,7 @@ export class ContextMeter {
     this.note = h("button", { type: "button", class: "context-note", hidden: true, on: { click: () => this.toggle(true) } });
     this.panel = h("section", { id: "context-panel", class: "context-panel", "aria-label": "Context", hidden: true });
     this.panel.addEventListener("keydown", (event) => { if (event.key === "Escape") { event.stopPropagation(); this.toggle(false); this.element.focus(); } });
-    listen("conversation-deleting", (id) => (id ? clearTimeout(this.timer) : this.later()));
+    listen("conversation-deleting", (id) => { if (id === this.conversation) clearTimeout(this.timer); else if (!id) this.later(); });
     this.draw();
   }
 
