@@ -38,6 +38,7 @@ def new_page(browser: Browser, shared: PaddockServer) -> Iterator[Callable[[], P
     """A page in a browser of its own; all must have been quiet."""
     made: list[BrowserContext] = []
     watch = ConsoleWatch(f"localhost:{shared.port}")
+    watch.allow(r"404 \(Not Found\) \(http://[^/]+/ui/conversations/")  # who opens what is another's is told that there is none
 
     def make() -> Page:
         made.append(open_profile(browser, shared))
@@ -94,4 +95,5 @@ def test_two_people_have_their_own_and_only_the_key_changes_what_belongs_to_all(
     unload.click()
     expect(page.get_by_role("button", name=re.compile("^Load")).first).to_be_enabled()
     page.goto(address)
+    expect(page.locator(".toast.error")).to_be_visible()
     expect(page.get_by_text("The heron is mine.")).to_have_count(0)
