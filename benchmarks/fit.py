@@ -100,8 +100,8 @@ async def measure(case: Case, tokens: int) -> Real:
         if card.loader != "llama.cpp":
             each = min(each, tokens)
         await asyncio.gather(*(write(prompt(each), FILL_TOKENS) for _ in range(card.slots)))
-        held = (await engine.counters()).cached_tokens
-        return Real(peak_bytes(card.pid), max(speeds), held)
+        counters = await engine.counters()
+        return Real(peak_bytes(card.pid), max(speeds), counters.capacity_tokens if card.loader == "llama.cpp" else counters.cached_tokens)
     finally:
         await engine.close()
 
@@ -167,8 +167,7 @@ async def row(case: Case, speed: MachineSpeed, asked: argparse.Namespace) -> str
         real = await measure(case, asked.tokens)
     except AppError as error:
         return f"| {case.path.name} | {error.message[:120]} |"
-    context = min(options.get("context_length") or 8192, expected.shape.trained_tokens or 8192)
-    held = expected.held_tokens(context, options["slots"]) or real.held_tokens
+    context, held = min(options.get("context_length") or 8192, expected.shape.trained_tokens or 8192), real.held_tokens
     memory, wanted = expected.needs.peak(held), expected.tokens_per_s(min(PROMPT_TOKENS, context - REPLY_TOKENS - 8) + REPLY_TOKENS // 2)
     sys.stderr.write(f"{case.path.name}: {time.monotonic() - begun_s:.0f} s\n")
     cells = (

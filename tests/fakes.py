@@ -61,7 +61,7 @@ class FakeRunner:
     """A `Runner` that keeps the tokens of each slot and refuses every inconsistent call."""
 
     vocab_size = VOCAB_SIZE
-    keeps_parts = True
+    keeps_parts = mixes_slots = True
     tile_rows = 0
 
     def __init__(self, *, slots: int = 4, context: int = 256, capacity: int | None = None, batch: int = 64, rule=next_byte) -> None:

@@ -97,6 +97,7 @@ class Runner(Protocol):
     tile_rows: int  # with fewer tokens behind many others, each takes longer; 0 where nothing is known of that
     vocab_size: int
     keeps_parts: bool  # whether `truncate` can keep a part of a slot
+    mixes_slots: bool  # whether any slots are computed together; where not, only those that stand side by side
 
     def forward(self, rows: Sequence[Row]) -> Logits:
         """Run the rows and return the logits of their outputs: after the last token of each, or its last few. Valid until the next call.

@@ -204,10 +204,12 @@ class Scheduler:
             if not self.evict_idle() and self.preempt_youngest() is None:
                 break
             decoding = self._decoding()
+        if not self.crew.is_whole:  # a draft model has slots of its own, and would have to read everything again
+            self.table.close_ranks()
         is_all = len(decoding) == len(self._sides)
         takes_turns = is_all and not any(side.paired for side in decoding)  # a side alone would write nothing
         if takes_turns and (size := self.crew.size(len(decoding))) < len(decoding):
-            decoding = sorted(decoding, key=lambda sequence: sequence.decoded_at)[:size]
+            decoding = sorted(decoding, key=lambda sequence: (sequence.decoded_at, sequence.slot))[:size]
         self._steps += 1
         for sequence in decoding:
             sequence.decoded_at = self._steps
@@ -223,7 +225,7 @@ class Scheduler:
         budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flowing, reading[0].computed if reading else 0)
         planned, reported = len(shares), 0
         for sequence in reading:
-            wanted = self.pace.tiles.cut(sequence.unread, budget)
+            wanted = self.pace.tiles.cut(sequence.unread, budget, beside=bool(shares) and not self.table.mixes_slots)
             if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
                 wanted = min(wanted, max(1, self.max_outputs - len(sides) + 1 - reported))
                 reported += wanted
@@ -336,7 +338,8 @@ class Scheduler:
 
     def _widen(self, sequence: Sequence) -> None:
         """Have some of what is known read once more, where few tokens are read sooner in that way."""
-        start, known = len(sequence.ids) - self.pace.tiles.rows, sequence.computed
+        beside = not self.table.mixes_slots and bool(self._decoding())
+        start, known = len(sequence.ids) - self.pace.tiles.last(beside=beside), sequence.computed
         if sequence.deterministic or sequence.paired or not self.pace.tiles.pays(sequence.pending, known):
             return
         if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole

@@ -9,6 +9,7 @@ from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from modules.core.errors import AppError
 from modules.core.model import Adapter
 from modules.engine.pace import Pace
 from modules.engine.prefixes import common_prefix, starts_with
@@ -23,6 +24,8 @@ MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
 
 class SlotMemory(StateMemory, Protocol):
     """The part of a `Runner` that moves cached positions."""
+
+    mixes_slots: bool
 
     def truncate(self, slot: int, length: int) -> int:
         """Forget positions >= length; the length really kept."""
@@ -77,9 +80,11 @@ class SlotTable:
         self.adapters: tuple[Adapter, ...] = ()  # in use on the model
         self.spill = spill
         self.min_wait_tokens = MIN_WAIT_TOKENS
+        self.mixes_slots = memory.mixes_slots
         self._memory = memory
         self._pace = pace
         self._tick = 0
+        self._is_new = False  # who runs where, since they stood side by side
 
     @property
     def used_tokens(self) -> int:
@@ -140,7 +145,7 @@ class SlotTable:
         elif target is None:
             free = [slot for slot in self.slots if slot.sequence is None]
             target = min(free, key=lambda slot: (bool(slot.cached), slot.used_at))
-        target.sequence, target.used_at = sequence, self._next_tick()
+        target.sequence, target.used_at, self._is_new = sequence, self._next_tick(), True
         sequence.slot, sequence.computed = target.index, 0
         return target
 
@@ -175,8 +180,27 @@ class SlotTable:
         slot = self.slots[sequence.slot]
         slot.cached = sequence.ids[: sequence.computed]
         slot.sequence, slot.used_at, slot.keep_on_disk = None, self._next_tick(), sequence.keep_on_disk
-        sequence.slot = -1
+        sequence.slot, self._is_new = -1, True
         return slot
+
+    def close_ranks(self) -> None:
+        """Bring the slots that run side by side, where only such are computed together; the fewest that it takes change places with idle ones.
+
+        A step of eight rows in five groups takes twice as long as in one, while the places of 1,024 tokens are changed in less time than one row takes.
+        """
+        if self.mixes_slots or not self._is_new:
+            return
+        self._is_new = False
+        running = [slot.index for slot in self.slots if slot.sequence is not None]
+        if len(running) < 2 or running[-1] - running[0] < len(running):
+            return
+        starts = range(len(self.slots) - len(running) + 1)
+        first = max(starts, key=lambda start: sum(start <= index < start + len(running) for index in running))
+        rank = range(first, first + len(running))
+        outside = [self.slots[index] for index in running if index not in rank]
+        gaps = [self.slots[index] for index in rank if self.slots[index].sequence is None]
+        for busy, idle in zip(outside, gaps, strict=True):
+            self._change_places(busy, idle)
 
     # ---- room ------------------------------------------------------------------------------------------------------
 
@@ -211,6 +235,30 @@ class SlotTable:
         return self._memory.truncate(slot.index, length)
 
     # ---- the memory itself -----------------------------------------------------------------------------------------
+
+    def _change_places(self, busy: Slot, idle: Slot) -> None:
+        """What runs in one slot goes on in the other, and what rests there is kept in its place; nothing where main memory has no room for both."""
+        memory = self._memory
+        try:
+            states = [memory.save_state(slot.index) if slot.length else None for slot in (busy, idle)]
+        except (AppError, MemoryError):
+            return
+        for slot in (busy, idle):
+            memory.truncate(slot.index, 0)
+        held = [
+            memory.restore_state(target.index, state, source.length) if state is not None else 0
+            for state, source, target in zip(states, (busy, idle), (idle, busy), strict=True)
+        ]
+        for state in states:
+            if state is not None:
+                memory.drop_state(state)
+        sequence, idle.cached = busy.sequence, idle.cached[: held[1]]
+        for name in ("cached", "sequence", "used_at", "adapters", "keep_on_disk"):
+            own = getattr(busy, name)
+            setattr(busy, name, getattr(idle, name))
+            setattr(idle, name, own)
+        if sequence is not None:
+            sequence.slot, sequence.computed = idle.index, held[0]
 
     def _cut(self, slot: Slot, length: int) -> int:
         """Keep only the first positions of a slot's cache; the length really kept."""

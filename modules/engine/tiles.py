@@ -49,13 +49,18 @@ class Tiles:
         whole, parts = self._known(depth)
         if not parts or self.rows * (whole or parts) > limit_s or whole >= WORTH_BESIDE * parts:  # where no tile was measured yet one is tried
             return tokens
-        return self.rows + 1  # where caches are apart, llama.cpp computes one row of each sequence first, and then the others
+        return self.last(beside=True)
 
-    def cut(self, pending: int, most: int) -> int:
+    def cut(self, pending: int, most: int, *, beside: bool = False) -> int:
         """How many of the tokens that a prompt lacks are read now, at most so many: what is left is a whole tile, if that costs nothing."""
-        if 0 < pending - most < self.rows and most >= 2 * self.rows:
-            return pending - self.rows
+        last = self.last(beside=beside)
+        if 0 < pending - most < last and most >= 2 * self.rows:
+            return pending - last
         return min(pending, most)
+
+    def last(self, *, beside: bool) -> int:
+        """Tokens that end a prompt with a whole tile; where caches are apart, llama.cpp computes one row of each sequence first, and then the others."""
+        return self.rows + (1 if beside and self.rows else 0)
 
     def _known(self, depth: int) -> tuple[float, float]:
         """Seconds for each token there, in tiles and without; zero where that is not known."""

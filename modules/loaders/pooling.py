@@ -113,7 +113,7 @@ class VectorsOnly:
 
     n_slots = max_batch_tokens = max_outputs = 1
     tile_rows = 0
-    keeps_parts = False
+    mixes_slots, keeps_parts = True, False
 
     def __init__(self, embedder: Embedder, vocab_size: int, name: str) -> None:
         self._embedder = embedder

@@ -74,13 +74,6 @@ class Expected:
             weights = transformers_memory.weights_bytes(self.shape, TransformersOptions(**self.options), self.dtype)
         return self.measured.tokens_per_s(self.shape, weights, self.threads, tokens)
 
-    def held_tokens(self, context_length: int, slots: int) -> int:
-        """Tokens whose cache is there from the beginning: llama.cpp makes its cache at once, the other's grows with use."""
-        if self.loader != "llama.cpp":
-            return 0
-        asked = int(self.options.get("cache_tokens") or 0)
-        return max(context_length, asked or context_length * min(slots, llama_cpp_memory.DEFAULT_SLOTS_HELD))
-
 
 def local_shape(path: Path) -> Shape:
     """The shape of a model on the disk.

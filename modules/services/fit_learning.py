@@ -36,7 +36,7 @@ class _Seen:
 
     card: EngineCard
     speeds: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=SPEEDS_KEPT))  # tokens/s of a reply, tokens before its middle
-    most_tokens: int = 0  # that were kept in its slots
+    most_tokens: int = 0  # whose cache it holds
     spilled: bool = False  # whether conversations without a slot were kept in main memory
     used: bool = False
     looking: bool = False
@@ -97,7 +97,8 @@ class FitLearner:
             if engine is None:
                 return
             counters = await engine.counters()
-            seen.most_tokens = max(seen.most_tokens, counters.cached_tokens)
+            holds_all = seen.card.loader == "llama.cpp"  # it makes its cache at once, the other's grows with use
+            seen.most_tokens = max(seen.most_tokens, counters.capacity_tokens if holds_all else counters.cached_tokens)
             seen.spilled |= counters.spilled_bytes + counters.disk_bytes > 0
             info = await self._models.find(seen.card.name)
             await asyncio.to_thread(self._store, seen, Path(info.path))
@@ -112,7 +113,7 @@ class FitLearner:
         if card.vision or options.get("draft_model") or options.get("draft_lookup"):
             return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone
         expected = Expected(local_shape(path), card.loader, options, "float32", self._speed.known(card.loader))
-        predicted = expected.needs.peak(max(seen.most_tokens, expected.held_tokens(card.context_length, card.slots)))
+        predicted = expected.needs.peak(seen.most_tokens)
         speeds = list(seen.speeds)
         told = [expected.tokens_per_s(tokens) for _, tokens in speeds]
         self._records.remember(

@@ -265,12 +265,15 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     alive = Bundle("alive")
 
+    def runner_of(self, **options: int) -> FakeRunner:
+        return FakeRunner(**options)
+
     def scheduler_of(self, runner: FakeRunner) -> Scheduler:
         return make(runner)
 
-    @initialize(slots=st.integers(1, 4), capacity=st.integers(40, 160), batch=st.integers(4, 64))
+    @initialize(slots=st.integers(1, 6), capacity=st.integers(40, 160), batch=st.integers(4, 64))
     def start(self, slots, capacity, batch):
-        self.runner = FakeRunner(slots=slots, context=min(capacity, 100), capacity=capacity, batch=batch)
+        self.runner = self.runner_of(slots=slots, context=min(capacity, 100), capacity=capacity, batch=batch)
         self.scheduler = self.scheduler_of(self.runner)
         self.all: list[Sequence] = []
 

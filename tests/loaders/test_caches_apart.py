@@ -8,8 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modules.core.generation import TokenLogprob
 from modules.core.model import LoadedModel, Row
+from modules.core.params import GenerationParams
+from modules.engine.engine import Engine
 from modules.loaders.registry import find_loader
+from tests.engine.ties import assert_same_but_for_ties
+from tests.fakes import Inbox
 
 SLOTS, CONTEXT = 4, 256
 
@@ -35,11 +40,11 @@ def ids_of(model: LoadedModel, count: int, seed: int) -> list[int]:
 
 def test_each_slot_has_a_cache_where_there_is_room(both: tuple[LoadedModel, LoadedModel], starter_gguf: Path) -> None:
     apart, shared = both
-    assert [model.runner.shares_cache for model in both] == [False, True]
+    assert [model.runner.mixes_slots for model in both] == [False, True]
     assert apart.runner.capacity_tokens == SLOTS * CONTEXT
     assert shared.runner.capacity_tokens == SLOTS * CONTEXT // 2
     alone = load(starter_gguf, slots=1)
-    assert alone.runner.shares_cache
+    assert alone.runner.mixes_slots
     alone.runner.close()
 
 
@@ -88,3 +93,36 @@ def test_every_slot_takes_its_whole_context_at_once(both: tuple[LoadedModel, Loa
         for start in range(0, CONTEXT, 64):
             runner.forward([Row(slot, start, ids[start : start + 64])])
     assert [runner.truncate(slot, 0) for slot in range(SLOTS)] == [0] * SLOTS
+
+
+def test_who_comes_back_to_scattered_slots_goes_on_where_it_was(starter_gguf: Path) -> None:
+    """Places are changed until those who run stand side by side: nothing is read again, by them or by who rested meanwhile."""
+    count, returning = 8, (0, 3, 4, 7)
+    model = load(starter_gguf, slots=count)
+    inbox = Inbox()
+    engine = Engine(model.runner, model.tokenizer, inbox)
+    params = GenerationParams(temperature=0, max_tokens=12, logprobs=5, ban_eos=True)
+
+    def write(prompts: list[list[int]], *, together: bool) -> tuple[list[list[int]], list[list[TokenLogprob]], list[int]]:
+        handles = []
+        for prompt in prompts:
+            handles.append(engine.submit(prompt, params))
+            if not together:
+                inbox.wait(handles[-1])
+        inbox.wait(*handles)
+        entries = [[entry for delta in inbox.deltas[one] for entry in delta.logprobs] for one in handles]
+        return [inbox.ids(one) for one in handles], entries, [inbox.started[one].reused_tokens for one in handles]
+
+    talks = [ids_of(model, 30 + place, 20 + place) for place in range(count)]
+    for talk, reply in zip(talks, write(talks, together=False)[0], strict=True):
+        talk += reply
+    nexts = [[*talks[place], *ids_of(model, 5, 40 + place)] for place in returning]
+    found, _, reused = write(nexts, together=True)
+    assert reused == [len(talks[place]) - 1 for place in returning]
+    rested = [[*talks[place], 9] for place in range(count) if place not in returning]
+    assert write(rested, together=False)[2] == [len(prompt) - 2 for prompt in rested]
+    engine.call(lambda: None)  # with that all slots are empty
+    _, entries, again = write(nexts, together=False)
+    assert max(again) < 30
+    assert_same_but_for_ties(found, entries)
+    assert engine.close()

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,23 @@ def test_a_context_larger_than_memory(tiny: TinyFiles, small_memory: Any) -> Non
     plan = plan_context(header, needs, LlamaCppOptions(slots=4))
     assert (plan.context_length, plan.capacity_tokens) == (256, 512)
     assert "512 tokens instead of 1024" in plan.notes[0]
+
+
+@pytest.mark.parametrize(("scale", "free_tokens", "held"), [(1, 8 * 256 * 4, 8), (1, 8 * 256 * 3, 4), (3000, 8 * 256 * 4, 4)])
+def test_many_slots_have_their_whole_context_where_that_takes_little(tiny: TinyFiles, small_memory: Any, scale: int, free_tokens: int, held: int) -> None:
+    """A small part of what is free, and no more than a gigabyte (`scale` makes each token of the cache so many times as large)."""
+    from modules.loaders.gguf_header import read_gguf_header
+    from modules.loaders.llama_cpp.memory import HELD_BYTES, estimate, plan_context
+    from modules.loaders.llama_cpp.options import LlamaCppOptions
+    from modules.loaders.shape import gguf_shape
+
+    header, options = read_gguf_header(tiny.gguf), LlamaCppOptions(slots=8)
+    needs = estimate(gguf_shape((header,), header.size_bytes), options)
+    needs = replace(needs, per_token=needs.per_token * scale)
+    small_memory(needs.total(free_tokens))
+    assert (needs.cache(8 * 256) > HELD_BYTES) is (scale > 1)
+    plan = plan_context(header, needs, options)
+    assert (plan.context_length, plan.capacity_tokens, plan.notes) == (256, held * 256, ())
 
 
 def test_a_full_cache_is_an_error_and_the_slots_stay(tiny: TinyFiles) -> None:

@@ -64,7 +64,6 @@ MEASURE_PREFILL_TOKENS = 64
 MEASURE_STEPS, LONG_STEP_S = 6, 0.03  # of a round; of steps that take longer one is enough
 MEASURE_ROUNDS = 4
 SPLIT_MODES = MappingProxyType({"none": 0, "layer": 1, "row": 2, "tensor": 3})  # llama.h
-MOST_APART = 4  # slots with caches of their own
 NUMA_STRATEGIES = MappingProxyType({"distribute": 1, "isolate": 2, "numactl": 3})  # ggml-cpu.h
 MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "cudamalloc failed", "vk::device::allocatememory")
 
@@ -180,13 +179,11 @@ def can_be_apart(model: int, options: LlamaCppOptions, plan: Plan) -> bool:
     """Whether every slot can have a cache of its own.
 
     Where there is room for the whole context of each, sharing one gains nothing, and every step looks past the tokens of all other slots: that
-    took a tenth to a quarter of the time (`docs/lab-notes.md`). Only neighbouring slots are then computed together, so not where there are many, of
-    which some rest. Sliding windows and states stay together.
+    took a tenth to a quarter of the time (`docs/lab-notes.md`). Sliding windows and states stay together.
     """
     binding = library()
     has_state = binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model)
-    is_few = 1 < options.slots <= MOST_APART
-    return is_few and plan.capacity_tokens >= options.slots * plan.context_length and not has_state and not binding.llama_model_n_swa(model)
+    return options.slots > 1 and plan.capacity_tokens >= options.slots * plan.context_length and not has_state and not binding.llama_model_n_swa(model)
 
 
 def _make_runner(

@@ -16,6 +16,7 @@ from modules.loaders.shape import Shape
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SLOTS_HELD = 4  # slots whose full context is reserved unless cache_tokens says otherwise
+HELD_BYTES = 1 << 30  # of the contexts of more slots, that are reserved unasked; and no more than a quarter of what is free
 LEAST_CONTEXT_TOKENS = 256  # llama.cpp raises smaller ones to this
 PROCESS_BYTES = 64 << 20  # of the engine's process beside the model, until it is measured on this machine
 TO_COME_BYTES = 16 << 20  # the part of it that a process takes after it began to load
@@ -108,8 +109,14 @@ def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions) ->
             )
         notes.append(f"Context cut from {context} to {room} tokens: what fits into {size_text(available)} of free memory.")
         context = room
-    capacity = max(context, options.cache_tokens or context * min(options.slots, DEFAULT_SLOTS_HELD))
+    capacity = max(context, options.cache_tokens or context * _slots_held(context, options.slots, wanted, room))
     if capacity > room:
         notes.append(f"All replies together hold {room} tokens instead of {capacity}: what fits into {size_text(available)} of free memory.")
         capacity = room
     return Plan(context, max(capacity, LEAST_CONTEXT_TOKENS), tuple(notes))
+
+
+def _slots_held(context: int, slots: int, wanted: Needs, room: int) -> int:
+    """How many slots can have their full context at the same time: of more than four all, where that takes little, and otherwise four."""
+    takes_little = wanted.cache(context * slots) <= HELD_BYTES and 4 * context * slots <= room
+    return slots if takes_little else min(slots, DEFAULT_SLOTS_HELD)

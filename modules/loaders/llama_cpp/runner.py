@@ -59,7 +59,7 @@ class LlamaCppRunner:
         self._memory = binding.llama_get_memory(context)
         self._fast = FastCalls()
         self._on_close = on_close
-        self.shares_cache = shared  # whether all slots have one cache together
+        self.mixes_slots = shared  # as all have one cache together
         self._window = int(binding.llama_model_n_swa(model))  # 0 where all layers see everything
         self.keeps_parts = not (binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model))
         slots, batch_tokens = options.slots, options.batch_tokens
@@ -111,7 +111,7 @@ class LlamaCppRunner:
 
     def _fill(self, batch: Batch, rows: Sequence[Row]) -> list[int]:
         """Put the rows into the batch; where each ends there. Only neighbouring slots in their order are computed together where caches are apart."""
-        if self.shares_cache or len(rows) == 1:
+        if self.mixes_slots or len(rows) == 1:
             return [batch.add(row.slot, row.start, row.token_ids, row.outputs) + 1 for row in rows]
         ends = [0] * len(rows)
         for place in sorted(range(len(rows)), key=lambda place: rows[place].slot):
@@ -235,7 +235,7 @@ class LlamaCppRunner:
             return False
         if not self._sees_enough(source, length):
             return False
-        if not self.shares_cache:  # llama.cpp ends the process where a part is copied between caches
+        if not self.mixes_slots:  # llama.cpp ends the process where a part is copied between caches
             return self.restore_state(target, self.save_state(source), length) == length
         self._binding.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._lengths[target] = length

@@ -39,7 +39,7 @@ class SlotRunner(StatesInMemory):
         self.max_batch_tokens = batch_tokens
         self.max_outputs = max(SCORE_TOKENS, slots * MOST_ROW_OUTPUTS)
         self.vocab_size = network.vocab_size
-        self.keeps_parts, self.tile_rows = True, 0
+        self.keeps_parts, self.mixes_slots, self.tile_rows = True, True, 0
         self._lengths = [0] * slots
         self._cache: SlotCache | None = SlotCache(slots, network.context_length)
         self.recorded: RecordedSteps | None = None

@@ -23,7 +23,7 @@ class SingleRunner(StatesInMemory):
 
     n_slots = 1
     tile_rows = 0
-    keeps_parts = False  # some architectures of this runner could; none is asked
+    mixes_slots, keeps_parts = True, False  # some architectures of this runner could; none is asked
 
     def __init__(self, network: Network, batch_tokens: int, *, cached: bool) -> None:
         self._network = network

@@ -1,0 +1,172 @@
+"""Slots that run stand side by side where only neighbours are computed together; nobody loses a token by that."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+
+from modules.core.errors import AppError
+from modules.engine.scheduler import BEGUN_TOKENS, Scheduler
+from modules.engine.sequence import Sequence
+from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence, step
+from tests.engine.test_tiles import ROWS, measured
+from tests.fakes import FakeRunner
+
+
+class ApartRunner(FakeRunner):
+    """One that would compute rows of slots with gaps between them in several parts."""
+
+    mixes_slots = False
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.groups: list[int] = []
+        self.running_slots = lambda: set()
+
+    def forward(self, rows):
+        running = sorted(self.running_slots())
+        self.groups.append(sum(1 for index in running if index - 1 not in running))
+        return super().forward(rows)
+
+
+def apart(slots: int = 8, **options) -> tuple[ApartRunner, Scheduler]:
+    runner = ApartRunner(slots=slots, **{"context": 100, **options})
+    scheduler = make(runner)
+    runner.running_slots = lambda: {slot.index for slot in scheduler.slots if slot.sequence is not None}
+    return runner, scheduler
+
+
+def places(scheduler: Scheduler) -> list[int]:
+    return sorted(slot.index for slot in scheduler.slots if slot.sequence is not None)
+
+
+def talks(scheduler: Scheduler, runner: FakeRunner, count: int = 8) -> list[Sequence]:
+    """As many ended conversations, one in each slot."""
+    first = [sequence([index + 1] * 12, 4) for index in range(count)]
+    for one in first:
+        scheduler.submit(one)
+    run_all(scheduler, runner)
+    return first
+
+
+@pytest.mark.parametrize("returning", [(0, 7), (1, 3, 5, 7), (0, 1, 4, 5, 7), (2, 3, 4), (0, 2, 3, 4, 5, 6, 7)])
+def test_who_comes_back_is_computed_together_and_nothing_is_read_again(returning):
+    runner, scheduler = apart()
+    first = talks(scheduler, runner)
+    second = [sequence([*first[index].ids, 9, 9], 6) for index in returning]
+    for one in second:
+        scheduler.submit(one)
+    runner.groups.clear()
+    run_all(scheduler, runner)
+    assert max(runner.groups) == 1
+    for one in second:
+        check_output(one)
+        assert one.reused == len(first[0].ids) - 1
+    held = [slot.cached for slot in scheduler.slots]
+    for index, one in enumerate(first):  # who rested meanwhile is still there, in whatever place
+        assert index in returning or one.ids[:-1] in held
+
+
+def test_a_gap_that_an_end_leaves_is_closed_and_what_ended_is_kept():
+    runner, scheduler = apart()
+    running = [sequence([index + 1] * 5, 4 if index == 2 else 40) for index in range(6)]
+    for one in running:
+        scheduler.submit(one)
+    while running[2].slot >= 0 or not running[2].produced:
+        step(scheduler, runner)
+    step(scheduler, runner)
+    assert places(scheduler) == [0, 1, 2, 3, 4]
+    assert running[2].ids[:-1] in [slot.cached for slot in scheduler.slots]
+    run_all(scheduler, runner)
+    assert max(runner.groups) == 1
+    for one in running:
+        check_output(one)
+
+
+def test_where_all_slots_are_mixed_nobody_moves():
+    runner = FakeRunner(slots=8, context=100)
+    scheduler = make(runner)
+    first = talks(scheduler, runner)
+    for index in (0, 7):
+        scheduler.submit(sequence([*first[index].ids, 9], 6))
+    step(scheduler, runner)
+    assert places(scheduler) == [0, 7]
+
+
+def test_a_place_that_cannot_be_saved_is_kept():
+    runner, scheduler = apart()
+    first = talks(scheduler, runner)
+
+    def refuse(slot: int):
+        raise AppError(f"Slot {slot} cannot be saved.")
+
+    runner.save_state = refuse
+    second = [sequence([*first[index].ids, 9], 6) for index in (0, 4)]
+    for one in second:
+        scheduler.submit(one)
+    step(scheduler, runner)
+    assert places(scheduler) == [0, 4]
+    run_all(scheduler, runner)
+    for one in second:
+        check_output(one)
+
+
+def test_what_is_not_taken_back_whole_is_read_again():
+    runner, scheduler = apart()
+    first = talks(scheduler, runner)
+    restore = runner.restore_state
+
+    def lose(slot: int, state: list[int], length: int) -> int:
+        restore(slot, state, length)
+        runner.slots[slot].clear()
+        return 0
+
+    runner.restore_state = lose
+    second = [sequence([*first[index].ids, 9], 6) for index in (0, 4)]
+    for one in second:
+        scheduler.submit(one)
+    run_all(scheduler, runner)
+    for one in second:
+        check_output(one)
+
+
+def test_beside_a_reply_with_a_cache_of_its_own_a_turn_takes_one_token_more_along():
+    runner, scheduler = apart(slots=2, context=4096, batch=512)
+    runner.tile_rows = ROWS
+    scheduler = make(runner)
+    first = sequence([7] * 1000)
+    scheduler.submit(first)
+    run_all(scheduler, runner)
+    talking = sequence([1, 2, 3], 500)
+    scheduler.submit(talking)
+    for _ in range(BEGUN_TOKENS + 2):
+        step(scheduler, runner)
+    scheduler.pace.tiles = measured()
+    scheduler.pace.prefill_s_per_token = 0.001
+    turn = sequence([*first.ids, *[8] * 40])
+    scheduler.submit(turn)
+    scheduler.admit()
+    assert len(scheduler.plan()[-1].row.token_ids) == ROWS + 1
+    run_all(scheduler, runner)
+    check_output(turn)
+
+
+class ApartMachine(SchedulerMachine):
+    """The same with caches apart."""
+
+    def runner_of(self, **options):
+        return ApartRunner(**options)
+
+    def scheduler_of(self, runner):
+        scheduler = make(runner)
+        runner.running_slots = lambda: {slot.index for slot in scheduler.slots if slot.sequence is not None}
+        return scheduler
+
+    def teardown(self):
+        super().teardown()
+        if hasattr(self, "runner"):
+            assert max(self.runner.groups, default=1) == 1
+
+
+TestApartMachine = ApartMachine.TestCase
+TestApartMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
