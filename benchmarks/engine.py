@@ -43,6 +43,7 @@ PARTS: Mapping[str, tuple[Part, tuple[str, ...]]] = MappingProxyType({
     "prompt": (llama_parts.prompt, (SMALL, MIDDLE, LARGE)),
     "first": (llama_parts.first, (SMALL, MIDDLE, LARGE)),
     "clients": (llama_parts.clients, (MIDDLE, LARGE)),
+    "back": (llama_parts.back, (MIDDLE, LARGE)),
     "serial": (llama_parts.serial, (MIDDLE, LARGE)),
     "turns": (llama_parts.turns, (MIDDLE, LARGE)),
     "disk": (llama_parts.disk, (MIDDLE,)),

@@ -6,6 +6,7 @@ Knows what is asked and what of a reply is the measure; how servers are started 
 from __future__ import annotations
 
 import json
+import random
 import statistics
 import sys
 import tempfile
@@ -20,7 +21,8 @@ from benchmarks.measures import Row, Turns
 from benchmarks.speculate import QUESTIONS, STARTER, deepen
 from benchmarks.streams import RefusalError, Reply, follow
 
-SHORT, LONGER, TURN = 16, 64, 48  # tokens of prompts
+SHORT, LONGER, TURN, KNOWN = 16, 64, 48, 200  # tokens of prompts
+TALKS, BACK = 16, 8  # conversations, and how many of them go on at the same time
 PROMPTS, CLIENTS, SERIAL_CLIENTS = (512, 2048), (2, 4, 8, 16), 8
 FIRSTS, TURN_PAIRS = 20, 3  # requests of one repeat
 PAUSE_S = 0.5  # before somebody writes again
@@ -160,6 +162,23 @@ def clients(bench: Bench, model: Model) -> Iterator[Row]:
 
     rows = [Row("clients", model.name, f"{count} clients, total", "tokens/s", bar=0.95, moonshot=1.0) for count in CLIENTS]
     yield from bench.turns.fill(rows, servers, measure)
+
+
+def back(bench: Bench, model: Model) -> Iterator[Row]:
+    """Some of many conversations go on at once, whichever chance will have, in the slots where they stand."""
+    servers, _ = bench.both(model, TALKS, 1024)
+    talks = {server.name: [model.prompt(KNOWN, f"talk {place}") for place in range(TALKS)] for server in servers}
+    for server in servers:
+        for begin in range(0, TALKS, BACK):
+            replies(server, talks[server.name][begin : begin + BACK], 2, 1)
+
+    def measure(server: Server, number: int) -> list[float]:
+        own, chosen = talks[server.name], random.Random(number).sample(range(TALKS), BACK)
+        for place in chosen:
+            own[place] = own[place] + model.prompt(SHORT, f"back {number} {place}")
+        return [total_per_s(replies(server, [own[place] for place in chosen], bench.tokens, 100 * (number + 2)))]
+
+    yield from bench.turns.fill([Row("back", model.name, f"{BACK} of {TALKS} conversations go on, total", "tokens/s", bar=0.95, moonshot=1.0)], servers, measure)
 
 
 def serial(bench: Bench, model: Model) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 
 from modules.api.answers import JsonAnswer, json_bytes
 from modules.api.chat_parts import ChatPart, asked_params, beside, chat_parts, chat_request
@@ -23,6 +23,7 @@ from modules.api.ollama_bodies import ChatBody, GenerateBody
 from modules.api.ollama_names import resolved
 from modules.api.owner import caller
 from modules.api.sse import HEADERS, unless_gone
+from modules.api.streamed import Streamed
 from modules.core.errors import AppError
 from modules.core.generation import CallPiece, ChatPrompt, GenerationRequest, TextPrompt, TokenLogprob, Usage
 from modules.core.person import check_manages
@@ -134,7 +135,7 @@ async def _answer(app: App, request: Request, body: ChatBody | GenerateBody, ask
     asked.load_ns = time.monotonic_ns() - asked.begun_ns
     asked.model = asked.model or generation.model
     if body.stream:
-        return StreamingResponse(_lines(generation, wanted, asked, body.logprobs), media_type="application/x-ndjson", headers=dict(HEADERS))
+        return Streamed(_lines(generation, wanted, asked, body.logprobs), media_type="application/x-ndjson", headers=dict(HEADERS))
     whole = await unless_gone(request, _whole(generation, wanted, asked, body.logprobs))
     return JsonAnswer(whole) if whole is not None else Response(status_code=CLIENT_GONE)
 

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 from fastapi import Request
-from fastapi.responses import StreamingResponse
 
 from modules.api.answers import json_bytes
+from modules.api.streamed import Streamed
 
 T = TypeVar("T")
 DISCONNECT_POLL_S = 0.2
@@ -25,9 +25,9 @@ def frame(data: Any, event: str = "") -> bytes:
     return head.encode() + b"data: " + json_bytes(data) + b"\n\n"
 
 
-def stream(events: AsyncIterator[bytes]) -> StreamingResponse:
+def stream(events: AsyncIterator[bytes]) -> Streamed:
     """A streaming response; the iterator is closed as soon as the client is gone."""
-    return StreamingResponse(events, media_type="text/event-stream", headers=dict(HEADERS))
+    return Streamed(events, media_type="text/event-stream", headers=dict(HEADERS))
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T | None:

@@ -8,11 +8,11 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter
-from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from modules.api.content import ImageAddresses, image_of
 from modules.api.owner import owner
+from modules.api.streamed import Streamed
 from modules.api.view_message_tree import OK, TEXT_LIMIT
 from modules.core.messages import FILE_LIMIT
 from modules.services.app import App
@@ -67,11 +67,11 @@ def turns_router(app: App) -> APIRouter:
         return {"text": taken.text, "bin_id": taken.bin_id, "images": [image.address for image in taken.images], "files": [asdict(file) for file in taken.files]}
 
     @router.post("/impersonate", response_model=None)
-    async def impersonate(conversation_id: str, body: TurnBody) -> StreamingResponse:
+    async def impersonate(conversation_id: str, body: TurnBody) -> Streamed:
         """The person's next turn, as text that grows; a client that goes away stops it."""
         pieces = app.turns.impersonate(owner(), conversation_id, body.text)
         first = await anext(pieces, "")  # what is refused is refused before the answer begins
-        return StreamingResponse(_text(first, pieces), media_type="text/plain; charset=utf-8")
+        return Streamed(_text(first, pieces), media_type="text/plain; charset=utf-8")
 
     return router
 

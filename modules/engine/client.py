@@ -312,6 +312,9 @@ class EngineClient(Questions):
         inbox = self._inboxes.get(number)
         if inbox is None:
             return
+        answer = self._answers.get(number)
+        if answer is not None and not answer.done():  # to the command that began it
+            answer.set_result({})
         if kind == "delta":
             inbox.push(wire.wire_to_delta(value))
         elif kind == "error":

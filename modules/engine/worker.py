@@ -262,11 +262,12 @@ class Worker:
 
         return send
 
-    def _generate(self, message: Message) -> Message:
-        running, job = self._model(), self._jobs[message["id"]]
-        request = GenerationRequest.model_validate(message["request"])
-        self._submit(running, job, request, probe=0)
-        return {}
+    def _generate(self, message: Message) -> Message | None:
+        """Answered by its first event where that comes at once, as nothing runs: the parent would take a core from the step between them."""
+        running, request = self._model(), GenerationRequest.model_validate(message["request"])
+        begins = not running.engine.busy_since_s and not request.adapters  # these may have to be read
+        self._submit(running, self._jobs[message["id"]], request, probe=0)
+        return None if begins else {}
 
     def _next_tokens(self, message: Message) -> None:
         """Answered when the probe ends."""

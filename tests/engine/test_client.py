@@ -196,6 +196,23 @@ async def test_one_who_gives_up_while_waiting_to_be_accepted_leaves_nothing_behi
     assert await ids_of(await client.submit(text("b"))) == solo([256, 98], 20)
 
 
+async def test_the_first_event_is_the_answer_where_nothing_ran_before(start, monkeypatch):
+    """Where something runs, whoever asks is accepted before the step ends in which the others write."""
+    told = []
+    take = EngineClient._take
+    monkeypatch.setattr(EngineClient, "_take", lambda client, message: (told.append(next(iter(message))), take(client, message))[1])
+    client = await start(step_s=1.0)
+    told.clear()
+    generation = await client.submit(text("a", ENDLESS))
+    assert "re" not in told
+    assert generation.started is not None
+    second = await client.submit(text("b", ENDLESS))
+    assert "re" in told
+    assert second.started is None
+    for one in (generation, second):
+        await one.aclose()
+
+
 async def _idle(client: EngineClient) -> bool:
     counters = await client.counters()
     return counters.running == counters.waiting == 0
