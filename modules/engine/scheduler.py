@@ -29,6 +29,8 @@ from modules.engine.spill import Spill
 from modules.engine.waiting import WaitingQueue
 
 BEGUN_TOKENS = 4  # who has no more yet came with the others who begin: all are served sooner when their prompts are read together
+MOST_HELD = 4  # steps, each of a few seconds at most, for which they write nothing meanwhile
+LEAST_PIECE_TOKENS = 64  # of a prompt beside another one's: with caches apart, a few rows more take as long as a step of their own
 STEADY_CHUNK_TOKENS = 128  # of a prompt whose steps must not depend on measured times
 
 
@@ -68,7 +70,7 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.max_batch_tokens = max_batch_tokens
         self.max_outputs = max_outputs  # most rows of logits of a step
-        self._arrivals = self._steps = 0
+        self._arrivals = self._steps = self._held = 0
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -210,7 +212,13 @@ class Scheduler:
         takes_turns = is_all and not any(side.paired for side in decoding)  # a side alone would write nothing
         if takes_turns and (size := self.crew.size(len(decoding))) < len(decoding):
             decoding = sorted(decoding, key=lambda sequence: (sequence.decoded_at, sequence.slot))[:size]
-        self._steps += 1
+        if self._reads_first(decoding):
+            shares: list[Share] = []
+            self._plan_prefill(shares)
+            if shares:
+                self._held += 1
+                return shares
+        self._steps, self._held = self._steps + 1, 0
         for sequence in decoding:
             sequence.decoded_at = self._steps
         shares = [Share(s, Row(s.slot, s.computed, s.ids[-1:]), True) for s in decoding]
@@ -218,12 +226,18 @@ class Scheduler:
             self._plan_prefill(shares)
         return shares
 
+    def _reads_first(self, decoding: list[Sequence]) -> bool:
+        """Whether those who just began wait for some steps until the others' prompts are read: with caches apart, a token beside each would cost a step."""
+        if self.table.mixes_slots or self._held >= MOST_HELD or not 0 < len(decoding) < len(self._sides):
+            return False
+        return all(side.produced <= BEGUN_TOKENS for side in decoding)
+
     def _plan_prefill(self, shares: list[Share]) -> None:
         flowing = sum(share.sequence.produced > BEGUN_TOKENS for share in shares)
         sides = self._sides
         reading = [side for side in sides if side.pending > 1 and side.leader is None]
         budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flowing, reading[0].computed if reading else 0)
-        planned, reported = len(shares), 0
+        decodes, planned, reported, least = len(shares), len(shares), 0, 0 if self.table.mixes_slots else LEAST_PIECE_TOKENS
         for sequence in reading:
             wanted = self.pace.tiles.cut(sequence.unread, budget, beside=bool(shares) and not self.table.mixes_slots)
             if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
@@ -231,7 +245,7 @@ class Scheduler:
                 reported += wanted
             self.table.make_room(planned + wanted)
             count = min(wanted, self.capacity_tokens - self.used_tokens - planned)
-            if count <= 0:
+            if count <= 0 or (planned > decodes and count < min(sequence.unread, least)):
                 break
             shares.append(_prefill_share(sequence, count))
             planned += count

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from modules.core.errors import AppError
-from modules.engine.scheduler import BEGUN_TOKENS, Scheduler
+from modules.engine.scheduler import BEGUN_TOKENS, MOST_HELD, Scheduler
 from modules.engine.sequence import Sequence
 from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence, step
 from tests.engine.test_tiles import ROWS, measured
@@ -149,6 +149,49 @@ def test_beside_a_reply_with_a_cache_of_its_own_a_turn_takes_one_token_more_alon
     assert len(scheduler.plan()[-1].row.token_ids) == ROWS + 1
     run_all(scheduler, runner)
     check_output(turn)
+
+
+def test_those_who_just_began_wait_for_the_prompts_of_the_others_but_not_for_ever():
+    runner, scheduler = apart(slots=8, context=2000, batch=100)
+    first = sequence([1] * 90, 200)
+    scheduler.submit(first)
+    while first.produced == 0:
+        step(scheduler, runner)
+    others = [sequence([number] * 90, 200) for number in range(2, 9)]
+    for one in others:
+        scheduler.submit(one)
+    written = []
+    while others[-1].produced == 0:
+        step(scheduler, runner)
+        written.append(first.produced)
+    assert written == [1] * MOST_HELD + [2, 2, 2]
+    late = sequence([9] * 90, 20)
+    while first.produced <= BEGUN_TOKENS:
+        step(scheduler, runner)
+    scheduler.finish(others[-1])
+    scheduler.submit(late)
+    before = first.produced
+    step(scheduler, runner)
+    assert first.produced == before + 1  # its stream flows
+    run_all(scheduler, runner)
+    for one in (first, *others[:-1], late):
+        check_output(one)
+
+
+def test_no_few_tokens_of_a_prompt_stand_beside_the_end_of_another():
+    runner, scheduler = apart(slots=3, context=2000, batch=300)
+    for start in range(3):
+        scheduler.submit(sequence([start] * 130))
+    step(scheduler, runner)  # the speed of reading is not known yet
+    scheduler.pace.prefill_s_per_token = 0.001
+    assert [len(share.row.token_ids) for share in scheduler.plan()] == [66, 130, 104]
+    runner, scheduler = apart(slots=3, context=2000, batch=300)
+    scheduler.pace.prefill_s_per_token = 0.001
+    for start in range(3):
+        scheduler.submit(sequence([start] * 130))
+    scheduler.admit()
+    assert [len(share.row.token_ids) for share in scheduler.plan()] == [130, 130]
+    run_all(scheduler, runner)
 
 
 class ApartMachine(SchedulerMachine):
