@@ -13,7 +13,7 @@ from modules.api.guard import Receive, Scope, Send
 class Streamed(StreamingResponse):
     """Ends, and closes what makes its pieces, as soon as the client is gone.
 
-    Starlette's own does so with a group of two tasks, which takes as long as all else that a short stream costs here (docs/lab-notes.md).
+    Starlette's own does so with a group of two tasks, for which the first piece has to wait (docs/lab-notes.md).
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

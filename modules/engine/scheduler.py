@@ -206,13 +206,13 @@ class Scheduler:
             if not self.evict_idle() and self.preempt_youngest() is None:
                 break
             decoding = self._decoding()
-        if not self.crew.is_whole:  # a draft model has slots of its own, and would have to read everything again
-            self.table.close_ranks()
+        if not self.crew.is_whole and self.table.close_ranks():  # a draft model has slots of its own, and would have to read everything again
+            decoding = self._decoding()
         is_all = len(decoding) == len(self._sides)
         takes_turns = is_all and not any(side.paired for side in decoding)  # a side alone would write nothing
         if takes_turns and (size := self.crew.size(len(decoding))) < len(decoding):
             decoding = sorted(decoding, key=lambda sequence: (sequence.decoded_at, sequence.slot))[:size]
-        if self._reads_first(decoding):
+        if not is_all and self._reads_first(decoding):
             shares: list[Share] = []
             self._plan_prefill(shares)
             if shares:
@@ -228,9 +228,8 @@ class Scheduler:
 
     def _reads_first(self, decoding: list[Sequence]) -> bool:
         """Whether those who just began wait for some steps until the others' prompts are read: with caches apart, a token beside each would cost a step."""
-        if self.table.mixes_slots or self._held >= MOST_HELD or not 0 < len(decoding) < len(self._sides):
-            return False
-        return all(side.produced <= BEGUN_TOKENS for side in decoding)
+        is_possible = bool(decoding) and not self.table.mixes_slots and self._held < MOST_HELD
+        return is_possible and not any(side.produced > BEGUN_TOKENS for side in decoding)
 
     def _plan_prefill(self, shares: list[Share]) -> None:
         flowing = sum(share.sequence.produced > BEGUN_TOKENS for share in shares)
@@ -352,7 +351,7 @@ class Scheduler:
 
     def _widen(self, sequence: Sequence) -> None:
         """Have some of what is known read once more, where few tokens are read sooner in that way."""
-        beside = not self.table.mixes_slots and bool(self._decoding())
+        beside = not self.table.mixes_slots and any(side.produced > BEGUN_TOKENS for side in self._decoding())
         start, known = len(sequence.ids) - self.pace.tiles.last(beside=beside), sequence.computed
         if sequence.deterministic or sequence.paired or not self.pace.tiles.pays(sequence.pending, known):
             return

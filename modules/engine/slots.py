@@ -183,17 +183,17 @@ class SlotTable:
         sequence.slot, self._is_new = -1, True
         return slot
 
-    def close_ranks(self) -> None:
-        """Bring the slots that run side by side, where only such are computed together; the fewest that it takes change places with idle ones.
+    def close_ranks(self) -> bool:
+        """Bring the slots that run side by side, where only such are computed together; whether any changed places with idle ones, the fewest that it takes.
 
         A step of eight rows in five groups takes twice as long as in one, while the places of 1,024 tokens are changed in less time than one row takes.
         """
         if self.mixes_slots or not self._is_new:
-            return
+            return False
         self._is_new = False
         running = [slot.index for slot in self.slots if slot.sequence is not None]
         if len(running) < 2 or running[-1] - running[0] < len(running):
-            return
+            return False
         starts = range(len(self.slots) - len(running) + 1)
         first = max(starts, key=lambda start: sum(start <= index < start + len(running) for index in running))
         rank = range(first, first + len(running))
@@ -201,6 +201,7 @@ class SlotTable:
         gaps = [self.slots[index] for index in rank if self.slots[index].sequence is None]
         for busy, idle in zip(outside, gaps, strict=True):
             self._change_places(busy, idle)
+        return True
 
     # ---- room ------------------------------------------------------------------------------------------------------
 

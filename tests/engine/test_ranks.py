@@ -111,9 +111,18 @@ def test_a_place_that_cannot_be_saved_is_kept():
         check_output(one)
 
 
-def test_what_is_not_taken_back_whole_is_read_again():
+@pytest.mark.parametrize("begun", [0, 3])
+def test_what_is_not_taken_back_whole_is_read_again(begun):
+    """Also of one that writes already when its place is changed."""
     runner, scheduler = apart()
     first = talks(scheduler, runner)
+    writing = [sequence([*first[index].ids, 9], 12) for index in range(begun)]
+    for one in writing:
+        scheduler.submit(one)
+    for _ in range(3 if begun else 0):
+        step(scheduler, runner)
+    if begun:
+        scheduler.finish(writing.pop(1))
     restore = runner.restore_state
 
     def lose(slot: int, state: list[int], length: int) -> int:
@@ -122,11 +131,14 @@ def test_what_is_not_taken_back_whole_is_read_again():
         return 0
 
     runner.restore_state = lose
-    second = [sequence([*first[index].ids, 9], 6) for index in (0, 4)]
+    second = [] if begun else [sequence([*first[index].ids, 9], 6) for index in (0, 4)]
     for one in second:
         scheduler.submit(one)
-    run_all(scheduler, runner)
-    for one in second:
+    while scheduler.running or scheduler.waiting:
+        step(scheduler, runner)
+        for one in scheduler.running:
+            assert runner.slots[one.slot] == one.ids[: one.computed]
+    for one in (*writing, *second):
         check_output(one)
 
 
