@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import ip_network
 
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from starlette.routing import Match
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -47,29 +47,29 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     """
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
     install_error_handlers(api, lambda scope: anthropic_shape(scope) or ollama_shape(scope))
-    api.include_router(completions_router(app))
-    api.include_router(anthropic_router(app))
-    api.include_router(responses_router(app))
-    api.include_router(models_router(app))
-    api.include_router(embeddings_router(app))
+    _add(api, completions_router(app))
+    _add(api, anthropic_router(app))
+    _add(api, responses_router(app))
+    _add(api, models_router(app))
+    _add(api, embeddings_router(app))
     for router in internal_routers(app):
-        api.include_router(router)
-    api.include_router(metrics_router(app))
-    api.include_router(elsewhere_router())
-    api.include_router(ollama_router(app))
-    api.include_router(description_router(app, api.openapi))
-    api.include_router(usage_router(app, "/v1/internal"))
+        _add(api, router)
+    _add(api, metrics_router(app))
+    _add(api, elsewhere_router())
+    _add(api, ollama_router(app))
+    _add(api, description_router(app, api.openapi))
+    _add(api, usage_router(app, "/v1/internal"))
     if views is not None:
         for router in view_routers(app, views):
-            api.include_router(router)
+            _add(api, router)
     settings = app.settings
     check = KeyCheck(settings.api_key.get_secret_value(), app.run.secret) if settings.api_key is not None else None
     if not settings.multi_user:
-        api.include_router(account_login_router(app.accounts, check))
+        _add(api, account_login_router(app.accounts, check))
     elif check is not None:
-        api.include_router(login_router(check))
+        _add(api, login_router(check))
     if mount is None:
-        api.include_router(greeting_router())
+        _add(api, greeting_router())
     else:
         _end_here(api)
         api = mount(api)
@@ -88,6 +88,11 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     if settings.trusted_proxy:
         api.add_middleware(ProxyHeadersMiddleware, trusted_hosts=_in_both_spellings(settings.trusted_proxy))
     return api
+
+
+def _add(api: FastAPI, router: APIRouter) -> None:
+    """Its routes as they are: `include_router` would build each of them once more, when the first request comes that might be for one."""
+    api.router.routes.extend(router.routes)
 
 
 def _serve_page(api: FastAPI, app: App, views: ViewFunctions | None) -> None:
