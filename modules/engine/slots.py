@@ -20,6 +20,7 @@ from modules.engine.spill_states import Saved, StateMemory
 
 MIN_WAIT_TOKENS = 32  # for fewer nobody waits until another one has computed them
 MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
+MOST_MOVED_BYTES = 256 << 20  # of two slots that change places: for a moment both are in main memory once more
 
 
 class SlotMemory(StateMemory, Protocol):
@@ -238,8 +239,10 @@ class SlotTable:
     # ---- the memory itself -----------------------------------------------------------------------------------------
 
     def _change_places(self, busy: Slot, idle: Slot) -> None:
-        """What runs in one slot goes on in the other, and what rests there is kept in its place; nothing where main memory has no room for both."""
+        """What runs in one slot goes on in the other, and what rests there is kept in its place; nothing where that takes much main memory."""
         memory = self._memory
+        if memory.state_bytes(busy.index) + memory.state_bytes(idle.index) > MOST_MOVED_BYTES:
+            return
         try:
             states = [memory.save_state(slot.index) if slot.length else None for slot in (busy, idle)]
         except (AppError, MemoryError):

@@ -8,6 +8,7 @@ from hypothesis import settings
 from modules.core.errors import AppError
 from modules.engine.scheduler import BEGUN_TOKENS, MOST_HELD, Scheduler
 from modules.engine.sequence import Sequence
+from modules.engine.slots import MOST_MOVED_BYTES
 from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence, step
 from tests.engine.test_tiles import ROWS, measured
 from tests.fakes import FakeRunner
@@ -93,14 +94,19 @@ def test_where_all_slots_are_mixed_nobody_moves():
     assert places(scheduler) == [0, 7]
 
 
-def test_a_place_that_cannot_be_saved_is_kept():
+@pytest.mark.parametrize("is_large", [False, True])
+def test_a_place_that_cannot_be_saved_is_kept(is_large):
+    """Or whose state would take too much main memory, once more for a moment."""
     runner, scheduler = apart()
     first = talks(scheduler, runner)
 
     def refuse(slot: int):
         raise AppError(f"Slot {slot} cannot be saved.")
 
-    runner.save_state = refuse
+    if is_large:
+        runner.state_bytes = lambda slot: MOST_MOVED_BYTES if slot == 4 else 4 * len(runner.slots[slot])
+    else:
+        runner.save_state = refuse
     second = [sequence([*first[index].ids, 9], 6) for index in (0, 4)]
     for one in second:
         scheduler.submit(one)
