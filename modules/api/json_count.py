@@ -15,7 +15,9 @@ WITH_IDS = frozenset({"/v1/completions", "/v1/embeddings", "/v1/internal/decode"
 API_PREFIXES = ("/v1/", "/api/")
 PAGE_PREFIX = "/ui/"
 WHOLE_CONVERSATION = "/ui/conversations/import"  # as long as it has to be
-STRINGS = re.compile(rb'(")(?:[^"\\]++|\\.)*+("?)', re.DOTALL)  # the last one may end in what has not come yet
+# Replaced by nothing, and not by what they begin and end with: that takes this Python five times as long where strings are short
+STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+TO_THE_OPEN_ONE = re.compile(rb'(?:[^"]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)  # the last string may end in what has not come yet
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,9 @@ class JsonCount:
         rest = self._open + piece
         self._wide = self._wide or b"\0" in piece  # UTF-16 or 32: quotes and backslashes are no longer neighbours, so what is in strings counts too
         if not self._wide:
-            rest = STRINGS.sub(rb"\1\2", rest)
-            self._open = b"" if rest.count(b'"') % 2 == 0 else b'"\\' if rest.endswith(b"\\") else b'"'
+            begun = TO_THE_OPEN_ONE.sub(b"", rest, count=1)
+            rest = STRING.sub(b"", rest[: len(rest) - len(begun)])
+            self._open = b"" if not begun else b'"\\' if (len(begun) - len(begun.rstrip(b"\\"))) % 2 else b'"'
         groups = rest.count(b"[") + rest.count(b"{")
         self.groups += groups
         self.values += groups + rest.count(b",")
