@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 from fastapi.responses import StreamingResponse
 
-from modules.api.guard import Receive, Scope, Send
+from modules.api.guard import Event, Receive, Scope, Send
 
 
 class Streamed(StreamingResponse):
@@ -27,9 +27,14 @@ class Streamed(StreamingResponse):
                 is_gone = True
                 task.cancel()
 
+        async def sent(event: Event) -> None:
+            if is_gone:  # and the cancellation was lost: `wait_for` of this Python keeps it to itself where it ends in the same moment
+                raise asyncio.CancelledError
+            await send(event)
+
         watching = asyncio.ensure_future(watch())
         try:
-            await self.stream_response(send)
+            await self.stream_response(sent)
         except asyncio.CancelledError:
             if task is None or not is_gone or task.uncancel():  # somebody else ends it too
                 raise

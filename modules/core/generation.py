@@ -203,6 +203,7 @@ class EngineCounters:
     cancelled: int = _total("Requests that were stopped before their end.")
     cached_tokens: int = _now("Tokens kept in slots, running or idle.")
     capacity_tokens: int = _now("Tokens that the slots have room for together.")
+    moves: int = _total("Times that a running sequence changed its slot to be computed together with others.")
     spilled_tokens: int = _now("Tokens of conversations that lost their slot, kept in main memory.")
     spilled_bytes: int = _now("Main memory that these take.")
     spill_saves: int = _total("Conversations that were put into main memory when they lost their slot.")

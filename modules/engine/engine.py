@@ -66,7 +66,6 @@ class Engine:
         self._room = Room(self._scheduler)
         self._turns = AdapterTurns(self._scheduler, set_adapters, name)
         self._speculation = Speculation(draft, self._scheduler, runner.vocab_size) if draft is not None else None
-        self._scheduler.crew.is_whole = draft is not None  # what drafts cost is measured over all that decode
         pieces = PieceTable(tokenizer)
         self._preparation = Preparation(runner, tokenizer, pieces, name)
         self._outbox = Outbox(sink)

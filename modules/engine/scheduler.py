@@ -103,6 +103,7 @@ class Scheduler:
             "waiting": len(self.waiting),
             "cached_tokens": self.used_tokens,
             "capacity_tokens": self.capacity_tokens,
+            "moves": self.table.moves,
             **self.spill.figures(),
         }
 
@@ -206,7 +207,7 @@ class Scheduler:
             if not self.evict_idle() and self.preempt_youngest() is None:
                 break
             decoding = self._decoding()
-        if not self.crew.is_whole and self.table.close_ranks():  # a draft model has slots of its own, and would have to read everything again
+        if self.table.close_ranks():
             decoding = self._decoding()
         is_all = len(decoding) == len(self._sides)
         takes_turns = is_all and not any(side.paired for side in decoding)  # a side alone would write nothing
@@ -218,7 +219,7 @@ class Scheduler:
             if shares:
                 self._held += 1
                 return shares
-        self._steps, self._held = self._steps + 1, 0
+        self._steps, self._held = self._steps + 1, 0 if is_all else self._held
         for sequence in decoding:
             sequence.decoded_at = self._steps
         shares = [Share(s, Row(s.slot, s.computed, s.ids[-1:]), True) for s in decoding]

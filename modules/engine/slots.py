@@ -20,7 +20,7 @@ from modules.engine.spill_states import Saved, StateMemory
 
 MIN_WAIT_TOKENS = 32  # for fewer nobody waits until another one has computed them
 MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
-MOST_MOVED_BYTES = 256 << 20  # of two slots that change places: for a moment both are in main memory once more
+MOST_MOVED_BYTES = 256 << 20  # of slots that change places before one step: for a moment they are in main memory once more
 
 
 class SlotMemory(StateMemory, Protocol):
@@ -82,6 +82,8 @@ class SlotTable:
         self.spill = spill
         self.min_wait_tokens = MIN_WAIT_TOKENS
         self.mixes_slots = memory.mixes_slots
+        self.keeps_places = False  # as a draft model has slots of its own, and would have to read everything again
+        self.moves = 0
         self._memory = memory
         self._pace = pace
         self._tick = 0
@@ -189,7 +191,7 @@ class SlotTable:
 
         A step of eight rows in five groups takes twice as long as in one, while the places of 1,024 tokens are changed in less time than one row takes.
         """
-        if self.mixes_slots or not self._is_new:
+        if self.mixes_slots or self.keeps_places or not self._is_new:
             return False
         self._is_new = False
         running = [slot.index for slot in self.slots if slot.sequence is not None]
@@ -200,8 +202,12 @@ class SlotTable:
         rank = range(first, first + len(running))
         outside = [self.slots[index] for index in running if index not in rank]
         gaps = [self.slots[index] for index in rank if self.slots[index].sequence is None]
+        left = MOST_MOVED_BYTES
         for busy, idle in zip(outside, gaps, strict=True):
-            self._change_places(busy, idle)
+            size = self._memory.state_bytes(busy.index) + self._memory.state_bytes(idle.index)
+            if size <= left:
+                left -= size
+                self._change_places(busy, idle)
         return True
 
     # ---- room ------------------------------------------------------------------------------------------------------
@@ -239,10 +245,8 @@ class SlotTable:
     # ---- the memory itself -----------------------------------------------------------------------------------------
 
     def _change_places(self, busy: Slot, idle: Slot) -> None:
-        """What runs in one slot goes on in the other, and what rests there is kept in its place; nothing where that takes much main memory."""
+        """What runs in one slot goes on in the other, and what rests there is kept in its place; nothing where main memory has no room for both."""
         memory = self._memory
-        if memory.state_bytes(busy.index) + memory.state_bytes(idle.index) > MOST_MOVED_BYTES:
-            return
         try:
             states = [memory.save_state(slot.index) if slot.length else None for slot in (busy, idle)]
         except (AppError, MemoryError):
@@ -256,6 +260,7 @@ class SlotTable:
         for state in states:
             if state is not None:
                 memory.drop_state(state)
+        self.moves += 1
         sequence, idle.cached = busy.sequence, idle.cached[: held[1]]
         for name in ("cached", "sequence", "used_at", "adapters", "keep_on_disk"):
             own = getattr(busy, name)

@@ -27,6 +27,8 @@ class Speculation:
 
     def __init__(self, source: DraftSource, scheduler: Scheduler, vocab_size: int) -> None:
         self._scheduler = scheduler
+        scheduler.crew.is_whole = True  # what drafts cost is measured over all that decode
+        scheduler.table.keeps_places = source.runner is not None
         self._drafter: Drafter = LookupDrafter() if source.runner is None else ModelDrafter(source.runner, vocab_size)
         self._payoff = Payoff(source.tokens, self._drafter.times)
         self._off = ""  # why nothing is drafted any more

@@ -265,29 +265,27 @@ class Worker:
     def _generate(self, message: Message) -> Message | None:
         """Answered by its first event where that comes at once, as nothing runs: the parent would take a core from the step between them."""
         running, request = self._model(), GenerationRequest.model_validate(message["request"])
-        begins = not running.engine.busy_since_s and not request.adapters  # these may have to be read
-        self._submit(running, self._jobs[message["id"]], request, probe=0)
-        return None if begins else {}
+        return None if self._submit(running, self._jobs[message["id"]], request, probe=0) and not request.adapters else {}  # these may have to be read
 
     def _next_tokens(self, message: Message) -> None:
         """Answered when the probe ends."""
-        running, job = self._model(), self._jobs[message["id"]]
-        request = GenerationRequest.model_validate(
-            {"prompt": message["prompt"], "params": message["params"] or GenerationParams(max_tokens=1), "adapters": message["adapters"]}
-        )
-        self._submit(running, job, request, probe=message["k"])
+        asked = {"prompt": message["prompt"], "params": message["params"] or GenerationParams(max_tokens=1), "adapters": message["adapters"]}
+        self._submit(self._model(), self._jobs[message["id"]], GenerationRequest.model_validate(asked), probe=message["k"])
 
-    def _submit(self, running: _Running, job: _Job, request: GenerationRequest, probe: int) -> None:
+    def _submit(self, running: _Running, job: _Job, request: GenerationRequest, probe: int) -> bool:
+        """Whether nothing ran before."""
         check_writes(running.ready.model, running.name)
         if job.cancelled:
             raise InvalidRequest("The request was cancelled.")
         job.prepared = running.ready.prompts.prepare(request)
+        rests = not running.engine.busy_since_s
         job.generation = running.engine.submit(
             job.prepared.token_ids, request.params, stop=job.prepared.stop, person=request.person, client=request.client, key=job, probe=probe,
             adapters=request.adapters or (), keep_on_disk=request.keep_on_disk, calls=job.prepared.calls,
         )  # fmt: skip
         if job.cancelled:
             job.generation.cancel()
+        return rests
 
     def _tokenize(self, message: Message) -> list[int]:
         return self._model().ready.prompts.tokenize(message["text"])

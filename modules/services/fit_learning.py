@@ -99,7 +99,7 @@ class FitLearner:
             counters = await engine.counters()
             holds_all = seen.card.loader == "llama.cpp"  # it makes its cache at once, the other's grows with use
             seen.most_tokens = max(seen.most_tokens, counters.capacity_tokens if holds_all else counters.cached_tokens)
-            seen.spilled |= counters.spilled_bytes + counters.disk_bytes > 0
+            seen.spilled |= counters.spilled_bytes + counters.disk_bytes + counters.moves > 0
             info = await self._models.find(seen.card.name)
             await asyncio.to_thread(self._store, seen, Path(info.path))
         except (AppError, ValueError):  # the model, or the way it was loaded, changed meanwhile

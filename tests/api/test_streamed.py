@@ -102,6 +102,31 @@ async def test_who_leaves_while_a_piece_is_sent_ends_what_makes_them() -> None:
     assert pieces.closed
 
 
+async def test_who_leaves_in_the_moment_in_which_something_comes_ends_it() -> None:
+    """`wait_for` of Python 3.11 keeps a cancellation to itself then."""
+    client, news, is_closed = Client(), asyncio.Event(), False
+
+    async def made() -> AsyncIterator[bytes]:
+        nonlocal is_closed
+        try:
+            yield b"one "
+            await asyncio.wait_for(news.wait(), 60)
+            while True:
+                yield b"more "
+                await asyncio.sleep(0)
+        finally:
+            is_closed = True
+
+    answer = asyncio.ensure_future(Streamed(made())({"type": "http"}, client.receive, client.send))
+    while client.body != b"one ":
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    news.set()
+    client.left.set()
+    await asyncio.wait_for(answer, 5)
+    assert is_closed
+
+
 async def test_a_server_that_ends_is_not_taken_for_a_client_that_leaves() -> None:
     client, pieces = Client(), Pieces(for_ever)
     answer = asyncio.ensure_future(answered(client, pieces))

@@ -148,6 +148,30 @@ def test_what_is_not_taken_back_whole_is_read_again(begun):
         check_output(one)
 
 
+def test_all_that_moves_before_a_step_has_one_limit():
+    runner, scheduler = apart(slots=16)
+    first = talks(scheduler, runner, 16)
+    runner.state_bytes = lambda slot: MOST_MOVED_BYTES // 4
+    second = [sequence([*first[index].ids, 9], 6) for index in (0, 2, 4, 6, 8, 10)]
+    for one in second:
+        scheduler.submit(one)
+    step(scheduler, runner)
+    assert scheduler.figures()["moves"] == 2
+    run_all(scheduler, runner)
+    for one in second:
+        check_output(one)
+
+
+def test_what_a_draft_model_has_read_stays_in_its_slot():
+    runner, scheduler = apart()
+    first = talks(scheduler, runner)
+    scheduler.table.keeps_places = True
+    for index in (0, 4):
+        scheduler.submit(sequence([*first[index].ids, 9], 6))
+    step(scheduler, runner)
+    assert (places(scheduler), scheduler.figures()["moves"]) == ([0, 4], 0)
+
+
 def test_beside_a_reply_with_a_cache_of_its_own_a_turn_takes_one_token_more_along():
     runner, scheduler = apart(slots=2, context=4096, batch=512)
     runner.tile_rows = ROWS
@@ -182,7 +206,8 @@ def test_those_who_just_began_wait_for_the_prompts_of_the_others_but_not_for_eve
     while others[-1].produced == 0:
         step(scheduler, runner)
         written.append(first.produced)
-    assert written == [1] * MOST_HELD + [2, 2, 2]
+    assert written == [1] * MOST_HELD + [2, 3, 4]
+    assert scheduler.plan() and not scheduler._held  # all are read: those who come next are waited for again
     late = sequence([9] * 90, 20)
     while first.produced <= BEGUN_TOKENS:
         step(scheduler, runner)

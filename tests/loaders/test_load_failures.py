@@ -105,8 +105,9 @@ def test_many_slots_have_their_whole_context_where_that_takes_little(tiny: TinyF
     needs = replace(needs, per_token=needs.per_token * scale)
     small_memory(needs.total(free_tokens))
     assert (needs.cache(8 * 256) > HELD_BYTES) is (scale > 1)
-    plan = plan_context(header, needs, options)
+    plan = plan_context(header, needs, options, may_be_apart=True)
     assert (plan.context_length, plan.capacity_tokens, plan.notes) == (256, held * 256, ())
+    assert plan_context(header, needs, options).capacity_tokens == 4 * 256  # on a card nothing would be gained
 
 
 def test_a_full_cache_is_an_error_and_the_slots_stay(tiny: TinyFiles) -> None:

@@ -64,6 +64,7 @@ MEASURE_PREFILL_TOKENS = 64
 MEASURE_STEPS, LONG_STEP_S = 6, 0.03  # of a round; of steps that take longer one is enough
 MEASURE_ROUNDS = 4
 SPLIT_MODES = MappingProxyType({"none": 0, "layer": 1, "row": 2, "tensor": 3})  # llama.h
+MOST_APART_WITH_DRAFT = 4  # slots with caches of their own, of which some rest
 NUMA_STRATEGIES = MappingProxyType({"distribute": 1, "isolate": 2, "numactl": 3})  # ggml-cpu.h
 MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "cudamalloc failed", "vk::device::allocatememory")
 
@@ -89,7 +90,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     shape = gguf_shape((header,), info.size_bytes)
     asked, eyes = options, choose_projector(path, options.mmproj)
     options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=bool(binding.llama_supports_gpu_offload()))
-    plan = plan_context(header, _needs(shape, options, eyes, gpu_share), options)
+    plan = _planned(header, shape, options, eyes, gpu_share)
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
@@ -160,6 +161,12 @@ def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload
     return options.model_copy(update={"gpu_layers": layers}), share_on_gpu(layers, shape), (note,) if chosen else ()
 
 
+def _planned(header: GgufHeader, shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> Plan:
+    """The sizes of the context, beside all that is loaded with the model."""
+    may_be_apart = not gpu_share and eyes.header is None and not options.draft_model
+    return plan_context(header, _needs(shape, options, eyes, gpu_share), options, may_be_apart=may_be_apart)
+
+
 def _needs(shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> Needs:
     """What the model takes, and the projector and the draft model beside it."""
     beside = TO_COME_BYTES + projector_needs(eyes.header, on_gpu=gpu_share > 0)
@@ -179,11 +186,13 @@ def can_be_apart(model: int, options: LlamaCppOptions, plan: Plan) -> bool:
     """Whether every slot can have a cache of its own.
 
     Where there is room for the whole context of each, sharing one gains nothing, and every step looks past the tokens of all other slots: that
-    took a tenth to a quarter of the time (`docs/lab-notes.md`). Sliding windows and states stay together.
+    took a tenth to a quarter of the time (`docs/lab-notes.md`). Sliding windows and states stay together, and many slots with a draft model: what that
+    has read stands in slots of its own, so none of them can change places.
     """
     binding = library()
     has_state = binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model)
-    return options.slots > 1 and plan.capacity_tokens >= options.slots * plan.context_length and not has_state and not binding.llama_model_n_swa(model)
+    is_possible = 1 < options.slots <= (MOST_APART_WITH_DRAFT if options.draft_model else options.slots)
+    return is_possible and plan.capacity_tokens >= options.slots * plan.context_length and not has_state and not binding.llama_model_n_swa(model)
 
 
 def _make_runner(

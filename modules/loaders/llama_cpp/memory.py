@@ -75,8 +75,8 @@ def share_on_gpu(layers: int, shape: Shape) -> float:
     return 1.0 if layers < 0 else min(1.0, layers / (shape.layers + 1))
 
 
-def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions) -> Plan:
-    """Context and cache sizes that the person asked for, the model was trained for, and memory allows.
+def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions, *, may_be_apart: bool = False) -> Plan:
+    """Context and cache sizes that the person asked for, the model was trained for, and memory allows; `may_be_apart`: slots can have caches of their own.
 
     Raises:
         OutOfMemory: weights alone, or a context that was asked for, do not fit; with one that would.
@@ -109,7 +109,9 @@ def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions) ->
             )
         notes.append(f"Context cut from {context} to {room} tokens: what fits into {size_text(available)} of free memory.")
         context = room
-    capacity = max(context, options.cache_tokens or context * _slots_held(context, options.slots, wanted, room))
+    may_be_apart = may_be_apart and not header.number("attention.sliding_window")
+    held = _slots_held(context, options.slots, wanted, room) if may_be_apart else min(options.slots, DEFAULT_SLOTS_HELD)
+    capacity = max(context, options.cache_tokens or context * held)
     if capacity > room:
         notes.append(f"All replies together hold {room} tokens instead of {capacity}: what fits into {size_text(available)} of free memory.")
         capacity = room

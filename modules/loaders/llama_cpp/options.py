@@ -64,7 +64,7 @@ class LlamaCppOptions(LoadOptions):
         0,
         ge=0,
         le=4_194_304,
-        description="Tokens that all slots share in the key-value cache; 0 has room for the full context of four slots, and of all where that takes little.",
+        description="Tokens that all slots share in the key-value cache; 0 has room for the full context of four slots, on a processor of all where that takes little.",
         json_schema_extra={"group": MEMORY},
     )
     kv_type: Literal["f16", "q8_0", "q4_0"] = Field(

@@ -236,7 +236,10 @@ class LlamaCppRunner:
         if not self._sees_enough(source, length):
             return False
         if not self.mixes_slots:  # llama.cpp ends the process where a part is copied between caches
-            return self.restore_state(target, self.save_state(source), length) == length
+            state = self.save_state(source)
+            kept = self.restore_state(target, state, length)
+            self.drop_state(state)
+            return kept == length
         self._binding.llama_memory_seq_cp(self._memory, source, target, 0, length)
         self._lengths[target] = length
         return True
