@@ -64,6 +64,14 @@ async def answered(client: Client, pieces: Pieces) -> None:
     await Streamed(pieces.made(), media_type="text/plain")({"type": "http"}, client.receive, client.send)
 
 
+async def begun(client: Client, pieces: Pieces) -> asyncio.Task[None]:
+    """An answer that waits for its third piece."""
+    answer = asyncio.create_task(answered(client, pieces))
+    while client.body != b"one two ":
+        await asyncio.sleep(0)
+    return answer
+
+
 async def test_all_is_sent_and_nothing_is_left_waiting() -> None:
     client, pieces, before = Client(), Pieces(three), asyncio.all_tasks()
     await answered(client, pieces)
@@ -76,9 +84,7 @@ async def test_all_is_sent_and_nothing_is_left_waiting() -> None:
 
 async def test_who_leaves_ends_it() -> None:
     client, pieces = Client(), Pieces(for_ever)
-    answer = asyncio.ensure_future(answered(client, pieces))
-    while client.body != b"one two ":
-        await asyncio.sleep(0)
+    answer = await begun(client, pieces)
     client.left.set()
     await asyncio.wait_for(answer, 5)
     assert pieces.closed
@@ -129,9 +135,7 @@ async def test_who_leaves_in_the_moment_in_which_something_comes_ends_it() -> No
 
 async def test_a_server_that_ends_is_not_taken_for_a_client_that_leaves() -> None:
     client, pieces = Client(), Pieces(for_ever)
-    answer = asyncio.ensure_future(answered(client, pieces))
-    while client.body != b"one two ":
-        await asyncio.sleep(0)
+    answer = await begun(client, pieces)
     client.left.set()
     answer.cancel()
     with pytest.raises(asyncio.CancelledError):
