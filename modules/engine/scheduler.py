@@ -5,14 +5,14 @@ table's (`slots.py`), and how much prefill rides along in a step the pace's (`pa
 
 The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; where nothing is left to prefill and
 taking turns writes more in a second (`crew.py`), those decode that waited longest. While others decode, prefill is also bounded in time so that their
-streams keep flowing, unless all of them have only just begun. A finished sequence leaves its tokens cached in its slot; a new one continues
-there, or copies the part it shares, also from a slot that is running; if that one is still computing the part, the new one waits for it in its
-slot. When room runs out, idle caches go first (least recently used), then the youngest running sequence goes back to the head of the queue with
-its tokens kept; later it continues exactly. The oldest one is never preempted, so everything ends. What leaves the model's memory is saved in
-main memory or on disk, within budgets, and put back instead of being computed again; who needs what is on disk waits until it is read. A
-deterministic sequence waits until nothing runs, and then runs alone in an empty memory, in steps that depend on nothing else. A model has one set of
-adapters for all slots: sequences with different sets take turns in the order of the queue, and what was cached under one set is reused under that
-set alone. A guided sequence has two sides (`guidance.py`): both get a slot at once and lose it at once, and both decode in the same steps.
+streams keep flowing, unless all of them have only just begun; where only neighbours are computed together those wait for some steps. A finished sequence
+leaves its tokens cached in its slot; a new one continues there, or copies what it shares, also from a running one; if that one is still computing the
+part, the new one waits for it in its slot. When room runs out, idle caches go first (least recently used), then the youngest running sequence goes back
+to the head of the queue with its tokens kept and later goes on exactly. The oldest one is never preempted, so everything ends. What leaves the model's
+memory is saved in main memory or on disk, within budgets, and put back instead of being computed again; who needs what is on disk waits until it is read.
+A deterministic sequence waits until nothing runs, and then runs alone in an empty memory, in steps that depend on nothing else. A model has one set of
+adapters for all slots: sequences with different sets take turns in the order of the queue, and what was cached under one set is reused under that set
+alone. A guided sequence has two sides (`guidance.py`): both get a slot at once and lose it at once, and both decode in the same steps.
 """
 
 from __future__ import annotations

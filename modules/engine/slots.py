@@ -202,13 +202,13 @@ class SlotTable:
         rank = range(first, first + len(running))
         outside = [self.slots[index] for index in running if index not in rank]
         gaps = [self.slots[index] for index in rank if self.slots[index].sequence is None]
-        left = MOST_MOVED_BYTES
+        left, before = MOST_MOVED_BYTES, self.moves
         for busy, idle in zip(outside, gaps, strict=True):
             size = self._memory.state_bytes(busy.index) + self._memory.state_bytes(idle.index)
             if size <= left:
                 left -= size
                 self._change_places(busy, idle)
-        return True
+        return self.moves > before
 
     # ---- room ------------------------------------------------------------------------------------------------------
 

@@ -84,6 +84,25 @@ def test_a_gap_that_an_end_leaves_is_closed_and_what_ended_is_kept():
         check_output(one)
 
 
+def test_those_who_take_turns_are_neighbours_in_whatever_order_they_came():
+    runner, scheduler = apart(slots=4)
+    first = talks(scheduler, runner, 4)
+    scheduler.crew.size = lambda decoding: min(2, decoding)
+    second = [sequence([*first[index].ids, 9], 8) for index in (3, 0, 2, 1)]
+    for one in second:
+        scheduler.submit(one)
+    while not all(one.produced for one in second):
+        step(scheduler, runner)
+    turns = []
+    for _ in range(6):
+        step(scheduler, runner)
+        turns.append(sorted(row.slot for row in runner.batches[-1]))
+    assert turns == [[0, 1], [2, 3]] * 3
+    run_all(scheduler, runner)
+    for one in second:
+        check_output(one)
+
+
 def test_where_all_slots_are_mixed_nobody_moves():
     runner = FakeRunner(slots=8, context=100)
     scheduler = make(runner)
