@@ -26,8 +26,9 @@ from modules.engine.guidance import chosen_from
 from modules.engine.logits import as_row
 from modules.engine.preparation import Preparation
 from modules.engine.room import Room
-from modules.engine.scheduler import Scheduler, Share
+from modules.engine.scheduler import Scheduler
 from modules.engine.sequence import Sequence as Running
+from modules.engine.shares import Share
 from modules.engine.speculation import Speculation
 from modules.engine.writing import End, Writer
 
@@ -108,9 +109,8 @@ class Engine:
         """
         sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe, calls=calls)
         sequence.adapters, sequence.keep_on_disk, sequence.person = self._turns.check_possible(adapters), keep_on_disk, person
-        sampler, cancel = sequence.sampler, self._cancel
         sequence.generation = generation = Generation(
-            key, sampler.seed, sequence.prompt_length, probe=probe > 0, send=lambda one: self._commands.put(partial(cancel, one))
+            key, sequence.sampler.seed, sequence.prompt_length, probe=probe > 0, send=lambda one: self._commands.put(partial(self._cancel, one))
         )
         with self._lock:
             self._check_open()
@@ -233,16 +233,20 @@ class Engine:
             if self._paused or not self._sequences:
                 self.busy_since_s = 0.0
                 self._scheduler.spill.ready_memory(self._commands.empty)
-                command = self._commands.get()
-                self.busy_since_s = time.monotonic()
-                command()
+                self._obey(self._commands.get())
             while not self._commands.empty():
-                self._commands.get()()
+                self._obey(self._commands.get())
             if not self._paused and not self._closing:
                 self.busy_since_s = time.monotonic()
                 self._step()
             self._outbox.deliver(self._scheduler.waiting)
         self._end()
+
+    def _obey(self, command: Callable[[], None]) -> None:
+        """Do what was asked for between two steps."""
+        self.busy_since_s = time.monotonic()
+        self._scheduler.look_again()
+        command()
 
     def _end(self) -> None:
         """Nothing is left waiting: not a generation, not a caller."""
@@ -263,8 +267,7 @@ class Engine:
         try:
             self._room.believe()
             self._end_late()
-            self._admit()
-            shares = self._scheduler.plan()
+            shares = self._scheduler.again() or self._planned()
             self._outbox.before_step(self._scheduler.waiting, self._scheduler.expected_s(shares))
             if not shares:
                 self._scheduler.spill.rest()
@@ -276,7 +279,9 @@ class Engine:
             step_s = time.perf_counter() - begun_s
             self._steps += 1
             self._prefill_tokens += self._scheduler.advance(shares, step_s)
-            self._choose_all(shares, logits)
+            for share, own in chosen_from(shares, logits):
+                if share.completes or share.sequence.reports_prompt:
+                    self._choose(share, own)
             if self._speculation is not None:
                 self._speculation.settle(shares, step_s)
             self._failures = 0
@@ -285,26 +290,22 @@ class Engine:
         except Exception as error:
             self._fail_all(error)
 
-    def _admit(self) -> None:
+    def _planned(self) -> list[Share]:
+        """Admit who can begin, and plan the next step."""
         self._turns.begin(self._fail)
-        admitted = self._scheduler.admit()
-        if not admitted:
-            return
-        self._outbox.places_changed = True
+        self._announce(self._scheduler.admit())
+        return self._scheduler.plan()
+
+    def _announce(self, admitted: list[Running]) -> None:
         now_s = time.monotonic()
         for sequence in admitted:
+            self._outbox.places_changed = True
             if not sequence.announced:
                 sequence.announced, sequence.admitted_s = True, now_s
                 self._reused_tokens += sequence.reused
                 sequence.generation.place = 0
                 started = Started(sequence.prompt_length, sequence.reused, 0, sequence.generation.seed)
                 self._outbox.add(Event(sequence.generation, started), urgent=False)  # with the first token, unless that takes long
-
-    def _choose_all(self, shares: list[Share], logits: Logits) -> None:
-        """Choose the next tokens of all sequences whose rows are complete."""
-        for share, own in chosen_from(shares, logits):
-            if share.completes or share.sequence.reports_prompt:
-                self._choose(share, own)
 
     def _choose(self, share: Share, entries: Logits) -> None:
         """Choose the next tokens of one sequence; an error here ends only that one."""

@@ -80,7 +80,8 @@ class Outbox:
     def deliver(self, waiting: Iterable[Sequence]) -> None:
         """Hand over what is due; `waiting` is the queue in order."""
         now_s = time.monotonic()
-        self._report_places(waiting, now_s)
+        if self.places_changed:
+            self._report_places(waiting, now_s)
         if not self.urgent and now_s - self._delivered_s < FLUSH_S:
             return
         for sequence in self._changed:
@@ -94,13 +95,14 @@ class Outbox:
 
     def before_step(self, waiting: Iterable[Sequence], expected_s: float) -> None:
         """Before the model runs: hand over what must not wait, or all there is where the prefill of the step will take long."""
-        self._report_places(waiting, time.monotonic())
+        if self.places_changed:
+            self._report_places(waiting, time.monotonic())
         self.urgent = self.urgent or expected_s > SOON_S
         if self.urgent:
             self.deliver(waiting)
 
     def _report_places(self, waiting: Iterable[Sequence], now_s: float) -> None:
-        if not self.places_changed or now_s - self._places_s < PLACES_S:
+        if now_s - self._places_s < PLACES_S:
             return
         self._places_s, self.places_changed = now_s, False
         for place, sequence in enumerate(waiting, 1):

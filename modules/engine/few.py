@@ -50,8 +50,7 @@ class Few(Ranking):
     def weights(self) -> list[float]:
         """Probabilities up to a common factor: 1 for the likeliest token."""
         if self._weights is None:
-            largest = self.logits[0]
-            self._weights = [math.exp(logit - largest) for logit in self.logits]
+            self._weights = weights_of(self.logits)
         return self._weights
 
     def cumulative(self) -> list[float]:
@@ -83,11 +82,11 @@ class Few(Ranking):
 
     def above(self, threshold: float) -> Few:
         """A prefix: the logits are sorted."""
-        return self.prefix(bisect_right(self.logits, -threshold, key=lambda logit: -logit))
+        return self.prefix(how_many_above(self.logits, threshold))
 
     def reaching(self, weight: float) -> int:
         """How many of the first are needed to reach this sum of `weights`; one more than there are if all do not."""
-        return bisect_left(self.cumulative(), weight * (1 - SLACK)) + 1
+        return how_many_reach(self.cumulative(), weight)
 
     def passing(self, weight: float) -> int:
         """How many of the first stay at or below this sum of `weights`."""
@@ -99,6 +98,28 @@ class Few(Ranking):
 
 
 Ranked = Few | Kept
+
+
+# ---- of lists of logits, likeliest first ---------------------------------------------------------------------------
+
+
+def weights_of(logits: Sequence[float]) -> list[float]:
+    """Probabilities up to a common factor: 1 for the likeliest token."""
+    largest, exp = logits[0], math.exp
+    return [exp(logit - largest) for logit in logits]
+
+
+def how_many_reach(cumulative: Sequence[float], weight: float) -> int:
+    """How many of the first are needed to reach this sum of weights; one more than there are if all do not."""
+    return bisect_left(cumulative, weight * (1 - SLACK)) + 1
+
+
+def how_many_above(logits: Sequence[float], threshold: float) -> int:
+    """How many logits are >= threshold; few are not, in the usual case."""
+    count = len(logits)
+    while count and logits[count - 1] < threshold:
+        count -= 1
+    return count
 
 
 def ranked(ids: Ids, raw: NDArray[np.float32] | Values, factor: float = 1.0) -> Ranked:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from modules.core.model import Logits, LogitsRow, Runner, Tokenizer
     from modules.core.params import GenerationParams
-    from modules.engine.scheduler import Share
+    from modules.engine.shares import Share
 
 SIDES = 2  # slots that a guided reply takes
 FIELDS = ("guidance_scale", "negative_prompt")
@@ -109,6 +109,9 @@ def pair(sequence: Sequence, negative: Sequence, scale: float) -> None:
 
 def chosen_from(shares: list[Share], logits: Logits) -> Iterator[tuple[Share, Logits]]:
     """The shares of a step that somebody reads, each with its logits; of a guided sequence those of both sides together."""
+    if len(shares) == 1 and not shares[0].sequence.paired:
+        yield shares[0], logits
+        return
     entries = iter(logits)
     own: Mapping[Sequence, Logits] = {share.sequence: [next(entries) for _ in range(share.row.outputs)] for share in shares}
     for share in shares:

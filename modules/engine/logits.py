@@ -60,7 +60,7 @@ class NumpyRow:
         """The `k` largest logits (0: no limit) that are >= `threshold` and possible, by ascending ids, and a few of the next ones where that spares sorting."""
         if k == 1:
             return self._best(threshold)
-        bound = max(LOWEST, _round_up(threshold))
+        bound = LOWEST if threshold == -math.inf else max(LOWEST, _round_up(threshold))
         if 0 < k < self.size:
             bound = max(bound, self._bound_of_largest(k))
         else:
@@ -71,8 +71,9 @@ class NumpyRow:
             order = np.sort((-logits).argsort(kind="stable")[:k])  # ids ascend, so of equal logits the lowest ones are taken
             ids, logits = ids[order], logits[order]
         if self._max is None and len(logits):
-            self._note_max(float(logits.max()))
-            logits = self._row[ids]
+            row = self._row
+            self._note_max(float(np.maximum.reduce(logits)))
+            logits = logits if row is self._row else self._row[ids]
         return ids, logits
 
     def full(self) -> NDArray[np.float32]:
@@ -101,12 +102,13 @@ class NumpyRow:
         if length < 2:
             self.max()
             return cast("np.float32", np.partition(self._row, self.size - k)[self.size - k])
-        blocks = np.maximum.reduce(self._row[: length * n_blocks].reshape(length, n_blocks), axis=0)
-        largest = np.partition(blocks, n_blocks - k)[n_blocks - k :]
-        if self._max is None and not np.isfinite(largest.max()):  # NaN is passed on by maximum and sorted last
+        blocks: NDArray[np.float32] = np.maximum.reduce(self._row[: length * n_blocks].reshape(length, n_blocks), axis=0)
+        blocks.partition(n_blocks - k)
+        if self._max is None and not math.isfinite(np.maximum.reduce(blocks[n_blocks - k :])):  # NaN is passed on by maximum and sorted last
             self.max()
             return self._bound_of_largest(k)
-        return cast("np.float32", largest[0])
+        bound: np.float32 = blocks[n_blocks - k]
+        return bound
 
     def _note_max(self, value: float) -> None:
         if value != value or value == np.inf:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Set
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modules.engine.candidates import SLACK, Candidates, Kept
+from modules.engine.few import how_many_above, how_many_reach, weights_of
 from modules.engine.penalties import Ngrams, Repeats, TokenCounts, dry_amounts
 from modules.engine.vocabulary import Whole
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modules.core.params import GenerationParams, SamplerName
+    from modules.engine.shortlist import OnList
 
 NEGLIGIBLE = 50.0  # nats behind the likeliest token: so unlikely that no draw ever reaches it
 ROUNDED_UP = 1 + 1e-9  # a root may come out a little too small; what is not negligible after all must not be left out by it
@@ -54,6 +57,7 @@ class SamplerSpec:
     apply: Apply
     cuts: bool = True  # removes tokens: mirostat and a temperature of 0 take its place
     reshapes: bool = False  # makes the likeliest tokens more or less so: nothing at a temperature of 0
+    on_list: Callable[[GenerationParams], OnList | None] = lambda _: None  # what it does to a short sorted list of logits, if it can say so
 
 
 # ---- the samplers --------------------------------------------------------------------------------------------------
@@ -184,6 +188,33 @@ def _reach(square: float, cube: float) -> float:
     return min(math.sqrt(NEGLIGIBLE / square) if square else math.inf, math.pow(NEGLIGIBLE / cube, 1 / 3) if cube else math.inf)
 
 
+# ---- the usual ones, on a short list -------------------------------------------------------------------------------
+
+
+def top_p_on_list(params: GenerationParams) -> OnList:
+    """`top_p` of logits, likeliest first."""
+
+    def cut(logits: list[float]) -> list[float]:
+        cumulative = list(accumulate(weights_of(logits)))
+        return logits[: how_many_reach(cumulative, params.top_p * cumulative[-1])]
+
+    return cut
+
+
+def min_p_on_list(params: GenerationParams) -> OnList:
+    """`min_p` of logits, likeliest first."""
+    distance = math.log(params.min_p)
+    return lambda logits: logits[: max(1, how_many_above(logits, logits[0] + distance - SLACK))]
+
+
+def temperature_on_list(params: GenerationParams) -> OnList | None:
+    """`temperature` of logits; not one that grows with the entropy."""
+    if params.dynamic_temperature_range:
+        return None
+    factor = 1 / max(params.temperature, COLDEST)
+    return lambda logits: [logit * factor for logit in logits]
+
+
 # What there is; the order in which they act is GenerationParams.sampler_order
 SAMPLERS: tuple[SamplerSpec, ...] = (
     SamplerSpec("penalties", ("repetition_penalty", "frequency_penalty", "presence_penalty", "penalty_range"),
@@ -194,11 +225,12 @@ SAMPLERS: tuple[SamplerSpec, ...] = (
     SamplerSpec("top_n_sigma", ("top_n_sigma",), lambda p: p.top_n_sigma > 0, top_n_sigma),
     SamplerSpec("top_k", ("top_k",), lambda p: p.top_k > 0, top_k),
     SamplerSpec("typical_p", ("typical_p",), lambda p: p.typical_p < 1, typical_p),
-    SamplerSpec("top_p", ("top_p",), lambda p: p.top_p < 1, top_p),
-    SamplerSpec("min_p", ("min_p",), lambda p: p.min_p > 0, min_p),
+    SamplerSpec("top_p", ("top_p",), lambda p: p.top_p < 1, top_p, on_list=top_p_on_list),
+    SamplerSpec("min_p", ("min_p",), lambda p: p.min_p > 0, min_p, on_list=min_p_on_list),
     SamplerSpec("xtc", ("xtc_probability", "xtc_threshold"), lambda p: p.xtc_probability > 0 and p.xtc_threshold <= 0.5, xtc),
     SamplerSpec("temperature", ("temperature", "dynamic_temperature_range", "dynamic_temperature_exponent"),
-                lambda p: p.temperature != 1 or p.dynamic_temperature_range > 0, temperature, cuts=False, reshapes=True),
+                lambda p: p.temperature != 1 or p.dynamic_temperature_range > 0, temperature, cuts=False, reshapes=True,
+                on_list=temperature_on_list),
     SamplerSpec("smoothing", ("smoothing_factor", "smoothing_curve"), lambda p: p.smoothing_factor > 0, smoothing, cuts=False, reshapes=True),
 )  # fmt: skip
 

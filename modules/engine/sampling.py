@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from modules.engine.logits import PartialRow
 from modules.engine.mirostat import Mirostat
 from modules.engine.penalties import Ngrams, Repeats, TokenCounts
 from modules.engine.samplers import SamplerState, acting
+from modules.engine.shortlist import shortlist_of
 from modules.engine.vocabulary import Whole
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from modules.core.model import LogitsRow
     from modules.core.params import GenerationParams
     from modules.engine.constraints import Constraint
+
+CHANCES = 64  # drawn at a time
+
 
 class Sampler:
     """Chooses the tokens of one request. `seed` is the one in use, drawn if none was given.
@@ -49,7 +53,7 @@ class Sampler:
         constraint: Constraint | None = None,
     ) -> None:
         self.seed = secrets.randbits(32) if params.seed is None else params.seed
-        self._random = np.random.Generator(np.random.PCG64(self.seed))
+        self._chances = _chances(self.seed)
         self._params = params
         self._constraint = constraint
         self._banned, self._biased, self._bias = _biases(params, end_ids, vocab_size)
@@ -57,6 +61,8 @@ class Sampler:
         self._mirostat = Mirostat(params, vocab_size) if params.mirostat_mode and not self._greedy else None
         self._steps = acting(params)
         self._state = SamplerState(end_ids)
+        is_plain = not self._greedy and self._mirostat is None and len(self._banned) == len(self._bias)
+        self._shortlist = shortlist_of(self._steps, params, frozenset(self._banned)) if is_plain else None
         names = {step.name for step in self._steps}
         if "penalties" in names:
             self._state.counts = TokenCounts(prompt_ids, params.penalty_range, params.repetition_penalty != 1)
@@ -74,10 +80,10 @@ class Sampler:
 
     def sample(self, row: LogitsRow) -> int:
         """Choose the next token; call `accept` with it if it becomes part of the text."""
-        self._state.coin, uniform = self._random.random(), self._random.random()
+        self._state.coin, uniform = next(self._chances), next(self._chances)
         token_id = self._choose(row, uniform)
         if self._constraint is not None and not self._constraint.allows(token_id):
-            token_id = self._choose(self._masked(row, self._constraint), self._random.random())
+            token_id = self._choose(self._masked(row, self._constraint), next(self._chances))
         return token_id
 
     def accept(self, token_id: int) -> None:
@@ -117,6 +123,9 @@ class Sampler:
     # ---- inside ----------------------------------------------------------------------------------------------------
 
     def _choose(self, row: LogitsRow, uniform: float) -> int:
+        if self._shortlist is not None:
+            token_id = self._shortlist.choose(row, uniform)
+            return self._least_bad(row) if token_id is None else token_id
         try:
             left = self._survivors(row)
             return left.draw(uniform) if self._mirostat is None else self._mirostat.choose(left, uniform)
@@ -154,6 +163,13 @@ class Sampler:
             ids = free.nonzero()[0]
             return int(ids[full[ids].argmax()])
         return int(full.argmax())
+
+
+def _chances(seed: int) -> Iterator[float]:
+    """Numbers from [0, 1), without end; many at a time, as a call of NumPy's costs far more than a number."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    while True:
+        yield from random.random(CHANCES).tolist()
 
 
 def _biases(

@@ -18,12 +18,12 @@ alone. A guided sequence has two sides (`guidance.py`): both get a slot at once 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
 
-from modules.core.model import Adapter, ImageToken, Row
+from modules.core.model import Adapter, ImageToken
 from modules.engine.crew import Crew
 from modules.engine.pace import MIN_CHUNK_TOKENS, Pace
 from modules.engine.sequence import Ahead, Sequence
+from modules.engine.shares import Share, decode_share, prefill_share, steady_share
 from modules.engine.slots import Slot, SlotMemory, SlotTable, Source
 from modules.engine.spill import Spill
 from modules.engine.waiting import WaitingQueue
@@ -31,25 +31,6 @@ from modules.engine.waiting import WaitingQueue
 BEGUN_TOKENS = 4  # who has no more yet came with the others who begin: all are served sooner when their prompts are read together
 MOST_HELD = 4  # steps, each of a few seconds at most, for which they write nothing meanwhile
 LEAST_PIECE_TOKENS = 64  # of a prompt beside another one's: with caches apart, a few rows more take as long as a step of their own
-STEADY_CHUNK_TOKENS = 128  # of a prompt whose steps must not depend on measured times
-
-
-@dataclass(slots=True)
-class Share:
-    """One sequence's part of a step."""
-
-    sequence: Sequence
-    row: Row
-    completes: bool  # the row ends with the last known token: its logits choose the next one
-    drafts: tuple[int, ...] = ()  # guesses at what follows; they stand at the end of the row, and may prove wrong
-    accepted: int = 0  # how many of them became text
-
-    @property
-    def decodes(self) -> bool:
-        """Whether this continues a reply by one token, and nothing else."""
-        sequence = self.sequence
-        is_plain = not (sequence.probe or sequence.deterministic or sequence.paired)
-        return self.completes and len(self.row.token_ids) == 1 and sequence.produced > 0 and is_plain
 
 
 class Scheduler:
@@ -71,6 +52,8 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.max_outputs = max_outputs  # most rows of logits of a step
         self._arrivals = self._steps = self._held = 0
+        self._alike: Sequence | None = None  # the only one that runs, while its steps are as the one before
+        self._alike_until = 0  # tokens in the memory for it, with which there is no more room
 
     @property
     def adapters(self) -> tuple[Adapter, ...]:
@@ -88,7 +71,7 @@ class Scheduler:
 
     @capacity_tokens.setter
     def capacity_tokens(self, tokens: int) -> None:
-        self.table.capacity_tokens = tokens
+        self.table.capacity_tokens, self._alike = tokens, None
 
     @property
     def used_tokens(self) -> int:
@@ -111,7 +94,7 @@ class Scheduler:
 
     def submit(self, sequence: Sequence) -> None:
         """Put a new sequence into the queue."""
-        sequence.number = self._arrivals
+        sequence.number, self._alike = self._arrivals, None
         self._arrivals += 1
         if sequence.negative is not None:
             sequence.negative.keep_on_disk = sequence.keep_on_disk
@@ -189,6 +172,22 @@ class Scheduler:
 
     # ---- steps -----------------------------------------------------------------------------------------------------
 
+    def again(self) -> list[Share]:
+        """The next step, where it is the last one again, as one reply is written and nobody came, went or waits; else nothing: `admit` and `plan`.
+
+        What those two look through for one token takes a tenth of the processor's time that a small model does (docs/lab-notes.md).
+        """
+        sequence = self._alike
+        if sequence is None or sequence.pending != 1 or sequence.computed >= self._alike_until:
+            return []
+        self._steps += 1
+        sequence.decoded_at = self._steps
+        return [decode_share(sequence)]
+
+    def look_again(self) -> None:
+        """Something was done between two steps, so the next one is planned."""
+        self._alike = None
+
     def plan(self) -> list[Share]:
         """The rows of the next step: all decodes, then as much prefill as the batch, the room and the time allow."""
         shares = self._plan_step()
@@ -196,12 +195,15 @@ class Scheduler:
             shares = self._plan_step()
         sequence = self._active()
         if not shares and sequence is not None:  # alone, and the room shrank below its length: the model itself must say no
-            shares = [_prefill_share(sequence, min(sequence.unread, MIN_CHUNK_TOKENS, self.max_outputs))]
+            shares = [prefill_share(sequence, min(sequence.unread, MIN_CHUNK_TOKENS, self.max_outputs))]
+        if len(shares) == len(self.running) == 1 and not self.waiting and shares[0].decodes:
+            self._alike = shares[0].sequence
+            self._alike_until = self._alike.computed + self.capacity_tokens - self.used_tokens
         return shares
 
     def _plan_step(self) -> list[Share]:
         if self._alone is not None:
-            return [_steady_share(self._alone, min(self.max_batch_tokens, self.max_outputs))]
+            return [steady_share(self._alone, min(self.max_batch_tokens, self.max_outputs))]
         decoding = self._decoding()
         while self.used_tokens + len(decoding) > self.capacity_tokens:
             if not self.evict_idle() and self.preempt_youngest() is None:
@@ -222,7 +224,7 @@ class Scheduler:
         self._steps, self._held = self._steps + 1, 0 if is_all else self._held
         for sequence in decoding:
             sequence.decoded_at = self._steps
-        shares = [Share(s, Row(s.slot, s.computed, s.ids[-1:]), True) for s in decoding]
+        shares = [decode_share(sequence) for sequence in decoding]
         if not is_all:
             self._plan_prefill(shares)
         return shares
@@ -247,7 +249,7 @@ class Scheduler:
             count = min(wanted, self.capacity_tokens - self.used_tokens - planned)
             if count <= 0 or (planned > decodes and count < min(sequence.unread, least)):
                 break
-            shares.append(_prefill_share(sequence, count))
+            shares.append(prefill_share(sequence, count))
             planned += count
             budget -= count
 
@@ -272,15 +274,19 @@ class Scheduler:
 
     def advance(self, shares: list[Share], seconds: float) -> int:
         """Take note of a step that was run; returns how many of its tokens were prefill. Drafts count when they are accepted."""
-        prefill = 0
+        prefill, depths, is_plain = 0, [], True
         for share in shares:
-            count = len(share.row.token_ids) - len(share.drafts)
-            share.sequence.computed += count
-            if share.sequence.produced == 0 or count > 1:
+            sequence, drafts = share.sequence, len(share.drafts)
+            count = len(share.row.token_ids) - drafts
+            sequence.computed += count
+            if count > 1 or sequence.produced == 0:
                 prefill += count
-        depths = [share.row.start for share in shares if len(share.row.token_ids) > 1 and not share.drafts]
+            if drafts:
+                is_plain = False
+            elif count > 1:
+                depths.append(share.row.start)
         self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None)
-        if not prefill and not any(share.drafts for share in shares):
+        if is_plain and not prefill:
             self.crew.note(len(shares), seconds)
         return prefill
 
@@ -376,6 +382,7 @@ class Scheduler:
         return slots
 
     def _leave(self, sequence: Sequence) -> list[Slot]:
+        self._alike = None
         self.running.remove(sequence)
         return [self.table.leave(side) for side in sequence.sides if side.slot >= 0]
 
@@ -383,18 +390,3 @@ class Scheduler:
 def _leads(leader: Ahead, common: int) -> bool:
     """Whether it is still on its way to so many tokens."""
     return leader.slot >= 0 and leader.computed < common
-
-
-def _steady_share(sequence: Sequence, most: int) -> Share:
-    """The next tokens of one that is computed alone, always cut in the same way: what it wrote before it lost its slot comes one by one again."""
-    left = sequence.prompt_length - sequence.computed
-    share = _prefill_share(sequence, min(left, STEADY_CHUNK_TOKENS, most) if left > 0 else 1)
-    share.row = replace(share.row, steady=True)
-    return share
-
-
-def _prefill_share(sequence: Sequence, count: int) -> Share:
-    """The next tokens of a sequence that lacks several; where its prompt is reported, with an output after each."""
-    start = sequence.computed
-    ids = sequence.ids[start : start + count]
-    return Share(sequence, Row(sequence.slot, start, ids, count if sequence.reports_prompt else 1), count == sequence.pending)

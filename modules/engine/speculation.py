@@ -14,10 +14,11 @@ from modules.core.model import Row
 from modules.engine.drafting import Drafter, ModelDrafter
 from modules.engine.lookup import LookupDrafter
 from modules.engine.payoff import Payoff
-from modules.engine.scheduler import Scheduler, Share
+from modules.engine.scheduler import Scheduler
 
 if TYPE_CHECKING:
     from modules.core.model import DraftSource
+    from modules.engine.shares import Share
 
 log = logging.getLogger(__name__)
 

@@ -30,8 +30,10 @@ def sequence(ids: list[int], count: int = 8, client: str = "", limit: int = 10_0
 
 def step(scheduler: Scheduler, runner: FakeRunner, seconds: float = 0.01) -> list[Sequence]:
     """One step as the engine does it; returns the sequences that ended."""
-    scheduler.admit()
-    shares = scheduler.plan()
+    shares = scheduler.again()
+    if not shares:
+        scheduler.admit()
+        shares = scheduler.plan()
     ended = []
     if shares:
         runner.forward([share.row for share in shares])
