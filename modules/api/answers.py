@@ -7,10 +7,12 @@ from typing import Any
 
 from fastapi.responses import JSONResponse
 
+ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
 
 def json_bytes(content: Any) -> bytes:
     """One line of JSON."""
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8", "replace")
+    return ENCODER.encode(content).encode("utf-8", "replace")
 
 
 class JsonAnswer(JSONResponse):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -17,27 +17,66 @@ from modules.core.process import child_environment
 ROOT = Path(__file__).resolve().parents[2]
 LOG_LIMIT_BYTES = 1 << 20
 TAIL_BYTES = 4096
+INPUT, OUTPUT = 0, 1
 TAIL_LINES = 3
+
+
+class _Ends(asyncio.SubprocessProtocol):
+    """Notes when a process and its output have ended."""
+
+    def __init__(self, take: Callable[[bytes], None]) -> None:
+        loop = asyncio.get_running_loop()
+        self.take = take
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.silent: asyncio.Future[None] = loop.create_future()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:  # before the pipe's own protocol is changed
+        self.take(data)
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        if fd == OUTPUT and not self.silent.done():
+            self.silent.set_result(None)
+
+    def process_exited(self) -> None:
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+
+class _Output(asyncio.Protocol):
+    """What a process says, handed on as it is read: through the protocol of the process it would take one turn of the event loop more."""
+
+    def __init__(self, take: Callable[[bytes], None], before: asyncio.BaseProtocol) -> None:
+        self._take = take
+        self._before = before
+
+    def data_received(self, data: bytes) -> None:
+        self._take(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._before.connection_lost(exc)
 
 
 class Child:
     """A started process, its pipes and its log."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: IO[bytes], log_start: int) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self.process = process
-        self.input = process.stdin
-        self.output = process.stdout
+    def __init__(self, transport: asyncio.SubprocessTransport, ends: _Ends, log: IO[bytes]) -> None:
+        self._transport = transport
+        self._ends = ends
         self._log = log
-        self._log_start = log_start
+        self._log_start = log.tell()
+        self.pid = transport.get_pid()
+        self._input = transport.get_pipe_transport(INPUT)
+        output = transport.get_pipe_transport(OUTPUT)
+        if isinstance(output, asyncio.ReadTransport):
+            output.set_protocol(_Output(ends.take, output.get_protocol()))
 
     @classmethod
-    async def start(cls, command: Sequence[str], log_path: Path | None) -> Child:
-        """Start a command in the project's folder; its errors and whatever libraries print go to the log."""
+    async def start(cls, command: Sequence[str], log_path: Path | None, take: Callable[[bytes], None]) -> Child:
+        """Start a command in the project's folder; `take` gets what it says, its errors and whatever libraries print go to the log."""
         log = _open_log(log_path)
         try:
-            process = await asyncio.create_subprocess_exec(
+            transport, ends = await asyncio.get_running_loop().subprocess_exec(
+                lambda: _Ends(take),
                 *command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -48,18 +87,34 @@ class Child:
         except BaseException:
             log.close()
             raise
-        return cls(process, log, log.tell())
+        return cls(transport, ends, log)
+
+    @property
+    def returncode(self) -> int | None:
+        """How it ended; None while it runs, as far as is known."""
+        return self._transport.get_returncode()
 
     @property
     def alive(self) -> bool:
         """Whether it has not ended, as far as is known."""
-        return self.process.returncode is None
+        return self.returncode is None
+
+    def write(self, data: bytes) -> None:
+        """Say something to it, if it still listens."""
+        if self.alive and isinstance(self._input, asyncio.WriteTransport) and not self._input.is_closing():
+            self._input.write(data)
+
+    async def ended(self, drain_s: float) -> int:
+        """Wait for its end, and so long at most for its last words; how it ended."""
+        await asyncio.shield(self._ends.exited)
+        await asyncio.wait((self._ends.silent,), timeout=drain_s)
+        return self.returncode or 0
 
     def kill(self) -> None:
         """End it at once."""
         if self.alive:
             try:
-                self.process.kill()
+                self._transport.kill()
             except ProcessLookupError:  # it ended by itself just now
                 return
 
@@ -76,7 +131,7 @@ class Child:
 
     def close(self) -> None:
         """Close pipes and log of a process that has ended."""
-        self.input.close()
+        self._transport.close()
         self._log.close()
 
 

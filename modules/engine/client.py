@@ -33,6 +33,7 @@ from modules.engine import wire
 from modules.engine.child import Child
 from modules.engine.client_generation import ClientGeneration, Inbox
 from modules.engine.client_questions import Questions
+from modules.engine.frames import Frames
 
 __all__ = ["ClientGeneration", "ClientSetup", "EngineClient"]
 
@@ -90,7 +91,6 @@ class EngineClient(Questions):
         self._killed_because = ""
         self._ended: AppError | None = None
         self._heard_s = self._used_s = time.monotonic()
-        self._reader = asyncio.create_task(self._read())
         self._waiter = asyncio.create_task(self._wait())
         self._watcher: asyncio.Task[None] | None = None
 
@@ -108,8 +108,10 @@ class EngineClient(Questions):
             LoadFailed: in the child's own sentence (also its subclasses), or how the child ended.
         """
         name = setup.get("name") or Path(path).name
-        child = await Child.start(setup.get("command", COMMAND), setup.get("log_path"))
+        frames = Frames()
+        child = await Child.start(setup.get("command", COMMAND), setup.get("log_path"), frames.feed)
         client = cls(child, name, setup)
+        frames.listen(client._take, client._take_nonsense)
         limit_s = setup.get("load_timeout_s", LOAD_TIMEOUT_S)
         loading = client._ask(
             "load", name=name, path=path, loader=loader, options=dict(options), queue_limit=setup.get("queue_limit", QUEUE_LIMIT),
@@ -144,7 +146,7 @@ class EngineClient(Questions):
     @property
     def pid(self) -> int:
         """Process id of the child."""
-        return self._child.process.pid
+        return self._child.pid
 
     async def ended(self) -> None:
         """Return when the child has ended and everybody who waits for it was told."""
@@ -242,7 +244,7 @@ class EngineClient(Questions):
         is_use = do != "counters"
         self._in_use += is_use
         try:
-            self._write(frame)
+            self._child.write(frame)
             return await answer
         finally:
             self._answers.pop(number, None)
@@ -251,11 +253,7 @@ class EngineClient(Questions):
                 self._used_s = time.monotonic()
 
     def _send(self, message: wire.Message) -> None:
-        self._write(wire.to_frame(message))
-
-    def _write(self, frame: bytes) -> None:
-        if self._child.alive and not self._child.input.is_closing():
-            self._child.input.write(frame)
+        self._child.write(wire.to_frame(message))
 
     async def _cancel(self, number: int, forget: bool) -> None:
         if forget:
@@ -276,19 +274,9 @@ class EngineClient(Questions):
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._forget, number)
 
-    async def _read(self) -> None:
-        """Take in what the child says; nothing here waits for a consumer."""
-        output = self._child.output
-        try:
-            while True:
-                header = await output.readexactly(wire.HEADER_BYTES)
-                body = await output.readexactly(wire.body_length(header))
-                self._take(wire.from_body(body))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            return
-        except (wire.FrameError, KeyError, TypeError, ValueError) as error:
-            log.exception("The engine of %s sent nonsense", self.name)
-            self._kill(f"it sent nonsense ({type(error).__name__})")
+    def _take_nonsense(self, error: Exception) -> None:
+        log.error("The engine of %s sent nonsense", self.name, exc_info=error)
+        self._kill(f"it sent nonsense ({type(error).__name__})")
 
     def _take(self, message: wire.Message) -> None:
         if "events" in message:
@@ -362,9 +350,7 @@ class EngineClient(Questions):
 
     async def _wait(self) -> None:
         """When the child has ended: tell everyone who waits for it."""
-        returncode = await self._child.process.wait()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._reader, DRAIN_S)  # what it said before its end
+        returncode = await self._child.ended(DRAIN_S)
         if self._watcher is not None:
             self._watcher.cancel()
         error = self._ended = self._why(returncode)

@@ -18,6 +18,8 @@ from modules.core.generation import Delta, EngineCounters, Started, TokenLogprob
 
 MAX_FRAME_BYTES = 64 << 20
 HEADER_BYTES = 4
+ENCODER = json.JSONEncoder(separators=(",", ":"), default=str)
+DECODER = json.JSONDecoder()
 
 Message = dict[str, Any]
 
@@ -32,13 +34,13 @@ def to_frame(message: Mapping[str, Any]) -> bytes:
     Raises:
         FrameError: larger than a frame may be.
     """
-    body = json.dumps(message, separators=(",", ":"), default=str).encode("ascii")
+    body = ENCODER.encode(message).encode("ascii")
     if len(body) > MAX_FRAME_BYTES:
         raise FrameError(f"A message of {len(body)} bytes is larger than the limit of {MAX_FRAME_BYTES}.")
     return len(body).to_bytes(HEADER_BYTES, "big") + body
 
 
-def body_length(header: bytes) -> int:
+def body_length(header: bytes | bytearray) -> int:
     """The length that a header announces.
 
     Raises:
@@ -57,11 +59,12 @@ def from_body(body: bytes) -> Message:
         FrameError: no JSON object.
     """
     try:
-        message = json.loads(body)
+        text = body.decode("ascii")
+        message, end = DECODER.raw_decode(text)
     except (ValueError, RecursionError) as error:
         raise FrameError(f"A frame holds no JSON: {error}.") from error
-    if not isinstance(message, dict):
-        raise FrameError("A frame holds no JSON object.")
+    if end < len(text) or not isinstance(message, dict):
+        raise FrameError("A frame holds no JSON object, or more than one.")
     return message
 
 
@@ -123,6 +126,8 @@ def delta_to_wire(delta: Delta) -> Message:
 
 def wire_to_delta(value: Mapping[str, Any]) -> Delta:
     """The delta that was sent."""
+    if len(value) == 2:
+        return Delta(value["text"], tuple(value["ids"]))
     return Delta(
         text=value["text"],
         token_ids=tuple(value["ids"]),

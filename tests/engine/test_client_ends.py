@@ -73,7 +73,7 @@ async def test_closing_says_that_the_model_was_unloaded(start):
     with pytest.raises(NoModelLoaded, match="unloaded"):
         await ids_of(generation)
     assert reasons == []
-    assert client._child.process.returncode == 0
+    assert client._child.returncode == 0
 
 
 async def test_closing_a_hung_process_does_not_take_longer_than_the_grace(start):
