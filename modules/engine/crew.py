@@ -25,7 +25,10 @@ class Crew:
 
     def note(self, rows: int, seconds: float) -> None:
         """A step that only decoded so many rows took so long."""
-        self._times.setdefault(rows, deque(maxlen=KEPT_TIMES)).append(seconds)
+        times = self._times.get(rows)
+        if times is None:
+            times = self._times[rows] = deque(maxlen=KEPT_TIMES)
+        times.append(seconds)
 
     def size(self, decoding: int) -> int:
         """How many rows the next step has where so many sequences could decode."""

@@ -322,7 +322,7 @@ class Engine:
     def _write(self, share: Share, entries: Logits) -> None:
         """One token, and another one after each that is as drafted: the model has seen it, so its logits count."""
         sequence = share.sequence
-        entries = self._writer.report_prompt(sequence, entries)
+        entries = self._writer.report_prompt(sequence, entries) if sequence.reports_prompt else entries
         for entry, draft in zip(entries, (*share.drafts, None), strict=True) if share.completes else ():
             if sequence.generation.cancelled:
                 self._cancel(sequence.generation)  # its command may be on its way still, and then finds nothing

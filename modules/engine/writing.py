@@ -69,9 +69,7 @@ class Writer:
         return End("stop") if sequence.sampler.finished else End("length") if len(sequence.ids) >= sequence.max_length else None
 
     def report_prompt(self, sequence: Sequence, entries: Logits) -> Logits:
-        """Report the tokens of the prompt that the entries of a row which was just computed are about; what is left chooses the next token."""
-        if not sequence.reports_prompt:
-            return entries
+        """Report the tokens of a prompt, as it is wanted, that the entries of a row which was just computed are about; what is left chooses the next token."""
         if not sequence.reported:
             first = sequence.ids[0]
             sequence.new_prompt_logprobs.append(self._entry(first, 0.0))

@@ -216,3 +216,25 @@ def test_a_few_biases_and_bans_are_as_a_changed_row(row: np.ndarray, k: int, own
 
 def test_half_precision_rows_are_read() -> None:
     assert as_row(np.array([1, 3, 2], np.float16)).cut(1, -np.inf)[0].tolist() == [1]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    arrays(), st.integers(1, 60), st.permutations(("top_p", "min_p", "temperature")), st.sampled_from([0.3, 0.95]), st.sampled_from([0.0, 0.05, 0.9]),
+    st.sampled_from([0.2, 1.0, 1.7]), st.sets(st.integers(0, 4), max_size=3), st.floats(0, 1, exclude_max=True),
+)  # fmt: skip
+def test_a_short_list_chooses_what_the_chain_does(row, k, order, top_p, min_p, temperature, banned, uniform) -> None:
+    params = GenerationParams(
+        top_k=k, top_p=top_p, min_p=min_p, temperature=temperature, sampler_order=("top_k", *order), banned_tokens=tuple(i for i in banned if i < len(row)),
+    )  # fmt: skip
+    sampler = Sampler(params, vocab_size=len(row), end_ids=frozenset(), prompt_ids=[])
+    assert sampler._shortlist is not None
+    chosen = sampler._choose(NumpyRow(row), uniform)
+    sampler._shortlist = None
+    assert chosen == sampler._choose(NumpyRow(row), uniform)
+
+
+@pytest.mark.parametrize("fields", [{"top_k": 0}, {"top_k": 97}, {"top_k": 40, "typical_p": 0.5}, {"top_k": 40, "logit_bias": {1: 2.0}}, {"top_k": 40, "temperature": 0},
+                                    {"top_k": 40, "mirostat_mode": 2}, {"top_k": 40, "dynamic_temperature_range": 0.5}, {"top_k": 40, "repetition_penalty": 1.1}], ids=str)  # fmt: skip
+def test_what_a_short_list_cannot_do_is_left_to_the_chain(fields) -> None:
+    assert Sampler(GenerationParams(**fields), vocab_size=200, end_ids=frozenset(), prompt_ids=[])._shortlist is None

@@ -62,6 +62,7 @@ class LlamaCppRunner:
         self.mixes_slots = shared  # as all have one cache together
         self._window = int(binding.llama_model_n_swa(model))  # 0 where all layers see everything
         self.keeps_parts = not (binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model))
+        self._may_be_ahead = bool(binding.llama_supports_gpu_offload())  # a processor has computed all when a call returns
         slots, batch_tokens = options.slots, options.batch_tokens
         self.n_slots = slots
         self.context_length = context_length
@@ -167,7 +168,8 @@ class LlamaCppRunner:
     def _finish(self, code: int) -> None:
         """Wait for a step, or turn what llama.cpp returned for it into an error."""
         if code == 0:
-            self._binding.llama_synchronize(self._context)  # on a GPU the wait belongs here, where the interpreter lock is free
+            if self._may_be_ahead:
+                self._binding.llama_synchronize(self._context)  # the wait belongs here, where the interpreter lock is free
             return
         if code in (1, -2):
             for slot, length in enumerate(self._lengths):  # what a step in several parts had done before one failed

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SURPLUS = 2  # times as large as needed, and memory is not used again
-PIECE_BYTES = 2 << 20  # made ready at once: a request that comes meanwhile waits for one piece
+PIECE_BYTES = 256 << 10  # made ready at once: a request that comes meanwhile waits for one piece
 
 
 class SpareMemory:
