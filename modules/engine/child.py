@@ -17,12 +17,12 @@ from modules.core.process import child_environment
 ROOT = Path(__file__).resolve().parents[2]
 LOG_LIMIT_BYTES = 1 << 20
 TAIL_BYTES = 4096
-INPUT, OUTPUT = 0, 1
 TAIL_LINES = 3
+INPUT, OUTPUT = 0, 1  # descriptors of a process
 
 
 class _Ends(asyncio.SubprocessProtocol):
-    """Notes when a process and its output have ended."""
+    """Notes when a process and its output have ended, and hands on what it says at its very beginning."""
 
     def __init__(self, take: Callable[[bytes], None]) -> None:
         loop = asyncio.get_running_loop()

@@ -275,7 +275,6 @@ class EngineClient(Questions):
             self._loop.call_soon_threadsafe(self._forget, number)
 
     def _take_nonsense(self, error: Exception) -> None:
-        log.error("The engine of %s sent nonsense", self.name, exc_info=error)
         self._kill(f"it sent nonsense ({type(error).__name__})")
 
     def _take(self, message: wire.Message) -> None:
@@ -331,7 +330,7 @@ class EngineClient(Questions):
             self._kill(f"a step took longer than {self._step_timeout_s:g} s, the limit")
 
     async def _watch(self) -> None:
-        """Kill a child that has been silent for too long. A loop that was itself held up gives the reader time to catch up."""
+        """Kill a child that has been silent for too long. A loop that was itself held up gives what was said meanwhile time to be read."""
         interval_s = min(1.0, self._heartbeat_timeout_s / 4)
         while True:
             asleep_s = time.monotonic()

@@ -53,13 +53,13 @@ Sink = Callable[[list[Event]], None]
 
 
 class Outbox:
-    """Gathers news and hands it to the sink: at once when something began or ended, else at most every few milliseconds."""
+    """Gathers news and hands it to the sink: at once when something began or ended, else some thirty times a second."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._events: list[Event] = []
         self._changed: dict[Sequence, None] = {}  # with something new to deliver
-        self._delivered_s = 0.0
+        self._delivered_s = self._looked_s = 0.0
         self._places_s = 0.0
         self.urgent = False
         self.places_changed = False
@@ -77,12 +77,13 @@ class Outbox:
         """A sequence ended; its last delta is added by itself."""
         self._changed.pop(sequence, None)
 
-    def deliver(self, waiting: Iterable[Sequence]) -> None:
-        """Hand over what is due; `waiting` is the queue in order."""
+    def deliver(self, waiting: Iterable[Sequence], at_once: bool = False) -> None:
+        """After a step hand over what is due now rather than after the next one, or `at_once`; `waiting` is the queue in order."""
         now_s = time.monotonic()
+        step_s, self._looked_s = now_s - self._looked_s, now_s
         if self.places_changed:
             self._report_places(waiting, now_s)
-        if not self.urgent and now_s - self._delivered_s < FLUSH_S:
+        if not (self.urgent or at_once) and now_s + step_s / 2 - self._delivered_s < FLUSH_S:
             return
         for sequence in self._changed:
             self._events.append(Event(sequence.generation, delta=sequence.take_delta()))

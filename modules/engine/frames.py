@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from modules.engine.wire import HEADER_BYTES, Message, body_length, from_body
+
+log = logging.getLogger(__name__)
 
 
 class Frames:
@@ -12,6 +15,7 @@ class Frames:
 
     def __init__(self) -> None:
         self._held = bytearray()
+        self._failed = False
         self._take: Callable[[Message], None] | None = None
         self._fail: Callable[[Exception], None] | None = None
 
@@ -22,6 +26,8 @@ class Frames:
 
     def feed(self, data: bytes) -> None:
         """The next piece."""
+        if self._failed:
+            return
         held = self._held
         held += data
         while self._take is not None and len(held) >= HEADER_BYTES:
@@ -32,7 +38,9 @@ class Frames:
                 body = bytes(held[HEADER_BYTES:end])
                 del held[:end]
                 self._take(from_body(body))
-            except (KeyError, TypeError, ValueError) as error:  # a FrameError is a ValueError
-                self._take = None
+            except Exception as error:  # whatever it was: what follows makes no sense any more
+                self._failed, self._take = True, None
+                held.clear()
+                log.exception("What came through a pipe was not understood")
                 if self._fail is not None:
                     self._fail(error)

@@ -7,7 +7,6 @@ one is run by the engine. Ends with its parent. `modules/services/machine_speed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import queue
 import statistics
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from modules.core.params import GenerationParams
 from modules.engine import wire
 from modules.engine.channel import Channel, guard_process
+from modules.engine.frames import Frames
 from modules.loaders.llama_cpp.memory import estimate as llama_cpp_needs
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.threads import thread_counts
@@ -202,20 +202,28 @@ class Listener:
 
 async def listen() -> None:
     """Read frames on standard input until it ends."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     arrived: asyncio.Queue[Any] = asyncio.Queue()
+    ended, frames = asyncio.Event(), Frames()
+
+    def take(message: wire.Message) -> None:
+        for _number, _kind, value in message["events"]:
+            arrived.put_nowait(value)
+
+    class Reading(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            frames.feed(data)
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            ended.set()
 
     async def follow() -> None:
         while True:
             wire.wire_to_delta(await arrived.get())
 
     following = asyncio.create_task(follow())  # who follows a reply is not who reads
-    with contextlib.suppress(asyncio.IncompleteReadError):
-        while True:
-            length = wire.body_length(await reader.readexactly(wire.HEADER_BYTES))
-            for _number, _kind, value in wire.from_body(await reader.readexactly(length))["events"]:
-                arrived.put_nowait(value)
+    frames.listen(take, lambda _: ended.set())
+    await asyncio.get_running_loop().connect_read_pipe(Reading, sys.stdin)
+    await ended.wait()
     following.cancel()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modules.engine.frames import Frames
@@ -17,6 +17,7 @@ def pieces(data: bytes, places: list[int]) -> list[bytes]:
     return [data[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(data)], strict=True)]
 
 
+@settings(deadline=None)
 @given(messages, st.lists(st.integers(0, 10_000), max_size=8), st.integers(0, 8))
 def test_however_they_are_cut_and_whenever_somebody_listens(sent, places, listens_after):
     frames, got, failed = Frames(), [], []
@@ -39,8 +40,13 @@ def test_what_is_no_frame_is_told_once_and_nothing_is_taken_after_it(wrong):
     assert len(failed) == 1
 
 
-def test_a_message_that_is_not_understood_is_told_too():
+@pytest.mark.parametrize("error", [KeyError, AttributeError, OSError])
+def test_a_message_that_is_not_understood_is_told_too(error):
     frames, failed = Frames(), []
-    frames.listen(lambda message: message["b"], failed.append)
-    frames.feed(to_frame({"a": 1}))
-    assert [type(error) for error in failed] == [KeyError]
+
+    def take(message):
+        raise error
+
+    frames.listen(take, failed.append)
+    frames.feed(2 * to_frame({"a": 1}))
+    assert [type(one) for one in failed] == [error]

@@ -1,0 +1,55 @@
+"""When news is handed over."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.engine import events
+from modules.engine.events import Event, Generation, Outbox
+from modules.engine.sequence import Sequence
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    one = Clock()
+    monkeypatch.setattr(events, "time", one)
+    return one
+
+
+def writing() -> Sequence:
+    sequence = Sequence([1], 1000)
+    sequence.generation = Generation(None, 0, 1)
+    return sequence
+
+
+@pytest.mark.parametrize(("step_ms", "least", "most"), [(1, 28, 32), (7.5, 28, 34), (20, 24, 26), (24, 40, 42), (33, 29, 31), (50, 19, 21)])
+def test_some_thirty_times_a_second_and_never_with_two_long_steps_at_once(clock, step_ms, least, most):
+    calls: list[list[Event]] = []
+    outbox, sequence = Outbox(calls.append), writing()
+    end_s = clock.now_s + 10
+    while clock.now_s < end_s:
+        clock.now_s += step_ms / 1e3
+        sequence.new_ids.append(1)
+        outbox.changed(sequence)
+        outbox.deliver(())
+    assert 10 * least <= len(calls) <= 10 * most
+
+
+def test_what_waits_is_handed_over_before_something_else_is_done(clock):
+    calls: list[list[Event]] = []
+    outbox, sequence = Outbox(calls.append), writing()
+    for at_once in (False, False, True):
+        clock.now_s += 0.001
+        sequence.new_ids.append(1)
+        outbox.changed(sequence)
+        outbox.deliver((), at_once=at_once)
+    assert [len(call[0].delta.token_ids) for call in calls] == [1, 2]
