@@ -175,7 +175,7 @@ class Scheduler:
     def again(self) -> list[Share]:
         """The next step, where it is the last one again, as one reply is written and nobody came, went or waits; else nothing: `admit` and `plan`.
 
-        What those two look through for one token takes a tenth of the processor's time that a small model does (docs/lab-notes.md).
+        What those two look through is felt beside a step of a small model (docs/lab-notes.md).
         """
         sequence = self._alike
         if sequence is None or sequence.pending != 1 or sequence.computed >= self._alike_until:

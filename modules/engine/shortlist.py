@@ -1,7 +1,7 @@
 """The usual chain of samplers in one go: top-k, then any of those that can say what they do to a short sorted list.
 
-Chooses what the chain itself would choose, in two thirds of its time: between two steps of a model a choice costs what code it runs through, and objects
-for what each sampler leaves are more than half of that (docs/lab-notes.md). Knows lists; what the samplers do is said in `samplers.py`.
+Chooses what the chain itself would choose, in two thirds to three quarters of its time: between two steps of a model a choice costs what code it runs
+through, and nothing is made here for what each sampler leaves but a list (docs/lab-notes.md). Knows lists; what the samplers do is said in `samplers.py`.
 """
 
 from __future__ import annotations
