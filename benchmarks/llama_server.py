@@ -11,8 +11,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+
+from installer.compiler import with_sound_tiles
 
 DISTRIBUTION = "llama-cpp-python"
 SERVER, BENCH = PROGRAMS = ("llama-server", "llama-bench")
@@ -47,9 +50,10 @@ def build(program: Path) -> None:
             archive.extractall(folder, filter="data")
         source = next(Path(folder).glob("*/vendor/llama.cpp"))
         made = Path(folder) / "build"
-        _do("cmake", "-S", str(source), "-B", str(made), *SWITCHES)
+        environment = with_sound_tiles(os.environ)
+        _do("cmake", "-S", str(source), "-B", str(made), *SWITCHES, environment=environment)
         at_once = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
-        _do("cmake", "--build", str(made), "--target", program.name, "--parallel", at_once)
+        _do("cmake", "--build", str(made), "--target", program.name, "--parallel", at_once, environment=environment)
         program.parent.mkdir(parents=True, exist_ok=True)
         staged = program.with_name(f".{program.name}.{os.getpid()}")
         staged.write_bytes(next(made.rglob(f"bin/{program.name}")).read_bytes())
@@ -57,8 +61,8 @@ def build(program: Path) -> None:
         staged.replace(program)
 
 
-def _do(*command: str) -> None:
-    subprocess.run(command, check=True, stdout=sys.stderr)
+def _do(*command: str, environment: Mapping[str, str] | None = None) -> None:
+    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
 
 
 def main() -> None:

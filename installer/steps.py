@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from installer.compiler import with_sound_tiles
 from installer.machine import (
     LLAMA_INDEX,
     TORCH_INDEX,
@@ -217,6 +218,11 @@ def remove_llama(place: Place) -> None:
     run_logged([str(place.python), "-m", "pip", "uninstall", "-y", "llama-cpp-python"], "llama.cpp: making room", place.log)
 
 
+def forget_llama(place: Place) -> None:
+    """Take llama.cpp out of pip's cache, so that the next build comes to stand there."""
+    run_logged([str(place.python), "-m", "pip", "cache", "remove", "llama_cpp_python"], "llama.cpp: making room", place.log)
+
+
 def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False) -> None:
     """Install llama.cpp: prebuilt when one is reachable, else compiled here for this processor and accelerator.
 
@@ -240,6 +246,7 @@ def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False
     jobs = str(build_jobs())
     env = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", jobs)}
     env["CMAKE_ARGS"] = f"{cmake_args(accelerator)} {os.environ.get('CMAKE_ARGS', '')}".strip()
+    env = with_sound_tiles(env)
     arguments = ["-v", "-c", str(place.requirements), f"llama-cpp-python=={version}"]
     title = f"llama.cpp for {accelerator.kind}"
     if not again and accelerator.kind not in ("cuda", "rocm"):
@@ -247,8 +254,11 @@ def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False
         if llama_works(place):
             return
         print("      The wheel in pip's cache does not run on this processor: compiling it here.", flush=True)
+        forget_llama(place)
+    else:
+        arguments.insert(0, "--no-cache-dir")
     remove_llama(place)
-    must(place, title, ["--no-cache-dir", "--no-binary=llama-cpp-python", *arguments], env)
+    must(place, title, ["--no-binary=llama-cpp-python", *arguments], env)
     if not llama_works(place):
         raise SetupError(f"llama.cpp was compiled but does not run here. The reason is at the end of {place.log}.")
 

@@ -1,6 +1,6 @@
 """Fixtures that every test may use: real models, optional test data, the browser. Sets the environment before imports.
 
-Knows where the starter model and the optional data lie and which switches keep libraries quiet and single-threaded.
+Knows where the starter model and the optional data lie and which switches keep libraries quiet, single-threaded and out of each other's way.
 Knows nothing of any module of Paddock.
 """
 
@@ -43,6 +43,9 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "OMP_NUM_THREADS": "1",
     "PYTHONHASHSEED": "0",
+    # Here, and nowhere in Paddock, torch and llama.cpp share a process: torch leaves AMX tiles unset that llama.cpp has set once and for all
+    "MKL_ENABLE_INSTRUCTIONS": "AVX512",
+    "ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16",
 }
 for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)

@@ -232,7 +232,7 @@ class Engine:
         while not self._closing:
             if self._paused or not self._sequences:
                 self.busy_since_s = 0.0
-                self._scheduler.spill.ready_memory(self._commands.empty)
+                self._scheduler.table.ready_memory(self._commands.empty)
                 self._obey(self._commands.get())
             while not self._commands.empty():
                 self._obey(self._commands.get())

@@ -5,6 +5,7 @@ Pure bookkeeping over token ids; of a `Runner` it uses the calls that move, save
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -231,6 +232,15 @@ class SlotTable:
             if not self.evict_idle(spared):
                 return False
         return True
+
+    def ready_memory(self, at_rest: Callable[[], bool]) -> None:
+        """While nothing else is to be done, have memory ready to save what the next conversation would push out."""
+        expected = 0
+        if all(slot.length for slot in self.slots):  # no slot is empty, so it would get the idle one that was used least recently
+            oldest = min((slot for slot in self.slots if slot.sequence is None), key=lambda slot: slot.used_at, default=None)
+            if oldest is not None and oldest.length >= self.spill.min_tokens:
+                expected = self._memory.state_bytes(oldest.index)
+        self.spill.ready_memory(at_rest, expected)
 
     def forget_all(self) -> None:
         """Empty every slot, and save nothing; nothing may be running."""

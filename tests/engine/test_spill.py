@@ -239,6 +239,21 @@ def test_memory_is_ready_for_the_next_save_while_nothing_else_is_to_be_done():
     assert runner.ready_bytes == 4 * (len(first.ids) - 1)
 
 
+def test_memory_is_ready_for_what_the_next_conversation_will_push_out():
+    runner = FakeRunner(slots=2, context=2048)
+    scheduler = make(runner, BUDGET)
+    long = talk(scheduler, runner, [5] * 300)
+    scheduler.table.ready_memory(lambda: True)
+    assert not runner.ready_bytes  # a slot is still empty
+    short = talk(scheduler, runner, [6] * 100)
+    scheduler.table.ready_memory(lambda: True)
+    assert runner.ready_bytes == 4 * (len(long.ids) - 1)
+    talk(scheduler, runner, [7] * 200)  # in the place of the long one
+    runner.ready_bytes = 0
+    scheduler.table.ready_memory(lambda: True)
+    assert runner.ready_bytes == 4 * (len(short.ids) - 1)  # not as much as the last save took
+
+
 def test_memory_is_made_ready_only_within_the_budget():
     runner = FakeRunner(slots=1, context=2048)
     scheduler = make(runner, 2000)

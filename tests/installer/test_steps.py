@@ -127,9 +127,13 @@ def test_without_compiler_and_prebuilt_the_sentence_comes_before_pip(checkout: s
 def test_a_cached_wheel_that_does_not_run_is_compiled_here(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch) -> None:
     pip, works = FakePip(), [True, False]
     monkeypatch.setattr(steps, "pip", pip)
+    monkeypatch.setattr(steps, "forget_llama", lambda _place: pip.asked.append("forget"))
     monkeypatch.setattr(steps, "fetch", lambda _url: "")
     monkeypatch.setattr(steps, "remove_llama", lambda _place: None)
     monkeypatch.setattr(steps, "missing_compiler", lambda: "")
     monkeypatch.setattr(steps, "llama_works", lambda _place: works.pop())
     steps.install_llama(checkout, CPU)
-    assert ["--no-cache-dir" in text for text in pip.asked] == [False, True]
+    assert len(pip.asked) == 3
+    assert pip.asked[1] == "forget"  # else the next environment would meet the same wheel again
+    assert "--no-binary=llama-cpp-python" in pip.asked[2]
+    assert "--no-cache-dir" not in pip.asked[2]
