@@ -12,6 +12,7 @@ import queue
 import sys
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.contestants import SAMPLING, Model
@@ -96,7 +97,8 @@ def profile(model: Model, clients: int, tokens: int, threads: int) -> str:
     options: dict[str, Any] = {"slots": clients, "context_length": 2048, "threads": threads}
     if model.path.is_file():
         options["threads_batch"] = threads
-    loaded = spec.load(model.path, spec.options.model_validate(options), lambda _stage, _done: None)
+    with ThreadPoolExecutor(1) as loading:  # OpenMP keeps helpers for each thread that computed, as long as it lives (modules/engine/worker.py)
+        loaded = loading.submit(spec.load, model.path, spec.options.model_validate(options), lambda _stage, _done: None).result()
     watch, ended = Stopwatch(), queue.Queue[Event]()
     original = _originals()
     watch.put_around_parts()

@@ -10,6 +10,7 @@ import logging
 import signal
 import socket
 import ssl
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 
@@ -23,6 +24,7 @@ from modules.core.settings import Settings
 
 REPLY_GRACE_S = 2.0  # after a signal, until the services end and with them every reply
 LAST_WORDS_S = 0.3  # for the sentences to leave, before the streams that never end by themselves are cut off
+TICK_S = 1.0  # between looks whether it is to end, unless that is told; the time in headers is made anew then
 STREAM_GRACE_S = 6  # until everything is cut off, whatever the services do
 
 
@@ -34,17 +36,33 @@ class _Server(uvicorn.Server):
         self._listener = listener
         self._kept: socket.socket | None = None
         self._signalled = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = asyncio.Event()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal ends it for good, also while it ends to start again."""
         self._signalled = True
         super().handle_exit(sig, frame)
+        self._tell()
+
+    async def main_loop(self) -> None:
+        """As uvicorn's own, but looking once a second and not ten times: a look takes a third of a millisecond from a model that computes on all cores."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), TICK_S)
+
+    def _tell(self) -> None:
+        """Wake the loop that looks whether this is the end; also out of a signal's handler."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told.set)
 
     def end_to_start_again(self) -> None:
         """End as for a signal; who connects from now on waits for the next run."""
         if self._kept is None:
             self._kept = self._listener.dup()
             self.should_exit = True
+            self._tell()
 
     def kept(self) -> socket.socket | None:
         """The listener for the next run, if there is to be one."""

@@ -14,7 +14,7 @@ from modules.core.errors import AppError
 from modules.core.generation import Delta, Started
 from modules.engine.sequence import Sequence
 
-FLUSH_S = 0.033  # between deliveries, thirty times a second: each wakes the page's process, which takes half a millisecond of a core, and has a browser draw
+FLUSH_S = 0.05  # between deliveries, twenty times a second: each takes a millisecond of the cores, where a model computes on all of them, and has a browser draw
 SOON_S = 0.05  # what so short a step will bring is waited for
 PLACES_S = 0.1  # between reports of places in the queue
 
@@ -53,7 +53,7 @@ Sink = Callable[[list[Event]], None]
 
 
 class Outbox:
-    """Gathers news and hands it to the sink: at once when something began or ended, else some thirty times a second."""
+    """Gathers news and hands it to the sink: at once when something began or ended, else some twenty times a second."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink

@@ -13,8 +13,8 @@ def mount_page(api: Any, app: App) -> Any:
     import gradio as gr
 
     from modules.ui.app import build_page, page_options
+    from modules.ui.event_queue import EventQueue
 
     page = build_page(app)
-    page._queue.sleep_when_free = 0.1  # the idle queue looks for work this often; the default costs 5 % of a core, and each look disturbs a stream
-    page._queue.progress_update_sleep_when_free = 0.1
+    EventQueue.instead_of(page._queue)
     return gr.mount_gradio_app(api, page, path="/", root_path=app.settings.root_path or None, **page_options())
