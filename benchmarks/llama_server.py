@@ -1,7 +1,7 @@
 """Builds llama.cpp's own `llama-server` and `llama-bench` from the source inside llama-cpp-python's archive, to stand beside Paddock in benchmarks and tests.
 
 `python -m benchmarks.llama_server` prints the path of the server, `python -m benchmarks.llama_server llama-bench` that of the other: built once for each
-version into a cache. Needs cmake and a compiler; CMAKE_BUILD_PARALLEL_LEVEL limits the cores that it takes.
+version into a cache (delete it there after a change of the compiler). Needs cmake and a compiler; CMAKE_BUILD_PARALLEL_LEVEL limits the cores that it takes.
 """
 
 from __future__ import annotations

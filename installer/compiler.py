@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
 COMPILERS = ("c++", "g++", "clang++")  # in the order in which cmake looks for them
 HEADERS = Path(__file__).parent / "headers"
@@ -37,7 +38,9 @@ int main() {
 }
 """
 
-Probe = Callable[[str, Mapping[str, str]], bool | None]
+# No tiles in what it compiles; the whole table was loaded; it was not; its program could not be started, or not be waited for
+Found = Literal["absent", "sound", "broken", "unknown"]
+Probe = Callable[[str, Mapping[str, str]], Found]
 
 
 def compiler(environment: Mapping[str, str], which: Callable[[str], str | None] = shutil.which) -> str:
@@ -52,11 +55,11 @@ def with_sound_tiles(environment: Mapping[str, str], probe: Probe | None = None)
     if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
         return found
     command = compiler(environment)
-    ask = probe or (lambda flags, where: _runs(command, flags, where))
-    if not command or ask("", found) is not False:
+    ask = probe or (lambda flags, where: look(command, flags, where))
+    if not command or ask("", found) in ("absent", "sound"):
         return found
     told = {**found, "CPLUS_INCLUDE_PATH": os.pathsep.join(filter(None, (str(HEADERS), found.get("CPLUS_INCLUDE_PATH"))))}
-    if ask(WHOLE_TABLE, told):
+    if ask(WHOLE_TABLE, told) in ("sound", "unknown"):  # to a sound compiler the header does nothing
         return _with(told, WHOLE_TABLE, ("CXXFLAGS",))
     return _with(found, NO_TILES, ("CFLAGS", "CXXFLAGS"))
 
@@ -65,18 +68,15 @@ def _with(environment: dict[str, str], flags: str, names: tuple[str, ...]) -> di
     return {**environment, **{name: f"{environment.get(name, '')} {flags}".strip() for name in names}}
 
 
-def _runs(command: str, flags: str, environment: Mapping[str, str]) -> bool | None:
-    """Whether a program of this compiler loads a whole table; None where it makes none that does."""
+def look(command: str, flags: str, environment: Mapping[str, str]) -> Found:
+    """What becomes of a table of tiles in a program of this compiler."""
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "probe.cpp"), Path(folder, "probe")
         source.write_text(PROBE, encoding="ascii")
+        compiling = [*command.split(), "-O3", "-march=native", *flags.split(), str(source), "-o", str(program)]
         try:
-            built = subprocess.run(
-                [*command.split(), "-O3", "-march=native", *flags.split(), str(source), "-o", str(program)],
-                env=dict(environment), capture_output=True, timeout=60, check=False,
-            )  # fmt: skip
-            if built.returncode:
-                return None
-            return subprocess.run([str(program)], capture_output=True, timeout=10, check=False).returncode == 0
+            if subprocess.run(compiling, env=dict(environment), capture_output=True, timeout=60, check=False).returncode:
+                return "absent"
+            return "broken" if subprocess.run([str(program)], capture_output=True, timeout=10, check=False).returncode else "sound"
         except (OSError, subprocess.SubprocessError):
-            return None
+            return "unknown"

@@ -53,7 +53,7 @@ Sink = Callable[[list[Event]], None]
 
 
 class Outbox:
-    """Gathers news and hands it to the sink: at once when a reply has its first token or its end, else some twenty times a second."""
+    """Gathers news and hands it to the sink: at once when something began or ended, else some twenty times a second."""
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
@@ -70,9 +70,8 @@ class Outbox:
         self.urgent = self.urgent or urgent
 
     def changed(self, sequence: Sequence) -> None:
-        """A sequence has new tokens; the first one is waited for."""
+        """A sequence has new tokens."""
         self._changed[sequence] = None
-        self.urgent = self.urgent or sequence.produced == 1
 
     def forget(self, sequence: Sequence) -> None:
         """A sequence ended; its last delta is added by itself."""

@@ -235,12 +235,13 @@ class SlotTable:
 
     def ready_memory(self, at_rest: Callable[[], bool]) -> None:
         """While nothing else is to be done, have memory ready to save what the next conversation would push out."""
-        expected = 0
-        if all(slot.length for slot in self.slots):  # no slot is empty, so it would get the idle one that was used least recently
-            oldest = min((slot for slot in self.slots if slot.sequence is None), key=lambda slot: slot.used_at, default=None)
-            if oldest is not None and oldest.length >= self.spill.min_tokens:
-                expected = self._memory.state_bytes(oldest.index)
-        self.spill.ready_memory(at_rest, expected)
+        if not self.spill.budget_bytes or not at_rest():
+            return
+        idle = [slot for slot in self.slots if slot.sequence is None]
+        if idle and all(slot.length for slot in self.slots):  # no slot is empty, so it would get the one that was used least recently
+            oldest = min(idle, key=lambda slot: slot.used_at)
+            self.spill.expect(oldest.index, oldest.length, self._pace.prefill_s_per_token)
+        self.spill.ready_memory(at_rest)
 
     def forget_all(self) -> None:
         """Empty every slot, and save nothing; nothing may be running."""

@@ -34,7 +34,7 @@ class Spill:
         self._prefill_s_per_token = 0.0
         self._s_per_byte = 0.0  # of the fastest save so far: the others were held up by something
         self._copies = 0  # by which that was measured
-        self._next_bytes = 0  # what the next save may need
+        self._next_bytes = 0  # what the next save may need: what is expected, or as much as the last one
         self.saves = self.restores = self.restored_tokens = 0
 
     @property
@@ -125,9 +125,17 @@ class Spill:
             self._memory.drop_state(saved.state)
         return kept
 
-    def ready_memory(self, at_rest: Callable[[], bool], expected_bytes: int = 0) -> None:
-        """Have memory ready for the next save, if the budget has room for it, while nothing else is to be done; where no size is expected, as much as the last one took."""
-        self._next_bytes = expected_bytes or self._next_bytes
+    def expect(self, slot: int, length: int, prefill_s_per_token: float) -> None:
+        """So many tokens of a slot are the next that may be saved, if that is worth it then."""
+        try:
+            size = self._memory.state_bytes(slot) if length >= self.min_tokens else 0
+        except (AppError, MemoryError, RuntimeError):  # `save` will say so
+            return
+        if size and self._pays(size, length * prefill_s_per_token):
+            self._next_bytes = size
+
+    def ready_memory(self, at_rest: Callable[[], bool]) -> None:
+        """Have memory ready for the next save, if the budget has room for it, while nothing else is to be done."""
         if self._next_bytes and self.size_bytes + self._next_bytes <= self.budget_bytes:
             try:
                 more = True

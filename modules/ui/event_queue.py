@@ -38,6 +38,7 @@ class EventQueue(Queue):
 
     async def start_processing(self) -> None:
         """Begin what can begin, then wait for news; until the server ends."""
+        self._news = asyncio.Event()  # of this loop: a page may be served once more by another one
         try:
             while not self.stopped:
                 self._news.clear()
@@ -72,6 +73,11 @@ class EventQueue(Queue):
         if self.live_updates:
             self.broadcast_estimations(group)
         return True
+
+    async def reset_iterators(self, *args: Any, **named: Any) -> Any:
+        """What Gradio does when an event has just given its place back; figures for its analytics come after it."""
+        self._news.set()
+        return await super().reset_iterators(*args, **named)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._asyncio_tasks.discard(task)

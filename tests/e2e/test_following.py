@@ -15,7 +15,7 @@ from tests.paddock_server import LONG, PaddockServer, wait_for
 
 pytestmark = pytest.mark.usefixtures("unhurried")
 
-IN_FLIGHT_TOKENS = 128  # written by the engine and not yet delivered when it was held: it delivers every 33 ms
+IN_FLIGHT_TOKENS = 192  # written by the engine and not yet delivered when it was held: it delivers every 50 ms
 
 
 def long_reply(chat: ChatScreen, server: PaddockServer, title: str) -> str:

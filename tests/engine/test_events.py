@@ -44,21 +44,6 @@ def test_some_twenty_times_a_second_and_never_with_three_long_steps_at_once(cloc
     assert 10 * least <= len(calls) <= 10 * most
 
 
-def test_the_first_token_of_a_reply_waits_for_nobody(clock):
-    calls: list[list[Event]] = []
-    outbox = Outbox(calls.append)
-    for _ in range(3):  # replies of two tokens, one right after the other
-        sequence = writing()
-        for token_id in (5, 6):
-            clock.now_s += 0.001
-            sequence.append(token_id)
-            sequence.new_ids.append(token_id)
-            outbox.changed(sequence)
-            outbox.deliver(())
-        outbox.forget(sequence)
-    assert [call[0].delta.token_ids for call in calls] == [(5,)] * 3
-
-
 def test_what_waits_is_handed_over_before_something_else_is_done(clock):
     calls: list[list[Event]] = []
     outbox, sequence = Outbox(calls.append), writing()

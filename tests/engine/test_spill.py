@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import settings
 
 from modules.core.model import Adapter
-from modules.engine.spill import MIN_SPILL_TOKENS, Spill
+from modules.engine.spill import MEASURED_SAVES, MIN_SPILL_TOKENS, Spill
 from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence
 from tests.fakes import FakeRunner
 
@@ -252,6 +252,40 @@ def test_memory_is_ready_for_what_the_next_conversation_will_push_out():
     runner.ready_bytes = 0
     scheduler.table.ready_memory(lambda: True)
     assert runner.ready_bytes == 4 * (len(short.ids) - 1)  # not as much as the last save took
+
+
+def test_a_state_that_cannot_be_looked_at_is_no_end_of_the_engine():
+    runner = FakeRunner(slots=1, context=2048)
+    scheduler = make(runner, BUDGET)
+    talk(scheduler, runner, [5] * 300)
+    asked = []
+
+    def refuse(slot: int) -> int:
+        asked.append(slot)
+        raise RuntimeError
+
+    runner.state_bytes = refuse
+    scheduler.table.ready_memory(lambda: False)  # somebody waits
+    scheduler.spill.budget_bytes = 0
+    scheduler.table.ready_memory(lambda: True)
+    assert not asked
+    scheduler.spill.budget_bytes = BUDGET
+    scheduler.table.ready_memory(lambda: True)
+    assert asked == [0]
+    assert not runner.ready_bytes
+
+
+def test_memory_is_not_made_ready_for_what_is_quicker_computed_again():
+    runner = FakeRunner(slots=1, context=2048)
+    scheduler = make(runner, BUDGET)
+    talk(scheduler, runner, [5] * 300)
+    scheduler.spill._copies, scheduler.spill._s_per_byte = MEASURED_SAVES, 1.0
+    scheduler.pace.prefill_s_per_token = 1e-3
+    scheduler.table.ready_memory(lambda: True)
+    assert not runner.ready_bytes
+    scheduler.spill._s_per_byte = 1e-6
+    scheduler.table.ready_memory(lambda: True)
+    assert runner.ready_bytes
 
 
 def test_memory_is_made_ready_only_within_the_budget():

@@ -37,7 +37,6 @@ def client(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[T
     with TestClient(api) as running:
         yield running
         page._queue.close()
-        page._queue._news.set()
 
 
 def joined(client: TestClient, word: str) -> None:
