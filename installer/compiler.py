@@ -1,6 +1,6 @@
 """What the compiler here gets wrong, and what llama.cpp is compiled with in spite of it.
 
-GCC before 11.5, 12.4, 13.3 and 14 takes the table that `_tile_loadconfig` reads for 8 bytes and leaves the rest unwritten (its bug 114098): on processors
+GCC before 11.5, 12.4, 13.3 and 14 takes the table that `_tile_loadconfig` reads for 8 bytes and may leave the rest unwritten (its bug 114098): on processors
 with AMX llama.cpp then ends with a segmentation fault at its first step. Such a compiler is known by what its programs do, whatever its version says.
 """
 

@@ -69,16 +69,12 @@ class EventQueue(Queue):
         task = run_coro_in_background(self.process_events, events, batch, begun_s, function)
         set_task_name(task, events[0].session_hash, function._id, events[0]._id, batch)
         self._asyncio_tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._asyncio_tasks.discard)
         if self.live_updates:
             self.broadcast_estimations(group)
         return True
 
     async def reset_iterators(self, *args: Any, **named: Any) -> Any:
-        """What Gradio does when an event has just given its place back; figures for its analytics come after it."""
+        """What Gradio calls when an event has just given its place back, however it ended; figures for its analytics come after it."""
         self._news.set()
         return await super().reset_iterators(*args, **named)
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._asyncio_tasks.discard(task)
-        self._news.set()
