@@ -240,8 +240,11 @@ class Scheduler:
         reading = [side for side in sides if side.pending > 1 and side.leader is None]
         budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flowing, reading[0].computed if reading else 0)
         decodes, planned, reported, least = len(shares), len(shares), 0, 0 if self.table.mixes_slots else LEAST_PIECE_TOKENS
+        beside = bool(shares) and not self.table.mixes_slots
         for sequence in reading:
-            wanted = self.pace.tiles.cut(sequence.unread, budget, beside=bool(shares) and not self.table.mixes_slots)
+            if budget >= self.pace.tiles.last(beside=beside):
+                self._widen(sequence)
+            wanted = self.pace.tiles.cut(sequence.unread, budget, beside=beside)
             if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
                 wanted = min(wanted, max(1, self.max_outputs - len(sides) + 1 - reported))
                 reported += wanted
@@ -285,7 +288,8 @@ class Scheduler:
                 is_plain = False
             elif count > 1:
                 depths.append(share.row.start)
-        self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None)
+        beside = len(shares) > 1 and not self.table.mixes_slots
+        self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None, beside=beside)
         if is_plain and not prefill:
             self.crew.note(len(shares), seconds)
         return prefill
@@ -357,13 +361,15 @@ class Scheduler:
         return next((side for side in self._sides if side.leader is None and side.unread), None)
 
     def _widen(self, sequence: Sequence) -> None:
-        """Have some of what is known read once more, where few tokens are read sooner in that way."""
-        beside = not self.table.mixes_slots and any(side.produced > BEGUN_TOKENS for side in self._decoding())
+        """Have some of what is known read once more, where few tokens are read sooner in that way; once for each text."""
+        beside = not self.table.mixes_slots and bool(self._decoding())
         start, known = len(sequence.ids) - self.pace.tiles.last(beside=beside), sequence.computed
-        if sequence.deterministic or sequence.paired or not self.pace.tiles.pays(sequence.pending, known):
+        if sequence.widened == len(sequence.ids) or sequence.deterministic or sequence.paired or sequence.reports_prompt:
+            return
+        if not self.pace.tiles.pays(sequence.pending, known, beside=beside):
             return
         if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole
-            sequence.computed = self.table.cut_back(self.slots[sequence.slot], start)
+            sequence.computed, sequence.widened = self.table.cut_back(self.slots[sequence.slot], start), len(sequence.ids)
 
     def _note_reuse(self, sequence: Sequence) -> None:
         if not sequence.admitted:

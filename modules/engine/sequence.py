@@ -61,6 +61,7 @@ class Sequence:
     decoded_at: int = 0  # step of the scheduler in which it last decoded
     computed: int = 0
     reused: int = 0
+    widened: int = 0  # length of the text of which some was read once more (`tiles.py`)
     keep_on_disk: bool = True  # what was computed for it, once that has lost its slot and there is no room in main memory
     reported: int = 0  # tokens of the prompt whose log-probabilities were reported
     admitted: bool = False  # whether it ever got a slot

@@ -126,7 +126,9 @@ class Spill:
         return kept
 
     def expect(self, slot: int, length: int, prefill_s_per_token: float) -> None:
-        """So many tokens of a slot are the next that may be saved, if that is worth it then."""
+        """So many tokens of a slot are the next that may be saved, if that is worth it then. Where none was saved yet perhaps none ever will."""
+        if not self._copies:
+            return
         try:
             size = self._memory.state_bytes(slot) if length >= self.min_tokens else 0
         except (AppError, MemoryError, RuntimeError):  # `save` will say so

@@ -11,6 +11,7 @@ LEAST_TOKENS = 8  # fewer say more about the step than about its rows
 DEPTH_TOKENS = 512  # positions before a row that are as good as the same
 WORTH = 0.9  # of the time, at most, that the few tokens take
 WORTH_BESIDE = 0.6  # of the time for each token, beside replies that flow: a longer pause must bring more than that
+LIKELY = 4.0  # times as long as in a tile a token takes where that was not measured so deep: 1.6 to 9 were seen
 RENEW_TIMES = 32  # after so many the few are read alone and so measured anew
 NEW_SHARE = 0.3  # of the newest measurement in what is known
 
@@ -32,19 +33,20 @@ class Tiles:
         new = seconds / tokens
         known[place] = (1 - NEW_SHARE) * known[place] + NEW_SHARE * new if place in known else new
 
-    def pays(self, tokens: int, depth: int) -> bool:
+    def pays(self, tokens: int, depth: int, *, beside: bool = False) -> bool:
         """Whether a whole tile behind so many tokens is read sooner than these few."""
-        if not 1 < tokens < self.rows <= depth:
+        last = self.last(beside=beside)
+        if not 1 < tokens < last <= depth:
             return False
         whole, parts = self._known(depth)
-        if not whole or not parts or self.rows * whole >= WORTH * tokens * parts:
+        if not whole or not parts or last * whole >= WORTH * tokens * parts:
             return False
         self._taken += 1
         return self._taken % RENEW_TIMES > 0
 
     def at_least(self, tokens: int, depth: int, limit_s: float) -> int:
         """So many tokens, or a whole tile if each of its tokens takes much less time and all of them no more than `limit_s`."""
-        if tokens >= self.rows:
+        if tokens >= self.last(beside=True):
             return tokens
         whole, parts = self._known(depth)
         if not parts or self.rows * (whole or parts) > limit_s or whole >= WORTH_BESIDE * parts:  # where no tile was measured yet one is tried
@@ -66,6 +68,7 @@ class Tiles:
         """Seconds for each token there, in tiles and without; zero where that is not known."""
         place = depth // DEPTH_TOKENS
         deeper, flatter = [one for one in self._whole if one >= place], [one for one in self._whole if one < place]
-        measured = [one for one in self._parts if one <= place]  # deeper down it takes longer, which would promise too much
         nearest = min(deeper) if deeper else max(flatter, default=0)
-        return self._whole.get(nearest, 0.0), self._parts[max(measured)] if measured else 0.0
+        whole, measured = self._whole.get(nearest, 0.0), [one for one in self._parts if one <= place]
+        parts = self._parts[max(measured)] if measured else 0.0
+        return whole, parts if place in self._parts else max(parts, LIKELY * whole)

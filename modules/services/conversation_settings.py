@@ -72,6 +72,15 @@ def edited(before: Values, values: Values, within: Within = None) -> dict[str, A
     return after
 
 
+def checked_edits(edits: EntryEdits) -> EntryEdits:
+    """The same edits of parameters, each put value within its bounds and of its type.
+
+    Raises:
+        InvalidRequest: an unknown name or a value outside its limits.
+    """
+    return edits.model_copy(update={"put": params_from(edits.put).model_dump(mode="json", include=set(edits.put))})
+
+
 def settings_from(values: Mapping[str, Any]) -> ConversationSettings:
     """Checked settings; `params` is checked against the bounds of the parameters and keeps only what was given.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.core.errors import InvalidRequest
 from modules.services.conversation_files import title_from
-from modules.services.conversation_settings import Within, edited
+from modules.services.conversation_settings import Within, checked_edits, edited
 from modules.services.storage import Storage
 from modules.store.notebook_records import NotebookSummary, NotebookVersion
 
@@ -70,7 +70,12 @@ class NotebookShelf:
         await self._run(lambda stores: stores.notebooks.change_settings(owner, notebook_id, settings))
 
     async def edit_settings(self, owner: str, settings: Mapping[str, Any], within: Within, at_first: Mapping[str, Any], notebook_id: str = "") -> dict[str, Any]:
-        """Replace the named ones, and change single entries of others; all of them then. `at_first` is what they are where none were stored."""
+        """Replace the named ones, and change single entries of others; all of them then. `at_first` is what they are where none were stored.
+
+        Raises:
+            InvalidRequest: a parameter that is put is unknown or outside its limits.
+        """
+        within = {name: checked_edits(edits) for name, edits in (within or {}).items()}
         return await self._run(lambda stores: stores.notebooks.edit_settings(owner, notebook_id, lambda before: edited(before or at_first, settings, within)))
 
     async def versions(self, owner: str, notebook_id: str = "") -> tuple[NotebookVersion, ...]:

@@ -73,6 +73,7 @@ class FormField:
             from modules.ui.views.sampler_order import SamplerOrder
 
             return SamplerOrder(shown, label=self.label, info=self.info, elem_classes=words["elem_classes"])
+        words["elem_classes"] = [words["elem_classes"], f"typed-{self.kind}"]  # how the browser reads it where there is no time to ask here
         rows = max(self.rows, 3 if self.kind in ("lines", "pairs") else 1)
         return gr.Textbox(value=shown, lines=rows, max_lines=max(8, 3 * rows) if rows > 1 else 1, **words)
 

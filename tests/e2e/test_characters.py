@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import BrowserContext, Locator, Page, expect
 
 from modules.prompts.character_card import CardText, new_card, png_file, read_card
 from modules.prompts.png_text import plain_picture
@@ -194,6 +194,34 @@ def test_what_is_typed_into_the_editor_stays_until_it_is_saved(chat: ChatScreen,
     expect(cast.dialog.get_by_role("note")).to_have_count(0)
     cast.press("Cancel")
     expect(cast.row("Mara")).not_to_contain_text("Not saved yet")
+    starter.ask("DELETE", "ui/characters/Mara")
+
+
+def test_each_tab_keeps_what_was_typed_into_it(chat: ChatScreen, cast: Cast, context: BrowserContext, starter: PaddockServer) -> None:
+    starter.ask("POST", "ui/characters", {"name": "", "values": {"name": "Mara", "description": "{{char}} paints."}})
+    tabs = []
+    for words in ("sings", "dances"):
+        page = chat.page if not tabs else context.new_page()
+        screen = ChatScreen(page, starter).open()
+        mine = Cast(page).open()
+        mine.press("Edit Mara")
+        mine.dialog.get_by_label("Persona", exact=True).fill(f"{{{{char}}}} {words}.")
+        tabs.append((screen, mine))
+    (first, sings), (second, dances) = tabs
+    sings.dialog.get_by_label("Persona", exact=True).press("End")
+    sings.dialog.get_by_label("Persona", exact=True).press_sequentially("!")
+    for screen, mine, words in ((first, sings, "{{char}} sings.!"), (second, dances, "{{char}} dances.")):
+        screen.page.reload()
+        screen.ready()
+        mine.open()
+        mine.press("Edit Mara")
+        expect(mine.dialog.get_by_label("Persona", exact=True)).to_have_value(words)
+    dances.press("Save")
+    expect(dances.news).to_have_text("Mara was saved.")
+    expect(dances.row("Mara")).to_contain_text("Not saved yet")  # what the other tab has
+    sings.press("Forget it")
+    sings.press("Cancel")
+    expect(sings.row("Mara")).not_to_contain_text("Not saved yet")
     starter.ask("DELETE", "ui/characters/Mara")
 
 

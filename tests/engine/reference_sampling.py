@@ -189,6 +189,8 @@ def survivors(row: np.ndarray, params: GenerationParams, situation: Situation) -
         if params.temperature and params.mirostat_mode and name not in ("penalties", "dry", "no_repeat", "temperature", "smoothing"):
             continue
         tokens = functions[name](tokens, params, situation)
+        if not tokens:  # `no_repeat` behind a cut: the best of all that nobody banned
+            return ordered([(i, float(x)) for i, x in enumerate(row.tolist()) if i not in banned and x == x])[:1]
     if params.temperature == 0:
         return tokens[:1]
     if params.mirostat_mode == 1:

@@ -92,6 +92,11 @@ def assert_same_choice(row: np.ndarray, params: GenerationParams, prompt: list[i
         assert sampler.sample(NumpyRow(row)) in {reference.draw(left, one) for one in near}
 
 
+def test_what_is_left_may_be_what_must_not_be_repeated() -> None:
+    params = GenerationParams(top_k=1, no_repeat_ngram_size=2, top_p=0.5, sampler_order=("top_k", "no_repeat", "top_p"))
+    assert_same_choice(np.zeros(8, np.float32), params, [], [0, 0])
+
+
 @pytest.mark.parametrize("name", list(CHOICES))
 @settings(max_examples=12, deadline=None)
 @given(data=st.data())

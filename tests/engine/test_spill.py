@@ -242,22 +242,29 @@ def test_memory_is_ready_for_the_next_save_while_nothing_else_is_to_be_done():
 def test_memory_is_ready_for_what_the_next_conversation_will_push_out():
     runner = FakeRunner(slots=2, context=2048)
     scheduler = make(runner, BUDGET)
-    long = talk(scheduler, runner, [5] * 300)
-    scheduler.table.ready_memory(lambda: True)
-    assert not runner.ready_bytes  # a slot is still empty
+    talk(scheduler, runner, [5] * 300)
     short = talk(scheduler, runner, [6] * 100)
     scheduler.table.ready_memory(lambda: True)
-    assert runner.ready_bytes == 4 * (len(long.ids) - 1)
+    assert not runner.ready_bytes  # nothing was pushed out yet, so perhaps nothing ever will be
     talk(scheduler, runner, [7] * 200)  # in the place of the long one
-    runner.ready_bytes = 0
     scheduler.table.ready_memory(lambda: True)
     assert runner.ready_bytes == 4 * (len(short.ids) - 1)  # not as much as the last save took
+    scheduler.forget_all()
+    runner.ready_bytes = 0
+    longer = talk(scheduler, runner, [8] * 400)
+    scheduler.spill._next_bytes = 0
+    scheduler.table.ready_memory(lambda: True)
+    assert not runner.ready_bytes  # a slot is empty
+    talk(scheduler, runner, [9] * 100)
+    scheduler.table.ready_memory(lambda: True)
+    assert runner.ready_bytes == 4 * (len(longer.ids) - 1)
 
 
 def test_a_state_that_cannot_be_looked_at_is_no_end_of_the_engine():
     runner = FakeRunner(slots=1, context=2048)
     scheduler = make(runner, BUDGET)
     talk(scheduler, runner, [5] * 300)
+    scheduler.spill._copies = 1
     asked = []
 
     def refuse(slot: int) -> int:

@@ -51,27 +51,30 @@ def test_a_tile_pays_only_where_its_time_is_less():
     assert tiles.pays(29, 1000)
     assert tiles.pays(63, 1000)
     assert not tiles.pays(64, 1000)  # is one
+    assert tiles.pays(64, 1000, beside=True)  # is none: the first of them is computed with the replies' tokens
     assert not tiles.pays(1, 1000)  # a reply that goes on
     assert not tiles.pays(63, 40)  # not so many are known
 
 
-@pytest.mark.parametrize(("whole", "parts", "asked", "pays"), [(1000, 1000, 5000, True), (1000, 5000, 1000, False), (5000, 1000, 1000, True)])
-def test_what_was_measured_elsewhere_never_promises_too_much(whole, parts, asked, pays):
+@pytest.mark.parametrize(("whole", "parts", "asked", "least"), [(1000, 1000, 5000, 18), (1000, 5000, 1000, 18), (5000, 1000, 1000, 29), (5000, 1000, 4000, 18)])
+def test_what_few_tokens_take_where_they_were_not_measured_is_guessed_from_tiles(whole, parts, asked, least):
     tiles = Tiles(ROWS)
     tiles.note(512, whole, 512 * QUICK)
     tiles.note(30, parts, 30 * SLOW)
-    assert tiles.pays(60, asked) is pays
+    assert [tiles.pays(tokens, asked) for tokens in (least - 1, least)] == [False, True]
 
 
-def test_nothing_is_assumed_before_both_were_measured():
+def test_nothing_is_assumed_before_a_tile_was_measured():
     tiles = Tiles(ROWS)
     assert not tiles.pays(60, 1000)
-    tiles.note(512, 1000, 2.0)
-    assert not tiles.pays(60, 1000)
-    tiles.note(5, 1000, 5.0)  # too few to say anything
-    assert not tiles.pays(60, 1000)
     tiles.note(20, 1000, 0.2)
+    assert not tiles.pays(60, 1000)
+    tiles.note(512, 1000, 2.0)
     assert tiles.pays(60, 1000)
+    tiles.note(5, 1000, 0.0)  # too few to say anything
+    assert tiles.pays(60, 1000)
+    tiles = measured(parts=QUICK)
+    assert not tiles.pays(60, 1000), "what was measured there counts"
     assert not any(Tiles().pays(60, 1000) for _ in range(3))
     assert [Tiles().cut(530, 512), Tiles().at_least(3, 1000, 1.0)] == [512, 3]
 
@@ -86,7 +89,7 @@ def test_what_is_known_is_measured_again_now_and_then():
 
 def test_beside_replies_a_tile_is_read_where_each_token_is_much_cheaper():
     tiles = measured()
-    assert tiles.at_least(16, 1000, LONGEST_CHUNK_S) == ROWS + 1
+    assert {tiles.at_least(count, 1000, LONGEST_CHUNK_S) for count in (16, ROWS)} == {ROWS + 1}
     assert tiles.at_least(16, 1000, ROWS * QUICK - 0.01) == 16  # a pause that is too long
     assert tiles.at_least(200, 1000, LONGEST_CHUNK_S) == 200
     assert measured(parts=1.5 * QUICK).at_least(16, 1000, LONGEST_CHUNK_S) == 16
@@ -114,24 +117,28 @@ def test_an_image_is_never_cut():
     assert second.computed == len(first.ids) - 1
 
 
-def test_a_long_prompt_beside_a_reply_is_read_in_tiles():
+@pytest.mark.parametrize("length", [3000, 3001, 3037])
+def test_a_long_prompt_beside_a_reply_is_read_in_tiles_to_its_end(length):
     runner = FakeRunner(slots=2, context=4096, batch=512)
-    runner.tile_rows = ROWS
+    runner.tile_rows, runner.mixes_slots = ROWS, False
     scheduler = make(runner)
     talking = sequence([1, 2, 3], 3000)
     scheduler.submit(talking)
     for _ in range(BEGUN_TOKENS + 2):
         step(scheduler, runner)
-    reading = sequence(list(range(200)) * 15, 5)
+    reading = sequence((list(range(200)) * 16)[:length], 5)
     scheduler.submit(reading)
     counts = []
-    while reading.pending > 1:
+    while reading.produced == 0:
         scheduler.admit()
         count = len(scheduler.plan()[-1].row.token_ids)
-        if reading.produced == 0 and reading.pending > count:
-            counts.append(count)
-        step(scheduler, runner, seconds=0.01 + count * (0.04 if count < ROWS else 0.01))
-    assert set(counts[-10:]) == {ROWS + 1}
+        counts.append(count)
+        step(scheduler, runner, seconds=0.01 + count * (0.001 + 2e-6 * reading.computed) * (5 if count <= ROWS else 1))
+    *before, last = counts
+    assert set(before[-20:]) == {ROWS + 1}, "each of these steps is a tile, and none of them a long one"
+    assert last == ROWS + 1 or last < ROWS // 3, "a few are read sooner alone"
+    assert min(before) > ROWS, "the first of a tile's tokens would be computed with the reply's, the others one by one"
+    assert max(counts) < 4 * ROWS
     run_all(scheduler, runner)
     check_output(talking)
     check_output(reading)

@@ -193,6 +193,11 @@ async def test_an_edit_of_how_a_notebook_is_written_on_keeps_what_somebody_else_
     after = await shelf.edit_settings(owner, {"add_bos": False}, {"params": EntryEdits(put={"top_k": 7}, drop=("max_tokens",))}, at_first)
     assert after == {"preset": "Balanced", "params": {"temperature": 1.3, "top_k": 7}, "add_bos": False}
     assert (await app.notebook.read(owner))["settings"] == after
+    typed = await shelf.edit_settings(owner, {}, {"params": EntryEdits(put={"seed": "7", "top_k": 7}, drop=("temperature",))}, at_first)
+    assert typed["params"] == {"seed": 7, "top_k": 7}, "as a box holds it"
+    with pytest.raises(InvalidRequest, match="banned_tokens"):
+        await shelf.edit_settings(owner, {}, {"params": EntryEdits(put={"banned_tokens": ["many"]})}, at_first)
+    assert (await app.notebook.read(owner))["settings"] == typed
 
 
 async def test_notebooks_are_written_on_at_the_same_time(app: App) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 
 import gradio as gr
@@ -14,6 +15,8 @@ from fastapi.testclient import TestClient
 from modules.ui import event_queue
 from modules.ui.event_queue import EventQueue
 
+LATE_S = 25.0
+
 
 @pytest.fixture
 def gate() -> threading.Event:
@@ -22,7 +25,7 @@ def gate() -> threading.Event:
 
 @pytest.fixture
 def client(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    monkeypatch.setattr(event_queue, "LOOK_S", 1e6)  # what is not told is never found
+    monkeypatch.setattr(event_queue, "LOOK_S", LATE_S)  # what is not told is found so late that it is seen below
 
     def answer(word: str) -> str:
         assert gate.wait(20)
@@ -35,8 +38,10 @@ def client(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> Iterator[T
     EventQueue.instead_of(page._queue)
     api = gr.mount_gradio_app(FastAPI(), page, path="/")
     with TestClient(api) as running:
+        begun_s = time.monotonic()
         yield running
         page._queue.close()
+        assert time.monotonic() - begun_s < LATE_S, "an event was found by looking for it, not by being told of it"
 
 
 def joined(client: TestClient, word: str) -> None:

@@ -7,14 +7,18 @@ at is kept alive by the object that owns the structure: a collected callback or 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec, module_from_spec
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+PACKAGE, BINDING = "llama_cpp", "llama_cpp.llama_cpp"
 LOG_LINES = 200
 ERROR_LEVEL = 4  # ggml: debug 1, info 2, warn 3, error 4, continuation 5
 CONTINUATION_LEVEL = 5
@@ -23,10 +27,28 @@ FLASH_ATTENTION = MappingProxyType({"auto": -1, "off": 0, "on": 1})  # llama.h
 
 
 def library() -> Any:
-    """The binding's module of C functions; its import loads the shared library."""
-    import llama_cpp.llama_cpp as binding
+    """The binding's module of C functions; its import loads the shared library.
 
-    return binding
+    Alone: what the package around it imports (chat formats, a cache on disk with SQLite) takes 3 MB of each engine and is not used here.
+
+    Raises:
+        ImportError: there is no such package, or its library cannot be loaded.
+    """
+    found = sys.modules.get(BINDING)
+    if found is None and PACKAGE not in sys.modules and (spec := find_spec(PACKAGE)) is not None:
+        sys.modules[PACKAGE] = module_from_spec(spec)  # not run
+        try:
+            found = import_module(BINDING)
+        finally:
+            del sys.modules[PACKAGE]  # who imports the package gets all of it
+    return found or import_module(BINDING)
+
+
+def give_back_freed() -> None:
+    """Give memory that was freed back to the system, where its C library can: loading leaves holes that nothing else fills."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 class TensorPlacement(ctypes.Structure):

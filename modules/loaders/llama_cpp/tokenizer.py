@@ -39,7 +39,7 @@ class LlamaCppTokenizer:
         hidden = binding.LLAMA_TOKEN_ATTR_CONTROL | binding.LLAMA_TOKEN_ATTR_UNKNOWN
         attributes = [int(self._fast.token_attributes(vocab, token)) for token in range(self.vocab_size)]
         self._special = bytes(bool(held & hidden) for held in attributes)
-        self._pieces: list[bytes | None] = [None] * self.vocab_size
+        self._pieces: dict[int, bytes] = {}  # of the tokens that were met
         self._known_characters = self._coverage()
         self._special_texts = self._texts(attributes, hidden)
         self._always_special = self._texts(attributes, binding.LLAMA_TOKEN_ATTR_USER_DEFINED)
@@ -116,7 +116,7 @@ class LlamaCppTokenizer:
         """The bytes of a token; of one outside the vocabulary, none."""
         if not 0 <= token_id < self.vocab_size:
             return b""
-        piece = self._pieces[token_id]
+        piece = self._pieces.get(token_id)
         if piece is None:
             piece = self._pieces[token_id] = self._fast.piece(self._vocab, token_id)
         return piece

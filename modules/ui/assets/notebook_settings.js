@@ -39,8 +39,8 @@ export class NotebookSettings {
     emit("settings", { scope: "notebook", key: KEY + this.current(), settings: this.values });
   }
 
-  /** Settings that are replaced, or edits of single entries (settings_edits.js); `key` is whose they are, which may not be open any more. */
-  async edit(settings, edits = { settings }, key = KEY + this.current()) {
+  /** Settings that are replaced, or edits of single entries (settings_edits.js); `key` is whose they are, which may not be open any more. `leaving`: the page goes. */
+  async edit(settings, edits = { settings }, key = KEY + this.current(), { leaving = false } = {}) {
     const edit = this.edits += 1;
     const id = key.slice(KEY.length);
     if (id === this.current()) {
@@ -48,11 +48,11 @@ export class NotebookSettings {
       this.otherTabs.postMessage({ id, values: this.values });
     }
     const save = async () => {
-      const answer = await request("PATCH", "ui/notebook/settings", { id, ...edits, at_first: DEFAULTS });
+      const answer = await request("PATCH", "ui/notebook/settings", { id, ...edits, at_first: DEFAULTS }, { keepalive: leaving });
       emit("settings-saved", { key });
       return answer.settings;
     };
-    const saving = (this.saving ?? Promise.resolve()).then(save).catch((error) => { emit("settings-saved", { key, problem: error.message }); report(error); });
+    const saving = (leaving ? save() : (this.saving ?? Promise.resolve()).then(save)).catch((error) => { emit("settings-saved", { key, problem: error.message }); report(error); });
     this.saving = saving;
     const stored = await saving;
     if (edit !== this.edits) return;

@@ -74,7 +74,7 @@ class Notebook extends NotebookTyping {
     listen("model", () => this.remote.replaceChildren(state.models.loaded[0]?.host ? remoteBadge(state.models.loaded[0]) : ""));
     listen("area", (area) => (area === "notebook" ? this.attach() : this.detach()));
     listen("escape", () => { if (state.area === "notebook" && this.running) this.act("stop"); });
-    listen("settings-edited", ({ scope, key, settings, edits }) => { if (scope === "notebook") this.settings.edit(settings, edits, key); });
+    listen("settings-edited", ({ scope, key, settings, edits, leaving }) => { if (scope === "notebook") this.settings.edit(settings, edits, key, { leaving }); });
     listen("save-notebook", () => this.save());
     listen("keys-changed", () => this.setRunning(this.running));
     listen("open-notebook", (id) => this.open(id));

@@ -5,6 +5,7 @@ import { h } from "./dom.js";
 import { emit, listen, loadedModel, state, toggleDrawer } from "./page.js";
 import { followModel } from "./preset_follow.js";
 import { asText, editsBetween, withEdits } from "./settings_edits.js";
+import { SettingsTyped } from "./settings_typed.js";
 
 const ECHO_MS = 3000;
 const TYPED_MS = 400; // after the last key; what was typed is stored within a second also while typing goes on
@@ -31,7 +32,7 @@ class SettingsBridge {
     this.forms = new Map(); // number of a showing → {key, settings, read}: what it shows, and how the form was last read
     this.edited = { key: "", at: 0 };
     this.late = new Map(); // scope → what came while something was edited here
-    this.typed = null; // a system prompt that is not stored yet: {form, text}
+    this.typed = new SettingsTyped(); // what is not stored yet
     this.saved = h("span", { class: "settings-saved", role: "status" });
     watch("value", () => { if (props.value) this.heard(JSON.parse(props.value)); });
     this.follow();
@@ -66,13 +67,15 @@ class SettingsBridge {
   /** Ask the form to show what is open. */
   show() {
     this.keepTyped();
-    const current = this.known.get(this.scope);
-    if (!current || !document.body.classList.contains("drawer-open")) return;
+    if (!this.known.has(this.scope) || !document.body.classList.contains("drawer-open")) return;
     if (!this.drawn) { this.draw(); return; } // it comes back here
-    const wanted = identity(current);
-    if (wanted === this.shown) return;
+    const isShown = () => identity(this.known.get(this.scope)) === this.shown;
+    if (isShown()) return;
+    this.keepTyped({ all: true }); // the form will hold something else
+    if (isShown()) return; // what was typed has come back here
+    const current = this.known.get(this.scope);
     if (this.forms.get(this.asked)?.key !== current.key) this.saved.textContent = "";
-    this.shown = wanted;
+    this.shown = identity(current);
     this.asked += 1;
     this.forms.set(this.asked, { ...current, read: null });
     this.forms.delete(this.asked - FORMS_KEPT);
@@ -150,11 +153,12 @@ class SettingsBridge {
       emit("samplers-acting");
     }
     if (!settings || !form?.read) return;
+    if (settings.params) this.typed.areRead(form); // else one of them cannot be read
     const edits = editsBetween(form.read, settings);
     form.read = { ...form.read, ...settings };
     if (!edits) return;
     clearTimeout(this.looking);
-    this.looking = setTimeout(() => this.trigger("typed", {}), LOOK_MS);
+    this.looking = setTimeout(() => this.read(), LOOK_MS);
     if (form.key === key) this.edit(form, edits);
   }
 
@@ -183,22 +187,26 @@ class SettingsBridge {
     const form = this.forms.get(this.answered);
     if (!form) return;
     this.edited = { key: form.key, at: Date.now() };
-    const isPrompt = Boolean(box.closest("#system-prompt"));
-    if (isPrompt) this.typed = { form, text: box.value };
+    this.typed.note(form, box);
     this.typedSince ??= Date.now();
     clearTimeout(this.typedTimer);
     const wait = Math.min(TYPED_MS, Math.max(0, this.typedSince + TYPED_LATEST_MS - Date.now()));
     this.typedTimer = setTimeout(() => {
       this.typedSince = null;
-      if (this.typed) this.keepTyped();
-      if (!isPrompt) this.trigger("typed", {});
+      this.keepTyped();
+      if (!box.closest("#system-prompt")) this.read();
     }, wait);
   }
 
-  keepTyped({ leaving = false } = {}) {
-    const { form, text } = this.typed ?? {};
-    this.typed = null;
-    if (form && text !== (form.settings.system_prompt ?? "")) this.edit(form, { settings: { system_prompt: text } }, leaving);
+  /** Have the form read. */
+  read() {
+    this.typed.areAsked();
+    this.trigger("typed", {});
+  }
+
+  /** Store the system prompt that was typed; `all`: parameters too, which otherwise come when the form is read. */
+  keepTyped({ leaving = false, all = leaving } = {}) {
+    for (const [form, edits] of this.typed.take(all)) this.edit(form, edits, leaving);
   }
 }
 
