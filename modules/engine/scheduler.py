@@ -243,7 +243,7 @@ class Scheduler:
         beside = bool(shares) and not self.table.mixes_slots
         for sequence in reading:
             if budget >= self.pace.tiles.last(beside=beside):
-                self._widen(sequence)
+                self._widen(sequence, beside)
             wanted = self.pace.tiles.cut(sequence.unread, budget, beside=beside)
             if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
                 wanted = min(wanted, max(1, self.max_outputs - len(sides) + 1 - reported))
@@ -289,7 +289,8 @@ class Scheduler:
             elif count > 1:
                 depths.append(share.row.start)
         beside = len(shares) > 1 and not self.table.mixes_slots
-        self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None, beside=beside)
+        depth = depths[0] if len(depths) == 1 and is_plain else None  # with drafts, rows are computed in other parts
+        self.pace.note(prefill, seconds, depth, beside=beside)
         if is_plain and not prefill:
             self.crew.note(len(shares), seconds)
         return prefill
@@ -341,7 +342,6 @@ class Scheduler:
                 self.running.append(sequence)  # before the memory is touched: if that fails, nobody is lost
             self.table.begin(side, source)
             if side.leader is None:
-                self._widen(side)
                 self._note_reuse(side)
 
     def _end_waits(self) -> list[Sequence]:
@@ -351,7 +351,6 @@ class Scheduler:
             self.table.take_over(side)
             self.table.leader_for(side, side.computed, self._sides)  # the next one on the same way
             if side.leader is None:
-                self._widen(side)
                 self._note_reuse(side)
                 ready.append(side)
         return [side for side in ready if not side.is_negative]
@@ -360,9 +359,8 @@ class Scheduler:
         """The first side that has something to read and does not wait for another one's prefill."""
         return next((side for side in self._sides if side.leader is None and side.unread), None)
 
-    def _widen(self, sequence: Sequence) -> None:
+    def _widen(self, sequence: Sequence, beside: bool) -> None:
         """Have some of what is known read once more, where few tokens are read sooner in that way; once for each text."""
-        beside = not self.table.mixes_slots and bool(self._decoding())
         start, known = len(sequence.ids) - self.pace.tiles.last(beside=beside), sequence.computed
         if sequence.widened == len(sequence.ids) or sequence.deterministic or sequence.paired or sequence.reports_prompt:
             return
@@ -370,6 +368,7 @@ class Scheduler:
             return
         if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole
             sequence.computed, sequence.widened = self.table.cut_back(self.slots[sequence.slot], start), len(sequence.ids)
+            sequence.reused = min(sequence.reused, sequence.computed)
 
     def _note_reuse(self, sequence: Sequence) -> None:
         if not sequence.admitted:

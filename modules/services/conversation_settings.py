@@ -72,13 +72,29 @@ def edited(before: Values, values: Values, within: Within = None) -> dict[str, A
     return after
 
 
-def checked_edits(edits: EntryEdits) -> EntryEdits:
-    """The same edits of parameters, each put value within its bounds and of its type.
+def edited_and_checked(before: Values, values: Values, within: Within = None) -> dict[str, Any]:
+    """The same, with parameters of their types; refused where they are no longer right together, though they were.
 
     Raises:
-        InvalidRequest: an unknown name or a value outside its limits.
+        InvalidRequest: an unknown name, a value outside its limits, or values that exclude each other.
     """
-    return edits.model_copy(update={"put": params_from(edits.put).model_dump(mode="json", include=set(edits.put))})
+    typed = {name: edits.model_copy(update={"put": _plain(edits.put)}) for name, edits in (within or {}).items()}
+    after = edited(before, values, typed)
+    if typed and _are_right(before):  # what was wrong before stays so, until somebody mends it
+        _plain(after.get("params") or {})
+    return after
+
+
+def _plain(params: Values) -> dict[str, Any]:
+    return params_from(params).model_dump(mode="json", include=set(params))
+
+
+def _are_right(settings: Values) -> bool:
+    try:
+        params_from(settings.get("params") or {})
+    except InvalidRequest:
+        return False
+    return True
 
 
 def settings_from(values: Mapping[str, Any]) -> ConversationSettings:
@@ -92,8 +108,7 @@ def settings_from(values: Mapping[str, Any]) -> ConversationSettings:
     except ValidationError as error:
         where = error.errors()[0]["loc"]
         raise InvalidRequest(validation_sentence(error), field=str(where[0]) if where else "settings") from error
-    checked = params_from(settings.params).model_dump(mode="json", include=set(settings.params))
-    return settings.model_copy(update={"params": checked})
+    return settings.model_copy(update={"params": _plain(settings.params)})
 
 
 def stored_settings(values: Mapping[str, Any]) -> ConversationSettings:

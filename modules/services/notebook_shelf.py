@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.core.errors import InvalidRequest
 from modules.services.conversation_files import title_from
-from modules.services.conversation_settings import Within, checked_edits, edited
+from modules.services.conversation_settings import Within, edited_and_checked
 from modules.services.storage import Storage
 from modules.store.notebook_records import NotebookSummary, NotebookVersion
 
@@ -73,10 +73,9 @@ class NotebookShelf:
         """Replace the named ones, and change single entries of others; all of them then. `at_first` is what they are where none were stored.
 
         Raises:
-            InvalidRequest: a parameter that is put is unknown or outside its limits.
+            InvalidRequest: a parameter that is put is unknown, outside its limits, or excludes another one.
         """
-        within = {name: checked_edits(edits) for name, edits in (within or {}).items()}
-        return await self._run(lambda stores: stores.notebooks.edit_settings(owner, notebook_id, lambda before: edited(before or at_first, settings, within)))
+        return await self._run(lambda stores: stores.notebooks.edit_settings(owner, notebook_id, lambda before: edited_and_checked(before or at_first, settings, within)))
 
     async def versions(self, owner: str, notebook_id: str = "") -> tuple[NotebookVersion, ...]:
         """All versions, each with the part of its text that is new in it, newest first."""

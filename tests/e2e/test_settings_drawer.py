@@ -177,25 +177,31 @@ def test_a_parameter_of_a_notebook_that_was_pasted_is_stored_when_the_page_goes(
     wait_for(lambda: starter.ask("GET", "ui/notebook")["settings"].get("params") == {"max_tokens": 256, "stop": ["END"]}, "it is stored though the page went")
 
 
-def test_a_parameter_that_was_just_pasted_stays_where_another_model_is_loaded(drawer: Drawer, starter: PaddockServer) -> None:
+def test_parameters_that_were_just_pasted_stay_where_another_model_is_loaded(drawer: Drawer, starter: PaddockServer) -> None:
+    """Also what cannot be read, which is neither stored nor written over."""
     page = drawer.page
-    box = found(page, "stop")
+    stored = lambda: starter.conversation(drawer.chat.id)["settings"].get("params")  # noqa: E731
+    starter.ask("PATCH", f"ui/conversations/{drawer.chat.id}", {"settings": {"params": {"seed": 7}}})
+    expect(drawer.changes).to_contain_text("Seed 7")
     page.evaluate("() => { const later = setTimeout; window.setTimeout = (act, ms, ...rest) => later(act, ms === 400 ? 20_000 : ms, ...rest); }")  # typing does not pause
-    paste(box, "END")
-    starter.ask("POST", "v1/internal/model/unload", {})
-    wait_for(lambda: starter.conversation(drawer.chat.id)["settings"].get("params") == {"stop": ["END"]}, "it is stored")
-    expect(box).to_have_value("END")
-    starter.load()
-
-
-def test_a_system_prompt_too_long_for_a_page_that_goes_is_stored_by_the_next_one(drawer: Drawer, prompt: Locator, starter: PaddockServer) -> None:
-    long = "Be brief. " * 7_000
-    drawer.page.evaluate("() => { window.fetch = () => new Promise(() => {}); }")  # what this page asks once it goes does not arrive
-    paste(prompt, long)
-    drawer.page.reload()
-    wait_for(lambda: starter.conversation(drawer.chat.id)["settings"]["system_prompt"] == long, "it is stored")
-    expect(drawer.page.get_by_label("System prompt", exact=True)).to_have_value(long)
-    assert drawer.page.evaluate("Object.keys(localStorage).filter((key) => key.includes('unsent'))") == []
+    boxes = [page.locator(f"#drawer .field-{name} textarea") for name in ("choices", "stop")]
+    for name in ("choices", "stop"):
+        paste(found(page, name), "END")
+    try:
+        starter.ask("POST", "v1/internal/model/unload", {})
+        wait_for(lambda: stored() == {"seed": 7, "choices": ["END"], "stop": ["END"]}, "they are stored")
+        expect(drawer.element.get_by_text("Saved", exact=True)).to_be_visible()
+        for box in boxes:
+            expect(box).to_have_value("END")
+        banned = found(page, "banned_tokens")
+        paste(banned, "none at all")
+    finally:
+        starter.load()
+    expect(page.locator("#settings-problem")).to_contain_text("Banned tokens")
+    expect(banned).to_have_value("none at all")
+    banned.fill("5")
+    banned.press("Tab")
+    wait_for(lambda: stored() == {"seed": 7, "choices": ["END"], "stop": ["END"], "banned_tokens": [5]}, "it is stored, and nothing else is another")
 
 
 def test_a_turn_from_the_menu_waits_for_settings_that_are_on_their_way(drawer: Drawer, prompt: Locator) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from modules.core.model import ImageToken
-from modules.engine.pace import LONGEST_CHUNK_S
+from modules.engine.pace import LONGEST_CHUNK_S, MIN_CHUNK_TOKENS
 from modules.engine.scheduler import BEGUN_TOKENS
 from modules.engine.tiles import RENEW_TIMES, Tiles
 from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence, step
@@ -106,10 +106,39 @@ def test_what_is_left_of_a_prompt_is_a_whole_tile(pending, most, count):
 
 def test_a_turn_of_a_few_tokens_takes_known_ones_along():
     runner, scheduler, _, second = next_turn([7] * 2000)
-    assert second.reused == second.computed == len(second.ids) - ROWS
     assert len(scheduler.plan()[0].row.token_ids) == ROWS
+    assert second.reused == second.computed == len(second.ids) - ROWS
     run_all(scheduler, runner)
     check_output(second)
+
+
+def test_now_and_then_a_turn_is_read_alone_to_know_what_that_takes():
+    _, scheduler, first, second = next_turn([7] * 2000)
+    scheduler.pace.tiles._taken = RENEW_TIMES - 1
+    assert len(scheduler.plan()[0].row.token_ids) == len(second.ids) - len(first.ids) + 1
+    assert not second.widened
+
+
+def test_what_cannot_be_read_at_once_takes_nothing_along():
+    """Where a whole tile takes too long beside a reply, the few tokens would be many and still read in small pieces."""
+    runner = FakeRunner(slots=2, context=8192, batch=512)
+    runner.tile_rows, runner.mixes_slots = ROWS, False
+    scheduler = make(runner)
+    first = sequence([7] * 2000)
+    scheduler.submit(first)
+    run_all(scheduler, runner)
+    talking = sequence([1, 2, 3], 3000)
+    scheduler.submit(talking)
+    for _ in range(BEGUN_TOKENS + 2):
+        step(scheduler, runner)
+    scheduler.pace.tiles, scheduler.pace.prefill_s_per_token = measured(1900, parts=0.1, whole=0.02), 0.02
+    turn = sequence([*first.ids, *[8] * 40])
+    scheduler.submit(turn)
+    scheduler.admit()
+    assert len(scheduler.plan()[-1].row.token_ids) == MIN_CHUNK_TOKENS
+    assert turn.computed == len(first.ids) - 1
+    run_all(scheduler, runner)
+    check_output(turn)
 
 
 def test_an_image_is_never_cut():

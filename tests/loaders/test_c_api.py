@@ -11,6 +11,7 @@ import sys
 from modules.loaders.llama_cpp import c_api
 binding = c_api.library()
 assert c_api.library() is binding and binding.llama_print_system_info()
+assert c_api.kept_in_memory(["blk.0"])[0].memory
 assert not {"llama_cpp", "llama_cpp.llama", "diskcache", "sqlite3"} & set(sys.modules)
 c_api.give_back_freed()
 import llama_cpp

@@ -197,7 +197,11 @@ async def test_an_edit_of_how_a_notebook_is_written_on_keeps_what_somebody_else_
     assert typed["params"] == {"seed": 7, "top_k": 7}, "as a box holds it"
     with pytest.raises(InvalidRequest, match="banned_tokens"):
         await shelf.edit_settings(owner, {}, {"params": EntryEdits(put={"banned_tokens": ["many"]})}, at_first)
-    assert (await app.notebook.read(owner))["settings"] == typed
+    await shelf.edit_settings(owner, {}, {"params": EntryEdits(put={"regex": "a+"})}, at_first)
+    with pytest.raises(InvalidRequest, match="a text has one shape"):
+        await shelf.edit_settings(owner, {}, {"params": EntryEdits(put={"choices": ["a", "b"]})}, at_first)
+    after = await shelf.edit_settings(owner, {}, {"params": EntryEdits(drop=("regex",))}, at_first)
+    assert (await app.notebook.read(owner))["settings"] == after == typed
 
 
 async def test_notebooks_are_written_on_at_the_same_time(app: App) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-PACKAGE, BINDING = "llama_cpp", "llama_cpp.llama_cpp"
+PACKAGE = "llama_cpp"
 LOG_LINES = 200
 ERROR_LEVEL = 4  # ggml: debug 1, info 2, warn 3, error 4, continuation 5
 CONTINUATION_LEVEL = 5
@@ -29,19 +29,22 @@ FLASH_ATTENTION = MappingProxyType({"auto": -1, "off": 0, "on": 1})  # llama.h
 def library() -> Any:
     """The binding's module of C functions; its import loads the shared library.
 
-    Alone: what the package around it imports (chat formats, a cache on disk with SQLite) takes 3 MB of each engine and is not used here.
-
     Raises:
         ImportError: there is no such package, or its library cannot be loaded.
     """
-    found = sys.modules.get(BINDING)
+    return _part("llama_cpp.llama_cpp")
+
+
+def _part(name: str) -> Any:
+    """A module of the binding alone: what the package around it imports (chat formats, a cache on disk with SQLite) takes 3 MB of each engine, and its log is another."""
+    found = sys.modules.get(name)
     if found is None and PACKAGE not in sys.modules and (spec := find_spec(PACKAGE)) is not None:
         sys.modules[PACKAGE] = module_from_spec(spec)  # not run
         try:
-            found = import_module(BINDING)
+            found = import_module(name)
         finally:
-            del sys.modules[PACKAGE]  # who imports the package gets all of it
-    return found or import_module(BINDING)
+            sys.modules.pop(PACKAGE, None)  # who imports the package gets all of it
+    return found or import_module(name)
 
 
 def give_back_freed() -> None:
@@ -61,9 +64,7 @@ def kept_in_memory(patterns: Sequence[str]) -> Any:
     """The list llama.cpp takes for tensors that stay in main memory, ended by an empty row; None without patterns."""
     if not patterns:
         return None
-    from llama_cpp._ggml import libggml
-
-    main_memory = libggml.ggml_backend_cpu_buffer_type
+    main_memory = _part("llama_cpp._ggml").libggml.ggml_backend_cpu_buffer_type
     main_memory.restype, main_memory.argtypes = ctypes.c_void_p, []
     rows = [TensorPlacement(pattern.encode(), main_memory()) for pattern in patterns]
     return (TensorPlacement * (len(rows) + 1))(*rows, TensorPlacement(None, None))

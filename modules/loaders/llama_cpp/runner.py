@@ -69,7 +69,8 @@ class LlamaCppRunner:
         self.capacity_tokens = int(binding.llama_n_ctx(context))
         self.max_batch_tokens = batch_tokens
         self.vocab_size = int(binding.llama_vocab_n_tokens(binding.llama_model_get_vocab(model)))
-        self.tile_rows = TILE_ROWS if self.keeps_parts and options.kv_type == "f16" and options.flash_attention != "off" else 0
+        on_processor = not (self._may_be_ahead and options.gpu_layers) and options.flash_attention != "off"
+        self.tile_rows = TILE_ROWS if on_processor and self.keeps_parts and not self._window and options.kv_type == "f16" else 0
         self._lengths = [0] * slots
         self._score_rows = score_outputs(self.vocab_size, batch_tokens)
         self.max_outputs = most_outputs(self.vocab_size, options)

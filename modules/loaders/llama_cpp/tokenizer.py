@@ -12,6 +12,7 @@ from modules.loaders.llama_cpp.c_api import FastCalls, library
 
 CHARACTERS_PER_TOKEN = 16
 LEAST_CHARACTERS = 4096
+KEPT_PIECES = 20_000  # what replies are written with; a shape of a text asks for all there are, once
 GAP = "\0"  # where a special token was found
 SPACE = "▁"  # how SentencePiece writes a space
 
@@ -39,7 +40,7 @@ class LlamaCppTokenizer:
         hidden = binding.LLAMA_TOKEN_ATTR_CONTROL | binding.LLAMA_TOKEN_ATTR_UNKNOWN
         attributes = [int(self._fast.token_attributes(vocab, token)) for token in range(self.vocab_size)]
         self._special = bytes(bool(held & hidden) for held in attributes)
-        self._pieces: dict[int, bytes] = {}  # of the tokens that were met
+        self._pieces: dict[int, bytes] = {}  # of those that were met first
         self._known_characters = self._coverage()
         self._special_texts = self._texts(attributes, hidden)
         self._always_special = self._texts(attributes, binding.LLAMA_TOKEN_ATTR_USER_DEFINED)
@@ -118,7 +119,9 @@ class LlamaCppTokenizer:
             return b""
         piece = self._pieces.get(token_id)
         if piece is None:
-            piece = self._pieces[token_id] = self._fast.piece(self._vocab, token_id)
+            piece = self._fast.piece(self._vocab, token_id)
+            if len(self._pieces) < KEPT_PIECES:
+                self._pieces[token_id] = piece
         return piece
 
     def is_special(self, token_id: int) -> bool:

@@ -1,20 +1,27 @@
 // What was typed into the editor of a character or profile and not saved: kept in this browser, so that a closed dialog or a reload loses nothing.
-// Each tab keeps its own; who opens the editor goes on with that of the tab, else with the newest one of another tab, which then is this one's.
+// Each tab keeps its own; who opens the editor goes on with that of the tab, else with the newest one of another tab.
 
 import { keepImages, waitingImages } from "./image_drafts.js";
 
 const TAB_KEY = "paddock.card.tab";
+const PLACE = "paddock.card."; // then what is edited: `[{tab, values, left}]`, oldest first; `left`: that page is gone
+
+window.addEventListener("pagehide", () => {
+  for (const place of Object.keys(localStorage).filter((key) => key.startsWith(PLACE))) {
+    write(place, read(place).map((one) => (one.tab === tabName() ? { ...one, left: true } : one)));
+  }
+});
 
 export class CardDraft {
   /** The draft of one card; an empty name is that of a new one. */
   constructor(kind, name) {
     this.key = `card.${kind}/${name}`;
     this.tab = tabName();
-    const all = this.all();
-    this.taken = all.find(({ tab }) => tab === this.tab) ?? all.at(-1) ?? null; // {tab, values}: what the editor goes on with
+    const all = read(this.place);
+    this.taken = all.find(({ tab }) => tab === this.tab) ?? all.at(-1) ?? null; // what the editor goes on with
   }
 
-  get place() { return `paddock.${this.key}`; }
+  get place() { return PLACE + this.key.slice("card.".length); }
 
   /** The values by their fields, or null. */
   get values() { return this.taken?.values ?? null; }
@@ -25,35 +32,32 @@ export class CardDraft {
   }
 
   keep(values, picture) {
-    this.change([{ tab: this.tab, values }]);
+    write(this.place, [...read(this.place).filter(({ tab }) => tab !== this.tab), { tab: this.tab, values }]);
     if (picture !== undefined) keepImages(this.pictureKey(this.tab), [picture]);
   }
 
-  drop() {
-    this.change([]);
-    keepImages(this.pictureKey(this.tab), []);
-  }
-
-  // ---- all tabs' drafts, oldest first
-
-  all() {
-    try {
-      const found = JSON.parse(localStorage.getItem(this.place)) ?? [];
-      return Array.isArray(found) ? found : [{ tab: "", values: found }]; // one draft for all tabs, as it was kept before
-    } catch { return []; }
-  }
-
-  /** Put this in the place of what this tab has, and of what it went on with where nobody typed more there since. */
-  change(mine) {
-    const isPast = ({ tab, values }) => tab === this.tab || (tab === this.taken?.tab && JSON.stringify(values) === JSON.stringify(this.taken.values));
-    const before = this.all();
-    const all = [...before.filter((one) => !isPast(one)), ...mine];
-    if (!all.length) localStorage.removeItem(this.place);
-    else try { localStorage.setItem(this.place, JSON.stringify(all)); } catch { /* no room: it is in the page alone */ }
-    for (const { tab } of before) if (!all.some((one) => one.tab === tab)) keepImages(this.pictureKey(tab), []);
+  /** It is saved, and with it what it went on with, if that page is gone; or all of that is forgotten. */
+  drop({ forget = false } = {}) {
+    const isPast = ({ tab, left, values }) => tab === this.tab
+      || (tab === this.taken?.tab && (forget || left) && JSON.stringify(values) === JSON.stringify(this.taken.values));
+    const all = read(this.place);
+    write(this.place, all.filter((one) => !isPast(one)));
+    for (const { tab } of [...all.filter(isPast), this]) keepImages(this.pictureKey(tab), []);
   }
 
   pictureKey(tab) { return tab ? `${this.key}#${tab}` : this.key; }
+}
+
+function read(place) {
+  try {
+    const found = JSON.parse(localStorage.getItem(place)) ?? [];
+    return Array.isArray(found) ? found : [{ tab: "", values: found, left: true }]; // one draft for all tabs, as it was kept before
+  } catch { return []; }
+}
+
+function write(place, all) {
+  if (!all.length) { localStorage.removeItem(place); return; }
+  try { localStorage.setItem(place, JSON.stringify(all)); } catch { /* no room: it is in the page alone */ }
 }
 
 /** This tab, over reloads; a copy of a tab has the name of the one it was made from. */

@@ -26,7 +26,7 @@ export function editor({ cards, name, card, saved, cancel, fail, again }) {
   const lore = card.lore ? h("p", { class: "cast-note", text: `Its card has ${plural(card.lore, "piece")} of lore, which join the prompt when they are spoken of.` }) : null;
   const rows = fields.map(({ name: key, title, description, element }) => h("div", { class: "cast-field" },
     element.role === "group" ? h("strong", { text: title }) : h("label", { for: `card-${key}`, text: title }), h("p", { class: "cast-note", text: description }), element));
-  const form = h("form", { class: "cast-form", "data-cards": cards.kind }, kept && unsaved(() => { picture.change = undefined; draft.drop(); again(); }), picture.element, ...rows, lore,
+  const form = h("form", { class: "cast-form", "data-cards": cards.kind }, kept && unsaved(() => { picture.change = undefined; draft.drop({ forget: true }); again(); }), picture.element, ...rows, lore,
     h("div", { class: "cast-buttons" }, save, h("button", { type: "button", class: "small-button", text: "Cancel", on: { click: cancel } })));
   for (const kind of ["input", "click"]) form.addEventListener(kind, keep);
   form.addEventListener("submit", async (event) => {

@@ -27,7 +27,7 @@ export function apartFromNeutral() {
 
 class SettingsBridge {
   constructor(element, { props, watch, trigger }) {
-    Object.assign(this, { props, trigger, shown: "", model: "", answered: 0, asked: 0, drawn: false, isFilled: false });
+    Object.assign(this, { props, trigger, shown: "", model: "", answered: 0, asked: 0, drawn: false, isFilled: false, waits: false });
     this.known = new Map(); // scope → {key, settings} as last shown by a view or edited here
     this.forms = new Map(); // number of a showing → {key, settings, read}: what it shows, and how the form was last read
     this.edited = { key: "", at: 0 };
@@ -67,15 +67,19 @@ class SettingsBridge {
   /** Ask the form to show what is open. */
   show() {
     this.keepTyped();
-    if (!this.known.has(this.scope) || !document.body.classList.contains("drawer-open")) return;
-    if (!this.drawn) { this.draw(); return; } // it comes back here
-    const isShown = () => identity(this.known.get(this.scope)) === this.shown;
-    if (isShown()) return;
-    this.keepTyped({ all: true }); // the form will hold something else
-    if (isShown()) return; // what was typed has come back here
     const current = this.known.get(this.scope);
+    if (!current || !document.body.classList.contains("drawer-open")) return;
+    if (!this.drawn) { this.draw(); return; } // it comes back here
+    const wanted = identity(current);
+    this.waits = false;
+    if (wanted === this.shown) return;
+    if (this.typed.isWaiting) {
+      this.read(); // while it holds what was typed
+      this.waits = this.forms.get(this.answered)?.key === current.key; // until that is read; what cannot be read stays in its box
+      if (this.waits) return;
+    }
     if (this.forms.get(this.asked)?.key !== current.key) this.saved.textContent = "";
-    this.shown = identity(current);
+    this.shown = wanted;
     this.asked += 1;
     this.forms.set(this.asked, { ...current, read: null });
     this.forms.delete(this.asked - FORMS_KEPT);
@@ -129,9 +133,9 @@ class SettingsBridge {
   }
 
   /** Edited by another view: shown at once. By this one: nothing new. */
-  otherEdit({ scope, key, settings }) {
+  otherEdit({ scope, key, settings, leaving }) {
     const current = this.known.get(scope);
-    if (current?.key !== key) return;
+    if (current?.key !== key || leaving) return;
     this.edited = { key, at: Date.now() };
     this.know(scope, key, { ...current.settings, ...settings });
     this.show();
@@ -145,6 +149,7 @@ class SettingsBridge {
     if (shown && asked < this.answered) { this.showAgain(); return; } // an older answer came later and stands in the form now
     if (shown) {
       this.answered = asked;
+      this.typed.keepOnly(form); // another one's boxes hold something else now
       this.isFilled = true;
       document.querySelector("#drawer")?.setAttribute("data-filled", ""); // before, it shows values that are nobody's
     }
@@ -156,10 +161,12 @@ class SettingsBridge {
     if (settings.params) this.typed.areRead(form); // else one of them cannot be read
     const edits = editsBetween(form.read, settings);
     form.read = { ...form.read, ...settings };
-    if (!edits) return;
-    clearTimeout(this.looking);
-    this.looking = setTimeout(() => this.read(), LOOK_MS);
-    if (form.key === key) this.edit(form, edits);
+    if (edits) {
+      clearTimeout(this.looking);
+      this.looking = setTimeout(() => this.read(), LOOK_MS);
+      if (form.key === key) this.edit(form, edits);
+    }
+    if (this.waits && !this.typed.isWaiting) this.show();
   }
 
   /** Something was edited in a form: told with the whole of what is known, stored as the edits alone. */
@@ -204,9 +211,9 @@ class SettingsBridge {
     this.trigger("typed", {});
   }
 
-  /** Store the system prompt that was typed; `all`: parameters too, which otherwise come when the form is read. */
-  keepTyped({ leaving = false, all = leaving } = {}) {
-    for (const [form, edits] of this.typed.take(all)) this.edit(form, edits, leaving);
+  /** Store the system prompt that was typed; where the page goes parameters too, which otherwise come when the form is read. */
+  keepTyped({ leaving = false } = {}) {
+    for (const [form, edits] of this.typed.take(leaving)) this.edit(form, edits, leaving);
   }
 }
 
