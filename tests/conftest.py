@@ -69,6 +69,7 @@ LONGEST = (
     "tests/services/test_models.py",
 )  # fmt: skip
 BROWSERS = (
+    "chromium-headless-shell",
     "chromium",
     "chromium-browser",
     "google-chrome",

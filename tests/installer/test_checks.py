@@ -44,7 +44,7 @@ def test_a_missing_browser_is_loud_and_fails_in_ci(capsys: pytest.CaptureFixture
 
 def test_a_browser_is_installed_only_with_the_right_to() -> None:
     as_root = checks.browser_commands("apt-get", root=True, sudo=False)
-    assert [command[:3] for command in as_root] == [["apt-get", "-q", "update"], ["apt-get", "-q", "install"]]
+    assert [command[:3] for command in as_root] == [["apt-get", "-q", "update"], ["apt-get", "-q", "install"], ["apt-get", "-q", "install"]]
     assert checks.browser_commands("apt-get", root=False, sudo=False) == []
     assert checks.browser_commands("apt-get", root=False, sudo=True)[0][:3] == ["sudo", "-n", "apt-get"]
     assert checks.browser_commands("brew", root=False, sudo=True)[0][0] == "brew"
