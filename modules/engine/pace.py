@@ -27,11 +27,8 @@ class Pace:
         self.prefill_s_per_token = 0.0
         self.decode_step_s = 0.0  # a step without prefill
 
-    def note(self, prefill: int, seconds: float, depth: int | None = None, *, beside: bool = False) -> None:
-        """A step with so many tokens of prefill took so long; behind how many others they stood, if all are of one sequence.
-
-        `beside`: the first of them was computed with other sequences' tokens, before the rest.
-        """
+    def note(self, prefill: int, seconds: float, depth: int | None = None) -> None:
+        """A step with so many tokens of prefill took so long; behind how many others they stood, if all are of one sequence."""
         if not prefill:
             self.decode_step_s = _mean(self.decode_step_s, seconds)
             return
@@ -40,7 +37,7 @@ class Pace:
         if prefill >= MEASURED_FROM_TOKENS:
             self.prefill_s_per_token = _mean(self.prefill_s_per_token, own_s / prefill)
         if depth is not None:
-            self.tiles.note(prefill - beside, depth, own_s)
+            self.tiles.note(prefill, depth, own_s)
 
     def prefill_tokens(self, room: int, flowing: int, depth: int = 0) -> int:
         """How many tokens of prefill the next step takes, at most `room`, beside so many sequences whose replies are flowing; the first stands at `depth`.
@@ -50,7 +47,7 @@ class Pace:
         """
         known = self.prefill_s_per_token
         if not known:
-            return min(room, max(FIRST_CHUNK_TOKENS, self.tiles.last(beside=flowing > 0)))
+            return min(room, FIRST_CHUNK_TOKENS)
         if flowing:
             chunk_s = min(LONGEST_CHUNK_S, max(LEAST_CHUNK_S, CHUNK_STEPS * self.decode_step_s))
             count = max(MIN_CHUNK_TOKENS, int(chunk_s / known))

@@ -3,9 +3,9 @@
 Pure bookkeeping: admission in turns, room for all, and the rows of the next step. Knows no tensors and no model; what stands in the model's memory is the
 table's (`slots.py`), and how much prefill rides along in a step the pace's (`pace.py`).
 
-The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; where nothing is left to prefill and
-taking turns writes more in a second (`crew.py`), those decode that waited longest. While others decode, prefill is also bounded in time so that their
-streams keep flowing, unless all of them have only just begun; where only neighbours are computed together those wait for some steps. A finished sequence
+The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; with caches apart such steps take turns
+instead. Where nothing is left to prefill and taking turns writes more in a second (`crew.py`), those decode that waited longest. While others decode,
+prefill is also bounded in time so that their streams keep flowing, unless all of them have only just begun, who wait for some steps. A finished sequence
 leaves its tokens cached in its slot; a new one continues there, or copies what it shares, also from a running one; if that one is still computing the
 part, the new one waits for it in its slot. When room runs out, idle caches go first (least recently used), then the youngest running sequence goes back
 to the head of the queue with its tokens kept and later goes on exactly. The oldest one is never preempted, so everything ends. What leaves the model's
@@ -52,6 +52,7 @@ class Scheduler:
         self.max_batch_tokens = max_batch_tokens
         self.max_outputs = max_outputs  # most rows of logits of a step
         self._arrivals = self._steps = self._held = 0
+        self._has_read = False  # whether the last step was prefill beside replies that waited
         self._alike: Sequence | None = None  # the only one that runs, while its steps are as the one before
         self._alike_until = 0  # tokens in the memory for it, with which there is no more room
 
@@ -215,36 +216,37 @@ class Scheduler:
         takes_turns = is_all and not any(side.paired for side in decoding)  # a side alone would write nothing
         if takes_turns and (size := self.crew.size(len(decoding))) < len(decoding):
             decoding = sorted(decoding, key=lambda sequence: (sequence.decoded_at, sequence.slot))[:size]
-        if not is_all and self._reads_first(decoding):
-            shares: list[Share] = []
-            self._plan_prefill(shares)
+        shares: list[Share] = []
+        flowing = sum(side.produced > BEGUN_TOKENS for side in decoding)
+        if not is_all and decoding and self._reads_only(flowing):
+            self._plan_prefill(shares, flowing)
             if shares:
-                self._held += 1
+                self._held, self._has_read = self._held + 1, True
                 return shares
-        self._steps, self._held = self._steps + 1, 0 if is_all else self._held
+        self._steps, self._held, self._has_read = self._steps + 1, 0 if is_all else self._held, False
         for sequence in decoding:
             sequence.decoded_at = self._steps
         shares = [decode_share(sequence) for sequence in decoding]
-        if not is_all:
-            self._plan_prefill(shares)
+        if not is_all and (self.table.mixes_slots or not decoding):
+            self._plan_prefill(shares, flowing)
         return shares
 
-    def _reads_first(self, decoding: list[Sequence]) -> bool:
-        """Whether those who just began wait for some steps until the others' prompts are read: with caches apart, a token beside each would cost a step."""
-        is_possible = bool(decoding) and not self.table.mixes_slots and self._held < MOST_HELD
-        return is_possible and not any(side.produced > BEGUN_TOKENS for side in decoding)
+    def _reads_only(self, flowing: int) -> bool:
+        """Whether the next step is prefill alone: with caches apart, llama.cpp computes what decodes and the first row of each prompt before the rest of them.
 
-    def _plan_prefill(self, shares: list[Share]) -> None:
-        flowing = sum(share.sequence.produced > BEGUN_TOKENS for share in shares)
+        So such steps and those that decode take turns; where all have only just begun, they wait for some steps until the others' prompts are read.
+        """
+        return not self.table.mixes_slots and (not self._has_read or (not flowing and self._held < MOST_HELD))
+
+    def _plan_prefill(self, shares: list[Share], flowing: int) -> None:
         sides = self._sides
         reading = [side for side in sides if side.pending > 1 and side.leader is None]
         budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flowing, reading[0].computed if reading else 0)
         decodes, planned, reported, least = len(shares), len(shares), 0, 0 if self.table.mixes_slots else LEAST_PIECE_TOKENS
-        beside = bool(shares) and not self.table.mixes_slots
         for sequence in reading:
-            if budget >= self.pace.tiles.last(beside=beside):
-                self._widen(sequence, beside)
-            wanted = self.pace.tiles.cut(sequence.unread, budget, beside=beside)
+            if budget >= self.pace.tiles.rows:
+                self._widen(sequence)
+            wanted = self.pace.tiles.cut(sequence.unread, budget)
             if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
                 wanted = min(wanted, max(1, self.max_outputs - len(sides) + 1 - reported))
                 reported += wanted
@@ -288,9 +290,7 @@ class Scheduler:
                 is_plain = False
             elif count > 1:
                 depths.append(share.row.start)
-        beside = len(shares) > 1 and not self.table.mixes_slots
-        depth = depths[0] if len(depths) == 1 and is_plain else None  # with drafts, rows are computed in other parts
-        self.pace.note(prefill, seconds, depth, beside=beside)
+        self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None)
         if is_plain and not prefill:
             self.crew.note(len(shares), seconds)
         return prefill
@@ -359,12 +359,12 @@ class Scheduler:
         """The first side that has something to read and does not wait for another one's prefill."""
         return next((side for side in self._sides if side.leader is None and side.unread), None)
 
-    def _widen(self, sequence: Sequence, beside: bool) -> None:
+    def _widen(self, sequence: Sequence) -> None:
         """Have some of what is known read once more, where few tokens are read sooner in that way; once for each text."""
-        start, known = len(sequence.ids) - self.pace.tiles.last(beside=beside), sequence.computed
+        start, known = len(sequence.ids) - self.pace.tiles.rows, sequence.computed
         if sequence.widened == len(sequence.ids) or sequence.deterministic or sequence.paired or sequence.reports_prompt:
             return
-        if not self.pace.tiles.pays(sequence.pending, known, beside=beside):
+        if not self.pace.tiles.pays(sequence.pending, known):
             return
         if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole
             sequence.computed, sequence.widened = self.table.cut_back(self.slots[sequence.slot], start), len(sequence.ids)

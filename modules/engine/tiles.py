@@ -33,36 +33,30 @@ class Tiles:
         new = seconds / tokens
         known[place] = (1 - NEW_SHARE) * known[place] + NEW_SHARE * new if place in known else new
 
-    def pays(self, tokens: int, depth: int, *, beside: bool = False) -> bool:
+    def pays(self, tokens: int, depth: int) -> bool:
         """Whether a whole tile behind so many tokens is read sooner than these few."""
-        last = self.last(beside=beside)
-        if not 1 < tokens < last <= depth:
+        if not 1 < tokens < self.rows <= depth:
             return False
         whole, parts = self._known(depth)
-        if not whole or not parts or last * whole >= WORTH * tokens * parts:
+        if not whole or not parts or self.rows * whole >= WORTH * tokens * parts:
             return False
         self._taken += 1
         return self._taken % RENEW_TIMES > 0
 
     def at_least(self, tokens: int, depth: int, limit_s: float) -> int:
         """So many tokens, or a whole tile if each of its tokens takes much less time and all of them no more than `limit_s`."""
-        if tokens >= self.last(beside=True):
+        if tokens >= self.rows:
             return tokens
         whole, parts = self._known(depth)
         if not parts or self.rows * (whole or parts) > limit_s or whole >= WORTH_BESIDE * parts:  # where no tile was measured yet one is tried
             return tokens
-        return self.last(beside=True)
+        return self.rows
 
-    def cut(self, pending: int, most: int, *, beside: bool = False) -> int:
+    def cut(self, pending: int, most: int) -> int:
         """How many of the tokens that a prompt lacks are read now, at most so many: what is left is a whole tile, if that costs nothing."""
-        last = self.last(beside=beside)
-        if 0 < pending - most < last and most >= 2 * self.rows:
-            return pending - last
+        if 0 < pending - most < self.rows and most >= 2 * self.rows:
+            return pending - self.rows
         return min(pending, most)
-
-    def last(self, *, beside: bool) -> int:
-        """Tokens that end a prompt with a whole tile; where caches are apart, llama.cpp computes one row of each sequence first, and then the others."""
-        return self.rows + (1 if beside and self.rows else 0)
 
     def _known(self, depth: int) -> tuple[float, float]:
         """Seconds for each token there, in tiles and without; zero where that is not known."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
@@ -8,6 +10,7 @@ from modules.engine.pace import FIRST_CHUNK_TOKENS, MIN_CHUNK_TOKENS
 from modules.engine.prefixes import common_prefix
 from modules.engine.scheduler import BEGUN_TOKENS, Scheduler
 from modules.engine.sequence import Sequence
+from modules.engine.shares import Share
 from modules.engine.waiting import WaitingQueue
 from tests.fakes import FakeRunner, next_byte, solo
 
@@ -28,8 +31,8 @@ def sequence(ids: list[int], count: int = 8, client: str = "", limit: int = 10_0
     return Sequence(list(ids), min(limit, len(ids) + count), client=client)
 
 
-def step(scheduler: Scheduler, runner: FakeRunner, seconds: float = 0.01) -> list[Sequence]:
-    """One step as the engine does it; returns the sequences that ended."""
+def step(scheduler: Scheduler, runner: FakeRunner, seconds: float | Callable[[list[Share]], float] = 0.01) -> list[Sequence]:
+    """One step as the engine does it; returns the sequences that ended. How long it takes may depend on what is in it."""
     shares = scheduler.again()
     if not shares:
         scheduler.admit()
@@ -37,7 +40,7 @@ def step(scheduler: Scheduler, runner: FakeRunner, seconds: float = 0.01) -> lis
     ended = []
     if shares:
         runner.forward([share.row for share in shares])
-        scheduler.advance(shares, seconds)
+        scheduler.advance(shares, seconds(shares) if callable(seconds) else seconds)
     for share in shares:
         running = share.sequence
         if share.completes and not running.is_negative:

@@ -8,6 +8,7 @@ from hypothesis import settings
 from modules.core.model import ImageToken
 from modules.engine.pace import LONGEST_CHUNK_S, MIN_CHUNK_TOKENS
 from modules.engine.scheduler import BEGUN_TOKENS
+from modules.engine.shares import Share
 from modules.engine.tiles import RENEW_TIMES, Tiles
 from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence, step
 from tests.fakes import FakeRunner
@@ -51,7 +52,6 @@ def test_a_tile_pays_only_where_its_time_is_less():
     assert tiles.pays(29, 1000)
     assert tiles.pays(63, 1000)
     assert not tiles.pays(64, 1000)  # is one
-    assert tiles.pays(64, 1000, beside=True)  # is none: the first of them is computed with the replies' tokens
     assert not tiles.pays(1, 1000)  # a reply that goes on
     assert not tiles.pays(63, 40)  # not so many are known
 
@@ -89,13 +89,13 @@ def test_what_is_known_is_measured_again_now_and_then():
 
 def test_beside_replies_a_tile_is_read_where_each_token_is_much_cheaper():
     tiles = measured()
-    assert {tiles.at_least(count, 1000, LONGEST_CHUNK_S) for count in (16, ROWS)} == {ROWS + 1}
+    assert tiles.at_least(16, 1000, LONGEST_CHUNK_S) == ROWS
     assert tiles.at_least(16, 1000, ROWS * QUICK - 0.01) == 16  # a pause that is too long
     assert tiles.at_least(200, 1000, LONGEST_CHUNK_S) == 200
     assert measured(parts=1.5 * QUICK).at_least(16, 1000, LONGEST_CHUNK_S) == 16
     untried = Tiles(ROWS)
     untried.note(30, 0, 30 * SLOW)
-    assert untried.at_least(16, 600, LONGEST_CHUNK_S) == ROWS + 1  # to know it
+    assert untried.at_least(16, 600, LONGEST_CHUNK_S) == ROWS  # to know it
     assert untried.at_least(16, 600, ROWS * SLOW - 0.01) == 16
 
 
@@ -158,16 +158,22 @@ def test_a_long_prompt_beside_a_reply_is_read_in_tiles_to_its_end(length):
     reading = sequence((list(range(200)) * 16)[:length], 5)
     scheduler.submit(reading)
     counts = []
+
+    def taken(shares: list[Share]) -> float:
+        count = len(shares[-1].row.token_ids)
+        assert len(shares) == 1, "what decodes would be computed with the first of the prompt's tokens, and that one alone takes long"
+        if count > 1:
+            counts.append(count)
+        return 0.01 + count * (0.001 + 2e-6 * reading.computed) * (5 if count < ROWS else 1)
+
     while reading.produced == 0:
-        scheduler.admit()
-        count = len(scheduler.plan()[-1].row.token_ids)
-        counts.append(count)
-        step(scheduler, runner, seconds=0.01 + count * (0.001 + 2e-6 * reading.computed) * (5 if count <= ROWS else 1))
+        step(scheduler, runner, taken)
     *before, last = counts
-    assert set(before[-20:]) == {ROWS + 1}, "each of these steps is a tile, and none of them a long one"
-    assert last == ROWS + 1 or last < ROWS // 3, "a few are read sooner alone"
-    assert min(before) > ROWS, "the first of a tile's tokens would be computed with the reply's, the others one by one"
+    assert set(before[-20:]) == {ROWS}, "each of these steps is a tile, and none of them a long one"
+    assert last == ROWS or last < ROWS // 3, "a few are read sooner alone"
+    assert min(before) >= ROWS
     assert max(counts) < 4 * ROWS
+    assert talking.produced >= BEGUN_TOKENS + len(counts), "between two of them a token is written"
     run_all(scheduler, runner)
     check_output(talking)
     check_output(reading)
