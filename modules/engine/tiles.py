@@ -12,6 +12,7 @@ DEPTH_TOKENS = 512  # positions before a row that are as good as the same
 WORTH = 0.9  # of the time, at most, that the few tokens take
 WORTH_BESIDE = 0.6  # of the time for each token, beside replies that flow: a longer pause must bring more than that
 LIKELY = 4.0  # times as long as in a tile a token takes where that was not measured so deep: 1.6 to 9 were seen
+LONGER = 2.0  # times as long as the few tokens take, and a tile may take longer than a pause should be
 RENEW_TIMES = 32  # after so many the few are read alone and so measured anew
 NEW_SHARE = 0.3  # of the newest measurement in what is known
 
@@ -44,11 +45,12 @@ class Tiles:
         return self._taken % RENEW_TIMES > 0
 
     def at_least(self, tokens: int, depth: int, limit_s: float) -> int:
-        """So many tokens, or a whole tile if each of its tokens takes much less time and all of them no more than `limit_s`."""
+        """So many tokens, or a whole tile if each of its tokens takes much less time, and all of them no more than `limit_s` or hardly longer than the few."""
         if tokens >= self.rows:
             return tokens
         whole, parts = self._known(depth)
-        if not parts or self.rows * (whole or parts) > limit_s or whole >= WORTH_BESIDE * parts:  # where no tile was measured yet one is tried
+        longest_s = max(limit_s, LONGER * tokens * parts)
+        if not parts or self.rows * (whole or parts) > longest_s or whole >= WORTH_BESIDE * parts:  # where no tile was measured yet one is tried
             return tokens
         return self.rows
 

@@ -90,7 +90,8 @@ def test_what_is_known_is_measured_again_now_and_then():
 def test_beside_replies_a_tile_is_read_where_each_token_is_much_cheaper():
     tiles = measured()
     assert tiles.at_least(16, 1000, LONGEST_CHUNK_S) == ROWS
-    assert tiles.at_least(16, 1000, ROWS * QUICK - 0.01) == 16  # a pause that is too long
+    assert tiles.at_least(12, 1000, ROWS * QUICK - 0.01) == 12  # a pause that is too long
+    assert tiles.at_least(13, 1000, ROWS * QUICK - 0.01) == ROWS  # and here that of the few is nearly as long
     assert tiles.at_least(200, 1000, LONGEST_CHUNK_S) == 200
     assert measured(parts=1.5 * QUICK).at_least(16, 1000, LONGEST_CHUNK_S) == 16
     untried = Tiles(ROWS)
@@ -131,7 +132,7 @@ def test_what_cannot_be_read_at_once_takes_nothing_along():
     scheduler.submit(talking)
     for _ in range(BEGUN_TOKENS + 2):
         step(scheduler, runner)
-    scheduler.pace.tiles, scheduler.pace.prefill_s_per_token = measured(1900, parts=0.1, whole=0.02), 0.02
+    scheduler.pace.tiles, scheduler.pace.prefill_s_per_token = measured(1900, parts=0.035, whole=0.02), 0.02
     turn = sequence([*first.ids, *[8] * 40])
     scheduler.submit(turn)
     scheduler.admit()
