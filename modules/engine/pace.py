@@ -26,14 +26,16 @@ class Pace:
         self.tiles = Tiles(tile_rows)
         self.prefill_s_per_token = 0.0
         self.decode_step_s = 0.0  # a step without prefill
+        self._quickest_step_s = 0.0  # of those: what any step costs, whatever is in it
 
-    def note(self, prefill: int, seconds: float, depth: int | None = None) -> None:
-        """A step with so many tokens of prefill took so long; behind how many others they stood, if all are of one sequence."""
+    def note(self, prefill: int, seconds: float, depth: int | None = None, *, beside: bool = False) -> None:
+        """A step with so many tokens of prefill took so long; behind how many others they stood, if all are of one sequence. `beside`: it decoded too."""
         if not prefill:
             self.decode_step_s = _mean(self.decode_step_s, seconds)
+            self._quickest_step_s = min(self._quickest_step_s or seconds, seconds)
             return
         # what a step costs whatever is in it must not count as the price of few tokens: chunks would only get smaller
-        own_s = max(seconds - self.decode_step_s, LEAST_OWN_SHARE * seconds)
+        own_s = max(seconds - (self.decode_step_s if beside else self._quickest_step_s), LEAST_OWN_SHARE * seconds)
         if prefill >= MEASURED_FROM_TOKENS:
             self.prefill_s_per_token = _mean(self.prefill_s_per_token, own_s / prefill)
         if depth is not None:

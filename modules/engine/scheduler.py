@@ -53,6 +53,7 @@ class Scheduler:
         self.max_outputs = max_outputs  # most rows of logits of a step
         self._arrivals = self._steps = self._held = 0
         self._has_read = False  # whether the last step was prefill beside replies that waited
+        self._all_decode = False  # whether in the last step that decoded nobody had a prompt to read
         self._alike: Sequence | None = None  # the only one that runs, while its steps are as the one before
         self._alike_until = 0  # tokens in the memory for it, with which there is no more room
 
@@ -221,9 +222,9 @@ class Scheduler:
         if not is_all and decoding and self._reads_only(flowing):
             self._plan_prefill(shares, flowing)
             if shares:
-                self._held, self._has_read = self._held + 1, True
+                self._held, self._has_read = self._held + (not flowing), True
                 return shares
-        self._steps, self._held, self._has_read = self._steps + 1, 0 if is_all else self._held, False
+        self._steps, self._held, self._has_read, self._all_decode = self._steps + 1, 0 if is_all else self._held, False, is_all
         for sequence in decoding:
             sequence.decoded_at = self._steps
         shares = [decode_share(sequence) for sequence in decoding]
@@ -290,8 +291,8 @@ class Scheduler:
                 is_plain = False
             elif count > 1:
                 depths.append(share.row.start)
-        self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None)
-        if is_plain and not prefill:
+        self.pace.note(prefill, seconds, depths[0] if len(depths) == 1 else None, beside=len(shares) > len(depths))
+        if is_plain and not prefill and self._all_decode:
             self.crew.note(len(shares), seconds)
         return prefill
 
@@ -368,7 +369,6 @@ class Scheduler:
             return
         if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole
             sequence.computed, sequence.widened = self.table.cut_back(self.slots[sequence.slot], start), len(sequence.ids)
-            sequence.reused = min(sequence.reused, sequence.computed)
 
     def _note_reuse(self, sequence: Sequence) -> None:
         if not sequence.admitted:

@@ -12,6 +12,7 @@ DEPTH_TOKENS = 512  # positions before a row that are as good as the same
 WORTH = 0.9  # of the time, at most, that the few tokens take
 WORTH_BESIDE = 0.6  # of the time for each token, beside replies that flow: a longer pause must bring more than that
 LIKELY = 4.0  # times as long as in a tile a token takes where that was not measured so deep: 1.6 to 9 were seen
+LIKELY_FROM_TOKENS = 1024  # before a row; behind fewer ones the weights take most of the time, and they are read once
 LONGER = 2.0  # times as long as the few tokens take, and a tile may take longer than a pause should be
 RENEW_TIMES = 32  # after so many the few are read alone and so measured anew
 NEW_SHARE = 0.3  # of the newest measurement in what is known
@@ -49,7 +50,7 @@ class Tiles:
         if tokens >= self.rows:
             return tokens
         whole, parts = self._known(depth)
-        longest_s = max(limit_s, LONGER * tokens * parts)
+        longest_s = max(limit_s, LONGER * tokens * parts) if depth // DEPTH_TOKENS in self._parts else limit_s  # a guess is no reason for a long pause
         if not parts or self.rows * (whole or parts) > longest_s or whole >= WORTH_BESIDE * parts:  # where no tile was measured yet one is tried
             return tokens
         return self.rows
@@ -67,4 +68,4 @@ class Tiles:
         nearest = min(deeper) if deeper else max(flatter, default=0)
         whole, measured = self._whole.get(nearest, 0.0), [one for one in self._parts if one <= place]
         parts = self._parts[max(measured)] if measured else 0.0
-        return whole, parts if place in self._parts else max(parts, LIKELY * whole)
+        return whole, parts if place in self._parts or depth < LIKELY_FROM_TOKENS else max(parts, LIKELY * whole)

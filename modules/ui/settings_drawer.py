@@ -8,6 +8,7 @@ of the same form, so that only that is stored; the system prompt it reads itself
 from __future__ import annotations
 
 import json
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gradio as gr
@@ -55,6 +56,7 @@ class SettingsDrawer:
         self._form = Form(GenerationParams)
         self._memory = PresetMemory(app)
         self._grammar = GrammarFiles(app)
+        self._reads = count(1)  # the browser hears only of an answer that is another than the last
 
     def build(self) -> None:
         """Make the components and their events in the page that is open now."""
@@ -177,7 +179,7 @@ class SettingsDrawer:
             params = self._form.read(values[4:])
         except AppError as error:
             told = error.message
-        return [_told(params, key=key, asked=int(asked or 0), settings=self._settings(key, shown, params)), _problem(told)]
+        return [_told(params, key=key, asked=int(asked or 0), read=next(self._reads), settings=self._settings(key, shown, params)), _problem(told)]
 
     def _settings(self, key: str, shown: Shown, params: BaseModel | None) -> dict[str, Any]:
         """The form as settings: only what differs from the preset is kept in `params`, and of the template's variables those that have a control."""

@@ -56,7 +56,7 @@ def test_a_tile_pays_only_where_its_time_is_less():
     assert not tiles.pays(63, 40)  # not so many are known
 
 
-@pytest.mark.parametrize(("whole", "parts", "asked", "least"), [(1000, 1000, 5000, 18), (1000, 5000, 1000, 18), (5000, 1000, 1000, 29), (5000, 1000, 4000, 18)])
+@pytest.mark.parametrize(("whole", "parts", "asked", "least"), [(1000, 1000, 5000, 18), (1000, 5000, 1100, 18), (5000, 1000, 1000, 29), (5000, 1000, 4000, 18)])
 def test_what_few_tokens_take_where_they_were_not_measured_is_guessed_from_tiles(whole, parts, asked, least):
     tiles = Tiles(ROWS)
     tiles.note(512, whole, 512 * QUICK)
@@ -64,7 +64,11 @@ def test_what_few_tokens_take_where_they_were_not_measured_is_guessed_from_tiles
     assert [tiles.pays(tokens, asked) for tokens in (least - 1, least)] == [False, True]
 
 
-def test_nothing_is_assumed_before_a_tile_was_measured():
+def test_nothing_is_assumed_before_a_tile_was_measured_and_behind_few_others():
+    tiles = Tiles(ROWS)
+    tiles.note(512, 0, 512 * QUICK)
+    assert not tiles.pays(60, 1000)
+    assert tiles.pays(60, 1100)
     tiles = Tiles(ROWS)
     assert not tiles.pays(60, 1000)
     tiles.note(20, 1000, 0.2)
@@ -94,6 +98,7 @@ def test_beside_replies_a_tile_is_read_where_each_token_is_much_cheaper():
     assert tiles.at_least(13, 1000, ROWS * QUICK - 0.01) == ROWS  # and here that of the few is nearly as long
     assert tiles.at_least(200, 1000, LONGEST_CHUNK_S) == 200
     assert measured(parts=1.5 * QUICK).at_least(16, 1000, LONGEST_CHUNK_S) == 16
+    assert tiles.at_least(13, 1600, ROWS * QUICK - 0.01) == 13  # of which nothing is known there
     untried = Tiles(ROWS)
     untried.note(30, 0, 30 * SLOW)
     assert untried.at_least(16, 600, LONGEST_CHUNK_S) == ROWS  # to know it
@@ -106,9 +111,9 @@ def test_what_is_left_of_a_prompt_is_a_whole_tile(pending, most, count):
 
 
 def test_a_turn_of_a_few_tokens_takes_known_ones_along():
-    runner, scheduler, _, second = next_turn([7] * 2000)
+    runner, scheduler, first, second = next_turn([7] * 2000)
     assert len(scheduler.plan()[0].row.token_ids) == ROWS
-    assert second.reused == second.computed == len(second.ids) - ROWS
+    assert (second.reused, second.computed) == (len(first.ids) - 1, len(second.ids) - ROWS)
     run_all(scheduler, runner)
     check_output(second)
 

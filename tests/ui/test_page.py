@@ -124,7 +124,8 @@ async def test_shown_settings_come_back_unchanged(drawer):
     plain = plain_values(drawer, rest)
     sent, _ = drawer.collect(key, asked, *plain)
     more = {"key": "c1", "asked": 3, "acting": ["top_k", "top_p", "temperature"], "apart": {"temperature": 1.0, "top_k": 0, "top_p": 1.0}}
-    assert json.loads(sent) == {"settings": settings, **more}
+    assert json.loads(sent) == {"settings": settings, "read": 1, **more}
+    assert drawer.collect(key, asked, *plain)[0] != sent, "of an equal answer the browser would hear nothing"
     assert json.loads(told) == {"shown": settings, **more}, "both readings of the same form are alike, so nothing is stored"
 
 

@@ -6,12 +6,6 @@ import { keepImages, waitingImages } from "./image_drafts.js";
 const TAB_KEY = "paddock.card.tab";
 const PLACE = "paddock.card."; // then what is edited: `[{tab, values, left}]`, oldest first; `left`: that page is gone
 
-window.addEventListener("pagehide", () => {
-  for (const place of Object.keys(localStorage).filter((key) => key.startsWith(PLACE))) {
-    write(place, read(place).map((one) => (one.tab === tabName() ? { ...one, left: true } : one)));
-  }
-});
-
 export class CardDraft {
   /** The draft of one card; an empty name is that of a new one. */
   constructor(kind, name) {
@@ -69,3 +63,14 @@ function tabName() {
   }
   return name;
 }
+
+function mark(left) {
+  for (const place of Object.keys(localStorage).filter((key) => key.startsWith(PLACE))) {
+    const all = read(place);
+    if (all.some(({ tab }) => tab === tabName())) write(place, all.map((one) => (one.tab === tabName() ? { ...one, left } : one)));
+  }
+}
+
+mark(false); // after a reload
+window.addEventListener("pagehide", () => mark(true));
+window.addEventListener("pageshow", ({ persisted }) => { if (persisted) mark(false); });

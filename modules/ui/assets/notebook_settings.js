@@ -43,6 +43,7 @@ export class NotebookSettings {
   async edit(settings, edits = { settings }, key = KEY + this.current(), { leaving = false } = {}) {
     const edit = this.edits += 1;
     const id = key.slice(KEY.length);
+    const before = this.values;
     if (id === this.current()) {
       this.values = withEdits(this.values, edits);
       this.otherTabs.postMessage({ id, values: this.values });
@@ -52,7 +53,11 @@ export class NotebookSettings {
       emit("settings-saved", { key });
       return answer.settings;
     };
-    const saving = (leaving ? save() : (this.saving ?? Promise.resolve()).then(save)).catch((error) => { emit("settings-saved", { key, problem: error.message }); report(error); });
+    const saving = (leaving ? save() : (this.saving ?? Promise.resolve()).then(save)).catch((error) => {
+      if (edit === this.edits && id === this.current()) this.values = before; // nothing is written with what was refused
+      emit("settings-saved", { key, problem: error.message });
+      report(error);
+    });
     this.saving = saving;
     const stored = await saving;
     if (edit !== this.edits) return;

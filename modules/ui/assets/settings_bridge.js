@@ -73,11 +73,12 @@ class SettingsBridge {
     const wanted = identity(current);
     this.waits = false;
     if (wanted === this.shown) return;
-    if (this.typed.isWaiting) {
-      this.read(); // while it holds what was typed
-      this.waits = this.forms.get(this.answered)?.key === current.key; // until that is read; what cannot be read stays in its box
-      if (this.waits) return;
+    if (this.typed.isWaiting && this.forms.get(this.answered)?.key === current.key) {
+      this.waits = true; // until what was typed is read; what cannot be read stays in its box
+      this.read();
+      return;
     }
+    this.keepTyped({ leaving: true });
     if (this.forms.get(this.asked)?.key !== current.key) this.saved.textContent = "";
     this.shown = wanted;
     this.asked += 1;
@@ -132,7 +133,7 @@ class SettingsBridge {
     }, Math.max(0, this.edited.at + ECHO_MS - Date.now()));
   }
 
-  /** Edited by another view: shown at once. By this one: nothing new. */
+  /** Edited by another view: shown at once. By this one: nothing new, and what nobody has checked (`leaving`) comes back from the server. */
   otherEdit({ scope, key, settings, leaving }) {
     const current = this.known.get(scope);
     if (current?.key !== key || leaving) return;
@@ -211,7 +212,7 @@ class SettingsBridge {
     this.trigger("typed", {});
   }
 
-  /** Store the system prompt that was typed; where the page goes parameters too, which otherwise come when the form is read. */
+  /** Store the system prompt that was typed; where page or form go (`leaving`) parameters too, which otherwise come when it is read. */
   keepTyped({ leaving = false } = {}) {
     for (const [form, edits] of this.typed.take(leaving)) this.edit(form, edits, leaving);
   }

@@ -1,5 +1,5 @@
 // What was typed or pasted into the text boxes of the settings and is not stored yet. The system prompt is read here; parameters are read by the
-// server when typing pauses, and here where the page goes before that. How they are read: form.py, whose checks follow.
+// server when typing pauses, and here where the page goes or opens something else before that. How they are read: form.py, whose checks follow.
 
 const ESCAPES = Object.freeze({ n: "\n", t: "\t", r: "\r", "\\": "\\" });
 const READERS = Object.freeze({
@@ -48,16 +48,16 @@ export class SettingsTyped {
 
   /** Forget parameters of other forms than this one. */
   keepOnly(form) {
-    for (const [name, one] of this.params) if (one.form !== form && !one.asked) this.params.delete(name);
+    for (const [name, one] of this.params) if (one.form !== form) this.params.delete(name);
   }
 
-  /** `[form, edits]` one by one, as of some that are refused the others count; forgotten here. With `leaving` parameters too. */
-  take(leaving) {
+  /** `[form, edits]` one by one, as of some that are refused the others count; forgotten here. With `all` parameters too. */
+  take(all) {
     const found = [];
     const { form, text } = this.prompt ?? {};
     this.prompt = null;
     if (form && text !== (form.settings.system_prompt ?? "")) found.push([form, { settings: { system_prompt: text } }]);
-    if (!leaving) return found;
+    if (!all) return found;
     for (const [name, one] of this.params) found.push([one.form, { within: { params: { put: { [name]: one.value() }, drop: [] } } }]);
     this.params.clear();
     return found;
