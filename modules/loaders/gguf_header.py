@@ -91,6 +91,7 @@ class GgufHeader:
     metadata: Mapping[str, Any]  # scalars, str, tuples of numbers, LongArray
     tensors: tuple[Tensor, ...]
     tokens: tuple[bytes, ...] = ()  # only when asked for
+    table_offset: int = 0  # of the tensor table in the file
 
     @property
     def architecture(self) -> str:
@@ -136,8 +137,7 @@ class GgufHeader:
 
     def text(self, key: str) -> str:
         """A string field, empty if absent."""
-        value = self.metadata.get(key, "")
-        return value if isinstance(value, str) else ""
+        return value if isinstance(value := self.metadata.get(key), str) else ""
 
 
 class _EndOfData(Exception):  # noqa: N818 - for a prefix no error
@@ -307,9 +307,9 @@ def _read(reader: _Reader, path: Path, size: int, keep_tokens: bool) -> GgufHead
             tokens, value = value, LongArray(STRING, len(value))
         metadata[key] = value
     _check_general(reader, metadata)
-    tensors = _read_tensors(reader, tensor_count)
+    table_offset, tensors = reader.position, _read_tensors(reader, tensor_count)
     _check_layout(reader, path, size, metadata, tensors)
-    header = GgufHeader(path, size, MappingProxyType(metadata), tensors, tokens)
+    header = GgufHeader(path, size, MappingProxyType(metadata), tensors, tokens, table_offset)
     _check_hyperparameters(reader, header)
     return header
 

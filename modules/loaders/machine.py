@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ import psutil
 
 from modules.core.errors import OutOfMemory
 
+PROCESSORS = Path("/proc/cpuinfo")
 CGROUP_V2 = Path("/sys/fs/cgroup")
 CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 NO_LIMIT_BYTES = 1 << 60
@@ -98,6 +100,14 @@ def usable_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     physical = psutil.cpu_count(logical=False) or allowed
     return max(1, min(allowed, physical))
+
+
+def has_tiles() -> bool:
+    """Whether this processor multiplies tiles of whole numbers (AMX), as far as its system tells."""
+    try:
+        return re.search(r"^flags\b.*\bamx_int8\b", PROCESSORS.read_text(encoding="ascii", errors="replace"), re.MULTILINE) is not None
+    except OSError:
+        return False
 
 
 def graphics_bytes(loader: str) -> int:

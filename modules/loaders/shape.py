@@ -6,18 +6,24 @@ From a GGUF header or from config.json with the header of the weights; nothing i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
 from modules.loaders.folder_header import FolderHeader
-from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader
+from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, Tensor
 
 # Architectures whose files may not say which of their layers see only a window: every so many sees everything
 WINDOW_PERIODS: Mapping[str, int] = MappingProxyType({"gemma2": 2, "gemma3": 6, "gemma3n": 5, "cohere2": 4, "gpt-oss": 2, "olmo2": 4, "exaone4": 4})
 WITHOUT_ATTENTION = ("mamba", "rwkv", "arwkv", "rwkv6qwen2")
 LEAST_SHARE = 0.01
 TABLE, OUTPUT = "token_embd.weight", "output.weight"
+# Types whose numbers are small whole ones times a scale of 32, so that eight bits (Q8_0) hold them exactly → what a byte of them becomes.
+# llama.cpp takes them where a row is no multiple of the 256 numbers of its K types, and computes with them as they are on every processor.
+WIDER: Mapping[str, float] = MappingProxyType({"Q5_0": 34 / 22, "IQ4_NL": 34 / 18})
+WIDE = "Q8_0"
+LEAST_WIDENED = 0.05  # of the weights: less is not worth the time of writing them
+WIDE_ROWS = 32  # a matrix is multiplied in tiles where its rows are a multiple of this
 # Kinds of models whose attention transformers computes step by step
 WITHOUT_FUSED_ATTENTION = frozenset({
     "bloom", "codegen", "deepseek_v4", "gemma2", "gpt_neo", "gpt_neox_japanese", "gpt_oss", "gptj", "mimo_v2_flash", "mpt", "openai-gpt", "rwkv",
@@ -55,11 +61,29 @@ class Shape:
     merges: bool = False  # a vocabulary with merges, which takes more room
     tower_parameters: int = 0  # of the parameters, what only looks at images or listens; a token does not read it
     writes_scores: bool = False  # its attention has no fused form: the scores of a step are written out
+    table_bytes: int = 0  # of the table of words where it is the output too, so that both may have to lie in memory
+    widens: tuple[tuple[str, float], ...] = ()  # type of number → the share of the weights that eight bits can hold as well, where it is worth it
 
     @property
     def read_share(self) -> float:
         """Of the weights, for one token."""
         return min(1.0, sum(share for _, share in self.reads))
+
+    def widened(self) -> Shape:
+        """With everything in eight bits that they hold exactly."""
+        grown = 1 + sum(share * (WIDER[kind] - 1) for kind, share in self.widens)
+        reads = dict(self.reads)
+        for kind, share in self.widens:
+            reads[kind] = max(0.0, reads.get(kind, 0.0) - share)
+            reads[WIDE] = reads.get(WIDE, 0.0) + share * WIDER[kind]
+        shares = tuple((kind, share / grown) for kind, share in reads.items() if share)
+        return replace(self, stored_bytes=int(self.stored_bytes * grown), reads=shares, widens=())
+
+
+def can_widen(tensor: Tensor, *, tied: bool) -> bool:
+    """Whether a tensor is a matrix that tokens are multiplied with, of numbers that eight bits hold exactly; `tied`: the table of words is the output too."""
+    is_multiplied = (tied and tensor.name == TABLE) or "embd" not in tensor.name
+    return is_multiplied and len(tensor.shape) == 2 and tensor.shape[1] % WIDE_ROWS == 0 and TENSOR_TYPES.get(tensor.type_id, ("",))[0] in WIDER
 
 
 def gguf_shape(headers: Sequence[GgufHeader], stored_bytes: int) -> Shape:
@@ -82,7 +106,14 @@ def gguf_shape(headers: Sequence[GgufHeader], stored_bytes: int) -> Shape:
         state_numbers=recurrent * _gguf_state(header),
         reads=_gguf_reads(headers),
         merges="tokenizer.ggml.merges" in header.metadata,
+        table_bytes=sum(tensor.size_bytes for part in headers for tensor in part.tensors if tensor.name == TABLE) if is_tied(headers) else 0,
+        widens=_gguf_widens(headers),
     )
+
+
+def is_tied(headers: Sequence[GgufHeader]) -> bool:
+    """Whether the table of words of a GGUF model is its output too."""
+    return not any(tensor.name == OUTPUT for header in headers for tensor in header.tensors)
 
 
 def _each_layer(header: GgufHeader, key: str, layers: int, default: int) -> tuple[int, ...]:
@@ -152,7 +183,7 @@ def _gguf_reads(headers: Sequence[GgufHeader]) -> tuple[tuple[str, float], ...]:
     if not total:
         return (("F16", 1.0),)
     experts, used = headers[0].number("expert_count"), headers[0].number("expert_used_count")
-    is_apart = any(tensor.name == OUTPUT for tensor in tensors)  # else the table is read whole, as the output
+    is_apart = not is_tied(headers)  # else the table is read whole, as the output
     shares: dict[str, float] = {}
     for tensor in tensors:
         share = tensor.size_bytes / total
@@ -162,6 +193,19 @@ def _gguf_reads(headers: Sequence[GgufHeader]) -> tuple[tuple[str, float], ...]:
             kind = TENSOR_TYPES[tensor.type_id][0] if tensor.type_id in TENSOR_TYPES else "F16"
             shares[kind] = shares.get(kind, 0.0) + share
     return tuple(shares.items()) or (("F16", LEAST_SHARE),)
+
+
+def _gguf_widens(headers: Sequence[GgufHeader]) -> tuple[tuple[str, float], ...]:
+    """The shares of a model in one file; of a type that is not known nobody knows where it ends."""
+    if len(headers) > 1 or not all(tensor.size_bytes for tensor in headers[0].tensors):
+        return ()
+    tensors, tied = headers[0].tensors, is_tied(headers)
+    total, shares = sum(tensor.size_bytes for tensor in tensors), dict[str, float]()
+    for tensor in tensors:
+        if can_widen(tensor, tied=tied):
+            kind = TENSOR_TYPES[tensor.type_id][0]
+            shares[kind] = shares.get(kind, 0.0) + tensor.size_bytes / total
+    return tuple(shares.items()) if sum(shares.values()) >= LEAST_WIDENED else ()
 
 
 def folder_shape(header: FolderHeader) -> Shape:

@@ -105,7 +105,7 @@ class FitService:
         key = (repo, revision, _family(weights[0]) if size_bytes and kind == "gguf" else weights[0])
         shape = await self._remembered(key, paths, weights, kind)
         if size_bytes and kind == "gguf":
-            shape = replace(shape, stored_bytes=size_bytes, reads=_reads(shape, weights[0]))
+            shape = replace(shape, stored_bytes=size_bytes, reads=_reads(shape, weights[0]), widens=())  # which only its own header tells
         return await self._report(shape, "llama.cpp" if kind == "gguf" else "transformers", projector_bytes=projector_bytes if kind == "gguf" else 0)
 
     async def _remembered(self, key: tuple[str, str, str], paths: Sequence[str], weights: Sequence[str], kind: str) -> Shape:
@@ -161,7 +161,7 @@ class FitService:
 
         def needs_of(options: dict[str, Any]) -> Needs:
             dtype = str(options.get("dtype") or ("bfloat16" if graphics else "float32"))
-            return Expected(shape, loader, options, dtype, measured).needs
+            return Expected(shape, loader, options, dtype, measured, on_gpu=graphics > 0).needs
 
         return best_settings(shape, loader, needs_of, room)
 
@@ -195,7 +195,7 @@ class FitService:
         found = []
         correction = 1.0
         for users in (1, USERS):
-            expected = Expected(shape, loader, {"slots": users}, "bfloat16" if graphics else "float32", measured)
+            expected = Expected(shape, loader, {"slots": users}, "bfloat16" if graphics else "float32", measured, on_gpu=graphics > 0)
             wanted, held = expected.needs, min(CONTEXT_TOKENS, shape.trained_tokens or CONTEXT_TOKENS) * users
             correction = self.records.ratio(loader, wanted.peak(held), name)
             scaled = wanted.scaled(correction)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +34,23 @@ class Expected:
     options: Mapping[str, Any]
     dtype: str  # of a folder's numbers
     measured: Measured | None
+    on_gpu: bool = False  # whether a part of it would lie on a graphics card
+
+    @cached_property
+    def held(self) -> Shape:
+        """The model as it is held."""
+        return llama_cpp_memory.held_shape(self.shape, LlamaCppOptions(**self.options), on_gpu=self.on_gpu) if self.loader == "llama.cpp" else self.shape
 
     @property
     def needs(self) -> Needs:
         """Memory of the engine's process."""
         if self.loader == "llama.cpp":
+            copied = self.measured.copied_bytes(self.shape) if self.measured else 0
             return llama_cpp_memory.estimate(
-                self.shape,
+                self.held,
                 LlamaCppOptions(**self.options),
                 process_bytes=self.measured.process_bytes if self.measured else llama_cpp_memory.PROCESS_BYTES,
-                copied_bytes=self.measured.copied_bytes(self.shape) if self.measured else 0,
+                copied_bytes=copied if self.held is self.shape else self.held.table_bytes,
             )
         process_bytes = self.measured.process_bytes if self.measured else transformers_memory.PROCESS_BYTES
         return transformers_memory.estimate(self.shape, TransformersOptions(**self.options), self.dtype, process_bytes=process_bytes)
@@ -60,7 +68,7 @@ class Expected:
         measured = self.measured
 
         def step_times(count: int, _worth_s: float) -> tuple[float, float]:
-            seconds = measured.pace(count).seconds(self.shape, self.shape.stored_bytes, 0)
+            seconds = measured.pace(count).seconds(self.held, self.held.stored_bytes, 0)
             return seconds, seconds
 
         return fastest_threads(step_times, cores).decode
@@ -69,10 +77,10 @@ class Expected:
         """Of one reply after so many tokens; 0 while this machine has not been measured."""
         if self.measured is None:
             return 0.0
-        weights = self.shape.stored_bytes
+        weights = self.held.stored_bytes
         if self.loader != "llama.cpp":
             weights = transformers_memory.weights_bytes(self.shape, TransformersOptions(**self.options), self.dtype)
-        return self.measured.tokens_per_s(self.shape, weights, self.threads, tokens)
+        return self.measured.tokens_per_s(self.held, weights, self.threads, tokens)
 
 
 def local_shape(path: Path) -> Shape:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,3 +34,13 @@ def test_loaders_hand_on_what_was_asked_for(tiny: TinyFiles, name: str) -> None:
         model = spec.load(path, spec.options(spill_memory_gb=asked, slots=1, threads=1), lambda stage, done: None)
         assert model.spill_bytes == expected
         model.runner.close()
+
+
+def test_a_processor_with_tiles_is_known_by_its_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(machine, "PROCESSORS", file)
+    assert not machine.has_tiles()
+    file.write_text("model name\t: amx_int8\nflags\t\t: fpu avx512f amx_bf16 amx_int8x\n")
+    assert not machine.has_tiles()
+    file.write_text("flags\t\t: fpu avx512f amx_bf16 avx512_fp16 amx_tile amx_int8\nbugs\t\t:\n")
+    assert machine.has_tiles()

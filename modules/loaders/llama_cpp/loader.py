@@ -9,6 +9,7 @@ import ctypes
 import math
 import os
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -24,10 +25,12 @@ from modules.loaders.llama_cpp.adapters import AdapterSet
 from modules.loaders.llama_cpp.c_api import FLASH_ATTENTION, NativeLog, kept_in_memory, library
 from modules.loaders.llama_cpp.embedder import WITHOUT_STATES, SlotEmbedder
 from modules.loaders.llama_cpp.embedding_model import check_embedding_model, embedding_model
+from modules.loaders.llama_cpp.huge_pages import use_huge_pages
 from modules.loaders.llama_cpp.memory import (
     TO_COME_BYTES,
     Plan,
     estimate,
+    held_shape,
     layers_that_fit,
     plan_context,
     projector_needs,
@@ -47,6 +50,7 @@ from modules.loaders.llama_cpp.threads import (
 )
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.llama_cpp.vision_runner import VisionRunner
+from modules.loaders.llama_cpp.wide_weights import Weights, choose_weights
 from modules.loaders.machine import (
     RESERVE_BYTES,
     available_bytes,
@@ -79,18 +83,17 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     """
     progress("Reading the file header", None)
     before = resident_bytes()
-    header = read_gguf_header(path, keep_tokens=True)
-    info = read_info(path, path.parent)
-    if info.problem:
-        raise UnsupportedFormat(info.problem)
+    headers, info = _described(path)
+    header = headers[0]
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # an abort must not wait for a debugger
     binding = library()
     if not info.can_write:
-        return _embedding_model(path, header, info, options, progress)
-    shape = gguf_shape((header,), info.size_bytes)
+        return _embedding_model(headers, info, options, progress)
+    shape = gguf_shape(headers, info.size_bytes)
     asked, eyes = options, choose_projector(path, options.mmproj)
     options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=bool(binding.llama_supports_gpu_offload()))
-    plan = _planned(header, shape, options, eyes, gpu_share)
+    weights = choose_weights(header, shape, options, on_gpu=gpu_share > 0)
+    plan = _planned(header, weights.held(shape), options, eyes, gpu_share)
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
@@ -98,7 +101,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         binding.llama_backend_init()
         if options.numa != "off":
             binding.llama_numa_init(NUMA_STRATEGIES[options.numa])
-        model = _load_model(gguf_parts(path)[0], options, progress, log)
+        model = _load_model(weights, options, progress, log)
         undo.callback(binding.llama_model_free, model)
         if binding.llama_model_has_encoder(model) or not binding.llama_model_has_decoder(model):
             raise UnsupportedFormat(f"{path.name} is not a model that continues text ({header.architecture}); choose another one.")
@@ -114,8 +117,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     progress("Measuring threads", None)
     _set_threads(runner, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not gpu_share)
     tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
-    parts = (header, *(read_gguf_header(part) for part in gguf_parts(path)[1:]))
-    adapters = AdapterSet(model, runner, log, base_shape(parts))
+    adapters = AdapterSet(model, runner, log, base_shape(headers))
     loaded = LoadedModel(
         runner=runner,
         tokenizer=tokenizer,
@@ -126,14 +128,23 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         embedder=None if header.architecture in WITHOUT_STATES else SlotEmbedder(runner, context, model, tokenizer, gguf_recipe(header)),
         spill_bytes=spill_bytes(options.spill_memory_gb),
         memory_bytes=max(0, resident_bytes() - before),
-        notes=(*notes, *plan.notes, *filter(None, (eyes.note,))),
+        notes=(*notes, *plan.notes, *filter(None, (weights.note, eyes.note))),
     )
     return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
 
 
-def _embedding_model(path: Path, header: GgufHeader, info: ModelInfo, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
+def _described(path: Path) -> tuple[tuple[GgufHeader, ...], ModelInfo]:
+    """What the files of a model say of it, the first one first."""
+    header = read_gguf_header(path, keep_tokens=True)
+    info = read_info(path, path.parent)
+    if info.problem:
+        raise UnsupportedFormat(info.problem)
+    return (header, *(read_gguf_header(part) for part in gguf_parts(path)[1:])), info
+
+
+def _embedding_model(headers: Sequence[GgufHeader], info: ModelInfo, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
     """A model that only makes vectors."""
-    before = resident_bytes()
+    header, before = headers[0], resident_bytes()
     check_embedding_model(header, info, options)
     binding = library()
     with ExitStack() as undo:
@@ -141,9 +152,11 @@ def _embedding_model(path: Path, header: GgufHeader, info: ModelInfo, options: L
         log.listen()
         undo.callback(log.silence)
         binding.llama_backend_init()
-        model = _load_model(gguf_parts(path)[0], options, progress, log)
+        on_gpu = options.gpu_layers != 0 and bool(binding.llama_supports_gpu_offload())
+        weights = choose_weights(header, gguf_shape(headers, info.size_bytes), options, on_gpu=on_gpu)
+        model = _load_model(weights, options, progress, log)
         undo.callback(binding.llama_model_free, model)
-        loaded = embedding_model(model, header, info, options, lambda: _refusal(path.name, log, options))
+        loaded = embedding_model(model, header, info, options, lambda: _refusal(header.path.name, log, options))
         log.silence()
         undo.pop_all()
     loaded.memory_bytes = max(0, resident_bytes() - before)
@@ -179,7 +192,8 @@ def _needs(shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: floa
     draft = read_info(path, path.parent)
     if draft.problem:
         raise UnsupportedFormat(f"The draft model: {draft.problem}", field="draft_model")
-    return together(wanted, estimate(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, gpu_share=gpu_share))
+    shape = held_shape(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, on_gpu=gpu_share > 0)
+    return together(wanted, estimate(shape, options, gpu_share=gpu_share))
 
 
 def can_be_apart(model: int, options: LlamaCppOptions, plan: Plan) -> bool:
@@ -241,7 +255,7 @@ def _template(header: GgufHeader, tokenizer: LlamaCppTokenizer) -> TemplateSourc
     )
 
 
-def _load_model(path: Path, options: LlamaCppOptions, progress: Progress, log: NativeLog) -> int:
+def _load_model(weights: Weights, options: LlamaCppOptions, progress: Progress, log: NativeLog) -> int:
     def report(share: float, _user_data: Any) -> bool:
         progress("Reading weights", float(share))
         return True
@@ -255,7 +269,7 @@ def _load_model(path: Path, options: LlamaCppOptions, progress: Progress, log: N
         (True, False): binding.LLAMA_LOAD_MODE_MMAP,
         (False, True): binding.LLAMA_LOAD_MODE_MLOCK,
         (False, False): binding.LLAMA_LOAD_MODE_NONE,
-    }[options.mmap, options.mlock]
+    }[options.mmap and not weights.wide, options.mlock]
     params.split_mode = SPLIT_MODES[options.split_mode]
     kept = kept_in_memory(options.kept_patterns)  # lives until the load is over
     if kept is not None:
@@ -265,9 +279,11 @@ def _load_model(path: Path, options: LlamaCppOptions, progress: Progress, log: N
         params.tensor_split = shares
     callback = binding.llama_progress_callback(report)  # lives until the load is over
     params.progress_callback = callback
-    model = binding.llama_model_load_from_file(str(path).encode(), params)
+    with weights.file(progress) as path:
+        model = binding.llama_model_load_from_file(str(path).encode(), params)
     if not model:
-        raise _refusal(path.name, log)
+        raise _refusal(weights.stored.path.name, log)
+    use_huge_pages()
     return int(model)
 
 

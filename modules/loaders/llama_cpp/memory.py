@@ -5,13 +5,14 @@ Turns options into what `fit.py` reckons with. Knows headers and options only.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from modules.core.errors import OutOfMemory
 from modules.loaders.fit import Needs, Room, Usage, judge, needs
 from modules.loaders.gguf_header import GgufHeader
 from modules.loaders.llama_cpp.options import LlamaCppOptions
-from modules.loaders.machine import RESERVE_BYTES, available_bytes, size_text
+from modules.loaders.machine import RESERVE_BYTES, available_bytes, has_tiles, size_text
 from modules.loaders.shape import Shape
 
 DEFAULT_CONTEXT_TOKENS = 8192
@@ -22,6 +23,7 @@ PROCESS_BYTES = 64 << 20  # of the engine's process beside the model, until it i
 TO_COME_BYTES = 16 << 20  # the part of it that a process takes after it began to load
 WORD_BYTES, MERGED_WORD_BYTES = 330, 460  # of each entry of a vocabulary, in the tables of llama.cpp and of the engine: measured
 PROJECTOR_WORK_BYTES = 128 << 20  # an image while it is looked at; reckoned for a ViT-L, not measured
+MOST_WIDE_SHARE = 0.5  # of the free memory, that weights in 8 bits may take unasked while they are read in
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
 
 
@@ -58,6 +60,15 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, 
         copied_bytes=copied_bytes if options.mmap and not gpu_share else 0,
     )
     return needs(shape, usage)
+
+
+def held_shape(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False) -> Shape:
+    """The model as it is held: with weights in 8 bits, which are the same, where that was asked for, or where the processor gains and memory is plenty; else itself."""
+    if on_gpu or not shape.widens or options.widen_weights == "off" or sys.platform != "linux":
+        return shape
+    wide, free_bytes = shape.widened(), max(0, available_bytes() - RESERVE_BYTES)
+    room = free_bytes if options.widen_weights == "on" else MOST_WIDE_SHARE * free_bytes if has_tiles() else 0
+    return wide if 2 * wide.stored_bytes <= room else shape  # it is written into memory first
 
 
 def layers_that_fit(shape: Shape, options: LlamaCppOptions, graphics_bytes: int, memory_bytes: int) -> int:

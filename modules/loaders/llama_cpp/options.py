@@ -89,6 +89,11 @@ class LlamaCppOptions(LoadOptions):
         description="Hold the model in memory so that it is never swapped out.",
         json_schema_extra={"group": MEMORY},
     )
+    widen_weights: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Hold weights of types Q5_0 and IQ4_NL in 8 bits: the same numbers, computed with faster where the processor has AMX, in 1.5 to 1.9 times the memory. auto does so there.",
+        json_schema_extra={"group": MEMORY},
+    )
     rope_freq_base: float = Field(
         0.0,
         ge=0,

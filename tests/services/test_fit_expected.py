@@ -1,0 +1,41 @@
+"""What is foretold of a model whose weights will be held in eight bits."""
+
+from __future__ import annotations
+
+import pytest
+
+from modules.loaders.llama_cpp import memory
+from modules.loaders.measured import Measured, Pace, Rate
+from modules.loaders.shape import CacheLayers, Shape
+from modules.services.fit_expected import Expected
+
+FAST, SLOW = (Rate(model_bytes=1, bytes_per_s=20e9),), (Rate(model_bytes=1, bytes_per_s=5e9),)
+MEASURED = Measured(
+    process_bytes=60_000_000, copied=("Q8_0",), token_s=0, word_s=0, paces=(Pace(threads=1, step_s=0, layer_s=0, rates={"Q8_0": FAST, "Q6_K": SLOW}),),
+)
+SHAPE = Shape(
+    name="x", stored_bytes=100_000_000, parameters=1, layers=10, width=64, heads=4, head_width=16, inner=128, vocabulary=0, trained_tokens=0,
+    cache=(CacheLayers(10, 128),), reads=(("Q5_0", 0.55), ("Q8_0", 0.45)), table_bytes=45_000_000, widens=(("Q5_0", 0.55),),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("has_tiles", [True, False])
+def test_memory_and_speed_are_those_of_what_is_held(monkeypatch: pytest.MonkeyPatch, has_tiles: bool) -> None:
+    monkeypatch.setattr(memory, "has_tiles", lambda: has_tiles)
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 34)
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    expected = Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED)
+    if has_tiles:
+        assert expected.needs.weights == pytest.approx(55e6 * 34 / 22 + 45e6, abs=2)
+        assert expected.needs.spare == 45_000_000  # the table is there twice
+        assert expected.tokens_per_s(0) == pytest.approx(20e9 / (55e6 * 34 / 22 + 45e6), rel=1e-3)
+    else:
+        assert expected.needs.weights == 100_000_000
+        assert expected.needs.spare == 45_000_000  # what is copied of the file
+        assert expected.tokens_per_s(0) == pytest.approx(1 / (55e6 / 5e9 + 45e6 / 20e9), rel=1e-3)
+    for same in (
+        Expected(SHAPE, "llama.cpp", {"threads": 1, "widen_weights": "off"}, "float32", MEASURED),
+        Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED, on_gpu=True),
+        Expected(SHAPE, "transformers", {}, "float32", MEASURED),
+    ):
+        assert same.held is SHAPE
