@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ALONE = """
 import sys
@@ -13,7 +16,6 @@ binding = c_api.library()
 assert c_api.library() is binding and binding.llama_print_system_info()
 assert c_api.kept_in_memory(["blk.0"])[0].memory
 assert not {"llama_cpp", "llama_cpp.llama", "diskcache", "sqlite3"} & set(sys.modules)
-c_api.give_back_freed()
 import llama_cpp
 assert llama_cpp.Llama and llama_cpp.llama_cpp is binding is c_api.library()
 """
@@ -21,6 +23,31 @@ LATER = """
 import llama_cpp
 from modules.loaders.llama_cpp import c_api
 assert c_api.library() is llama_cpp.llama_cpp
+"""
+GIVEN_BACK = """
+import ctypes
+from modules.loaders.llama_cpp.c_api import memory_given_back
+from modules.loaders.machine import resident_bytes
+native = ctypes.CDLL(None)
+native.malloc.restype, native.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def taken(size):
+    place = native.malloc(size)
+    ctypes.memset(place, 1, size)
+    return place
+def churned():
+    before = resident_bytes()
+    pieces = [(taken(1 << 20), taken(5000)) for _ in range(64)]  # small ones that stay, between
+    for large, _ in pieces:
+        native.free(large)
+    return resident_bytes() - before
+native.free(taken(16 << 20))  # from now on the allocator keeps pieces of this size
+with memory_given_back():
+    left = churned()
+    assert left < 8 << 20, left
+kept = taken(8 << 20)
+native.free(kept)
+again = taken(8 << 20)
+assert again == kept
 """
 MISSING = """
 import sys
@@ -32,6 +59,11 @@ except ImportError:
     sys.exit()
 sys.exit("imported")
 """
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_is_freed_while_loading_goes_back(root: Path) -> None:
+    subprocess.run([sys.executable, "-c", GIVEN_BACK], cwd=root, check=True, timeout=60)
 
 
 def test_the_binding_comes_alone_and_the_package_when_it_is_wanted(root: Path) -> None:

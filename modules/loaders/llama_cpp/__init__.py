@@ -21,12 +21,11 @@ def _accepts(path: Path) -> bool:
 
 
 def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
-    from modules.loaders.llama_cpp.c_api import give_back_freed
+    from modules.loaders.llama_cpp.c_api import memory_given_back
     from modules.loaders.llama_cpp.loader import load
 
-    loaded = load(path, LlamaCppOptions.model_validate(options.model_dump()), progress)
-    give_back_freed()
-    return loaded
+    with memory_given_back():
+        return load(path, LlamaCppOptions.model_validate(options.model_dump()), progress)
 
 
 def _adapter_check(model: Path) -> Callable[[Path], None]:

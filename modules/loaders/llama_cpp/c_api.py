@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec
 from types import MappingProxyType
@@ -23,6 +24,8 @@ LOG_LINES = 200
 ERROR_LEVEL = 4  # ggml: debug 1, info 2, warn 3, error 4, continuation 5
 CONTINUATION_LEVEL = 5
 MESSAGE_LIMIT = 400
+LEAST_GIVEN_BACK, LEAST_APART = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+APART_BYTES, KEPT_BYTES = 128 << 10, 32 << 20  # where glibc begins, and the most it comes to by itself
 FLASH_ATTENTION = MappingProxyType({"auto": -1, "off": 0, "on": 1})  # llama.h
 
 
@@ -47,11 +50,24 @@ def _part(name: str) -> Any:
     return found or import_module(name)
 
 
-def give_back_freed() -> None:
-    """Give memory that was freed back to the system, where its C library can: loading leaves holes that nothing else fills."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
+@contextmanager
+def memory_given_back() -> Iterator[None]:
+    """Have what is freed meanwhile go back to the system, where its C library can (glibc): loading leaves holes of many megabytes that nothing else fills.
+
+    Large pieces lie apart until the end. From then on such pieces are kept: each step needs some of the same sizes again. Source: mallopt(3), malloc_trim(3).
+    """
+    native = ctypes.CDLL(None) if sys.platform == "linux" else None
+    trim, tune = getattr(native, "malloc_trim", None), getattr(native, "mallopt", None)
+    if trim is None or tune is None:
+        yield
+        return
+    tune(LEAST_APART, APART_BYTES)
+    try:
+        yield
+    finally:
         trim(0)
+        tune(LEAST_APART, KEPT_BYTES)
+        tune(LEAST_GIVEN_BACK, 2 * KEPT_BYTES)
 
 
 class TensorPlacement(ctypes.Structure):

@@ -28,7 +28,7 @@ from modules.loaders.machine import size_text
 from modules.loaders.shape import WIDE, Shape, can_widen, is_tied
 from modules.loaders.spec import Progress
 
-CHUNK_BYTES = 1 << 20
+CHUNK_BYTES = 64 << 10  # larger pieces would be kept by the allocator, between what llama.cpp keeps
 SCALE_BYTES, HIGH_BYTES = 2, 4
 WIDE_ID = next(number for number, (name, _, _) in TENSOR_TYPES.items() if name == WIDE)
 NONLINEAR = np.array((-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), np.int8).view(np.uint8)  # kvalues_iq4nl
