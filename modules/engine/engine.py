@@ -239,7 +239,7 @@ class Engine:
             if not self._paused and not self._closing:
                 self.busy_since_s = time.monotonic()
                 self._step()
-            self._outbox.deliver(self._scheduler.waiting, at_once=not self._commands.empty())
+            self._outbox.deliver(self._scheduler.waiting, at_once=not self._commands.empty(), begun_s=self.busy_since_s)
         self._end()
 
     def _obey(self, command: Callable[[], None]) -> None:

@@ -5,6 +5,7 @@ Knows sequences and their news; knows no model, no scheduler and no process.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from modules.engine.sequence import Sequence
 
 FLUSH_S = 0.05  # between deliveries, twenty times a second: each takes a millisecond of the cores, where a model computes on all of them, and has a browser draw
 SOON_S = 0.05  # what so short a step will bring is waited for
+TAKEN_SHARE, TAKEN_S = 0.15, 0.002  # of the step that brought a first token, and at most: so long its reader has the cores to himself
 PLACES_S = 0.1  # between reports of places in the queue
 
 
@@ -77,8 +79,8 @@ class Outbox:
         """A sequence ended; its last delta is added by itself."""
         self._changed.pop(sequence, None)
 
-    def deliver(self, waiting: Iterable[Sequence], at_once: bool = False) -> None:
-        """After a step hand over what is due now rather than after the next one, or `at_once`; `waiting` is the queue in order."""
+    def deliver(self, waiting: Iterable[Sequence], at_once: bool = False, begun_s: float = math.inf) -> None:
+        """After a step, which began at `begun_s`, hand over what is due now rather than after the next one, or `at_once`; `waiting` is the queue in order."""
         now_s = time.monotonic()
         step_s, self._looked_s = now_s - self._looked_s, now_s
         if self.places_changed:
@@ -93,6 +95,9 @@ class Outbox:
             events, self._events = self._events, []
             self._delivered_s = now_s
             self._sink(events)
+            # who passes a first token on would otherwise wait for the next step, which takes all cores: 5 of 26 ms (docs/lab-notes.md)
+            if now_s > begun_s and any(event.started is not None for event in events):
+                time.sleep(min(TAKEN_SHARE * (now_s - begun_s), TAKEN_S))
 
     def before_step(self, waiting: Iterable[Sequence], expected_s: float) -> None:
         """Before the model runs: hand over what must not wait, or all there is where the prefill of the step will take long."""

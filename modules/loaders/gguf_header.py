@@ -319,7 +319,8 @@ def _check_general(reader: _Reader, metadata: Mapping[str, Any]) -> None:
     if not isinstance(alignment, int) or not 1 <= alignment <= 4096 or alignment & (alignment - 1):
         raise reader.broken(f"its alignment is {alignment}")
     architecture = metadata.get("general.architecture")
-    if not isinstance(architecture, str) or not 0 < len(architecture) <= 64:
+    is_later_part = metadata.get("split.no") and architecture is None  # llama-gguf-split writes it into the first part only
+    if not is_later_part and (not isinstance(architecture, str) or not 0 < len(architecture) <= 64):
         raise reader.broken("it does not say which architecture it is")
 
 
@@ -383,8 +384,7 @@ def _check_hyperparameters(reader: _Reader, header: GgufHeader) -> None:
 
 
 def _check_vocabulary(reader: _Reader, header: GgufHeader) -> None:
-    count = header.token_count or (len(value) if isinstance(value := header.metadata.get("tokenizer.ggml.tokens"), tuple) else 0)
-    if not count:
+    if not (count := header.token_count or (len(value) if isinstance(value := header.metadata.get("tokenizer.ggml.tokens"), tuple) else 0)):
         return
     for key in ("scores", "token_type"):
         value = header.metadata.get(f"tokenizer.ggml.{key}")

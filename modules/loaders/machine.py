@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,6 +19,7 @@ import psutil
 from modules.core.errors import OutOfMemory
 
 PROCESSORS = Path("/proc/cpuinfo")
+TILES = b"ggml_backend_amx_buffer_type"  # a name in the library where it was built with them
 CGROUP_V2 = Path("/sys/fs/cgroup")
 CGROUP_V1 = Path("/sys/fs/cgroup/memory")
 NO_LIMIT_BYTES = 1 << 60
@@ -103,19 +104,26 @@ def usable_cores() -> int:
 
 
 def has_tiles() -> bool:
-    """Whether this processor multiplies tiles of whole numbers (AMX), as far as its system tells."""
+    """Whether llama.cpp multiplies in tiles here (AMX): this processor can, as its system tells, and the installed library was built to. Imports nothing of it."""
     try:
-        return re.search(r"^flags\b.*\bamx_int8\b", PROCESSORS.read_text(encoding="ascii", errors="replace"), re.MULTILINE) is not None
+        can = re.search(r"^flags\b.*\bamx_int8\b", PROCESSORS.read_text(encoding="ascii", errors="replace"), re.MULTILINE) is not None
+        return can and any(TILES in library.read_bytes() for library in _library_files("llama_cpp", "lib/*ggml-cpu*"))
     except OSError:
         return False
+
+
+def _library_files(package: str, pattern: str) -> Iterator[Path]:
+    """The files of a package that match, as far as it is installed."""
+    spec = importlib.util.find_spec(package)
+    for root in (spec.submodule_search_locations if spec is not None else None) or ():
+        yield from Path(root).glob(pattern)
 
 
 def graphics_bytes(loader: str) -> int:
     """Free memory of the NVIDIA cards that the libraries of a loader can use; 0 if there is none. Imports nothing of them."""
     program = shutil.which("nvidia-smi")
     package, pattern = GRAPHICS_LIBRARIES.get(loader, ("", ""))
-    spec = importlib.util.find_spec(package) if program and package else None
-    if not program or spec is None or not any(found for root in spec.submodule_search_locations or () for found in Path(root).glob(pattern)):
+    if not program or not package or not any(_library_files(package, pattern)):
         return 0
     command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     try:

@@ -22,7 +22,8 @@ TABLE, OUTPUT = "token_embd.weight", "output.weight"
 # llama.cpp takes them where a row is no multiple of the 256 numbers of its K types, and computes with them as they are on every processor.
 WIDER: Mapping[str, float] = MappingProxyType({"Q5_0": 34 / 22, "IQ4_NL": 34 / 18})
 WIDE = "Q8_0"
-LEAST_WIDENED = 0.05  # of the weights: less is not worth the time of writing them
+TILED = 38 / 34  # bytes of a block in tiles, by those stored: four more hold its sum (ggml-cpu/amx/mmq.cpp)
+LEAST_WIDENED = 0.2  # of the weights: for less the whole file is not worth holding in memory of its own
 WIDE_ROWS = 32  # a matrix is multiplied in tiles where its rows are a multiple of this
 # Kinds of models whose attention transformers computes step by step
 WITHOUT_FUSED_ATTENTION = frozenset({
@@ -61,7 +62,8 @@ class Shape:
     merges: bool = False  # a vocabulary with merges, which takes more room
     tower_parameters: int = 0  # of the parameters, what only looks at images or listens; a token does not read it
     writes_scores: bool = False  # its attention has no fused form: the scores of a step are written out
-    table_bytes: int = 0  # of the table of words where it is the output too, so that both may have to lie in memory
+    wide_table_bytes: int = 0  # of the table of words in eight bits, or as it is, where it is the output too: in tiles it is kept a second time
+    held_bytes: int = 0  # of the weights in memory, where that is more than is stored
     widens: tuple[tuple[str, float], ...] = ()  # type of number → the share of the weights that eight bits can hold as well, where it is worth it
 
     @property
@@ -77,7 +79,8 @@ class Shape:
             reads[kind] = max(0.0, reads.get(kind, 0.0) - share)
             reads[WIDE] = reads.get(WIDE, 0.0) + share * WIDER[kind]
         shares = tuple((kind, share / grown) for kind, share in reads.items() if share)
-        return replace(self, stored_bytes=int(self.stored_bytes * grown), reads=shares, widens=())
+        held = self.stored_bytes * (grown + reads[WIDE] * (TILED - 1)) + self.wide_table_bytes
+        return replace(self, stored_bytes=int(self.stored_bytes * grown), reads=shares, widens=(), held_bytes=int(held))
 
 
 def can_widen(tensor: Tensor, *, tied: bool) -> bool:
@@ -106,14 +109,22 @@ def gguf_shape(headers: Sequence[GgufHeader], stored_bytes: int) -> Shape:
         state_numbers=recurrent * _gguf_state(header),
         reads=_gguf_reads(headers),
         merges="tokenizer.ggml.merges" in header.metadata,
-        table_bytes=sum(tensor.size_bytes for part in headers for tensor in part.tensors if tensor.name == TABLE) if is_tied(headers) else 0,
+        wide_table_bytes=_wide_table_bytes(headers),
         widens=_gguf_widens(headers),
     )
 
 
 def is_tied(headers: Sequence[GgufHeader]) -> bool:
-    """Whether the table of words of a GGUF model is its output too."""
-    return not any(tensor.name == OUTPUT for header in headers for tensor in header.tensors)
+    """Whether the table of words of a GGUF model is its output too; encoders have no output."""
+    writes = headers[0].metadata.get(f"{headers[0].architecture}.attention.causal", True) is not False
+    return writes and not any(tensor.name == OUTPUT for header in headers for tensor in header.tensors)
+
+
+def _wide_table_bytes(headers: Sequence[GgufHeader]) -> int:
+    if not is_tied(headers):
+        return 0
+    tables = [tensor for header in headers for tensor in header.tensors if tensor.name == TABLE]
+    return int(sum(table.size_bytes * (WIDER[TENSOR_TYPES[table.type_id][0]] if can_widen(table, tied=True) else 1) for table in tables))
 
 
 def _each_layer(header: GgufHeader, key: str, layers: int, default: int) -> tuple[int, ...]:

@@ -35,11 +35,16 @@ class Expected:
     dtype: str  # of a folder's numbers
     measured: Measured | None
     on_gpu: bool = False  # whether a part of it would lie on a graphics card
+    wide: bool | None = None  # whether its weights are held in 8 bits; None: as they would be now
 
     @cached_property
     def held(self) -> Shape:
         """The model as it is held."""
-        return llama_cpp_memory.held_shape(self.shape, LlamaCppOptions(**self.options), on_gpu=self.on_gpu) if self.loader == "llama.cpp" else self.shape
+        if self.loader != "llama.cpp":
+            return self.shape
+        if self.wide is not None:
+            return self.shape.widened() if self.wide and self.shape.widens else self.shape
+        return llama_cpp_memory.held_shape(self.shape, LlamaCppOptions(**self.options), on_gpu=self.on_gpu)
 
     @property
     def needs(self) -> Needs:
@@ -50,7 +55,7 @@ class Expected:
                 self.held,
                 LlamaCppOptions(**self.options),
                 process_bytes=self.measured.process_bytes if self.measured else llama_cpp_memory.PROCESS_BYTES,
-                copied_bytes=copied if self.held is self.shape else self.held.table_bytes,
+                copied_bytes=copied if self.held is self.shape else 0,
             )
         process_bytes = self.measured.process_bytes if self.measured else transformers_memory.PROCESS_BYTES
         return transformers_memory.estimate(self.shape, TransformersOptions(**self.options), self.dtype, process_bytes=process_bytes)

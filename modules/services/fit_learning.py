@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from modules.core.errors import AppError
 from modules.core.generation import EngineCard, Usage
 from modules.engine.client import EngineClient
+from modules.loaders.llama_cpp.memory import HELD_WIDE
 from modules.loaders.machine import graphics_bytes, peak_bytes
 from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_records import FitRecord, FitRecords
@@ -112,7 +113,8 @@ class FitLearner:
         options = {**self._models.remembered(card.name).options, "slots": card.slots}
         if card.vision or options.get("draft_model") or options.get("draft_lookup"):
             return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone
-        expected = Expected(local_shape(path), card.loader, options, "float32", self._speed.known(card.loader))
+        is_wide = any(HELD_WIDE in note for note in card.notes)
+        expected = Expected(local_shape(path), card.loader, options, "float32", self._speed.known(card.loader), wide=is_wide)
         predicted = expected.needs.peak(seen.most_tokens)
         speeds = list(seen.speeds)
         told = [expected.tokens_per_s(tokens) for _, tokens in speeds]

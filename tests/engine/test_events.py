@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from modules.core.generation import Started
 from modules.engine import events
 from modules.engine.events import Event, Generation, Outbox
 from modules.engine.sequence import Sequence
@@ -14,8 +15,14 @@ class Clock:
 
     now_s = 100.0
 
+    def __init__(self) -> None:
+        self.slept: list[float] = []
+
     def monotonic(self) -> float:
         return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
 
 
 @pytest.fixture
@@ -53,3 +60,21 @@ def test_what_waits_is_handed_over_before_something_else_is_done(clock):
         outbox.changed(sequence)
         outbox.deliver((), at_once=at_once)
     assert [len(call[0].delta.token_ids) for call in calls] == [1, 2]
+
+
+@pytest.mark.parametrize(("step_s", "pause_s"), [(0.002, 0.0003), (0.5, events.TAKEN_S)])
+def test_who_passes_a_first_token_on_has_a_moment_to_himself(clock: Clock, step_s: float, pause_s: float) -> None:
+    calls: list[list[Event]] = []
+    outbox, sequence = Outbox(calls.append), writing()
+    begun_s = clock.now_s
+    clock.now_s += step_s
+    outbox.add(Event(sequence.generation, started=Started(1, 0, 0, 0)))
+    outbox.deliver((), begun_s=begun_s)
+    assert len(calls) == 1
+    assert clock.slept == [pytest.approx(pause_s)]
+    outbox.changed(sequence)
+    outbox.deliver((), at_once=True, begun_s=begun_s)
+    outbox.add(Event(sequence.generation, started=Started(1, 0, 0, 0)))
+    outbox.deliver(())  # before a step
+    assert len(calls) == 3
+    assert len(clock.slept) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
+import os
+import re
 import sys
 from pathlib import Path
 
@@ -34,10 +37,30 @@ def test_only_large_memory_that_is_in_use_and_no_file_counts() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the system's own way")
 def test_what_stands_in_memory_stays() -> None:
-    memory = np.arange(64 * MEGABYTE // 4, dtype=np.uint32)
+    memory = mmap.mmap(-1, 64 * MEGABYTE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    numbers = np.frombuffer(memory, np.uint32)
+    numbers[:] = np.arange(len(numbers), dtype=np.uint32)
+    before = in_huge_pages()
     done = use_huge_pages()
     assert done % PAGE_BYTES == 0
-    assert np.array_equal(memory, np.arange(len(memory), dtype=np.uint32))
+    assert in_huge_pages() - before >= min(done, 60 * MEGABYTE)
+    assert np.array_equal(numbers, np.arange(len(numbers), dtype=np.uint32))
+    if "[never]" not in huge_pages.SETTING.read_text() and tuple(map(int, re.findall(r"\d+", os.uname().release)[:2])) >= (6, 1):
+        assert done >= 60 * MEGABYTE
+
+
+def in_huge_pages() -> int:
+    found = re.search(r"AnonHugePages:\s+(\d+)", Path("/proc/self/smaps_rollup").read_text())
+    return int(found[1]) << 10 if found else 0
+
+
+def test_odd_maps_are_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huge_pages, "_allowed", lambda: True)
+    maps = tmp_path / "smaps"
+    monkeypatch.setattr(huge_pages, "MAPS", maps)
+    assert use_huge_pages() == 0
+    maps.write_text("\n".join([*piece(0x50000000, 32 * MEGABYTE, 32 * MEGABYTE, "rw-p 00000000 08:01 42 /models/a\x0cb\x85c.gguf"), ""]))
+    assert use_huge_pages() == 0
 
 
 def test_a_system_that_wants_none_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

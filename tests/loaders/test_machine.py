@@ -37,10 +37,21 @@ def test_loaders_hand_on_what_was_asked_for(tiny: TinyFiles, name: str) -> None:
 
 
 def test_a_processor_with_tiles_is_known_by_its_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "cpuinfo"
+    file, library = tmp_path / "cpuinfo", tmp_path / "libggml-cpu.so"
+    library.write_bytes(b"\x7fELF" + machine.TILES + b"\0")
     monkeypatch.setattr(machine, "PROCESSORS", file)
+    monkeypatch.setattr(machine, "_library_files", lambda *_: iter([library]))
     assert not machine.has_tiles()
     file.write_text("model name\t: amx_int8\nflags\t\t: fpu avx512f amx_bf16 amx_int8x\n")
     assert not machine.has_tiles()
     file.write_text("flags\t\t: fpu avx512f amx_bf16 avx512_fp16 amx_tile amx_int8\nbugs\t\t:\n")
     assert machine.has_tiles()
+    library.write_bytes(b"\x7fELF")  # built for any processor
+    assert not machine.has_tiles()
+
+
+def test_the_installed_library_says_what_it_can() -> None:
+    from modules.loaders.llama_cpp.c_api import library
+
+    flags = machine.PROCESSORS.read_text() if machine.PROCESSORS.exists() else ""
+    assert machine.has_tiles() == (b"AMX_INT8 = 1" in library().llama_print_system_info() and " amx_int8" in flags)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +18,10 @@ from modules.core.errors import OutOfMemory, UnsupportedFormat
 from modules.core.model import LoadedModel, Row
 from modules.loaders import machine
 from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, read_gguf_header
-from modules.loaders.llama_cpp import memory, wide_weights
+from modules.loaders.llama_cpp import loader, memory, wide_weights
 from modules.loaders.llama_cpp.memory import held_shape
 from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.llama_cpp.projector_file import Choice
 from modules.loaders.llama_cpp.random_model import RandomModel, write_random_gguf
 from modules.loaders.llama_cpp.wide_weights import Weights, choose_weights, widened_blocks, widened_header
 from modules.loaders.registry import find_loader
@@ -48,7 +51,7 @@ def kinds(header: GgufHeader) -> dict[str, str]:
 @pytest.fixture
 def plenty(monkeypatch: pytest.MonkeyPatch) -> None:
     """A Linux processor with tiles and free memory for anything."""
-    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory, "_has_files_in_memory", lambda: True)
     monkeypatch.setattr(memory, "has_tiles", lambda: True)
     monkeypatch.setattr(memory, "available_bytes", lambda: GENEROUS)
 
@@ -65,6 +68,7 @@ def test_blocks_hold_the_same_numbers(kind: str, data: st.DataObject) -> None:
     assert np.array_equal(gguf.dequantize(np.frombuffer(wide, np.uint8).reshape(1, -1), gguf.GGMLQuantizationType.Q8_0), stored)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux's")
 @pytest.mark.usefixtures("plenty")
 @pytest.mark.parametrize("kind", WIDER)
 def test_the_file_holds_the_same_model(tmp_path: Path, kind: str) -> None:
@@ -98,11 +102,21 @@ def test_tables_and_what_has_no_tiles_stay_as_they_are(tmp_path: Path) -> None:
 
 def test_a_shape_foretells_what_is_held(tmp_path: Path) -> None:
     path = made(tmp_path, "Q5_0", tied=True)
-    shape, wide = shape_of(path), widened_header(read_gguf_header(path))
+    header, wide = read_gguf_header(path), widened_header(read_gguf_header(path))
+    shape = gguf_shape((header,), sum(tensor.size_bytes for tensor in header.tensors))
     held, by_header = shape.widened(), gguf_shape((wide,), wide.size_bytes)
     assert dict(held.reads) == pytest.approx(dict(by_header.reads))
     assert not held.widens
-    assert held.table_bytes == 320 * 64 // 32 * 22
+    assert shape.wide_table_bytes == 320 * 64 // 32 * 34
+    in_tiles = sum(tensor.size_bytes for tensor in wide.tensors if TENSOR_TYPES[tensor.type_id][0] == "Q8_0") * 4 // 34
+    assert held.held_bytes == pytest.approx(sum(tensor.size_bytes for tensor in wide.tensors) + in_tiles + 320 * 64 // 32 * 34, rel=0.05)
+
+
+def test_the_table_of_an_encoder_is_no_output(tmp_path: Path) -> None:
+    header = read_gguf_header(made(tmp_path, "Q5_0", tied=True))
+    encoder = replace(header, metadata={**header.metadata, "llama.attention.causal": False})
+    assert kinds(widened_header(encoder))["token_embd.weight"] == "Q5_0"
+    assert gguf_shape((encoder,), header.size_bytes).wide_table_bytes == 0
 
 
 def test_what_gains_nothing_is_left_alone(tmp_path: Path) -> None:
@@ -125,7 +139,8 @@ def test_it_is_done_where_it_helps_and_there_is_room(tmp_path: Path, monkeypatch
     assert held("on")
     assert not held("off")
     assert not held("on", on_gpu=True)
-    needed = 2 * shape.widened().stored_bytes + machine.RESERVE_BYTES
+    wide = shape.widened()
+    needed = wide.stored_bytes + wide.held_bytes + machine.RESERVE_BYTES
     monkeypatch.setattr(memory, "available_bytes", lambda: needed)
     assert held("on")
     assert not held("auto")  # no more than half of what is free
@@ -135,10 +150,22 @@ def test_it_is_done_where_it_helps_and_there_is_room(tmp_path: Path, monkeypatch
     monkeypatch.setattr(memory, "has_tiles", lambda: False)
     assert held("on")
     assert not held("auto")
-    monkeypatch.setattr(memory.sys, "platform", "win32")
+    monkeypatch.setattr(memory, "_has_files_in_memory", lambda: False)
     assert not held("on")
-    note = choose_weights(read_gguf_header(tmp_path / "Q5_0.gguf"), shape, LlamaCppOptions(widen_weights="on")).note
-    assert "not in 8 bits" in note
+    header = read_gguf_header(tmp_path / "Q5_0.gguf")
+    assert "not in 8 bits" in choose_weights(header, shape, LlamaCppOptions(widen_weights="on")).note
+    assert "hardly any" in choose_weights(header, replace(shape, widens=()), LlamaCppOptions(widen_weights="on")).note
+    assert choose_weights(header, shape, LlamaCppOptions()).note == ""
+
+
+def test_a_system_without_files_in_memory_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_: str) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "memfd_create", refused, raising=False)
+    assert not memory._has_files_in_memory()
+    monkeypatch.delattr(os, "memfd_create")
+    assert not memory._has_files_in_memory()
 
 
 def test_a_file_that_became_shorter_is_said_so(tmp_path: Path) -> None:
@@ -154,7 +181,11 @@ def test_memory_that_ran_out_is_said_with_the_cure(tmp_path: Path, monkeypatch: 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(wide_weights, "write_widened", full)
+    monkeypatch.setattr(os, "memfd_create", lambda _: os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT), raising=False)
     with pytest.raises(OutOfMemory, match="set widen_weights to off"), Weights(header, widened_header(header)).file(lambda *_: None):
+        pass
+    (tmp_path / "Q5_0.gguf").unlink()
+    with pytest.raises(UnsupportedFormat, match="cannot be read"), Weights(header, widened_header(header)).file(lambda *_: None):
         pass
 
 
@@ -163,6 +194,7 @@ def logits(model: LoadedModel) -> np.ndarray:
     return np.array(model.runner.forward([Row(0, 0, ids)])[0], np.float32)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux's")
 @pytest.mark.processes
 @pytest.mark.parametrize("kind", WIDER)
 def test_a_model_computes_the_same(tmp_path: Path, kind: str) -> None:
@@ -179,3 +211,25 @@ def test_a_model_computes_the_same(tmp_path: Path, kind: str) -> None:
     assert np.abs(expected - found).max() < 0.02 * np.abs(expected).max()  # other orders of rounding
     for model in (as_stored, wide):
         model.runner.close()
+
+
+@pytest.mark.processes
+def test_unasked_it_takes_no_memory_that_the_context_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made(tmp_path, "Q5_0", vocabulary=32_000, layers=8, context_length=8192)
+    header, shape = read_gguf_header(path), shape_of(path)
+    monkeypatch.setattr(memory, "has_tiles", lambda: True)
+    monkeypatch.setattr(memory, "_has_files_in_memory", lambda: True)
+    monkeypatch.setattr(memory, "MOST_WIDE_SHARE", 1.0)
+
+    def held(free_bytes: int, **asked: int | str) -> bool:
+        monkeypatch.setattr(memory, "available_bytes", lambda: free_bytes)
+        options = LlamaCppOptions(slots=1, **asked)  # type: ignore[arg-type]
+        weights, plan = loader._held(header, shape, options, Choice(), 0.0)
+        assert plan.context_length == 8192
+        return weights.wide is not None
+
+    enough = loader.estimate(shape, LlamaCppOptions(slots=1)).total(8192) + machine.RESERVE_BYTES
+    more = shape.widened().held_bytes - shape.stored_bytes
+    assert held(enough + more)
+    assert not held(enough + more // 2)
+    assert not held(enough + more // 2, context_length=8192)  # which would be refused

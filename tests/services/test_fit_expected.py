@@ -15,7 +15,7 @@ MEASURED = Measured(
 )
 SHAPE = Shape(
     name="x", stored_bytes=100_000_000, parameters=1, layers=10, width=64, heads=4, head_width=16, inner=128, vocabulary=0, trained_tokens=0,
-    cache=(CacheLayers(10, 128),), reads=(("Q5_0", 0.55), ("Q8_0", 0.45)), table_bytes=45_000_000, widens=(("Q5_0", 0.55),),
+    cache=(CacheLayers(10, 128),), reads=(("Q5_0", 0.55), ("Q8_0", 0.45)), wide_table_bytes=45_000_000, widens=(("Q5_0", 0.55),),
 )  # fmt: skip
 
 
@@ -23,11 +23,11 @@ SHAPE = Shape(
 def test_memory_and_speed_are_those_of_what_is_held(monkeypatch: pytest.MonkeyPatch, has_tiles: bool) -> None:
     monkeypatch.setattr(memory, "has_tiles", lambda: has_tiles)
     monkeypatch.setattr(memory, "available_bytes", lambda: 1 << 34)
-    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory, "_has_files_in_memory", lambda: True)
     expected = Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED)
     if has_tiles:
-        assert expected.needs.weights == pytest.approx(55e6 * 34 / 22 + 45e6, abs=2)
-        assert expected.needs.spare == 45_000_000  # the table is there twice
+        assert expected.needs.weights == pytest.approx((55e6 * 34 / 22 + 45e6) * 38 / 34 + 45e6, abs=2)  # in tiles, and the table once more
+        assert expected.needs.spare == 0
         assert expected.tokens_per_s(0) == pytest.approx(20e9 / (55e6 * 34 / 22 + 45e6), rel=1e-3)
     else:
         assert expected.needs.weights == 100_000_000
@@ -36,6 +36,9 @@ def test_memory_and_speed_are_those_of_what_is_held(monkeypatch: pytest.MonkeyPa
     for same in (
         Expected(SHAPE, "llama.cpp", {"threads": 1, "widen_weights": "off"}, "float32", MEASURED),
         Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED, on_gpu=True),
+        Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED, wide=False),
         Expected(SHAPE, "transformers", {}, "float32", MEASURED),
     ):
         assert same.held is SHAPE
+    monkeypatch.setattr(memory, "available_bytes", lambda: 0)  # what is loaded has taken it
+    assert Expected(SHAPE, "llama.cpp", {}, "float32", MEASURED, wide=True).held == SHAPE.widened()

@@ -30,8 +30,12 @@ def use_huge_pages() -> int:
         return 0
     advise = ctypes.CDLL(None, use_errno=True).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    try:
+        lines = MAPS.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError:  # not every kernel has it
+        return 0
     done, end_s = 0, time.monotonic() + LIMIT_S
-    for begin, end in full_pieces(MAPS.read_text(encoding="utf-8", errors="replace").splitlines()):
+    for begin, end in full_pieces(lines):
         if advise(begin, end - begin, HUGEPAGE):  # the system also does some later by itself
             continue
         for place in range(begin, end, PIECE_BYTES):
@@ -53,7 +57,7 @@ def full_pieces(lines: Iterable[str]) -> Iterator[tuple[int, int]]:
     """Where large pieces of memory begin and end that belong to no file and are in use, cut to whole large pages."""
     piece: tuple[int, int] | None = None
     for line in lines:
-        first, *rest = line.split()
+        first, *rest = line.split() or (":",)
         if not first.endswith(":"):  # 7f9656b51000-7f966abb3000 rw-p 00000000 00:00 0 [name]
             begin, end = (int(place, 16) for place in first.split("-"))
             is_own = rest[0] == "rw-p" and rest[3] == "0" and len(rest) == 4

@@ -91,9 +91,8 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         return _embedding_model(headers, info, options, progress)
     shape = gguf_shape(headers, info.size_bytes)
     asked, eyes = options, choose_projector(path, options.mmproj)
-    options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=bool(binding.llama_supports_gpu_offload()))
-    weights = choose_weights(header, shape, options, on_gpu=gpu_share > 0)
-    plan = _planned(header, weights.held(shape), options, eyes, gpu_share)
+    options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=_offloads())
+    weights, plan = _held(header, shape, options, eyes, gpu_share)
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
@@ -152,14 +151,13 @@ def _embedding_model(headers: Sequence[GgufHeader], info: ModelInfo, options: Ll
         log.listen()
         undo.callback(log.silence)
         binding.llama_backend_init()
-        on_gpu = options.gpu_layers != 0 and bool(binding.llama_supports_gpu_offload())
-        weights = choose_weights(header, gguf_shape(headers, info.size_bytes), options, on_gpu=on_gpu)
+        weights = choose_weights(header, gguf_shape(headers, info.size_bytes), options, on_gpu=_offloads())
         model = _load_model(weights, options, progress, log)
         undo.callback(binding.llama_model_free, model)
         loaded = embedding_model(model, header, info, options, lambda: _refusal(header.path.name, log, options))
         log.silence()
         undo.pop_all()
-    loaded.memory_bytes = max(0, resident_bytes() - before)
+    loaded.memory_bytes, loaded.notes = max(0, resident_bytes() - before), (*loaded.notes, *filter(None, (weights.note,)))
     return loaded
 
 
@@ -172,6 +170,24 @@ def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload
     chosen = 0 <= layers != options.gpu_layers
     note = f"{layers} of {shape.layers} layers are on the graphics card: what fits into its free memory; fewer slots or a shorter context make room for more."
     return options.model_copy(update={"gpu_layers": layers}), share_on_gpu(layers, shape), (note,) if chosen else ()
+
+
+def _held(header: GgufHeader, shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> tuple[Weights, Plan]:
+    """How the weights are held and how large the context is; unasked they take no memory that the context wants."""
+    weights = choose_weights(header, shape, options, on_gpu=_offloads())
+    if weights.wide is None or options.widen_weights == "on":
+        return weights, _planned(header, weights.held(shape), options, eyes, gpu_share)
+    as_stored = _planned(header, shape, options, eyes, gpu_share)
+    try:
+        plan = _planned(header, weights.held(shape), options, eyes, gpu_share)
+    except OutOfMemory:
+        return Weights(header), as_stored
+    return (weights, plan) if plan == as_stored else (Weights(header), as_stored)
+
+
+def _offloads() -> bool:
+    """Whether llama.cpp was built for graphics cards: it then keeps weights beside them, never in tiles."""
+    return bool(library().llama_supports_gpu_offload())
 
 
 def _planned(header: GgufHeader, shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> Plan:
@@ -192,7 +208,7 @@ def _needs(shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: floa
     draft = read_info(path, path.parent)
     if draft.problem:
         raise UnsupportedFormat(f"The draft model: {draft.problem}", field="draft_model")
-    shape = held_shape(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, on_gpu=gpu_share > 0)
+    shape = held_shape(gguf_shape((read_gguf_header(path, keep_tokens=True),), draft.size_bytes), options, on_gpu=_offloads())
     return together(wanted, estimate(shape, options, gpu_share=gpu_share))
 
 

@@ -5,7 +5,7 @@ Turns options into what `fit.py` reckons with. Knows headers and options only.
 
 from __future__ import annotations
 
-import sys
+import os
 from dataclasses import dataclass
 
 from modules.core.errors import OutOfMemory
@@ -23,6 +23,7 @@ PROCESS_BYTES = 64 << 20  # of the engine's process beside the model, until it i
 TO_COME_BYTES = 16 << 20  # the part of it that a process takes after it began to load
 WORD_BYTES, MERGED_WORD_BYTES = 330, 460  # of each entry of a vocabulary, in the tables of llama.cpp and of the engine: measured
 PROJECTOR_WORK_BYTES = 128 << 20  # an image while it is looked at; reckoned for a ViT-L, not measured
+HELD_WIDE = "are held in 8 bits"  # words of the note on a model that is held so
 MOST_WIDE_SHARE = 0.5  # of the free memory, that weights in 8 bits may take unasked while they are read in
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
 
@@ -48,7 +49,7 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, 
     64 MB more, which is not in it.
     """
     usage = Usage(
-        weights_bytes=int(shape.stored_bytes * (1 - gpu_share)),
+        weights_bytes=int((shape.held_bytes or shape.stored_bytes) * (1 - gpu_share)),
         library_bytes=process_bytes,
         number_bytes=dict(KV_BYTES)[options.kv_type] * (1 - gpu_share if options.offload_kqv else 1),
         batch_tokens=options.computed_tokens,
@@ -64,11 +65,20 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, 
 
 def held_shape(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False) -> Shape:
     """The model as it is held: with weights in 8 bits, which are the same, where that was asked for, or where the processor gains and memory is plenty; else itself."""
-    if on_gpu or not shape.widens or options.widen_weights == "off" or sys.platform != "linux":
+    if on_gpu or not shape.widens or options.widen_weights == "off" or not _has_files_in_memory():
         return shape
     wide, free_bytes = shape.widened(), max(0, available_bytes() - RESERVE_BYTES)
     room = free_bytes if options.widen_weights == "on" else MOST_WIDE_SHARE * free_bytes if has_tiles() else 0
-    return wide if 2 * wide.stored_bytes <= room else shape  # it is written into memory first
+    return wide if wide.stored_bytes + wide.held_bytes <= room else shape  # it is written into memory first
+
+
+def _has_files_in_memory() -> bool:
+    """Whether this system and this Python can write a file into memory."""
+    try:
+        os.close(os.memfd_create("weights"))  # type: ignore[attr-defined,unused-ignore]
+    except (AttributeError, OSError):
+        return False
+    return True
 
 
 def layers_that_fit(shape: Shape, options: LlamaCppOptions, graphics_bytes: int, memory_bytes: int) -> int:

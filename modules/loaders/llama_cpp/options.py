@@ -91,7 +91,7 @@ class LlamaCppOptions(LoadOptions):
     )
     widen_weights: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Hold weights of types Q5_0 and IQ4_NL in 8 bits: the same numbers, computed with faster where the processor has AMX, in 1.5 to 1.9 times the memory. auto does so there.",
+        description="Hold weights of types Q5_0 and IQ4_NL in 8 bits: the same numbers, faster where the processor has AMX, in 1.7 to 2.1 times the memory and not mapped. auto does so there, where memory is plenty.",
         json_schema_extra={"group": MEMORY},
     )
     rope_freq_base: float = Field(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from modules.core.errors import OutOfMemory, UnsupportedFormat
 from modules.loaders.gguf_header import TENSOR_TYPES, U32, U64, GgufHeader, Tensor
-from modules.loaders.llama_cpp.memory import held_shape
+from modules.loaders.llama_cpp.memory import HELD_WIDE, held_shape
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import size_text
 from modules.loaders.shape import WIDE, Shape, can_widen, is_tied
@@ -131,22 +131,29 @@ class Weights:
             os.close(descriptor)
 
     def _write(self, descriptor: int, wide: GgufHeader, progress: Progress) -> None:
+        name = self.stored.path.name
         try:
-            with self.stored.path.open("rb") as source, open(descriptor, "wb", closefd=False) as target:
+            source = self.stored.path.open("rb")
+        except OSError as error:
+            raise UnsupportedFormat(f"{name} cannot be read: {error.strerror or error}; check the file and its permissions.") from None
+        try:
+            with source, open(descriptor, "wb", closefd=False) as target:
                 write_widened(source, target, self.stored, wide, progress)
         except OSError as error:
-            name, reason = self.stored.path.name, error.strerror or error
+            reason = error.strerror or error
             raise OutOfMemory(f"The weights of {name} could not be written in 8 bits ({reason}); set widen_weights to off.", field="widen_weights") from None
 
 
 def choose_weights(header: GgufHeader, shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False) -> Weights:
     """A model's file as it is to be held here, with a note where that is not as stored, or not as asked for."""
-    if held_shape(shape, options, on_gpu=on_gpu) is not shape:
-        wide, kinds = widened_header(header), " and ".join(kind for kind, _ in shape.widens)
-        more = size_text(wide.size_bytes - header.size_bytes)
-        return Weights(header, wide, f"Its weights of type {kinds} are held in 8 bits: the same numbers, computed with faster here, in {more} more memory.")
+    held = held_shape(shape, options, on_gpu=on_gpu)
+    if held is not shape:
+        kinds, more = " and ".join(kind for kind, _ in shape.widens), size_text(held.held_bytes - shape.stored_bytes)
+        return Weights(header, widened_header(header), f"Its weights of type {kinds} {HELD_WIDE}: the same numbers, in {more} more memory.")
     if options.widen_weights == "on" and shape.widens:
         return Weights(header, note="Its weights are held as they are stored, not in 8 bits: that needs Linux, no graphics card, and twice their size of free memory.")
+    if options.widen_weights == "on":
+        return Weights(header, note="Its weights are held as they are stored: hardly any are of type Q5_0 or IQ4_NL, or they are in several files.")
     return Weights(header)
 
 
@@ -154,7 +161,7 @@ def write_widened(source: BinaryIO, target: BinaryIO, stored: GgufHeader, wide: 
     """Write a file of which `wide` is the header.
 
     Raises:
-        UnsupportedFormat: the source ends too soon.
+        UnsupportedFormat: the source ends too soon, or cannot be read.
     """
     start, written = _data_offset(stored), 0
     target.write(_read(source, 0, stored.table_offset, stored) + _table(wide.tensors))
@@ -171,8 +178,11 @@ def write_widened(source: BinaryIO, target: BinaryIO, stored: GgufHeader, wide: 
 
 
 def _read(source: BinaryIO, place: int, count: int, header: GgufHeader) -> bytes:
-    source.seek(place)
-    data = source.read(count)
+    try:
+        source.seek(place)
+        data = source.read(count)
+    except OSError as error:
+        raise UnsupportedFormat(f"{header.path.name} cannot be read: {error.strerror or error}; check the file and its disk.") from None
     if len(data) < count:
         raise UnsupportedFormat(f"{header.path.name} is damaged: it became shorter while being read; download it again.")
     return data
