@@ -105,14 +105,15 @@ def _write_folders(folder: Path) -> None:
 def measure_llama_cpp(folder: Path, cores: int, listener: Listener, rounds: int) -> Measured:
     """Of the llama.cpp loader."""
     from modules.loaders.gguf_header import read_gguf_header
-    from modules.loaders.llama_cpp.loader import load
+    from modules.loaders.llama_cpp import LLAMA_CPP
 
     def shape(name: str) -> Shape:
         header = read_gguf_header(folder / f"{name}.gguf")
         return gguf_shape((header,), header.size_bytes)
 
     def opened(name: str, threads: int) -> Bench:
-        return Bench(load(folder / f"{name}.gguf", LlamaCppOptions(slots=1, threads=threads, threads_batch=threads), _no_progress), threads, listener)
+        options = LlamaCppOptions(slots=1, threads=threads, threads_batch=threads)
+        return Bench(LLAMA_CPP.load(folder / f"{name}.gguf", options, _no_progress), threads, listener)
 
     needed = llama_cpp_needs(shape("few"), LlamaCppOptions(slots=1), process_bytes=0).total(CONTEXT_TOKENS)
     token_s, word_s, process_bytes = _engine(opened, needed)
