@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import sys
@@ -15,17 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.core.errors import OutOfMemory, UnsupportedFormat
-from modules.core.model import LoadedModel, Row
+from modules.core.model import Adapter, LoadedModel, Row
 from modules.loaders import machine
 from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, read_gguf_header
 from modules.loaders.llama_cpp import loader, memory, wide_weights
-from modules.loaders.llama_cpp.memory import held_shape
+from modules.loaders.llama_cpp.c_api import library
+from modules.loaders.llama_cpp.embedding_model import longest_text, needed_bytes
+from modules.loaders.llama_cpp.memory import HELD_WIDE, held_shape
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.projector_file import Choice
 from modules.loaders.llama_cpp.random_model import RandomModel, write_random_gguf
 from modules.loaders.llama_cpp.wide_weights import Weights, choose_weights, widened_blocks, widened_header
+from modules.loaders.model_info import read_info
 from modules.loaders.registry import find_loader
 from modules.loaders.shape import WIDER, Shape, gguf_shape
+from tests.tiny_embedders import write_bert, write_bert_gguf
+from tests.tiny_models import TinyFiles
 
 SIZES = RandomModel(2, 64, 160, 2, 1, 320, context_length=256, head_width=32)
 GENEROUS = 1 << 40
@@ -211,6 +217,63 @@ def test_a_model_computes_the_same(tmp_path: Path, kind: str) -> None:
     assert np.abs(expected - found).max() < 0.02 * np.abs(expected).max()  # other orders of rounding
     for model in (as_stored, wide):
         model.runner.close()
+
+
+def quantized(source: Path, target: Path) -> Path:
+    """A file's matrices as Q5_0, by llama.cpp itself."""
+    binding = library()
+    asked = binding.llama_model_quantize_default_params()
+    asked.ftype, asked.pure = gguf.LlamaFileType.MOSTLY_Q5_0, True
+    assert binding.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(asked)) == 0
+    return target
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux's")
+@pytest.mark.processes
+def test_adapters_and_drafts_work_on_them(tmp_path: Path, tiny: TinyFiles) -> None:
+    path = quantized(tiny.gguf, tmp_path / "tiny-Q5_0.gguf")
+    spec = find_loader(path)
+
+    def found(mode: str, adapter: Path | None) -> np.ndarray:
+        model = spec.load(path, spec.options(slots=1, threads=1, threads_batch=1, widen_weights=mode), lambda *_: None)
+        assert model.set_adapters is not None
+        model.set_adapters([Adapter(path=str(adapter), scale=1.0)] if adapter else [])
+        row = logits(model)
+        model.runner.close()
+        return row
+
+    plain = found("off", None)
+    for adapter in (tiny.adapter, tiny.gguf_adapter):
+        expected = found("off", adapter)
+        assert np.abs(expected - plain).max() > 0.1 * np.abs(plain).max()
+        assert np.abs(found("on", adapter) - expected).max() < 0.02 * np.abs(expected).max()
+    model = spec.load(path, spec.options(slots=1, threads=1, widen_weights="on", draft_model=str(path)), lambda *_: None)
+    assert sum(HELD_WIDE in note for note in model.notes) == 2
+    model.runner.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="files in memory are Linux's")
+@pytest.mark.processes
+def test_an_encoder_makes_the_same_vectors_and_keeps_its_longest_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = quantized(write_bert_gguf(tmp_path / "bert.gguf", write_bert(tmp_path / "bert")), tmp_path / "bert-Q5_0.gguf")
+    spec, found = find_loader(path), {}
+    for mode in ("off", "on"):
+        model = spec.load(path, spec.options(slots=1, threads=1, widen_weights=mode), lambda *_: None)
+        assert any(HELD_WIDE in note for note in model.notes) == (mode == "on")
+        assert model.embedder is not None
+        found[mode] = np.array(model.embedder.embed([[2, 5, 6, 7, 3]], "mean")[0])
+        model.runner.close()
+    assert np.abs(found["on"] - found["off"]).max() < 0.02 * np.abs(found["off"]).max()
+    header, info = read_gguf_header(path), read_info(path, tmp_path)
+    monkeypatch.setattr(memory, "has_tiles", lambda: True)
+    needed = needed_bytes(header, info.vocab_size, info.size_bytes, longest_text(header, LlamaCppOptions())[0]) + machine.RESERVE_BYTES
+    for module in (memory, machine):
+        monkeypatch.setattr(module, "available_bytes", lambda: needed)
+    assert loader._held_for_vectors(header, shape_of(path), info, LlamaCppOptions()).wide is None
+    with pytest.raises(OutOfMemory):
+        loader._held_for_vectors(header, shape_of(path), info, LlamaCppOptions(widen_weights="on"))
+    needed += 1 << 20
+    assert loader._held_for_vectors(header, shape_of(path), info, LlamaCppOptions()).wide is not None
 
 
 @pytest.mark.processes

@@ -41,8 +41,8 @@ def needed_bytes(header: GgufHeader, vocabulary: int, size_bytes: int, length: i
     return size_bytes + WORK_BYTES + 4 * tokens * (vocabulary + 8 * width + 2 * inner) + 4 * tokens * tokens * heads
 
 
-def check_embedding_model(header: GgufHeader, info: ModelInfo, options: LlamaCppOptions) -> None:
-    """Before it is read.
+def check_embedding_model(header: GgufHeader, info: ModelInfo, options: LlamaCppOptions, weights_bytes: int) -> None:
+    """Before it is read, with so many bytes of weights in memory.
 
     Raises:
         UnsupportedFormat: it ranks pairs of texts and makes no vectors.
@@ -51,7 +51,7 @@ def check_embedding_model(header: GgufHeader, info: ModelInfo, options: LlamaCpp
     if header.number("pooling_type") == RANK:
         raise UnsupportedFormat(f"{header.path.name} ranks pairs of texts and makes no vectors; choose an embedding model.")
     length, _ = longest_text(header, options)
-    check_memory(needed_bytes(header, info.vocab_size, info.size_bytes, length), header.path.name, "set a smaller context_length or close programs")
+    check_memory(needed_bytes(header, info.vocab_size, weights_bytes, length), header.path.name, "set a smaller context_length or close programs")
 
 
 def embedding_model(model: int, header: GgufHeader, info: ModelInfo, options: LlamaCppOptions, refuse: Callable[[], LoadFailed]) -> LoadedModel:

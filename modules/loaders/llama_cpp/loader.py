@@ -144,14 +144,13 @@ def _described(path: Path) -> tuple[tuple[GgufHeader, ...], ModelInfo]:
 def _embedding_model(headers: Sequence[GgufHeader], info: ModelInfo, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
     """A model that only makes vectors."""
     header, before = headers[0], resident_bytes()
-    check_embedding_model(header, info, options)
+    weights = _held_for_vectors(header, gguf_shape(headers, info.size_bytes), info, options)
     binding = library()
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
         undo.callback(log.silence)
         binding.llama_backend_init()
-        weights = choose_weights(header, gguf_shape(headers, info.size_bytes), options, on_gpu=_offloads())
         model = _load_model(weights, options, progress, log)
         undo.callback(binding.llama_model_free, model)
         loaded = embedding_model(model, header, info, options, lambda: _refusal(header.path.name, log, options))
@@ -159,6 +158,19 @@ def _embedding_model(headers: Sequence[GgufHeader], info: ModelInfo, options: Ll
         undo.pop_all()
     loaded.memory_bytes, loaded.notes = max(0, resident_bytes() - before), (*loaded.notes, *filter(None, (weights.note,)))
     return loaded
+
+
+def _held_for_vectors(header: GgufHeader, shape: Shape, info: ModelInfo, options: LlamaCppOptions) -> Weights:
+    """How the weights are held; unasked they take no memory that the longest text wants."""
+    weights = choose_weights(header, shape, options, on_gpu=_offloads())
+    try:
+        check_embedding_model(header, info, options, weights.held(shape).held_bytes or info.size_bytes)
+    except OutOfMemory:
+        if weights.wide is None or options.widen_weights == "on":
+            raise
+        weights = Weights(header)
+        check_embedding_model(header, info, options, info.size_bytes)
+    return weights
 
 
 def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload: bool) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:
