@@ -191,12 +191,12 @@ class Yard:
         return server
 
     def llama_server(self, model: Model, flags: Flags | None, *more: str) -> Server:
-        """llama.cpp's own server."""
+        """llama.cpp's own server; with its own defaults also compiled as its makers do, else with the flags of our library."""
         folder, port = self.place()
         told: list[Any] = [] if flags is None else [
             "-np", flags.slots, "-c", flags.context * flags.slots, "-t", flags.threads, "-tb", flags.threads, "-b", flags.batch, "-ub", flags.batch,
         ]  # fmt: skip
-        command = [str(built_program()), "-m", str(model.path), "--port", str(port), *map(str, told), *more]
+        command = [str(built_program(plain=flags is None)), "-m", str(model.path), "--port", str(port), *map(str, told), *more]
         server = self._kept(Server("llama-server", command, port, folder, lambda answer: answer.get("status") == "ok"))
         server.body |= {"ignore_eos": True, "cache_prompt": True}
         return server

@@ -70,6 +70,8 @@ def run(asked: argparse.Namespace) -> None:
     records: list[dict[str, object]] = []
     for program in PROGRAMS if {"one", "prompt"} & set(asked.part) else PROGRAMS[:1]:
         built_program(program)  # before anything is measured
+    if "own" in asked.part:
+        built_program(plain=True)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {asked.repeats} repeats of {asked.tokens} tokens\n", flush=True)
     print(line(HEAD), line(["---"] * len(HEAD)), sep="\n", flush=True)
     for name in asked.part:

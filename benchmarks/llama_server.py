@@ -2,6 +2,7 @@
 
 `python -m benchmarks.llama_server` prints the path of the server, `python -m benchmarks.llama_server llama-bench` that of the other: built once for each
 version into a cache (delete it there after a change of the compiler). Needs cmake and a compiler; CMAKE_BUILD_PARALLEL_LEVEL limits the cores that it takes.
+With `plain` behind the name it is built as its makers do, otherwise with the flags of the library that Paddock runs in (installer/compiler.py).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
-from installer.compiler import with_sound_tiles
+from installer.compiler import MARK, for_llama, with_sound_tiles
 
 DISTRIBUTION = "llama-cpp-python"
 SERVER, BENCH = PROGRAMS = ("llama-server", "llama-bench")
@@ -23,21 +24,22 @@ SWITCHES = ("-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BU
             "-DBUILD_SHARED_LIBS=OFF", "-DCMAKE_BUILD_TYPE=Release")  # fmt: skip
 
 
-def cached_program(name: str = SERVER) -> Path:
+def cached_program(name: str = SERVER, *, plain: bool = False) -> Path:
     """Where the program of the installed version is, or will be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "paddock" / f"llama-server-{metadata.version(DISTRIBUTION)}" / name
+    flags = "" if plain else f"-{MARK.decode().replace(' ', '-')}"
+    return cache / "paddock" / f"llama-server-{metadata.version(DISTRIBUTION)}{flags}" / name
 
 
-def built_program(name: str = SERVER) -> Path:
-    """The program, built first where it is not there."""
-    program = cached_program(name)
+def built_program(name: str = SERVER, *, plain: bool = False) -> Path:
+    """The program, built first where it is not there: with the flags of our library, or `plain`."""
+    program = cached_program(name, plain=plain)
     if not program.exists():
-        build(program)
+        build(program, plain=plain)
     return program
 
 
-def build(program: Path) -> None:
+def build(program: Path, *, plain: bool) -> None:
     """Fetch the archive, build the program of that name and put it there.
 
     Raises:
@@ -50,7 +52,7 @@ def build(program: Path) -> None:
             archive.extractall(folder, filter="data")
         source = next(Path(folder).glob("*/vendor/llama.cpp"))
         made = Path(folder) / "build"
-        environment = with_sound_tiles(os.environ)
+        environment = with_sound_tiles(os.environ) if plain else for_llama(os.environ)  # without sound tiles it would not run
         _do("cmake", "-S", str(source), "-B", str(made), *SWITCHES, environment=environment)
         at_once = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL") or str(os.cpu_count() or 1)
         _do("cmake", "--build", str(made), "--target", program.name, "--parallel", at_once, environment=environment)
@@ -74,7 +76,7 @@ def main() -> None:
     name = sys.argv[1] if len(sys.argv) > 1 else SERVER
     if name not in PROGRAMS:
         raise SystemExit(f"“{name}” is not built here; say {' or '.join(PROGRAMS)}.")
-    print(built_program(name))
+    print(built_program(name, plain=sys.argv[2:] == ["plain"]))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""What the compiler here gets wrong, and what llama.cpp is compiled with in spite of it.
+"""What llama.cpp is compiled with beyond its own flags: what the compiler here gets wrong, and loops that it leaves slow.
 
 GCC before 11.5, 12.4, 13.3 and 14 takes the table that `_tile_loadconfig` reads for 8 bytes and may leave the rest unwritten (its bug 114098): on processors
 with AMX llama.cpp then ends with a segmentation fault at its first step. Such a compiler is known by what its programs do, whatever its version says.
+
+llama.cpp's attention takes numbers of half precision one by one where a head has fewer than its widest step, and looks for the largest of a row in one lane
+of a register. A header that is read before its sources says it better, for the processor here (`headers/paddock_loops.h`); it is tried with a small program first.
 """
 
 from __future__ import annotations
@@ -14,12 +17,15 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 COMPILERS = ("c++", "g++", "clang++")  # in the order in which cmake looks for them
 HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+LOOPS = "-include paddock_loops.h"  # of HEADERS too
+MARK = b"paddock loops 1"  # stands in a library that was compiled with them; another number tells older ones apart
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
 PROBE = """
 #include <immintrin.h>
@@ -37,6 +43,38 @@ int main() {
     return found[16 + 2 * 7] == 64 && found[48 + 7] == 16 ? 0 : 1;
 }
 """
+# What the header of the loops finds in llama.cpp's sources, and a program that ends with 0 where it computes as it should
+LIKE_LLAMA = {
+    "simd-mappings.h": "#pragma once\n#include <cmath>\n#include <immintrin.h>\ntypedef double ggml_float;\n#define GGML_F16_STEP 128\n#define GGML_F16_DOT_STEP 64\n",
+    "vec.h": "#pragma once\n",
+}
+LOOPS_PROBE = """
+#ifndef ggml_vec_max_f32
+#error the processor has no wide registers
+#endif
+int main() {
+    float row[43], most;
+    for (int i = 0; i < 43; ++i) row[i] = -2.0f - i;
+    for (int place = 0; place < 43; ++place) {
+        row[place] = -1.0f;
+        ggml_vec_max_f32(43, &most, row);
+        if (most != -1.0f) return 1;
+        row[place] = -2.0f - place;
+    }
+#ifdef GGML_F16_VEC
+    unsigned short one[16], two[16];
+    for (int i = 0; i < 16; ++i) { one[i] = 0x3c00; two[i] = 0x4000; }
+    GGML_F16_VEC lanes[1] = {GGML_F16_VEC_FMA(GGML_F16_VEC_LOAD(one, 0), GGML_F16_VEC_LOAD(two, 0), GGML_F16_VEC_SET1(1.5f))};
+    lanes[0] = GGML_F16_VEC_MUL(lanes[0], GGML_F16_VEC_SET1(0.5f));
+    GGML_F16_VEC_STORE(two, lanes, 0);
+    for (int i = 0; i < 16; ++i) if (two[i] != 0x4000) return 2;
+    GGML_F16_DOT_VEC sums[GGML_F16_DOT_ARR] = {GGML_F16_DOT_VEC_FMA(GGML_F16_DOT_VEC_ZERO, GGML_F16_DOT_VEC_LOAD(one, 0), GGML_F16_DOT_VEC_LOAD(two, 0))};
+    double sum;
+    GGML_F16_DOT_VEC_REDUCE(sum, sums);
+    if (sum != 32) return 3;
+#endif
+}
+"""
 
 # No tiles in what it compiles; the whole table was loaded; it was not; its program could not be started, or not be waited for
 Found = Literal["absent", "sound", "broken", "unknown"]
@@ -49,34 +87,63 @@ def compiler(environment: Mapping[str, str], which: Callable[[str], str | None] 
     return named if named and which(named.split()[0]) else next((name for name in COMPILERS if which(name)), "")
 
 
+def for_llama(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment that llama.cpp is compiled in."""
+    return with_loops(with_sound_tiles(environment))
+
+
+def has_loops(environment: Mapping[str, str]) -> bool:
+    """Whether what is compiled in that environment has the loops, and `MARK`."""
+    return LOOPS in environment.get("CXXFLAGS", "")
+
+
 def with_sound_tiles(environment: Mapping[str, str], probe: Probe | None = None) -> dict[str, str]:
     """The environment, with flags under which llama.cpp computes with tiles as it should, or without them where it cannot."""
     found = dict(environment)
-    if not sys.platform.startswith("linux") or platform.machine() not in ("x86_64", "AMD64"):
-        return found
-    command = compiler(environment)
+    command = _asked_compiler(environment)
     ask = probe or (lambda flags, where: look(command, flags, where))
     if not command or ask("", found) in ("absent", "sound"):
         return found
-    told = {**found, "CPLUS_INCLUDE_PATH": os.pathsep.join(filter(None, (str(HEADERS), found.get("CPLUS_INCLUDE_PATH"))))}
+    told = _with_headers(found)
     if ask(WHOLE_TABLE, told) in ("sound", "unknown"):  # to a sound compiler the header does nothing
         return _with(told, WHOLE_TABLE, ("CXXFLAGS",))
     return _with(found, NO_TILES, ("CFLAGS", "CXXFLAGS"))
+
+
+def with_loops(environment: Mapping[str, str], probe: Probe | None = None) -> dict[str, str]:
+    """The environment, with the loops where compiler and processor take them."""
+    command = _asked_compiler(environment)
+    ask = probe or (lambda flags, where: look(command, flags, where, LOOPS_PROBE, LIKE_LLAMA))
+    told = _with_headers(environment)
+    return _with(told, LOOPS, ("CXXFLAGS",)) if command and ask(LOOPS, told) == "sound" else dict(environment)
+
+
+def _asked_compiler(environment: Mapping[str, str]) -> str:
+    """The compiler, on systems and processors that any of this is about."""
+    return compiler(environment) if sys.platform.startswith("linux") and platform.machine() in ("x86_64", "AMD64") else ""
+
+
+def _with_headers(environment: Mapping[str, str]) -> dict[str, str]:
+    known = environment.get("CPLUS_INCLUDE_PATH", "")
+    if str(HEADERS) in known.split(os.pathsep):
+        return dict(environment)
+    return {**environment, "CPLUS_INCLUDE_PATH": os.pathsep.join(filter(None, (str(HEADERS), known)))}
 
 
 def _with(environment: dict[str, str], flags: str, names: tuple[str, ...]) -> dict[str, str]:
     return {**environment, **{name: f"{environment.get(name, '')} {flags}".strip() for name in names}}
 
 
-def look(command: str, flags: str, environment: Mapping[str, str]) -> Found:
-    """What becomes of a table of tiles in a program of this compiler."""
+def look(command: str, flags: str, environment: Mapping[str, str], program: str = PROBE, beside: Mapping[str, str] = MappingProxyType({})) -> Found:
+    """What a program of this compiler does here: by default, what becomes of a table of tiles in it. `beside` are files that it may include."""
     with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder, "probe.cpp"), Path(folder, "probe")
-        source.write_text(PROBE, encoding="ascii")
-        compiling = [*command.split(), "-O3", "-march=native", *flags.split(), str(source), "-o", str(program)]
+        source, made = Path(folder, "probe.cpp"), Path(folder, "probe")
+        for path, text in {source: program, **{Path(folder, name): text for name, text in beside.items()}}.items():
+            path.write_text(text, encoding="ascii")
+        compiling = [*command.split(), "-O3", "-march=native", f"-I{folder}", *flags.split(), str(source), "-o", str(made)]
         try:
             if subprocess.run(compiling, env=dict(environment), capture_output=True, timeout=60, check=False).returncode:
                 return "absent"
-            return "broken" if subprocess.run([str(program)], capture_output=True, timeout=10, check=False).returncode else "sound"
+            return "broken" if subprocess.run([str(made)], capture_output=True, timeout=10, check=False).returncode else "sound"
         except (OSError, subprocess.SubprocessError):
             return "unknown"

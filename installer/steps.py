@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from installer.compiler import with_sound_tiles
+from installer.compiler import HEADERS, MARK, for_llama, has_loops
 from installer.machine import (
     LLAMA_INDEX,
     TORCH_INDEX,
@@ -218,6 +218,11 @@ def remove_llama(place: Place) -> None:
     run_logged([str(place.python), "-m", "pip", "uninstall", "-y", "llama-cpp-python"], "llama.cpp: making room", place.log)
 
 
+def is_marked(place: Place) -> bool:
+    """Whether the installed llama.cpp was compiled with the loops that it is compiled with now."""
+    return any(MARK in library.read_bytes() for library in place.venv.glob("lib/python*/site-packages/llama_cpp/lib/*ggml-cpu*"))
+
+
 def forget_llama(place: Place) -> None:
     """Take llama.cpp out of pip's cache, so that the next build comes to stand there."""
     run_logged([str(place.python), "-m", "pip", "cache", "remove", "llama_cpp_python"], "llama.cpp: making room", place.log)
@@ -227,7 +232,7 @@ def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False
     """Install llama.cpp: prebuilt when one is reachable, else compiled here for this processor and accelerator.
 
     A compiled wheel stays in pip's cache, so a second environment does not compile again; builds for a GPU are not taken
-    from there, because pip does not know one build from another. A cached wheel that does not run here is compiled anew.
+    from there, because pip does not know one build from another. A cached wheel that does not run here, or lacks the loops of this set-up, is compiled anew.
 
     Raises:
         SetupError: no compiler, or the compilation failed, or its result does not run.
@@ -246,14 +251,15 @@ def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False
     jobs = str(build_jobs())
     env = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", jobs)}
     env["CMAKE_ARGS"] = f"{cmake_args(accelerator)} {os.environ.get('CMAKE_ARGS', '')}".strip()
-    env = with_sound_tiles(env)
+    env = for_llama(env)
     arguments = ["-v", "-c", str(place.requirements), f"llama-cpp-python=={version}"]
     title = f"llama.cpp for {accelerator.kind}"
     if not again and accelerator.kind not in ("cuda", "rocm"):
         must(place, title, arguments, env)
-        if llama_works(place):
+        as_here = bool(os.environ.get("CMAKE_ARGS")) or not has_loops(env) or is_marked(place)  # somebody's own flags may leave ours out
+        if as_here and llama_works(place):
             return
-        print("      The wheel in pip's cache does not run on this processor: compiling it here.", flush=True)
+        print("      The wheel in pip's cache was not compiled for this processor: compiling it here.", flush=True)
         forget_llama(place)
     else:
         arguments.insert(0, "--no-cache-dir")
@@ -276,7 +282,7 @@ def setup_steps(place: Place, accelerator: Accelerator, *, tests: bool = False, 
         Step("venv", fingerprint("venv"), "virtual environment in .venv", lambda: make_venv(place)),
         Step("torch", fingerprint(torch, kind), f"torch {torch} for {accelerator}",
              lambda: install_torch(place, accelerator)),
-        Step("llama.cpp", fingerprint(llama, kind), f"llama-cpp-python {llama}",
+        Step("llama.cpp", fingerprint(llama, kind, *sorted(HEADERS.glob("*.h"))), f"llama-cpp-python {llama}",
              lambda: install_llama(place, accelerator, again=again)),
         Step("packages", fingerprint(place.requirements), "everything else in requirements.txt",
              lambda: install_packages(place, place.requirements, "requirements.txt")),

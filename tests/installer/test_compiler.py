@@ -1,4 +1,4 @@
-"""A compiler that makes llama.cpp crash is found by what it makes, and told better."""
+"""A compiler that makes llama.cpp crash is found by what it makes, and told better; loops of ours are given where they compute as they should."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 
@@ -74,6 +75,7 @@ def test_the_compiler_is_the_one_that_cmake_takes(environment: dict[str, str], t
 
 
 @LINUX_ONLY
+@pytest.mark.processes
 def test_what_is_told_holds_on_this_machine() -> None:
     """The real compiler: one that loads half a table loads the whole one with the header."""
     command = compiler.compiler(os.environ)
@@ -83,3 +85,57 @@ def test_what_is_told_holds_on_this_machine() -> None:
     else:
         assert told["CXXFLAGS"].endswith(compiler.WHOLE_TABLE)
         assert compiler.look(command, compiler.WHOLE_TABLE, told) == "sound"
+
+
+@LINUX_ONLY
+@pytest.mark.parametrize("answer", ["absent", "broken", "unknown"])
+def test_loops_that_are_not_known_to_be_right_are_left_out(answer: compiler.Found) -> None:
+    assert compiler.with_loops({"CXXFLAGS": "-g"}, Probe({compiler.LOOPS: answer})) == {"CXXFLAGS": "-g"}
+
+
+@LINUX_ONLY
+def test_loops_stand_beside_what_else_is_told() -> None:
+    told = compiler.with_sound_tiles({"CXXFLAGS": "-g"}, Probe({"": "broken", compiler.WHOLE_TABLE: "sound"}))
+    told = compiler.with_loops(told, Probe({compiler.LOOPS: "sound"}))
+    assert told == {"CXXFLAGS": f"-g {compiler.WHOLE_TABLE} {compiler.LOOPS}", "CPLUS_INCLUDE_PATH": str(compiler.HEADERS)}
+    assert compiler.has_loops(told)
+    assert not compiler.has_loops({"CXXFLAGS": "-g"})
+
+
+def test_the_mark_is_the_one_of_the_header() -> None:
+    assert f'"{compiler.MARK.decode()}"' in (compiler.HEADERS / compiler.LOOPS.split()[1]).read_text(encoding="utf-8")
+
+
+WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512f"]
+
+
+@LINUX_ONLY
+@pytest.mark.processes
+@pytest.mark.parametrize("flags", WIDTHS)
+def test_the_loops_compute_as_they_should(flags: str) -> None:
+    """The real compiler, and each kind of register that the processor here has."""
+    command = compiler.compiler(os.environ)
+    told = {**os.environ, "CPLUS_INCLUDE_PATH": str(compiler.HEADERS)}
+    if compiler.look(command, flags, os.environ, "#ifndef __AVX__\n#error none\n#endif\nint main() {}") != "sound":
+        pytest.skip("no compiler, or a processor without AVX")
+    assert compiler.look(command, f"{flags} {compiler.LOOPS}", told, compiler.LOOPS_PROBE, compiler.LIKE_LLAMA) == "sound"
+
+
+@LINUX_ONLY
+@pytest.mark.processes
+@pytest.mark.parametrize(("right", "wrong"), [
+    ("_mm256_max_ps", "_mm256_min_ps"),
+    ("_mm512_max_ps", "_mm512_min_ps"),
+    ("_mm512_fmadd_ps(b, c, a)", "_mm512_fmadd_ps(b, c, c)"),
+    ("_mm256_fmadd_ph(b, c, a)", "_mm256_fmadd_ph(b, c, b)"),
+])
+def test_loops_that_compute_something_else_are_found_out(right: str, wrong: str, tmp_path: Path) -> None:
+    command, header = compiler.compiler(os.environ), compiler.LOOPS.split()[1]
+    text = (compiler.HEADERS / header).read_text(encoding="utf-8")
+    (tmp_path / header).write_text(text.replace(right, wrong), encoding="utf-8")
+    found = [
+        compiler.look(command, f"{flags} {compiler.LOOPS}", {**os.environ, "CPLUS_INCLUDE_PATH": str(tmp_path)}, compiler.LOOPS_PROBE, compiler.LIKE_LLAMA) for flags in WIDTHS
+    ]
+    assert right in text
+    if "broken" not in found:
+        pytest.skip("no compiler, or a processor without these registers")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from installer import machine, state, steps
+from installer import compiler, machine, state, steps
 from installer.machine import Accelerator
 from tests.installer.checkouts import CPU, ROOT, finish
 
@@ -124,16 +125,68 @@ def test_without_compiler_and_prebuilt_the_sentence_comes_before_pip(checkout: s
     assert pip.asked == []
 
 
-def test_a_cached_wheel_that_does_not_run_is_compiled_here(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    pip, works = FakePip(), [True, False]
+@pytest.fixture
+def llama_pip(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch) -> FakePip:
+    """What pip is asked for llama.cpp, on a machine whose compiler takes the loops."""
+    pip = FakePip()
     monkeypatch.setattr(steps, "pip", pip)
     monkeypatch.setattr(steps, "forget_llama", lambda _place: pip.asked.append("forget"))
     monkeypatch.setattr(steps, "fetch", lambda _url: "")
     monkeypatch.setattr(steps, "remove_llama", lambda _place: None)
     monkeypatch.setattr(steps, "missing_compiler", lambda: "")
-    monkeypatch.setattr(steps, "llama_works", lambda _place: works.pop())
-    steps.install_llama(checkout, CPU)
+    monkeypatch.setattr(steps, "for_llama", lambda environment: {**environment, "CXXFLAGS": compiler.LOOPS})
+    monkeypatch.setattr(steps, "llama_works", lambda _place: True)
+    monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    return pip
+
+
+def put_library(checkout: steps.Place, data: bytes) -> None:
+    folder = checkout.venv / "lib" / "python3.11" / "site-packages" / "llama_cpp" / "lib"
+    folder.mkdir(parents=True)
+    (folder / "libggml-cpu.so").write_bytes(data)
+
+
+def assert_compiled_anew(pip: FakePip) -> None:
     assert len(pip.asked) == 3
     assert pip.asked[1] == "forget"  # else the next environment would meet the same wheel again
     assert "--no-binary=llama-cpp-python" in pip.asked[2]
     assert "--no-cache-dir" not in pip.asked[2]
+
+
+def test_a_cached_wheel_that_does_not_run_is_compiled_here(checkout: steps.Place, llama_pip: FakePip, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_library(checkout, compiler.MARK)
+    works = [True, False]
+    monkeypatch.setattr(steps, "llama_works", lambda _place: works.pop())
+    steps.install_llama(checkout, CPU)
+    assert_compiled_anew(llama_pip)
+
+
+def test_a_cached_wheel_without_the_loops_is_compiled_here(checkout: steps.Place, llama_pip: FakePip) -> None:
+    put_library(checkout, b"compiled long ago")
+    steps.install_llama(checkout, CPU)
+    assert_compiled_anew(llama_pip)
+
+
+def test_a_cached_wheel_with_the_loops_stays(checkout: steps.Place, llama_pip: FakePip) -> None:
+    put_library(checkout, b"..." + compiler.MARK + b"...")
+    steps.install_llama(checkout, CPU)
+    assert len(llama_pip.asked) == 1
+
+
+def test_a_wheel_is_not_compiled_twice_where_flags_of_ones_own_may_leave_the_loops_out(
+    checkout: steps.Place, llama_pip: FakePip, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_NATIVE=off")
+    put_library(checkout, b"compiled now")
+    steps.install_llama(checkout, CPU)
+    assert len(llama_pip.asked) == 1
+
+
+def test_other_loops_compile_llama_cpp_again(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    finish(checkout)
+    assert names(checkout) == []
+    headers = tmp_path / "headers"
+    headers.mkdir()
+    (headers / "paddock_loops.h").write_text("// others", encoding="utf-8")
+    monkeypatch.setattr(steps, "HEADERS", headers)
+    assert names(checkout) == ["llama.cpp"]

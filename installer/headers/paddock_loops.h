@@ -1,0 +1,84 @@
+// Loops of llama.cpp's attention for x86-64, as its compiler should have made them. See installer/compiler.py; docs/lab-notes.md has the figures.
+//
+// Numbers of half precision are taken sixteen at a time. llama.cpp takes up to 128 together and the rest one by one, through a table: that is all of a head
+// of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512.
+// The largest of a row is looked for in all lanes of a register, instead of in one. Both give what llama.cpp's own loops give, but for the order of a sum.
+#pragma once
+#if defined(__cplusplus) && defined(__AVX__) && defined(__has_include)
+#if __has_include("simd-mappings.h") && __has_include("vec.h")
+#include "simd-mappings.h"
+
+#if defined(__AVX512F__) && defined(__AVX512VL__) && defined(GGML_F16_STEP) && defined(GGML_F16_DOT_STEP)
+#undef GGML_F16_STEP
+#undef GGML_F16_EPR
+#undef GGML_F16_VEC
+#undef GGML_F16_VEC_SET1
+#undef GGML_F16_VEC_LOAD
+#undef GGML_F16_VEC_STORE
+#undef GGML_F16_VEC_FMA
+#undef GGML_F16_VEC_MUL
+#define GGML_F16_STEP 16
+#define GGML_F16_EPR 16
+#if defined(__AVX512FP16__)
+#define GGML_F16_VEC __m256h
+#define GGML_F16_VEC_SET1(x) _mm256_set1_ph(__extension__(_Float16)(x))
+#define GGML_F16_VEC_LOAD(p, i) _mm256_loadu_ph(p)
+#define GGML_F16_VEC_STORE(p, r, i) _mm256_storeu_ph(p, (r)[i])
+#define GGML_F16_VEC_FMA(a, b, c) _mm256_fmadd_ph(b, c, a)
+#define GGML_F16_VEC_MUL _mm256_mul_ph
+#else
+#define GGML_F16_VEC __m512
+#define GGML_F16_VEC_SET1(x) _mm512_set1_ps(x)
+#define GGML_F16_VEC_LOAD(p, i) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define GGML_F16_VEC_STORE(p, r, i) _mm256_storeu_si256((__m256i *)(p), _mm512_cvtps_ph((r)[i], 0))
+#define GGML_F16_VEC_FMA(a, b, c) _mm512_fmadd_ps(b, c, a)
+#define GGML_F16_VEC_MUL _mm512_mul_ps
+#endif
+
+#undef GGML_F16_DOT_STEP
+#undef GGML_F16_DOT_EPR
+#undef GGML_F16_DOT_ARR
+#undef GGML_F16_DOT_VEC
+#undef GGML_F16_DOT_VEC_ZERO
+#undef GGML_F16_DOT_VEC_LOAD
+#undef GGML_F16_DOT_VEC_FMA
+#undef GGML_F16_DOT_VEC_REDUCE
+#define GGML_F16_DOT_STEP 16
+#define GGML_F16_DOT_EPR 16
+#define GGML_F16_DOT_ARR 1
+#define GGML_F16_DOT_VEC __m512
+#define GGML_F16_DOT_VEC_ZERO _mm512_setzero_ps()
+#define GGML_F16_DOT_VEC_LOAD(p, i) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(p)))
+#define GGML_F16_DOT_VEC_FMA(a, b, c) _mm512_fmadd_ps(b, c, a)
+#define GGML_F16_DOT_VEC_REDUCE(result, sums) (result) = (ggml_float)_mm512_reduce_add_ps((sums)[0])
+#endif
+
+#include "vec.h"
+
+static inline void paddock_vec_max_f32(const int n, float *result, const float *x) {
+    float most = -INFINITY;
+    int i = 0;
+#if defined(__AVX512F__)
+    if (n >= 16) {
+        __m512 lanes = _mm512_loadu_ps(x);
+        for (i = 16; i + 16 <= n; i += 16) lanes = _mm512_max_ps(lanes, _mm512_loadu_ps(x + i));
+        most = _mm512_reduce_max_ps(lanes);
+    }
+#else
+    if (n >= 8) {
+        __m256 lanes = _mm256_loadu_ps(x);
+        for (i = 8; i + 8 <= n; i += 8) lanes = _mm256_max_ps(lanes, _mm256_loadu_ps(x + i));
+        __m128 half = _mm_max_ps(_mm256_castps256_ps128(lanes), _mm256_extractf128_ps(lanes, 1));
+        half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+        most = _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+    }
+#endif
+    for (; i < n; ++i) most = most > x[i] ? most : x[i];
+    *result = most;
+}
+#define ggml_vec_max_f32 paddock_vec_max_f32
+
+// By this a compiled library is known to have them (installer/compiler.py: MARK)
+__attribute__((used)) static const char paddock_loops[] = "paddock loops 1";
+#endif
+#endif
