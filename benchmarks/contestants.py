@@ -248,7 +248,7 @@ def _end_ids(path: Path) -> list[int]:
 
 def _python_server_packages() -> Path | None:
     """A folder with what `llama_cpp.server` needs and this environment lacks, fetched once beside the programs."""
-    folder = cached_program().parent / f"llama_cpp.server-{metadata.version('starlette')}"
+    folder = cached_program(plain=True).parent / f"llama_cpp.server-{metadata.version('starlette')}"
     if folder.is_dir() or all(util.find_spec(name) for name in ("starlette_context", "sse_starlette", "pydantic_settings")):
         return folder
     staged = folder.with_name(f".{folder.name}.{os.getpid()}")

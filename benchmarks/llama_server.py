@@ -27,7 +27,7 @@ SWITCHES = ("-DLLAMA_BUILD_TESTS=OFF", "-DLLAMA_BUILD_EXAMPLES=OFF", "-DLLAMA_BU
 def cached_program(name: str = SERVER, *, plain: bool = False) -> Path:
     """Where the program of the installed version is, or will be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    flags = "" if plain else f"-{MARK.decode().replace(' ', '-')}"
+    flags = "" if plain else f"-{MARK.replace(' ', '-')}"
     return cache / "paddock" / f"llama-server-{metadata.version(DISTRIBUTION)}{flags}" / name
 
 
@@ -74,9 +74,9 @@ def main() -> None:
         SystemExit: there is no program of that name.
     """
     name = sys.argv[1] if len(sys.argv) > 1 else SERVER
-    if name not in PROGRAMS:
-        raise SystemExit(f"“{name}” is not built here; say {' or '.join(PROGRAMS)}.")
-    print(built_program(name, plain=sys.argv[2:] == ["plain"]))
+    if name not in PROGRAMS or sys.argv[2:] not in ([], ["plain"]):
+        raise SystemExit(f"“{' '.join(sys.argv[1:])}” is not built here; say {' or '.join(PROGRAMS)}, and plain behind it for one as its makers build it.")
+    print(built_program(name, plain=bool(sys.argv[2:])))
 
 
 if __name__ == "__main__":

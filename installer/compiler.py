@@ -9,6 +9,7 @@ of a register. A header that is read before its sources says it better, for the 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import shutil
@@ -24,8 +25,7 @@ COMPILERS = ("c++", "g++", "clang++")  # in the order in which cmake looks for t
 HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-LOOPS = "-include paddock_loops.h"  # of HEADERS too
-MARK = b"paddock loops 1"  # stands in a library that was compiled with them; another number tells older ones apart
+LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
 PROBE = """
 #include <immintrin.h>
@@ -62,12 +62,12 @@ int main() {
         row[place] = -2.0f - place;
     }
 #ifdef GGML_F16_VEC
-    unsigned short one[16], two[16];
+    unsigned short one[16], two[16], stored[16] = {};
     for (int i = 0; i < 16; ++i) { one[i] = 0x3c00; two[i] = 0x4000; }
-    GGML_F16_VEC lanes[1] = {GGML_F16_VEC_FMA(GGML_F16_VEC_LOAD(one, 0), GGML_F16_VEC_LOAD(two, 0), GGML_F16_VEC_SET1(1.5f))};
+    GGML_F16_VEC lanes[1] = {GGML_F16_VEC_FMA(GGML_F16_VEC_LOAD(one, 0), GGML_F16_VEC_LOAD(two, 0), GGML_F16_VEC_SET1(3.5f))};
     lanes[0] = GGML_F16_VEC_MUL(lanes[0], GGML_F16_VEC_SET1(0.5f));
-    GGML_F16_VEC_STORE(two, lanes, 0);
-    for (int i = 0; i < 16; ++i) if (two[i] != 0x4000) return 2;
+    GGML_F16_VEC_STORE(stored, lanes, 0);
+    for (int i = 0; i < 16; ++i) if (stored[i] != 0x4400) return 2;
     GGML_F16_DOT_VEC sums[GGML_F16_DOT_ARR] = {GGML_F16_DOT_VEC_FMA(GGML_F16_DOT_VEC_ZERO, GGML_F16_DOT_VEC_LOAD(one, 0), GGML_F16_DOT_VEC_LOAD(two, 0))};
     double sum;
     GGML_F16_DOT_VEC_REDUCE(sum, sums);
@@ -87,14 +87,29 @@ def compiler(environment: Mapping[str, str], which: Callable[[str], str | None] 
     return named if named and which(named.split()[0]) else next((name for name in COMPILERS if which(name)), "")
 
 
+def version_of(header: Path) -> str:
+    """A name for what a header does, whatever its remarks say."""
+    lines = [line for line in header.read_text(encoding="ascii").splitlines() if line and not line.startswith("//")]
+    return f"v{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:8]}"
+
+
+LOOPS = f"-include {LOOPS_HEADER} -DPADDOCK_LOOPS={version_of(HEADERS / LOOPS_HEADER)}"
+MARK = f"paddock loops {version_of(HEADERS / LOOPS_HEADER)}"  # stands in a library that was compiled with them
+
+
 def for_llama(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment that llama.cpp is compiled in."""
     return with_loops(with_sound_tiles(environment))
 
 
 def has_loops(environment: Mapping[str, str]) -> bool:
-    """Whether what is compiled in that environment has the loops, and `MARK`."""
+    """Whether what is compiled in that environment should have the loops."""
     return LOOPS in environment.get("CXXFLAGS", "")
+
+
+def without_loops(environment: Mapping[str, str]) -> dict[str, str]:
+    """The same environment, but for the loops."""
+    return {**environment, "CXXFLAGS": environment.get("CXXFLAGS", "").replace(LOOPS, "").strip()}
 
 
 def with_sound_tiles(environment: Mapping[str, str], probe: Probe | None = None) -> dict[str, str]:
@@ -140,7 +155,7 @@ def look(command: str, flags: str, environment: Mapping[str, str], program: str 
         source, made = Path(folder, "probe.cpp"), Path(folder, "probe")
         for path, text in {source: program, **{Path(folder, name): text for name, text in beside.items()}}.items():
             path.write_text(text, encoding="ascii")
-        compiling = [*command.split(), "-O3", "-march=native", f"-I{folder}", *flags.split(), str(source), "-o", str(made)]
+        compiling = [*command.split(), "-O3", "-march=native", f"-I{folder}", *environment.get("CXXFLAGS", "").split(), *flags.split(), str(source), "-o", str(made)]
         try:
             if subprocess.run(compiling, env=dict(environment), capture_output=True, timeout=60, check=False).returncode:
                 return "absent"

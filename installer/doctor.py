@@ -13,9 +13,10 @@ import subprocess
 import sys
 
 from installer.checks import browser_advice, find_chromium
+from installer.compiler import for_llama, has_loops
 from installer.machine import detect, gpu_compiler, memory_bytes, missing_compiler
 from installer.state import SetupState, pending
-from installer.steps import Place, remembered, setup_steps
+from installer.steps import Place, has_mark, remembered, setup_steps
 
 GIB = 2**30
 # Runs in the environment. Each back end is tried by itself: a broken one must not hide the other.
@@ -99,4 +100,6 @@ def run_doctor(place: Place) -> int:
         row(name, version)
     for name, sentence in report["backends"].items():
         row(name, sentence)
+    if has_loops(for_llama(os.environ)) and not has_mark(place):
+        row("", "llama.cpp lacks loops that are faster on this processor: python3 launch.py setup --again compiles it with them")
     return 1 if any(sentence.startswith("BROKEN") for sentence in report["backends"].values()) else 0

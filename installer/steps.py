@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from installer.compiler import HEADERS, MARK, for_llama, has_loops
+from installer.compiler import MARK, for_llama, has_loops, without_loops
 from installer.machine import (
     LLAMA_INDEX,
     TORCH_INDEX,
@@ -31,6 +31,8 @@ from installer.progress import run_logged
 from installer.state import SetupError, SetupState, Step, fingerprint
 
 PROBE_S = 4.0
+COMPILED = b"Building wheel for llama-cpp-python"  # what pip says when it does, and when that failed
+NOT_COMPILED = re.compile(r"[Ff]ailed building wheel|[Ff]ailed to build|failed-wheel-build")
 NO_SUCH_BUILD = ("No matching distribution found", "Could not find a version that satisfies")
 # Loads the native library, and answers with the starter model where it is there: what a wheel built for another
 # processor fails at (illegal instruction)
@@ -218,9 +220,9 @@ def remove_llama(place: Place) -> None:
     run_logged([str(place.python), "-m", "pip", "uninstall", "-y", "llama-cpp-python"], "llama.cpp: making room", place.log)
 
 
-def is_marked(place: Place) -> bool:
-    """Whether the installed llama.cpp was compiled with the loops that it is compiled with now."""
-    return any(MARK in library.read_bytes() for library in place.venv.glob("lib/python*/site-packages/llama_cpp/lib/*ggml-cpu*"))
+def has_mark(place: Place) -> bool:
+    """Whether the installed llama.cpp was compiled with the loops of this set-up."""
+    return any(MARK.encode() in library.read_bytes() for library in place.venv.glob("lib/python*/site-packages/llama_cpp/lib/*ggml-cpu*"))
 
 
 def forget_llama(place: Place) -> None:
@@ -232,7 +234,8 @@ def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False
     """Install llama.cpp: prebuilt when one is reachable, else compiled here for this processor and accelerator.
 
     A compiled wheel stays in pip's cache, so a second environment does not compile again; builds for a GPU are not taken
-    from there, because pip does not know one build from another. A cached wheel that does not run here, or lacks the loops of this set-up, is compiled anew.
+    from there, because pip does not know one build from another. A cached wheel that does not run here is compiled anew;
+    so is one without the loops of this set-up, which stays where that fails.
 
     Raises:
         SetupError: no compiler, or the compilation failed, or its result does not run.
@@ -253,20 +256,56 @@ def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False
     env["CMAKE_ARGS"] = f"{cmake_args(accelerator)} {os.environ.get('CMAKE_ARGS', '')}".strip()
     env = for_llama(env)
     arguments = ["-v", "-c", str(place.requirements), f"llama-cpp-python=={version}"]
+    anew = ["--no-binary=llama-cpp-python", *arguments]
     title = f"llama.cpp for {accelerator.kind}"
-    if not again and accelerator.kind not in ("cuda", "rocm"):
-        must(place, title, arguments, env)
-        as_here = bool(os.environ.get("CMAKE_ARGS")) or not has_loops(env) or is_marked(place)  # somebody's own flags may leave ours out
-        if as_here and llama_works(place):
-            return
-        print("      The wheel in pip's cache was not compiled for this processor: compiling it here.", flush=True)
-        forget_llama(place)
+    if again or accelerator.kind in ("cuda", "rocm"):
+        compile_llama(place, title, ["--no-cache-dir", *anew], env)
     else:
-        arguments.insert(0, "--no-cache-dir")
-    remove_llama(place)
-    must(place, title, ["--no-binary=llama-cpp-python", *arguments], env)
+        built = compile_llama(place, title, arguments, env)
+        if llama_works(place):
+            if not built:
+                renew_loops(place, title, anew, env)
+            return
+        print("      The wheel in pip's cache does not run on this processor: compiling it here.", flush=True)
+        forget_llama(place)
+        remove_llama(place)
+        compile_llama(place, title, anew, without_loops(env) if built else env)
     if not llama_works(place):
         raise SetupError(f"llama.cpp was compiled but does not run here. The reason is at the end of {place.log}.")
+
+
+def compile_llama(place: Place, title: str, arguments: Sequence[str], env: Mapping[str, str]) -> bool:
+    """Install llama.cpp by pip, without the loops where its sources do not compile with them; whether it was compiled, and not taken from somewhere.
+
+    Raises:
+        SetupError: with the end of pip's output and the cure.
+    """
+    before = place.log.stat().st_size if place.log.exists() else 0
+    status, tail = pip(place, title, arguments, env)
+    if status and has_loops(env) and NOT_COMPILED.search(tail):
+        print("      llama.cpp does not compile with Paddock's loops: once more without them.", flush=True)
+        status, tail = pip(place, title, arguments, without_loops(env))
+    if status:
+        raise SetupError(_failed(place, title, tail))
+    return place.log.exists() and COMPILED in place.log.read_bytes()[before:]
+
+
+def renew_loops(place: Place, title: str, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+    """Compile anew what came without the loops of this set-up; where that fails it stays, for it works.
+
+    Raises:
+        SetupError: what was compiled does not run, and cannot be compiled without the loops.
+    """
+    if not has_loops(env) or has_mark(place):
+        return
+    print("      The wheel in pip's cache lacks loops that are faster on this processor: compiling it here.", flush=True)
+    forget_llama(place)
+    renewed = ["--force-reinstall", "--no-deps", *arguments]
+    status, _ = pip(place, title, renewed, env)
+    if status:
+        print(f"      That failed, so llama.cpp stays as it was, which is slower. The reason is at the end of {place.log}.", flush=True)
+    elif not llama_works(place):
+        must(place, title, ["--no-cache-dir", *renewed], without_loops(env))
 
 
 def install_packages(place: Place, requirements: Path, title: str) -> None:
@@ -282,7 +321,7 @@ def setup_steps(place: Place, accelerator: Accelerator, *, tests: bool = False, 
         Step("venv", fingerprint("venv"), "virtual environment in .venv", lambda: make_venv(place)),
         Step("torch", fingerprint(torch, kind), f"torch {torch} for {accelerator}",
              lambda: install_torch(place, accelerator)),
-        Step("llama.cpp", fingerprint(llama, kind, *sorted(HEADERS.glob("*.h"))), f"llama-cpp-python {llama}",
+        Step("llama.cpp", fingerprint(llama, kind), f"llama-cpp-python {llama}",
              lambda: install_llama(place, accelerator, again=again)),
         Step("packages", fingerprint(place.requirements), "everything else in requirements.txt",
              lambda: install_packages(place, place.requirements, "requirements.txt")),

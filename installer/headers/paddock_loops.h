@@ -1,8 +1,9 @@
 // Loops of llama.cpp's attention for x86-64, as its compiler should have made them. See installer/compiler.py; docs/lab-notes.md has the figures.
 //
 // Numbers of half precision are taken sixteen at a time. llama.cpp takes up to 128 together and the rest one by one, through a table: that is all of a head
-// of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512.
-// The largest of a row is looked for in all lanes of a register, instead of in one. Both give what llama.cpp's own loops give, but for the order of a sum.
+// of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512. Results differ in the order of
+// sums, and for what was computed one by one in that a factor is rounded to half precision first, as it is in llama.cpp's own wide steps.
+// The largest of a row is looked for in all lanes of a register, instead of in one: the same number.
 #pragma once
 #if defined(__cplusplus) && defined(__AVX__) && defined(__has_include)
 #if __has_include("simd-mappings.h") && __has_include("vec.h")
@@ -79,6 +80,8 @@ static inline void paddock_vec_max_f32(const int n, float *result, const float *
 #define ggml_vec_max_f32 paddock_vec_max_f32
 
 // By this a compiled library is known to have them (installer/compiler.py: MARK)
-__attribute__((used)) static const char paddock_loops[] = "paddock loops 1";
+#define PADDOCK_TEXT_OF(name) #name
+#define PADDOCK_TEXT(name) PADDOCK_TEXT_OF(name)
+__attribute__((used)) static const char paddock_loops[] = "paddock loops " PADDOCK_TEXT(PADDOCK_LOOPS);
 #endif
 #endif

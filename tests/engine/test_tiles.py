@@ -199,3 +199,25 @@ class TiledMachine(SchedulerMachine):
 
 TestTiledMachine = TiledMachine.TestCase
 TestTiledMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+def test_a_fast_model_reads_half_a_batch_at_once_beside_a_reply():
+    """It could read a whole one in less time than a pause may take, and the reply would wait for all of it."""
+    runner = FakeRunner(slots=2, context=8192, batch=512)
+    scheduler = make(runner)
+    talking = sequence([1, 2, 3], 3000)
+    scheduler.submit(talking)
+    for _ in range(BEGUN_TOKENS + 2):
+        step(scheduler, runner)
+    reading = sequence((list(range(200)) * 16)[:3000], 5)
+    scheduler.submit(reading)
+    counts = []
+
+    def taken(shares: list[Share]) -> float:
+        count = sum(len(share.row.token_ids) for share in shares)
+        counts.append(count)
+        return 1e-5 * count
+
+    while reading.produced == 0:
+        step(scheduler, runner, taken)
+    assert 200 <= max(counts[3:]) <= 260, counts

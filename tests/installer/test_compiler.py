@@ -102,11 +102,30 @@ def test_loops_stand_beside_what_else_is_told() -> None:
     assert not compiler.has_loops({"CXXFLAGS": "-g"})
 
 
-def test_the_mark_is_the_one_of_the_header() -> None:
-    assert f'"{compiler.MARK.decode()}"' in (compiler.HEADERS / compiler.LOOPS.split()[1]).read_text(encoding="utf-8")
+def test_remarks_do_not_make_another_version(tmp_path: Path) -> None:
+    text = (compiler.HEADERS / compiler.LOOPS_HEADER).read_text(encoding="ascii")
+    for number, (change, same) in enumerate([(f"// another remark\n{text}", True), (text.replace("_mm512_max_ps", "_mm512_min_ps"), False)]):
+        (tmp_path / f"{number}.h").write_text(change, encoding="ascii")
+        assert (compiler.version_of(tmp_path / f"{number}.h") in compiler.MARK) is same
+
+
+def test_loops_are_taken_back() -> None:
+    assert compiler.without_loops({"CXXFLAGS": f"-g {compiler.LOOPS}", "CC": "cc"}) == {"CXXFLAGS": "-g", "CC": "cc"}
 
 
 WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512f"]
+AVX, HALVES, AVX512 = "__AVX__", "__AVX512FP16__", "__AVX512VL__"
+
+
+def defines(macro: str, flags: str) -> bool:
+    """Whether the compiler here has these registers, with such flags, and the processor too."""
+    program = f"#ifndef {macro}\n#error none\n#endif\nint main() {{}}"
+    return compiler.look(compiler.compiler(os.environ), flags, os.environ, program) == "sound"
+
+
+def tried(flags: str, headers: Path) -> compiler.Found:
+    environment = {**os.environ, "CPLUS_INCLUDE_PATH": str(headers)}
+    return compiler.look(compiler.compiler(os.environ), f"{flags} {compiler.LOOPS}", environment, compiler.LOOPS_PROBE, compiler.LIKE_LLAMA)
 
 
 @LINUX_ONLY
@@ -114,28 +133,24 @@ WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512f"]
 @pytest.mark.parametrize("flags", WIDTHS)
 def test_the_loops_compute_as_they_should(flags: str) -> None:
     """The real compiler, and each kind of register that the processor here has."""
-    command = compiler.compiler(os.environ)
-    told = {**os.environ, "CPLUS_INCLUDE_PATH": str(compiler.HEADERS)}
-    if compiler.look(command, flags, os.environ, "#ifndef __AVX__\n#error none\n#endif\nint main() {}") != "sound":
+    if not defines(AVX, flags):
         pytest.skip("no compiler, or a processor without AVX")
-    assert compiler.look(command, f"{flags} {compiler.LOOPS}", told, compiler.LOOPS_PROBE, compiler.LIKE_LLAMA) == "sound"
+    assert tried(flags, compiler.HEADERS) == "sound"
 
 
 @LINUX_ONLY
 @pytest.mark.processes
-@pytest.mark.parametrize(("right", "wrong"), [
-    ("_mm256_max_ps", "_mm256_min_ps"),
-    ("_mm512_max_ps", "_mm512_min_ps"),
-    ("_mm512_fmadd_ps(b, c, a)", "_mm512_fmadd_ps(b, c, c)"),
-    ("_mm256_fmadd_ph(b, c, a)", "_mm256_fmadd_ph(b, c, b)"),
+@pytest.mark.parametrize(("macro", "flags", "right", "wrong"), [
+    (AVX, "-mno-avx512f", "_mm256_max_ps", "_mm256_min_ps"),
+    (AVX512, "", "_mm512_max_ps", "_mm512_min_ps"),
+    (AVX512, "-mno-avx512fp16", "_mm512_fmadd_ps(b, c, a)", "_mm512_fmadd_ps(b, c, c)"),
+    (HALVES, "", "_mm256_fmadd_ph(b, c, a)", "_mm256_fmadd_ph(b, c, b)"),
+    (HALVES, "", "_mm256_storeu_ph(p, (r)[i])", "(void)(r)[i]"),
 ])
-def test_loops_that_compute_something_else_are_found_out(right: str, wrong: str, tmp_path: Path) -> None:
-    command, header = compiler.compiler(os.environ), compiler.LOOPS.split()[1]
-    text = (compiler.HEADERS / header).read_text(encoding="utf-8")
-    (tmp_path / header).write_text(text.replace(right, wrong), encoding="utf-8")
-    found = [
-        compiler.look(command, f"{flags} {compiler.LOOPS}", {**os.environ, "CPLUS_INCLUDE_PATH": str(tmp_path)}, compiler.LOOPS_PROBE, compiler.LIKE_LLAMA) for flags in WIDTHS
-    ]
-    assert right in text
-    if "broken" not in found:
+def test_loops_that_compute_something_else_are_found_out(macro: str, flags: str, right: str, wrong: str, tmp_path: Path) -> None:
+    if not defines(macro, flags):
         pytest.skip("no compiler, or a processor without these registers")
+    text = (compiler.HEADERS / compiler.LOOPS_HEADER).read_text(encoding="ascii")
+    assert right in text
+    (tmp_path / compiler.LOOPS_HEADER).write_text(text.replace(right, wrong), encoding="ascii")
+    assert tried(flags, tmp_path) == "broken"

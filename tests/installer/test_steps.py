@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -125,68 +125,110 @@ def test_without_compiler_and_prebuilt_the_sentence_comes_before_pip(checkout: s
     assert pip.asked == []
 
 
+class LlamaPip(FakePip):
+    """What pip is asked for llama.cpp, on a machine whose compiler takes the loops; what it writes goes to the log."""
+
+    def __init__(self, place: steps.Place, *tails: str) -> None:
+        super().__init__(*tails)
+        self.place = place
+        self.flags: list[str] = []
+        self.log = b""
+
+    def __call__(self, place: steps.Place, title: str, arguments: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[int, str]:
+        self.flags.append((env or {}).get("CXXFLAGS", ""))
+        with place.log.open("ab") as log:
+            log.write(self.log)
+        return super().__call__(place, title, arguments, env)
+
+    def put(self, library: bytes) -> None:
+        """The library that is installed."""
+        folder = self.place.venv / "lib" / "python3.11" / "site-packages" / "llama_cpp" / "lib"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "libggml-cpu.so").write_bytes(library)
+
+
+WITH, WITHOUT, MARK = compiler.LOOPS, "", compiler.MARK.encode()
+
+
 @pytest.fixture
-def llama_pip(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch) -> FakePip:
-    """What pip is asked for llama.cpp, on a machine whose compiler takes the loops."""
-    pip = FakePip()
+def llama_pip(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch) -> LlamaPip:
+    pip = LlamaPip(checkout)
     monkeypatch.setattr(steps, "pip", pip)
     monkeypatch.setattr(steps, "forget_llama", lambda _place: pip.asked.append("forget"))
     monkeypatch.setattr(steps, "fetch", lambda _url: "")
     monkeypatch.setattr(steps, "remove_llama", lambda _place: None)
     monkeypatch.setattr(steps, "missing_compiler", lambda: "")
-    monkeypatch.setattr(steps, "for_llama", lambda environment: {**environment, "CXXFLAGS": compiler.LOOPS})
+    monkeypatch.setattr(steps, "for_llama", lambda environment: {**environment, "CXXFLAGS": WITH})
     monkeypatch.setattr(steps, "llama_works", lambda _place: True)
-    monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    checkout.venv.mkdir(exist_ok=True)
     return pip
 
 
-def put_library(checkout: steps.Place, data: bytes) -> None:
-    folder = checkout.venv / "lib" / "python3.11" / "site-packages" / "llama_cpp" / "lib"
-    folder.mkdir(parents=True)
-    (folder / "libggml-cpu.so").write_bytes(data)
-
-
-def assert_compiled_anew(pip: FakePip) -> None:
+def assert_compiled_anew(pip: LlamaPip) -> None:
     assert len(pip.asked) == 3
     assert pip.asked[1] == "forget"  # else the next environment would meet the same wheel again
     assert "--no-binary=llama-cpp-python" in pip.asked[2]
     assert "--no-cache-dir" not in pip.asked[2]
 
 
-def test_a_cached_wheel_that_does_not_run_is_compiled_here(checkout: steps.Place, llama_pip: FakePip, monkeypatch: pytest.MonkeyPatch) -> None:
-    put_library(checkout, compiler.MARK)
+def test_a_cached_wheel_that_does_not_run_is_compiled_here(checkout: steps.Place, llama_pip: LlamaPip, monkeypatch: pytest.MonkeyPatch) -> None:
+    llama_pip.put(MARK)
     works = [True, False]
     monkeypatch.setattr(steps, "llama_works", lambda _place: works.pop())
     steps.install_llama(checkout, CPU)
     assert_compiled_anew(llama_pip)
+    assert llama_pip.flags == [WITH, WITH]
 
 
-def test_a_cached_wheel_without_the_loops_is_compiled_here(checkout: steps.Place, llama_pip: FakePip) -> None:
-    put_library(checkout, b"compiled long ago")
+def test_a_cached_wheel_without_the_loops_is_compiled_here(checkout: steps.Place, llama_pip: LlamaPip) -> None:
+    llama_pip.put(b"compiled long ago")
     steps.install_llama(checkout, CPU)
     assert_compiled_anew(llama_pip)
+    assert llama_pip.flags == [WITH, WITH]
 
 
-def test_a_cached_wheel_with_the_loops_stays(checkout: steps.Place, llama_pip: FakePip) -> None:
-    put_library(checkout, b"..." + compiler.MARK + b"...")
-    steps.install_llama(checkout, CPU)
-    assert len(llama_pip.asked) == 1
-
-
-def test_a_wheel_is_not_compiled_twice_where_flags_of_ones_own_may_leave_the_loops_out(
-    checkout: steps.Place, llama_pip: FakePip, monkeypatch: pytest.MonkeyPatch,
+def test_where_it_cannot_be_compiled_a_wheel_without_the_loops_stays(
+    checkout: steps.Place, llama_pip: LlamaPip, capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_NATIVE=off")
-    put_library(checkout, b"compiled now")
+    llama_pip.put(b"from somewhere")
+    llama_pip.replies = ["", ABSENT]
+    steps.install_llama(checkout, CPU)
+    assert_compiled_anew(llama_pip)
+    assert "stays as it was" in capsys.readouterr().out
+
+
+def test_a_cached_wheel_with_the_loops_stays(checkout: steps.Place, llama_pip: LlamaPip) -> None:
+    llama_pip.put(b"..." + MARK + b"...")
     steps.install_llama(checkout, CPU)
     assert len(llama_pip.asked) == 1
 
 
-def test_other_loops_compile_llama_cpp_again(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    finish(checkout)
-    assert names(checkout) == []
-    headers = tmp_path / "headers"
-    headers.mkdir()
-    (headers / "paddock_loops.h").write_text("// others", encoding="utf-8")
-    monkeypatch.setattr(steps, "HEADERS", headers)
-    assert names(checkout) == ["llama.cpp"]
+def test_what_was_compiled_just_now_is_not_compiled_again(checkout: steps.Place, llama_pip: LlamaPip) -> None:
+    """Flags of one's own may leave the loops out, whatever set-up says."""
+    llama_pip.put(b"compiled now")
+    llama_pip.log = steps.COMPILED + b" (pyproject.toml): started"
+    steps.install_llama(checkout, CPU)
+    assert len(llama_pip.asked) == 1
+
+
+def test_what_does_not_compile_with_the_loops_is_compiled_without(checkout: steps.Place, llama_pip: LlamaPip) -> None:
+    llama_pip.replies = ["ERROR: Failed building wheel for llama-cpp-python", ""]
+    llama_pip.log = steps.COMPILED
+    steps.install_llama(checkout, CPU)
+    assert llama_pip.flags == [WITH, WITHOUT]
+
+
+def test_a_lost_network_is_no_reason_to_leave_the_loops_out(checkout: steps.Place, llama_pip: LlamaPip) -> None:
+    llama_pip.replies = ["connection broken"]
+    with pytest.raises(state.SetupError, match="Check the network"):
+        steps.install_llama(checkout, CPU)
+    assert llama_pip.flags == [WITH]
+
+
+def test_what_does_not_run_with_the_loops_is_compiled_without(checkout: steps.Place, llama_pip: LlamaPip, monkeypatch: pytest.MonkeyPatch) -> None:
+    works = [True, False]
+    monkeypatch.setattr(steps, "llama_works", lambda _place: works.pop())
+    llama_pip.log = steps.COMPILED
+    steps.install_llama(checkout, CPU)
+    assert_compiled_anew(llama_pip)
+    assert llama_pip.flags == [WITH, WITHOUT]
