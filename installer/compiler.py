@@ -44,10 +44,10 @@ int main() {
 }
 """
 # What the header of the loops finds in llama.cpp's sources, and a program that ends with 0 where it computes as it should
-LIKE_LLAMA = {
+LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
     "simd-mappings.h": "#pragma once\n#include <cmath>\n#include <immintrin.h>\ntypedef double ggml_float;\n#define GGML_F16_STEP 128\n#define GGML_F16_DOT_STEP 64\n",
     "vec.h": "#pragma once\n",
-}
+})
 LOOPS_PROBE = """
 #ifndef ggml_vec_max_f32
 #error the processor has no wide registers
