@@ -296,7 +296,7 @@ def renew_loops(place: Place, title: str, arguments: Sequence[str], env: Mapping
     Raises:
         SetupError: what was compiled does not run, and cannot be compiled without the loops.
     """
-    if not has_loops(env) or has_mark(place):
+    if not has_loops(env) or has_mark(place) or os.environ.get("CMAKE_ARGS"):  # somebody's own flags may leave them out every time
         return
     print("      The wheel in pip's cache lacks loops that are faster on this processor: compiling it here.", flush=True)
     forget_llama(place)

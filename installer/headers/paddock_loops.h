@@ -1,4 +1,4 @@
-// Loops of llama.cpp's attention for x86-64, as its compiler should have made them. See installer/compiler.py; docs/lab-notes.md has the figures.
+// The innermost loops of llama.cpp's attention for the registers of x86-64. See installer/compiler.py; docs/lab-notes.md has the figures.
 //
 // Numbers of half precision are taken sixteen at a time. llama.cpp takes up to 128 together and the rest one by one, through a table: that is all of a head
 // of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512. Results differ in the order of

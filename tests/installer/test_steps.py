@@ -160,6 +160,7 @@ def llama_pip(checkout: steps.Place, monkeypatch: pytest.MonkeyPatch) -> LlamaPi
     monkeypatch.setattr(steps, "missing_compiler", lambda: "")
     monkeypatch.setattr(steps, "for_llama", lambda environment: {**environment, "CXXFLAGS": WITH})
     monkeypatch.setattr(steps, "llama_works", lambda _place: True)
+    monkeypatch.delenv("CMAKE_ARGS", raising=False)
     checkout.venv.mkdir(exist_ok=True)
     return pip
 
@@ -199,6 +200,13 @@ def test_where_it_cannot_be_compiled_a_wheel_without_the_loops_stays(
 
 def test_a_cached_wheel_with_the_loops_stays(checkout: steps.Place, llama_pip: LlamaPip) -> None:
     llama_pip.put(b"..." + MARK + b"...")
+    steps.install_llama(checkout, CPU)
+    assert len(llama_pip.asked) == 1
+
+
+def test_flags_of_ones_own_are_not_put_to_the_test(checkout: steps.Place, llama_pip: LlamaPip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_NATIVE=off")
+    llama_pip.put(b"compiled for any processor")
     steps.install_llama(checkout, CPU)
     assert len(llama_pip.asked) == 1
 
