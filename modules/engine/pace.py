@@ -12,7 +12,8 @@ FIRST_CHUNK_TOKENS = 64  # until the speed of prefill is known: on a slow machin
 MIN_ALONE_TOKENS = 128  # a whole-batch prefill is efficient from about here
 MEASURED_FROM_TOKENS = 16  # shorter prefills say little about speed
 LEAST_CHUNK_S = 0.2  # beside running replies; a shorter pause is hardly seen, and smaller chunks take longer in all
-BESIDE_SHARE = 0.5  # of what a step could take at most: a fast model reads that in less time than `LEAST_CHUNK_S`, and nobody's reply has to wait so long
+BESIDE_SHARE = 0.5  # of what a step could take at most: fast models read all of it in less time than `LEAST_CHUNK_S`, and a reply need not wait even for that
+UNSEEN_S = 0.05  # a pause that is not worth making shorter
 CHUNK_STEPS = 2  # on slow models as long as so many steps without prefill: a reply then goes on at a third of its speed, and prefill has the rest
 LONGEST_CHUNK_S = 1.0
 LONGEST_ALONE_S = 3.0  # where nobody's stream waits for it: larger pieces are read sooner, and a newcomer or a stop button can wait so long
@@ -53,7 +54,7 @@ class Pace:
             return min(room, FIRST_CHUNK_TOKENS)
         if flowing:
             chunk_s = min(LONGEST_CHUNK_S, max(LEAST_CHUNK_S, CHUNK_STEPS * self.decode_step_s))
-            count = max(MIN_CHUNK_TOKENS, min(int(chunk_s / known), int(BESIDE_SHARE * room)))
+            count = max(MIN_CHUNK_TOKENS, int(UNSEEN_S / known), min(int(chunk_s / known), int(BESIDE_SHARE * room)))
             return min(room, self.tiles.at_least(count, depth, LONGEST_CHUNK_S))
         return min(room, max(MIN_ALONE_TOKENS, int(LONGEST_ALONE_S / known)))
 
