@@ -69,7 +69,7 @@ def run(asked: argparse.Namespace) -> None:
     """All parts that were asked for, printed line by line."""
     records: list[dict[str, object]] = []
     beside = set(asked.part) - {"own"}
-    for program in PROGRAMS if {"one", "prompt"} & beside else PROGRAMS[: len(beside)][:1]:
+    for program in PROGRAMS if {"one", "prompt"} & beside else PROGRAMS[: min(1, len(beside))]:
         built_program(program)  # before anything is measured
     if "own" in asked.part:
         built_program(plain=True)
