@@ -132,7 +132,9 @@ def test_parameters_that_a_server_does_not_take_are_grey_and_say_why(page: Page,
     assert refused.evaluate(is_inert)
     assert float(refused.evaluate("block => getComputedStyle(block).opacity")) < 1
     assert not taken.evaluate(is_inert)
-    drawer.get_by_role("button", name="Mirostat").click()
+    head = drawer.get_by_role("button", name="Mirostat")
+    head.click()
+    expect(head.locator("+ div")).to_have_js_property("inert", False)
     later = drawer.locator(".field-mirostat_tau")
     later.get_by_role("spinbutton").focus()
     expect(later.get_by_role("spinbutton")).not_to_be_focused()

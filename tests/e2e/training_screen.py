@@ -72,8 +72,10 @@ class TrainingScreen:
         wait_for(lambda: self.page.evaluate(kept).items() >= values.items(), f"the form keeps {values}")
 
     def group(self, title: str) -> None:
-        """Open or close a group of options."""
-        self.page.locator("#training-options button.label-wrap").filter(has_text=title).click()
+        """Open or close a group of options; one that is opened for the first time can be typed in a moment later."""
+        head = self.page.locator("#training-options button.label-wrap").filter(has_text=title)
+        head.click()
+        expect(head.locator("+ div")).to_have_js_property("inert", False)
 
     def run(self, name: str) -> Locator:
         """The card of a run."""

@@ -315,6 +315,7 @@ function start() {
   import("./keys.js"); // it needs this module, so it comes after it
   import("./formula_copy.js");
   import("./footnotes.js");
+  import("./form_groups.js");
   import("./page_memory.js");
   import("./people.js");
 }
