@@ -159,9 +159,9 @@ class FakeRunner:
         for part in self.packed.pop(id(state), ()):
             part[:] = 255
 
-    def ready_memory(self, size: int) -> bool:
-        self.ready_bytes = min(size, self.ready_bytes + 4)
-        return self.ready_bytes < size
+    def ready_memory(self, sizes: Sequence[int]) -> bool:
+        self.ready_bytes = min(sum(sizes), self.ready_bytes + 4)
+        return self.ready_bytes < sum(sizes)
 
     def pack_state(self, state: list[int]) -> tuple[object, list[np.ndarray]]:
         parts = self.packed[id(state)] = [np.array(state, np.int32).view(np.uint8)]  # the state's own memory, as far as a list has any

@@ -234,13 +234,13 @@ class SlotTable:
         return True
 
     def ready_memory(self, at_rest: Callable[[], bool]) -> None:
-        """While nothing else is to be done, have memory ready to save what the next conversation would push out."""
+        """While nothing else is to be done, have memory ready to save what the next conversations would push out."""
         if not self.spill.budget_bytes or not at_rest():
             return
         idle = [slot for slot in self.slots if slot.sequence is None]
-        if idle and all(slot.length for slot in self.slots):  # no slot is empty, so it would get the one that was used least recently
-            oldest = min(idle, key=lambda slot: slot.used_at)
-            self.spill.expect(oldest.index, oldest.length, self._pace.prefill_s_per_token)
+        if idle and all(slot.length for slot in self.slots):  # no slot is empty, so they would get those that were used least recently
+            oldest = sorted(idle, key=lambda slot: slot.used_at)
+            self.spill.expect([(slot.index, slot.length) for slot in oldest], self._pace.prefill_s_per_token)
         self.spill.ready_memory(at_rest)
 
     def forget_all(self) -> None:

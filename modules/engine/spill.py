@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as SequenceABC
 
 from modules.core.errors import AppError
@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MIN_SPILL_TOKENS = 64  # fewer are computed again as quickly
 MEASURED_SAVES = 3  # before what saving costs is believed
+MOST_READY_BYTES = 64 << 20  # memory for what the next conversations push out, unless one of them has more
 
 
 class Spill:
@@ -34,7 +35,7 @@ class Spill:
         self._prefill_s_per_token = 0.0
         self._s_per_byte = 0.0  # of the fastest save so far: the others were held up by something
         self._copies = 0  # by which that was measured
-        self._next_bytes = 0  # what the next save may need: what is expected, or as much as the last one
+        self._expected: list[int] = []  # bytes that the next saves may need: as they are expected, or as much as the last one
         self.saves = self.restores = self.restored_tokens = 0
 
     @property
@@ -95,7 +96,7 @@ class Spill:
         except (AppError, MemoryError, RuntimeError) as error:  # then it is computed again
             log.warning("The state of a slot could not be saved: %s", error)
             return
-        self._next_bytes = size
+        self._expected = [size]
         taken = (time.perf_counter() - begun_s) / size
         self._s_per_byte = min(self._s_per_byte or taken, taken)
         self._copies += 1
@@ -125,26 +126,35 @@ class Spill:
             self._memory.drop_state(saved.state)
         return kept
 
-    def expect(self, slot: int, length: int, prefill_s_per_token: float) -> None:
-        """So many tokens of a slot are the next that may be saved, if that is worth it then. Where none was saved yet perhaps none ever will."""
+    def expect(self, slots: Iterable[tuple[int, int]], prefill_s_per_token: float) -> None:
+        """These slots with so many tokens each are the next that may be saved, where that is worth it then. Where none was saved yet perhaps none ever will."""
         if not self._copies:
             return
-        try:
-            size = self._memory.state_bytes(slot) if length >= self.min_tokens else 0
-        except (AppError, MemoryError, RuntimeError):  # `save` will say so
-            return
-        if size and self._pays(size, length * prefill_s_per_token):
-            self._next_bytes = size
+        sizes: list[int] = []
+        for slot, length in slots:
+            try:
+                size = self._memory.state_bytes(slot) if length >= self.min_tokens else 0
+            except (AppError, MemoryError, RuntimeError):  # `save` will say so
+                return
+            if sizes and sum(sizes) + size > MOST_READY_BYTES:
+                break
+            if size and self._pays(size, length * prefill_s_per_token):
+                sizes.append(size)
+        self._expected = sizes or self._expected
 
     def ready_memory(self, at_rest: Callable[[], bool]) -> None:
-        """Have memory ready for the next save, if the budget has room for it, while nothing else is to be done."""
-        if self._next_bytes and self.size_bytes + self._next_bytes <= self.budget_bytes:
-            try:
-                more = True
-                while more and at_rest():
-                    more = self._memory.ready_memory(self._next_bytes)
-            except MemoryError:  # then the next save finds none either, and says so
-                self._next_bytes = 0
+        """Have memory ready for the next saves, as far as the budget has room for them, while nothing else is to be done."""
+        room, sizes = self.budget_bytes - self.size_bytes, []
+        for size in self._expected:
+            if size <= room:
+                sizes.append(size)
+                room -= size
+        try:
+            more = bool(sizes)
+            while more and at_rest():
+                more = self._memory.ready_memory(sizes)
+        except MemoryError:  # then the next save finds none either, and says so
+            self._expected = []
 
     def put_back(self, saved: Saved) -> None:
         """Keep a state that was taken out, as the one used last."""

@@ -35,8 +35,8 @@ class StateMemory(Protocol):
         """This state is not wanted any more: its memory may serve for the next one."""
         ...
 
-    def ready_memory(self, size: int) -> bool:
-        """Have memory ready for a state of about this size, a piece of it with each call; whether there is more to do."""
+    def ready_memory(self, sizes: SequenceABC[int]) -> bool:
+        """Have memory ready for states of about these sizes, a piece of it with each call; whether there is more to do."""
         ...
 
     def pack_state(self, state: Any) -> tuple[Any, list[Any]]:

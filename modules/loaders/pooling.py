@@ -163,7 +163,7 @@ class VectorsOnly:
     def drop_state(self, state: Any) -> None:
         """Nothing is held."""
 
-    def ready_memory(self, size: int) -> bool:
+    def ready_memory(self, sizes: Sequence[int]) -> bool:
         """Nothing is held."""
         return False
 

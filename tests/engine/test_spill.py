@@ -246,18 +246,36 @@ def test_memory_is_ready_for_what_the_next_conversation_will_push_out():
     short = talk(scheduler, runner, [6] * 100)
     scheduler.table.ready_memory(lambda: True)
     assert not runner.ready_bytes  # nothing was pushed out yet, so perhaps nothing ever will be
-    talk(scheduler, runner, [7] * 200)  # in the place of the long one
+    new = talk(scheduler, runner, [7] * 200)  # in the place of the long one
     scheduler.table.ready_memory(lambda: True)
-    assert runner.ready_bytes == 4 * (len(short.ids) - 1)  # not as much as the last save took
+    assert runner.ready_bytes == 4 * (len(short.ids) + len(new.ids) - 2)  # not as much as the last save took
     scheduler.forget_all()
     runner.ready_bytes = 0
     longer = talk(scheduler, runner, [8] * 400)
-    scheduler.spill._next_bytes = 0
+    scheduler.spill._expected = []
     scheduler.table.ready_memory(lambda: True)
     assert not runner.ready_bytes  # a slot is empty
-    talk(scheduler, runner, [9] * 100)
+    talk(scheduler, runner, [9] * 20)  # too little to be saved
     scheduler.table.ready_memory(lambda: True)
     assert runner.ready_bytes == 4 * (len(longer.ids) - 1)
+
+
+def test_memory_is_ready_for_all_that_several_conversations_will_push_out(monkeypatch):
+    runner = FakeRunner(slots=3, context=2048)
+    scheduler = make(runner, BUDGET)
+    talk(scheduler, runner, [4] * 300)
+    last = [talk(scheduler, runner, [token] * length) for token, length in ((5, 100), (6, 200), (7, 300))]
+    scheduler.table.ready_memory(lambda: True)
+    sizes = [4 * (len(one.ids) - 1) for one in last]
+    assert runner.ready_bytes == sum(sizes)
+    monkeypatch.setattr("modules.engine.spill.MOST_READY_BYTES", sum(sizes) - 1)
+    runner.ready_bytes = 0
+    scheduler.table.ready_memory(lambda: True)
+    assert runner.ready_bytes == sum(sizes[:2])  # those that go first
+    scheduler.spill.budget_bytes = scheduler.spill.size_bytes + sizes[0]
+    runner.ready_bytes = 0
+    scheduler.table.ready_memory(lambda: True)
+    assert runner.ready_bytes == sizes[0]  # what the budget has room for
 
 
 def test_a_state_that_cannot_be_looked_at_is_no_end_of_the_engine():
@@ -311,7 +329,7 @@ def test_no_memory_left_is_no_end_of_the_engine():
     talk(scheduler, runner, [5] * 300)
     talk(scheduler, runner, [6] * 300)
 
-    def refuse(size: int) -> bool:
+    def refuse(sizes: list[int]) -> bool:
         raise MemoryError
 
     runner.ready_memory = refuse

@@ -276,9 +276,9 @@ class LlamaCppRunner:
         """Keep the memory of a state that is not wanted any more for the next one."""
         self._spare.give_back(state.data)
 
-    def ready_memory(self, size: int) -> bool:
-        """Have memory ready for a state of about this size, a piece of it with each call; whether there is more to do."""
-        return self._spare.make_ready(size)
+    def ready_memory(self, sizes: Sequence[int]) -> bool:
+        """Have memory ready for states of about these sizes, a piece of it with each call; whether there is more to do."""
+        return self._spare.make_ready(sizes)
 
     def pack_state(self, state: SlotState) -> tuple[Any, list[NDArray[np.uint8]]]:
         """A state is one run of bytes already."""

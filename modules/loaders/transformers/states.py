@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class StatesInMemory:
     def drop_state(self, state: Any) -> None:
         """Nothing is kept of a state."""
 
-    def ready_memory(self, size: int) -> bool:
+    def ready_memory(self, sizes: Sequence[int]) -> bool:
         """There is nothing to have ready."""
         return False
 
