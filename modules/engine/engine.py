@@ -7,7 +7,6 @@ knows no back end, no template and no process.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from modules.core.errors import AppError, Busy, NoModelLoaded, OutOfMemory
 from modules.core.generation import EngineCounters, Started
 from modules.core.process import name_thread
 from modules.engine.adapter_turns import AdapterTurns, Apply
+from modules.engine.commands import Commands
 from modules.engine.deadlines import Deadlines
 from modules.engine.detokenizer import PieceTable
 from modules.engine.events import Event, Generation, Outbox, Sink
@@ -71,7 +71,7 @@ class Engine:
         self._preparation = Preparation(runner, tokenizer, pieces, name)
         self._outbox = Outbox(sink)
         self._writer = Writer(pieces, self._outbox)
-        self._commands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._commands = Commands()
         self._lock = threading.Lock()  # guards the two below
         self._in_flight = 0
         self._closing = False
@@ -232,8 +232,7 @@ class Engine:
         while not self._closing:
             if self._paused or not self._sequences:
                 self.busy_since_s = 0.0
-                self._scheduler.table.ready_memory(self._commands.empty)
-                self._obey(self._commands.get())
+                self._obey(self._commands.next(self._scheduler.table.save_ahead))
             while not self._commands.empty():
                 self._obey(self._commands.get())
             if not self._paused and not self._closing:

@@ -233,15 +233,21 @@ class SlotTable:
                 return False
         return True
 
-    def ready_memory(self, at_rest: Callable[[], bool]) -> None:
-        """While nothing else is to be done, have memory ready to save what the next conversations would push out."""
+    def save_ahead(self, at_rest: Callable[[], bool]) -> None:
+        """While nothing else is to be done, save what the next conversations would push out where that takes but a moment, and have memory ready for the rest."""
         if not self.spill.budget_bytes or not at_rest():
             return
         idle = [slot for slot in self.slots if slot.sequence is None]
+        ahead: list[int] = []
         if idle and all(slot.length for slot in self.slots):  # no slot is empty, so they would get those that were used least recently
-            oldest = sorted(idle, key=lambda slot: slot.used_at)
-            self.spill.expect([(slot.index, slot.length) for slot in oldest], self._pace.prefill_s_per_token)
+            unsaved = [slot for slot in sorted(idle, key=lambda slot: slot.used_at) if not self.spill.has(slot.cached, slot.adapters)]
+            ahead = self.spill.expect([(slot.index, slot.length) for slot in unsaved], self._pace.prefill_s_per_token)
         self.spill.ready_memory(at_rest)
+        for index in ahead:
+            if not at_rest():
+                return
+            self._save(self.slots[index], self.slots[index].length)
+        self.spill.ready_memory(at_rest)  # for one more
 
     def forget_all(self) -> None:
         """Empty every slot, and save nothing; nothing may be running."""

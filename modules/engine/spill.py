@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MIN_SPILL_TOKENS = 64  # fewer are computed again as quickly
 MEASURED_SAVES = 3  # before what saving costs is believed
 MOST_READY_BYTES = 64 << 20  # memory for what the next conversations push out, unless one of them has more
+MOMENT_S = 0.005  # for which a request that comes meanwhile may wait
 
 
 class Spill:
@@ -35,6 +36,7 @@ class Spill:
         self._prefill_s_per_token = 0.0
         self._s_per_byte = 0.0  # of the fastest save so far: the others were held up by something
         self._copies = 0  # by which that was measured
+        self._last_bytes = 0  # of the last save
         self._expected: list[int] = []  # bytes that the next saves may need: as they are expected, or as much as the last one
         self.saves = self.restores = self.restored_tokens = 0
 
@@ -96,7 +98,7 @@ class Spill:
         except (AppError, MemoryError, RuntimeError) as error:  # then it is computed again
             log.warning("The state of a slot could not be saved: %s", error)
             return
-        self._expected = [size]
+        self._last_bytes, self._expected = size, [size]
         taken = (time.perf_counter() - begun_s) / size
         self._s_per_byte = min(self._s_per_byte or taken, taken)
         self._copies += 1
@@ -126,21 +128,32 @@ class Spill:
             self._memory.drop_state(saved.state)
         return kept
 
-    def expect(self, slots: Iterable[tuple[int, int]], prefill_s_per_token: float) -> None:
-        """These slots with so many tokens each are the next that may be saved, where that is worth it then. Where none was saved yet perhaps none ever will."""
-        if not self._copies:
-            return
+    def has(self, ids: list[int], adapters: tuple[Adapter, ...]) -> bool:
+        """Whether a state here serves as well as one of these ids would."""
+        return any(serves_for(saved, ids, adapters, in_parts=self._memory.keeps_parts) for saved in self._saved)
+
+    def expect(self, slots: Iterable[tuple[int, int]], prefill_s_per_token: float) -> list[int]:
+        """These slots with so many tokens each are the next that may be saved, where that is worth it; which of them are saved in a moment.
+
+        Where none was saved yet perhaps none ever will, and no memory is taken.
+        """
         sizes: list[int] = []
-        for slot, length in slots:
+        quick: list[int] = []
+        for slot, length in slots if self._copies else ():
             try:
                 size = self._memory.state_bytes(slot) if length >= self.min_tokens else 0
             except (AppError, MemoryError, RuntimeError):  # `save` will say so
-                return
+                break
             if sizes and sum(sizes) + size > MOST_READY_BYTES:
                 break
             if size and self._pays(size, length * prefill_s_per_token):
                 sizes.append(size)
+                is_quick = size * self._s_per_byte <= MOMENT_S and sum(sizes) + self.size_bytes <= self.budget_bytes  # and pushes nothing out
+                quick += [slot] if is_quick else []
+        if sizes and sum(sizes) + self._last_bytes <= MOST_READY_BYTES:
+            sizes.append(self._last_bytes)  # for one more, as between two that come one upon the other nothing is made ready
         self._expected = sizes or self._expected
+        return quick
 
     def ready_memory(self, at_rest: Callable[[], bool]) -> None:
         """Have memory ready for the next saves, as far as the budget has room for them, while nothing else is to be done."""

@@ -320,6 +320,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def evict(self):
         self.scheduler.evict_idle()
 
+    @rule()
+    def rest(self):
+        self.scheduler.table.save_ahead(lambda: True)
+
     @invariant()
     def slots_agree_with_the_memory(self):
         if not hasattr(self, "scheduler"):
