@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 from collections.abc import Callable
+
+log = logging.getLogger(__name__)
 
 Command = Callable[[], None]
 
@@ -18,5 +21,8 @@ class Commands(queue.SimpleQueue[Command]):
         try:
             return self.get(timeout=REST_S)
         except queue.Empty:
-            at_leisure(self.empty)
+            try:
+                at_leisure(self.empty)
+            except Exception:
+                log.exception("What was to be done at leisure failed")  # it was nobody's request
             return self.get()

@@ -237,17 +237,24 @@ class SlotTable:
         """While nothing else is to be done, save what the next conversations would push out where that takes but a moment, and have memory ready for the rest."""
         if not self.spill.budget_bytes or not at_rest():
             return
-        idle = [slot for slot in self.slots if slot.sequence is None]
-        ahead: list[int] = []
-        if idle and all(slot.length for slot in self.slots):  # no slot is empty, so they would get those that were used least recently
-            unsaved = [slot for slot in sorted(idle, key=lambda slot: slot.used_at) if not self.spill.has(slot.cached, slot.adapters)]
-            ahead = self.spill.expect([(slot.index, slot.length) for slot in unsaved], self._pace.prefill_s_per_token)
+        quick = self._expect(at_rest)
         self.spill.ready_memory(at_rest)
-        for index in ahead:
+        if not quick or not self._memory.keeps_parts:  # there a longer state takes the place of none, and each turn would leave one
+            return
+        for index in quick:
             if not at_rest():
                 return
             self._save(self.slots[index], self.slots[index].length)
-        self.spill.ready_memory(at_rest)  # for one more
+        self._expect(at_rest)
+        self.spill.ready_memory(at_rest)
+
+    def _expect(self, at_rest: Callable[[], bool]) -> list[int]:
+        """Tell which slots would be saved next; those of them that are saved in a moment."""
+        idle = sorted((slot for slot in self.slots if slot.sequence is None), key=lambda slot: slot.used_at)
+        if not idle or not all(slot.length for slot in self.slots):  # an empty one would be taken first
+            return []
+        unsaved = [(slot.index, slot.length) for slot in idle if at_rest() and not self.spill.has(slot.cached, slot.adapters)]
+        return self.spill.expect(unsaved, self._pace.prefill_s_per_token)
 
     def forget_all(self) -> None:
         """Empty every slot, and save nothing; nothing may be running."""

@@ -33,6 +33,16 @@ def test_what_has_time_is_done_once_while_none_comes_and_is_told_of_one():
     assert told == [True, False]
 
 
+def test_what_fails_at_leisure_is_no_end_of_the_thread():
+    commands = Commands()
+
+    def fail(at_rest):
+        commands.put(nothing)
+        raise OSError
+
+    assert commands.next(fail) is nothing
+
+
 def test_a_command_that_comes_in_a_moment_is_not_kept_waiting(monkeypatch):
     monkeypatch.setattr("modules.engine.commands.REST_S", 60.0)
     commands, called = Commands(), []

@@ -70,7 +70,9 @@ def pushed_out_once(slots):
     """A model with something in each slot, of which something was pushed out."""
     runner = FakeRunner(slots=slots, context=2048)
     scheduler = make(runner, BUDGET)
-    return scheduler, runner, [talk(scheduler, runner, [3 + number] * 200) for number in range(slots + 1)]
+    talks = [talk(scheduler, runner, [3 + number] * 200) for number in range(slots + 1)]
+    scheduler.spill._s_per_byte = 1e-9
+    return scheduler, runner, talks
 
 
 def test_what_will_be_pushed_out_is_saved_while_nothing_else_is_to_be_done():
@@ -103,6 +105,25 @@ def test_what_takes_longer_than_a_moment_is_not_saved_ahead():
     scheduler.table.save_ahead(lambda: True)
     assert scheduler.spill.saves == 1
     assert runner.ready_bytes
+
+
+def test_where_a_longer_state_takes_the_place_of_none_nothing_is_saved_ahead():
+    scheduler, runner, _ = pushed_out_once(2)
+    runner.keeps_parts = False
+    scheduler.table.save_ahead(lambda: True)
+    assert scheduler.spill.saves == 1
+    assert runner.ready_bytes
+
+
+def test_memory_stays_ready_for_what_takes_longer_than_a_moment():
+    scheduler, runner, talks = pushed_out_once(2)
+    longer = talk(scheduler, runner, [*talks[-1].ids, *[9] * 300])
+    scheduler.spill._s_per_byte = 0.004 / (4 * len(talks[0].ids))
+    told, ready = [], runner.ready_memory
+    runner.ready_memory = lambda sizes: (told.append(list(sizes)), ready(sizes))[1]
+    scheduler.table.save_ahead(lambda: True)
+    assert scheduler.spill.saves == 2
+    assert all(4 * (len(longer.ids) - 1) in sizes for sizes in told)
 
 
 def test_what_is_saved_ahead_pushes_nothing_out():
