@@ -244,7 +244,7 @@ class SlotTable:
         for index in quick:
             if not at_rest():
                 return
-            self._save(self.slots[index], self.slots[index].length)
+            self._save(self.slots[index], self.slots[index].length, ahead=True)
         self._expect(at_rest)
         self.spill.ready_memory(at_rest)
 
@@ -308,7 +308,7 @@ class SlotTable:
             slot.cached = []
             self._memory.truncate(slot.index, 0)
 
-    def _save(self, slot: Slot, lost: int) -> None:
+    def _save(self, slot: Slot, lost: int, *, ahead: bool = False) -> None:
         """Save the cache of a slot, unless another slot holds all of it too."""
         ids = slot.cached
         if self._memory.keeps_parts:
@@ -316,7 +316,13 @@ class SlotTable:
                 if other is not slot and other.adapters == slot.adapters and other.length >= len(ids) and starts_with(other.ids, ids):
                     return
         self.spill.save(
-            slot.index, ids, slot.adapters, lost=lost, prefill_s_per_token=self._pace.prefill_s_per_token, keep_on_disk=slot.keep_on_disk
+            slot.index,
+            ids,
+            slot.adapters,
+            lost=lost,
+            prefill_s_per_token=self._pace.prefill_s_per_token,
+            keep_on_disk=slot.keep_on_disk,
+            ahead=ahead,
         )
 
     def _bring(self, source: Source, target: Slot) -> int:

@@ -1,6 +1,6 @@
 """Conversations that lost their slot: what the model's memory held of them, kept in main memory within a budget, and beyond that on disk.
 
-Who was used least recently goes first: to the disk, if there is one (`spill_disk.py`). Knows ids and sizes; no slot's sequence and no queue.
+What slots still hold goes first, then who was used least recently: to the disk, if there is one (`spill_disk.py`). Knows ids and sizes; no slot's sequence and no queue.
 """
 
 from __future__ import annotations
@@ -70,7 +70,15 @@ class Spill:
         return longest_of(reversed(self._saved), ids, adapters, least=self.min_tokens, in_parts=self._memory.keeps_parts)
 
     def save(
-        self, slot: int, ids: list[int], adapters: tuple[Adapter, ...], *, lost: int, prefill_s_per_token: float, keep_on_disk: bool = True
+        self,
+        slot: int,
+        ids: list[int],
+        adapters: tuple[Adapter, ...],
+        *,
+        lost: int,
+        prefill_s_per_token: float,
+        keep_on_disk: bool = True,
+        ahead: bool = False,
     ) -> None:
         """Keep what a slot holds, if that is worth it: `lost` of its tokens are nowhere else and would be computed again.
 
@@ -81,6 +89,7 @@ class Spill:
             lost: how many tokens would be computed again.
             prefill_s_per_token: how long that takes; 0 while it is not known.
             keep_on_disk: whether it may be written to the disk.
+            ahead: the slot keeps it for now.
         """
         self._prefill_s_per_token = prefill_s_per_token
         if lost < self.min_tokens or (not self.budget_bytes and self.disk is None) or self._covers(ids, adapters):
@@ -103,7 +112,7 @@ class Spill:
         self._s_per_byte = min(self._s_per_byte or taken, taken)
         self._copies += 1
         self.saves += size <= self.budget_bytes
-        self._keep(Saved(ids, adapters, state, size, keep_on_disk))
+        self._keep(Saved(ids, adapters, state, size, keep_on_disk, ahead=ahead))
 
     def take(self, saved: Saved) -> None:
         """Take a state out, so that nothing that is saved meanwhile pushes it out."""
@@ -197,6 +206,7 @@ class Spill:
             if serves_for(saved, ids, adapters, in_parts=self._memory.keeps_parts):
                 self._saved.remove(saved)
                 self._saved.append(saved)
+                saved.ahead = False
                 return True
         return False
 
@@ -223,7 +233,11 @@ class Spill:
 
     def _make_room(self, size: int) -> None:
         while self._saved and size <= self.budget_bytes < self.size_bytes + size:
-            self._push_out(self._saved[0])
+            ahead = [saved for saved in self._saved if saved.ahead]
+            if ahead:  # nothing is lost yet; those saved first are needed first
+                self._drop(ahead[-1])
+            else:
+                self._push_out(self._saved[0])
 
     def _push_out(self, saved: Saved) -> None:
         """To the disk; if that does not want it, nowhere."""

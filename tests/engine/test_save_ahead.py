@@ -134,6 +134,21 @@ def test_what_is_saved_ahead_pushes_nothing_out():
     assert scheduler.spill.has(talks[0].ids[:-1], ())
 
 
+def test_what_a_slot_still_holds_gives_way_before_what_is_nowhere_else():
+    scheduler, runner, talks = pushed_out_once(2)
+    scheduler.table.save_ahead(lambda: True)
+    scheduler.spill.budget_bytes = scheduler.spill.size_bytes
+    newcomer = talk(scheduler, runner, [90] * 200)  # in the place of the second, which is saved
+    talk(scheduler, runner, [*talks[2].ids, 1, 2])
+    talk(scheduler, runner, [91] * 200)  # in the place of the newcomer, for which there is no room
+    assert not scheduler.spill.has(talks[2].ids[:-1], ())
+    for one in (*talks[:2], newcomer):
+        assert scheduler.spill.has(one.ids[:-1], ())
+    talk(scheduler, runner, [*newcomer.ids, 1, 2])  # in the place of the third: nothing was saved ahead now
+    talk(scheduler, runner, [92] * 200)
+    assert not scheduler.spill.has(talks[0].ids[:-1], ())  # the oldest
+
+
 def test_who_comes_while_something_is_saved_ahead_waits_for_one_state():
     scheduler, _, _ = pushed_out_once(3)
     asked = 0
