@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import ip_network
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
+from fastapi.telemetry import TelemetryConfig
 from starlette.routing import Match
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -43,9 +44,11 @@ from modules.services.app import App
 def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[FastAPI], FastAPI] | None = None) -> FastAPI:
     """The whole HTTP application: routes, then the page that `mount` adds below them, then key and guard in front of all.
 
-    The framework's own documentation is off: its pages load scripts from elsewhere. Ours is at /v1/docs.
+    The framework's own documentation is off: its pages load scripts from elsewhere. Ours is at /v1/docs. So is what it would tell OpenTelemetry
+    of requests and failures, wherever the environment names a place for that.
     """
-    api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app))
+    quiet: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app), telemetry=quiet)
     install_error_handlers(api, lambda scope: anthropic_shape(scope) or ollama_shape(scope))
     _add(api, completions_router(app))
     _add(api, anthropic_router(app))

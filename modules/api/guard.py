@@ -214,7 +214,8 @@ class _BoundedBody:
             return await self._receive()
         try:
             left_s = self._begun_s + self._limits.time_s(self._seen) - time.monotonic()
-            event = await asyncio.wait_for(self._receive(), max(0.1, left_s))
+            async with asyncio.timeout(max(0.1, left_s)):  # `wait_for` of this Python makes a task, also of what is here already
+                event = await self._receive()
         except TimeoutError:
             return self._break(f"The request body took longer than {self._limits.time_s(self._seen):.0f} s.")
         if event["type"] == "http.request":

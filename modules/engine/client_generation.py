@@ -231,33 +231,14 @@ class ClientGeneration:
             await inbox.news.wait()
         raise StopAsyncIteration
 
-    async def next_within(self, seconds: float) -> Delta | None:
-        """The next delta, or None after that time or when only the place or the start is new. Never loses a delta.
-
-        Raises:
-            StopAsyncIteration: it has ended.
-            AppError: it failed.
-        """
-        inbox = self._inbox
-        delta = inbox.take()
-        if delta is None and not inbox.ended and not self._closed:
-            inbox.news.clear()
-            try:
-                await asyncio.wait_for(inbox.news.wait(), seconds)
-            except TimeoutError:
-                return None
-            delta = inbox.take()
-            if delta is None and not inbox.ended:
-                return None
-        return delta if delta is not None else await self.__anext__()
-
     async def waits(self, seconds: float) -> bool:
         """Whether it still waits for a slot after news of it, or after that time. Takes no delta."""
         inbox = self._inbox
         if inbox.started is None and not inbox.ended and not self._closed:
             inbox.news.clear()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(inbox.news.wait(), seconds)
+                async with asyncio.timeout(seconds):
+                    await inbox.news.wait()
         return inbox.started is None and not inbox.ended and not self._closed
 
     async def cancel(self) -> None:

@@ -233,19 +233,6 @@ async def test_a_slow_consumer_holds_up_nobody_and_loses_nothing(start):
     assert sum(len(delta.token_ids) for delta in deltas) > 1900
 
 
-async def test_next_within_returns_when_nothing_comes(start):
-    client = await start(step_s=0.2)
-    generation = await client.submit(text("a", GenerationParams(temperature=0, max_tokens=3)))
-    found = []
-    while True:
-        try:
-            found.append(await generation.next_within(0.05))
-        except StopAsyncIteration:
-            break
-    assert None in found
-    assert sum(len(delta.token_ids) for delta in found if delta) == 3
-
-
 # ---- small parts ---------------------------------------------------------------------------------------------------
 
 
