@@ -11,6 +11,7 @@ import gradio as gr
 
 from modules.core.errors import AppError
 from modules.core.person import check_manages
+from modules.ui.changing_choice import ChangingChoice
 from modules.ui.notices import as_text, sentence
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ class GrammarFiles:
     def build(self) -> None:
         """Make the components in the layout that is open now."""
         self.note = gr.Markdown("", elem_id="grammar-note", visible="hidden")
-        self.file = gr.Dropdown(label="Grammar file", choices=self._choices(), value=NONE, filterable=False, elem_id="grammar-file",
-                                info="Fills in the grammar. The files lie in presets/grammars.")  # fmt: skip
+        self.file = ChangingChoice(label="Grammar file", choices=self._choices(), value=NONE, filterable=False, elem_id="grammar-file",
+                                   info="Fills in the grammar. The files lie in presets/grammars.")  # fmt: skip
         self.name = gr.Textbox(label="Name to save the grammar under", max_lines=1, elem_id="grammar-name")
         self.replace = gr.Checkbox(label="Replace a grammar of that name", value=False)
         with gr.Row(elem_id="grammar-buttons"):

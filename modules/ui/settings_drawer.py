@@ -18,6 +18,7 @@ from modules.core.messages import THINKING_SWITCHES
 from modules.core.params import GenerationParams
 from modules.core.person import check_manages
 from modules.services.presets import samplers_acting
+from modules.ui.changing_choice import ChangingChoice
 from modules.ui.form import Form
 from modules.ui.grammar_files import GrammarFiles
 from modules.ui.notices import as_text, notify, sentence
@@ -70,13 +71,13 @@ class SettingsDrawer:
                 with gr.Group(elem_id="conversation-settings"):
                     self.system = gr.Textbox(label="System prompt", placeholder="How the model should behave in this conversation", lines=3,
                                              max_lines=12, elem_id="system-prompt", interactive=True)  # fmt: skip
-                    self.template = gr.Dropdown(label="Prompt template", choices=[("The model's own", "")], value="", filterable=False,
-                                                info="How messages become the text that the model reads.")  # fmt: skip
+                    self.template = ChangingChoice(label="Prompt template", choices=[("The model's own", "")], value="", filterable=False,
+                                                   info="How messages become the text that the model reads.")  # fmt: skip
                     self.thinking = gr.Dropdown(label="Thinking", choices=list(THINKING), value="", filterable=False,
                                                 info="For models whose template can switch it.")  # fmt: skip
                     self.effort = gr.Dropdown(label="Reasoning effort", choices=list(EFFORT), value="", filterable=False)
                 AdapterChoice(elem_id="adapter-choice")
-                self.preset = gr.Dropdown(label="Preset", choices=self._preset_choices(), value=NEUTRAL, elem_id="preset", filterable=False)
+                self.preset = ChangingChoice(label="Preset", choices=self._preset_choices(), value=NEUTRAL, elem_id="preset", filterable=False)
                 self._memory.build_offer()
                 with gr.Row(elem_id="preset-buttons"):
                     self.reset = gr.Button("Back to preset", size="sm")

@@ -257,9 +257,10 @@ def test_a_preset_is_deleted_only_when_it_is_meant(drawer: Drawer, tmp_path: Pat
     page = drawer.page
     file = tmp_path / "Short lived.yaml"
     file.write_text("top_k: 12\n")
-    page.get_by_label("Preset file").set_input_files(file)
     chosen = page.get_by_label("Preset", exact=True)
-    expect(chosen).to_have_value("Short lived")
+    with page.expect_request(lambda request: "run/predict" in request.url and '"Short lived"' in (request.post_data or "")) as read:
+        page.get_by_label("Preset file").set_input_files(file)
+        expect(chosen).to_have_value("Short lived")
     drawer.element.get_by_role("button", name="Save as preset").click()
     drawer.element.get_by_role("button", name="Delete the chosen preset").click()
     expect(drawer.element.get_by_text("Delete the preset “Short lived” for good?")).to_be_visible()
@@ -269,6 +270,8 @@ def test_a_preset_is_deleted_only_when_it_is_meant(drawer: Drawer, tmp_path: Pat
     drawer.element.get_by_role("button", name="Delete the chosen preset").click()
     drawer.element.get_by_role("button", name="Delete it").click()
     expect(chosen).to_have_value("Neutral")
+    late = page.request.post(read.value.url, data=read.value.post_data, headers={"content-type": "application/json"})  # what was on its way meanwhile
+    assert late.ok and "There is no preset “Short lived”" in late.text()
 
 
 def test_samplers_are_put_in_order_by_dragging_and_by_keys(drawer: Drawer, starter: PaddockServer) -> None:

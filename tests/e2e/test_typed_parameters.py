@@ -72,8 +72,10 @@ def test_parameters_that_were_just_pasted_stay_where_another_model_is_loaded(dra
     expect(drawer.changes).to_contain_text("Seed 9")  # nothing waits any more: what another window edits is shown
 
 
-def test_what_was_typed_last_is_stored_where_another_conversation_is_opened(drawer: Drawer, starter: PaddockServer) -> None:
-    first, other = drawer.chat.id, starter.make_conversation((("user", "Hi"),), title="The other one")
+def test_what_was_typed_last_is_stored_where_another_conversation_is_opened(context: BrowserContext, starter: PaddockServer) -> None:
+    other = starter.make_conversation((("user", "Hi"),), title="The other one")
+    drawer = Drawer(context.new_page(), starter)
+    first = drawer.chat.id
     expect(drawer.chat.row("The other one")).to_be_visible()
     paste(found(drawer.page, "stop"), "END")
     drawer.page.evaluate("id => history.pushState({}, '', `?c=${id}`) || window.dispatchEvent(new PopStateEvent('popstate'))", other)  # as a key does: nothing loses the cursor
