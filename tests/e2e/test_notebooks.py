@@ -7,6 +7,7 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from tests.e2e.held_requests import HeldRequests
 from tests.e2e.screens import ChatScreen, NotebookScreen, open_area
 from tests.paddock_server import PaddockServer, wait_for
 
@@ -97,6 +98,30 @@ def test_a_deleted_notebook_comes_back_with_undo(notebook: NotebookScreen, page:
     page.get_by_role("button", name="Undo", exact=True).click()
     expect(notebook.text).to_have_value("About to go away")
     starter.ask("DELETE", f"ui/notebooks/{doomed}")
+
+
+def test_what_was_begun_in_the_list_of_before_stays_when_the_new_one_comes(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
+    other = starter.ask("POST", "ui/notebooks", {"text": "Of before"})["id"]
+    notebook.open()
+    panel = page.get_by_role("group", name="Notebooks", exact=True)
+    page.get_by_title("All notebooks").click()
+    expect(panel.get_by_role("button", name="Delete “Of before”")).to_be_visible()
+    page.get_by_title("All notebooks").click()
+    expect(panel).to_be_hidden()
+    for name in ("Delete “Of before”", "Rename “Of before”"):
+        held = HeldRequests(page, "GET", "ui/notebooks?*")
+        page.get_by_title("All notebooks").click()
+        panel.get_by_role("button", name=name).click()
+        held.come()
+        begun = panel.get_by_role("button", name="Delete", exact=True) if name.startswith("Delete") else panel.get_by_label("Name of the notebook")
+        expect(begun).to_be_focused()
+        held.release()
+        page.wait_for_timeout(200)  # what would draw the list anew has done so
+        expect(begun).to_be_focused()
+        page.keyboard.press("Escape")
+        page.get_by_title("All notebooks").click()
+        expect(panel).to_be_hidden()
+    starter.ask("DELETE", f"ui/notebooks/{other}")
 
 
 def test_who_types_without_a_pause_is_saved_too(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:

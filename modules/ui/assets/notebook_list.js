@@ -1,6 +1,7 @@
 // Which notebook is open: its name, and all others below it, to search, make, rename, delete and bring back.
 
 import { askInPlace, h, icon, iconButton, plural } from "./dom.js";
+import { isBusy } from "./list_rows.js";
 import { Drop, when } from "./notebook_drop.js";
 import { report, request, toast } from "./page.js";
 
@@ -28,8 +29,7 @@ export class NotebookList {
   async show() {
     this.deleted = false;
     this.search.value = "";
-    await this.fill();
-    this.search.focus();
+    if (await this.fill({ gently: true })) this.search.focus();
   }
 
   searchSoon() {
@@ -37,16 +37,18 @@ export class NotebookList {
     this.timer = setTimeout(() => this.fill(), SEARCH_DELAY_MS);
   }
 
-  async fill() {
+  /** Ask for the list and draw it; `gently` not where somebody meanwhile began something in the one of before. Whether it was drawn. */
+  async fill({ gently = false } = {}) {
     const asked = this.asked += 1;
     const query = new URLSearchParams({ search: this.search.value, deleted: String(this.deleted) });
     try {
       const { notebooks } = await request("GET", `ui/notebooks?${query}`);
-      if (asked !== this.asked) return;
+      if (asked !== this.asked || (gently && (isBusy(this.rows) || this.rows.querySelector(".notebook-rename")))) return false;
       this.bin.textContent = this.deleted ? "Back to the notebooks" : "Deleted notebooks";
       const none = this.search.value ? "No notebook has these words." : this.deleted ? "Nothing was deleted in the last 30 days." : "There is no notebook yet.";
       this.rows.replaceChildren(...(notebooks.length ? notebooks.map((row) => (this.deleted ? this.binned(row) : this.row(row))) : [h("li", { class: "side-note", text: none })]));
     } catch (error) { report(error); }
+    return true;
   }
 
   row(notebook) {
