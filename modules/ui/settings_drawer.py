@@ -123,8 +123,8 @@ class SettingsDrawer:
         remembered = [self.preset, *memory.parts]
         self.preset.input(memory.chosen, chosen, remembered, **quiet)
         memory.default.click(memory.make_default, chosen, remembered, **quiet)
-        for taken, preset in ((self.neutral, lambda: NEUTRAL), (memory.offer, memory.taken)):
-            taken.click(preset, None, self.preset, **quiet).then(self.apply_preset, self.preset, afresh, **quiet).then(
+        for taken, named in ((self.neutral, lambda: NEUTRAL), (memory.offer, memory.taken)):
+            taken.click(named, None, self.preset, **quiet).then(self.apply_preset, self.preset, afresh, **quiet).then(
                 self.collect, read, edited, **quiet).then(memory.chosen, chosen, remembered, **quiet)  # fmt: skip
         self.tools.reset(self.reset_one, self.preset, afresh, **quiet).then(self.collect, read, edited, **quiet)
         self.preset.input(lambda: _problem(""), None, self.told, **quiet)
