@@ -28,7 +28,7 @@ SILENCE = (
     ("GRADIO_ANALYTICS_ENABLED", "False"), ("GRADIO_RUN_HISTORY", "False"), ("GRADIO_SSR_MODE", "False"), ("GRADIO_SHARE", "False"),
     ("GRADIO_MCP_SERVER", "False"), ("HF_HUB_DISABLE_TELEMETRY", "1"), ("HF_HUB_DISABLE_UPDATE_CHECK", "1"), ("DO_NOT_TRACK", "1"),
     ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"), ("HF_XET_TELEMETRY_ENABLED", "0"),
-    ("FASTAPI_OTEL_AUTO_CONFIGURE", "False"), ("OTEL_SDK_DISABLED", "true"),
+    ("OTEL_SDK_DISABLED", "true"),
 )  # fmt: skip
 
 

@@ -6,9 +6,9 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from ipaddress import ip_network
+from typing import Any
 
 from fastapi import APIRouter, FastAPI, HTTPException, Request
-from fastapi.telemetry import TelemetryConfig
 from starlette.routing import Match
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -38,16 +38,16 @@ from modules.api.view_notebook import notebook_key
 from modules.api.view_usage import usage_router
 from modules.api.views import view_routers
 from modules.core.errors import AppError
+from modules.core.telemetry import NO_TELEMETRY
 from modules.services.app import App
 
 
 def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[FastAPI], FastAPI] | None = None) -> FastAPI:
     """The whole HTTP application: routes, then the page that `mount` adds below them, then key and guard in front of all.
 
-    The framework's own documentation is off: its pages load scripts from elsewhere. Ours is at /v1/docs. So is what it would tell OpenTelemetry
-    of requests and failures, wherever the environment names a place for that.
+    The framework's own documentation is off: its pages load scripts from elsewhere. Ours is at /v1/docs.
     """
-    quiet: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}
+    quiet: Any = NO_TELEMETRY
     api = FastAPI(title="Paddock", docs_url=None, redoc_url=None, openapi_url="/v1/openapi.json", lifespan=_lifespan_of(app), telemetry=quiet)
     install_error_handlers(api, lambda scope: anthropic_shape(scope) or ollama_shape(scope))
     _add(api, completions_router(app))

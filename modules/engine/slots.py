@@ -63,6 +63,10 @@ class Slot:
         """How many of `ids` stand at the beginning of this slot's memory."""
         return common_prefix(self.ids, ids, min(self.length, len(ids)))
 
+    def holds(self, ids: list[int], adapters: tuple[Adapter, ...]) -> bool:
+        """Whether all of these, computed with these adapters, are in this slot's memory."""
+        return self.adapters == adapters and self.length >= len(ids) and starts_with(self.ids, ids)
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -81,6 +85,7 @@ class SlotTable:
         self.capacity_tokens = capacity_tokens
         self.adapters: tuple[Adapter, ...] = ()  # in use on the model
         self.spill = spill
+        spill.is_held = lambda saved: any(slot.holds(saved.ids, saved.adapters) for slot in self.slots)
         self.min_wait_tokens = MIN_WAIT_TOKENS
         self.mixes_slots = memory.mixes_slots
         self.keeps_places = False  # as a draft model has slots of its own, and would have to read everything again
@@ -244,7 +249,7 @@ class SlotTable:
         for index in quick:
             if not at_rest():
                 return
-            self._save(self.slots[index], self.slots[index].length, ahead=True)
+            self._save(self.slots[index], self.slots[index].length)
         self._expect(at_rest)
         self.spill.ready_memory(at_rest)
 
@@ -308,21 +313,13 @@ class SlotTable:
             slot.cached = []
             self._memory.truncate(slot.index, 0)
 
-    def _save(self, slot: Slot, lost: int, *, ahead: bool = False) -> None:
+    def _save(self, slot: Slot, lost: int) -> None:
         """Save the cache of a slot, unless another slot holds all of it too."""
         ids = slot.cached
-        if self._memory.keeps_parts:
-            for other in self.slots:
-                if other is not slot and other.adapters == slot.adapters and other.length >= len(ids) and starts_with(other.ids, ids):
-                    return
+        if self._memory.keeps_parts and any(other is not slot and other.holds(ids, slot.adapters) for other in self.slots):
+            return
         self.spill.save(
-            slot.index,
-            ids,
-            slot.adapters,
-            lost=lost,
-            prefill_s_per_token=self._pace.prefill_s_per_token,
-            keep_on_disk=slot.keep_on_disk,
-            ahead=ahead,
+            slot.index, ids, slot.adapters, lost=lost, prefill_s_per_token=self._pace.prefill_s_per_token, keep_on_disk=slot.keep_on_disk
         )
 
     def _bring(self, source: Source, target: Slot) -> int:

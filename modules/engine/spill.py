@@ -1,6 +1,6 @@
 """Conversations that lost their slot: what the model's memory held of them, kept in main memory within a budget, and beyond that on disk.
 
-What slots still hold goes first, then who was used least recently: to the disk, if there is one (`spill_disk.py`). Knows ids and sizes; no slot's sequence and no queue.
+What a slot still holds goes first, as it can be saved again; then who was used least recently: to the disk, if there is one (`spill_disk.py`). Knows ids and sizes; no slot's sequence and no queue.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class Spill:
         self.budget_bytes = budget_bytes
         self.disk: DiskSpill | None = None
         self.min_tokens = MIN_SPILL_TOKENS
+        self.is_held: Callable[[Saved], bool] = lambda saved: False  # whether a slot has all of it
         self._saved: list[Saved] = []
         self._prefill_s_per_token = 0.0
         self._s_per_byte = 0.0  # of the fastest save so far: the others were held up by something
@@ -70,15 +71,7 @@ class Spill:
         return longest_of(reversed(self._saved), ids, adapters, least=self.min_tokens, in_parts=self._memory.keeps_parts)
 
     def save(
-        self,
-        slot: int,
-        ids: list[int],
-        adapters: tuple[Adapter, ...],
-        *,
-        lost: int,
-        prefill_s_per_token: float,
-        keep_on_disk: bool = True,
-        ahead: bool = False,
+        self, slot: int, ids: list[int], adapters: tuple[Adapter, ...], *, lost: int, prefill_s_per_token: float, keep_on_disk: bool = True
     ) -> None:
         """Keep what a slot holds, if that is worth it: `lost` of its tokens are nowhere else and would be computed again.
 
@@ -89,7 +82,6 @@ class Spill:
             lost: how many tokens would be computed again.
             prefill_s_per_token: how long that takes; 0 while it is not known.
             keep_on_disk: whether it may be written to the disk.
-            ahead: the slot keeps it for now.
         """
         self._prefill_s_per_token = prefill_s_per_token
         if lost < self.min_tokens or (not self.budget_bytes and self.disk is None) or self._covers(ids, adapters):
@@ -112,7 +104,7 @@ class Spill:
         self._s_per_byte = min(self._s_per_byte or taken, taken)
         self._copies += 1
         self.saves += size <= self.budget_bytes
-        self._keep(Saved(ids, adapters, state, size, keep_on_disk, ahead=ahead))
+        self._keep(Saved(ids, adapters, state, size, keep_on_disk))
 
     def take(self, saved: Saved) -> None:
         """Take a state out, so that nothing that is saved meanwhile pushes it out."""
@@ -206,7 +198,6 @@ class Spill:
             if serves_for(saved, ids, adapters, in_parts=self._memory.keeps_parts):
                 self._saved.remove(saved)
                 self._saved.append(saved)
-                saved.ahead = False
                 return True
         return False
 
@@ -233,9 +224,9 @@ class Spill:
 
     def _make_room(self, size: int) -> None:
         while self._saved and size <= self.budget_bytes < self.size_bytes + size:
-            ahead = [saved for saved in self._saved if saved.ahead]
-            if ahead:  # nothing is lost yet; those saved first are needed first
-                self._drop(ahead[-1])
+            held = [saved for saved in self._saved if self._memory.keeps_parts and self.is_held(saved)]
+            if held:  # nothing is lost yet; those saved first are needed first
+                self._drop(held[-1])
             else:
                 self._push_out(self._saved[0])
 

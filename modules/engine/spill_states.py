@@ -58,7 +58,6 @@ class Saved:
     size_bytes: int
     keep_on_disk: bool = True  # or never there
     lent: bool = False  # the disk has it: nobody else keeps it, or gives its memory to another state
-    ahead: bool = False  # a slot still holds it all
 
 
 class Known(Protocol):

@@ -8,10 +8,10 @@ import gradio as gr
 
 
 class ChangingChoice(gr.Dropdown):
-    """Gradio answers with a failure of the server where the page still names an entry that was just taken out; here the handler tells that in a sentence."""
+    """Gradio answers with a failure of the server where the page still names an entry that was just taken out; here what uses the name decides."""
 
     is_template = True  # drawn as what it is made from
 
-    def preprocess(self, payload: Any) -> Any:
-        """The name that the page has, also of an entry that is gone."""
-        return payload if isinstance(payload, str) else super().preprocess(payload)
+    def preprocess(self, payload: Any) -> str | None:
+        """The name that the page has, also of an entry that is gone; what is no name is none."""
+        return payload if isinstance(payload, str) else None

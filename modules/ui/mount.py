@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from modules.core.telemetry import NO_TELEMETRY
+
 if TYPE_CHECKING:
     from modules.services.app import App
 
@@ -17,4 +19,5 @@ def mount_page(api: Any, app: App) -> Any:
 
     page = build_page(app)
     EventQueue.instead_of(page._queue)
-    return gr.mount_gradio_app(api, page, path="/", root_path=app.settings.root_path or None, **page_options())
+    options = {**page_options(), "app_kwargs": {"telemetry": NO_TELEMETRY}}
+    return gr.mount_gradio_app(api, page, path="/", root_path=app.settings.root_path or None, **options)

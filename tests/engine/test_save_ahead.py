@@ -149,6 +149,23 @@ def test_what_a_slot_still_holds_gives_way_before_what_is_nowhere_else():
     assert not scheduler.spill.has(talks[0].ids[:-1], ())  # the oldest
 
 
+def test_what_no_slot_holds_any_more_is_not_what_gives_way_first():
+    for lose in ("forget_all", "refuse"):
+        scheduler, runner, talks = pushed_out_once(1)
+        spill = scheduler.spill
+        spill.save(0, [99] * 200, (), lost=200, prefill_s_per_token=0)  # somebody else's, used less recently than what follows
+        scheduler.table.save_ahead(lambda: True)
+        spill.budget_bytes = spill.size_bytes
+        if lose == "forget_all":  # as a failed step does
+            scheduler.table.forget_all()
+        else:
+            talk(scheduler, runner, [*talks[1].ids, *[1] * 900])  # grows, and is then too large to be saved
+        talk(scheduler, runner, [90] * 200)
+        talk(scheduler, runner, [91] * 200)
+        assert spill.has(talks[1].ids[:-1], ()), lose
+        assert not spill.has(talks[0].ids[:-1], ()), lose  # the oldest
+
+
 def test_who_comes_while_something_is_saved_ahead_waits_for_one_state():
     scheduler, _, _ = pushed_out_once(3)
     asked = 0

@@ -10,7 +10,7 @@ const SEARCH_DELAY_MS = 200;
 export class NotebookList {
   /** `open(id)` shows one, `current()` is the open one's id, `save()` saves what is typed in it, `close()` shows another one in place of a deleted one. */
   constructor({ open, current, save, close }) {
-    Object.assign(this, { open, current, save, close, deleted: false, asked: 0 });
+    Object.assign(this, { open, current, save, close, deleted: false, asked: 0, isOld: false });
     this.name = h("span", { class: "notebook-name", text: "Notebook" });
     const button = h("button", { type: "button", class: "small-button notebook-open", title: "All notebooks" }, this.name, icon("chevron"));
     this.drop = new Drop(button, "Notebooks", () => this.show());
@@ -29,7 +29,8 @@ export class NotebookList {
   async show() {
     this.deleted = false;
     this.search.value = "";
-    if (await this.fill({ gently: true })) this.search.focus();
+    await this.fill({ gently: true });
+    if (!this.isInUse) this.search.focus();
   }
 
   searchSoon() {
@@ -37,18 +38,27 @@ export class NotebookList {
     this.timer = setTimeout(() => this.fill(), SEARCH_DELAY_MS);
   }
 
-  /** Ask for the list and draw it; `gently` not where somebody meanwhile began something in the one of before. Whether it was drawn. */
+  /** Whether somebody is in the middle of something in the list. */
+  get isInUse() { return isBusy(this.rows) || Boolean(this.rows.querySelector(".notebook-rename")); }
+
+  /** Ask for the list and draw it; `gently` only when what was begun in the one of before has ended. */
   async fill({ gently = false } = {}) {
     const asked = this.asked += 1;
     const query = new URLSearchParams({ search: this.search.value, deleted: String(this.deleted) });
     try {
       const { notebooks } = await request("GET", `ui/notebooks?${query}`);
-      if (asked !== this.asked || (gently && (isBusy(this.rows) || this.rows.querySelector(".notebook-rename")))) return false;
+      if (asked !== this.asked) return;
+      this.isOld = gently && this.isInUse;
+      if (this.isOld) return;
       this.bin.textContent = this.deleted ? "Back to the notebooks" : "Deleted notebooks";
       const none = this.search.value ? "No notebook has these words." : this.deleted ? "Nothing was deleted in the last 30 days." : "There is no notebook yet.";
       this.rows.replaceChildren(...(notebooks.length ? notebooks.map((row) => (this.deleted ? this.binned(row) : this.row(row))) : [h("li", { class: "side-note", text: none })]));
     } catch (error) { report(error); }
-    return true;
+  }
+
+  /** Something that was begun in the list ended without a change. */
+  async catchUp() {
+    if (this.isOld) await this.fill({ gently: true });
   }
 
   row(notebook) {
@@ -74,6 +84,7 @@ export class NotebookList {
       const name = field.value.trim();
       item.replaceChildren(line);
       if (keep && name !== notebook.name) await this.change("PATCH", notebook.id, { name });
+      else await this.catchUp();
     };
     field.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" && event.key !== "Escape") return;
@@ -87,7 +98,7 @@ export class NotebookList {
   }
 
   async remove(line, notebook) {
-    if (!await askInPlace(line, `Delete “${notebook.name}”?`, "Delete")) return;
+    if (!await askInPlace(line, `Delete “${notebook.name}”?`, "Delete")) { await this.catchUp(); return; }
     const isOpen = () => notebook.id === this.current();
     if (isOpen()) await this.save();
     if (!await this.change("DELETE", notebook.id)) return;
@@ -101,7 +112,7 @@ export class NotebookList {
       await request("POST", `ui/notebooks/${id}/restore`, {});
       if (open) this.open(id);
     } catch (error) { report(error); }
-    await this.fill();
+    await this.fill({ gently: true });
   }
 
   async change(method, id, body) {
@@ -110,7 +121,7 @@ export class NotebookList {
       await request(method, `ui/notebooks/${id}`, body);
       if (body?.name && id === this.current()) this.setName(body.name);
     } catch (error) { report(error); done = false; }
-    await this.fill();
+    await this.fill({ gently: true });
     return done;
   }
 
