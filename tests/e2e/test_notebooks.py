@@ -124,6 +124,23 @@ def test_what_was_begun_in_the_list_of_before_stays_when_the_new_one_comes(noteb
     starter.ask("DELETE", f"ui/notebooks/{other}")
 
 
+def test_the_list_lies_over_the_buttons_beside_it_where_they_have_a_row_of_their_own(notebook: NotebookScreen, page: Page) -> None:
+    notebook.open()
+    page.get_by_role("button", name="Settings", exact=True).click()
+    expect(page.get_by_label("Preset", exact=True)).to_be_visible()
+    page.get_by_title("All notebooks").click()
+    panel = page.get_by_role("group", name="Notebooks", exact=True)
+    expect(panel.get_by_role("button", name="New notebook")).to_be_visible()
+    below = page.get_by_role("button", name="Special tokens", exact=True).bounding_box()
+    assert below is not None
+    on_top = "([x, y]) => Boolean(document.elementFromPoint(x, y).closest('.notebook-drop'))"
+    over = panel.bounding_box()
+    assert over is not None
+    x, y = below["x"] + below["width"] / 2, below["y"] + below["height"] / 2
+    assert over["x"] < x < over["x"] + over["width"] and over["y"] < y < over["y"] + over["height"], "the button is where the list is"
+    assert page.evaluate(on_top, [x, y])
+
+
 def test_who_types_without_a_pause_is_saved_too(notebook: NotebookScreen, page: Page, starter: PaddockServer) -> None:
     notebook.open()
     notebook.text.focus()
