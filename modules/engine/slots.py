@@ -65,7 +65,9 @@ class Slot:
 
     def holds(self, ids: list[int], adapters: tuple[Adapter, ...]) -> bool:
         """Whether all of these, computed with these adapters, are in this slot's memory."""
-        return self.adapters == adapters and self.length >= len(ids) and starts_with(self.ids, ids)
+        if self.adapters != adapters or self.length < len(ids) or self.ids[len(ids) - 1 : len(ids)] != ids[-1:]:  # the last one first: mostly it differs
+            return False
+        return starts_with(self.ids, ids)
 
 
 @dataclass(frozen=True, slots=True)

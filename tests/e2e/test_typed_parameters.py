@@ -49,7 +49,7 @@ def test_parameters_that_were_just_pasted_stay_where_another_model_is_loaded(dra
     stored = lambda: starter.conversation(drawer.chat.id)["settings"].get("params")  # noqa: E731
     starter.ask("PATCH", f"ui/conversations/{drawer.chat.id}", {"settings": {"params": {"seed": 7}}})
     expect(drawer.changes).to_contain_text("Seed 7")
-    page.evaluate("() => { const later = window.later = setTimeout; window.setTimeout = (act, ms, ...rest) => later(act, ms === 400 ? 20_000 : ms, ...rest); }")  # typing does not pause
+    page.evaluate("() => { const later = setTimeout; window.setTimeout = (act, ms, ...rest) => later(act, ms === 400 ? 20_000 : ms, ...rest); }")  # typing does not pause
     boxes = [page.locator(f"#drawer .field-{name} textarea") for name in ("choices", "stop")]
     for name in ("choices", "stop"):
         paste(found(page, name), "END")
@@ -65,7 +65,6 @@ def test_parameters_that_were_just_pasted_stay_where_another_model_is_loaded(dra
         starter.load()
     expect(page.locator("#settings-problem")).to_contain_text("Banned tokens")
     expect(banned).to_have_value("none at all")
-    page.evaluate("() => { window.setTimeout = window.later; }")
     banned.fill("5")
     banned.press("Tab")
     wait_for(lambda: stored() == {"seed": 7, "choices": ["END"], "stop": ["END"], "banned_tokens": [5]}, "it is stored, and nothing else is another")
