@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
@@ -236,7 +237,7 @@ def test_the_list_of_conversations_can_be_hidden_and_stays_so(chat: ChatScreen, 
 
 
 @pytest.mark.usefixtures("unhurried")
-def test_escape_in_a_dialog_stops_no_reply(chat: ChatScreen, page: Page) -> None:
+def test_escape_in_a_dialog_stops_no_reply(chat: ChatScreen, page: Page, hurry: Callable[[], None]) -> None:
     chat.open()
     chat.send("Tell me a long story.")
     expect(chat.stop_button).to_be_visible()
@@ -244,5 +245,6 @@ def test_escape_in_a_dialog_stops_no_reply(chat: ChatScreen, page: Page) -> None
     expect(page.get_by_role("dialog", name="Jump to")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
+    hurry()
     chat.done()
     expect(chat.reply).to_have_attribute("data-status", "complete")
