@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from modules.api.answers import JsonAnswer, json_bytes
+from modules.api.body_route import BodyRoute
 from modules.api.chat_choices import ChatShape
 from modules.api.chat_parts import asked_params, chat_request
 from modules.api.choices import Whole, prompt_table
@@ -36,7 +37,7 @@ CLIENT_GONE = 499
 
 def completions_router(app: App) -> APIRouter:
     """The two generation routes over an `App`."""
-    router = APIRouter(prefix="/v1", responses=documented_errors())
+    router = APIRouter(prefix="/v1", responses=documented_errors(), route_class=BodyRoute)
 
     @router.post("/chat/completions", response_model=None)
     async def chat(body: ChatRequest, request: Request) -> Response:

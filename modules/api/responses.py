@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from modules.api.answers import JsonAnswer
+from modules.api.body_route import BodyRoute
 from modules.api.chat_parts import beside, chat_parts
 from modules.api.completions import CLIENT_GONE
 from modules.api.dialects import asked_chat, begin, events_of
@@ -25,7 +26,7 @@ from modules.services.generation import ClientGeneration
 
 def responses_router(app: App) -> APIRouter:
     """The route over an `App`."""
-    router = APIRouter(prefix="/v1", responses=documented_errors())
+    router = APIRouter(prefix="/v1", responses=documented_errors(), route_class=BodyRoute)
 
     @router.post("/responses", response_model=None)
     async def respond(body: ResponsesRequest, request: Request) -> Response:

@@ -72,13 +72,13 @@ def from_body(body: bytes) -> Message:
 
 
 def model_to_wire(model: BaseModel) -> Message:
-    """A request, or a part of one, as plain values.
+    """A request, or a part of one, as plain values, without those that are as they are by themselves: most of sixty parameters.
 
     Raises:
         InvalidRequest: its values are nested too deeply.
     """
     try:
-        return model.model_dump(mode="json")
+        return model.model_dump(mode="json", exclude_defaults=True)
     except ValueError as error:
         raise InvalidRequest(f"The request cannot be sent to the model: {error}. Nest its values less deeply.") from error
 

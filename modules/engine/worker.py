@@ -21,7 +21,6 @@ from typing import Any, Protocol
 from modules.core.errors import AppError, InvalidRequest, LoadFailed, NoModelLoaded
 from modules.core.generation import ChatPrompt, EmbeddingRequest, EngineCard, GenerationRequest
 from modules.core.model import Adapter, LoadedModel
-from modules.core.params import GenerationParams
 from modules.core.process import name_thread
 from modules.core.text_shape import CallText
 from modules.engine import wire
@@ -269,7 +268,8 @@ class Worker:
 
     def _next_tokens(self, message: Message) -> None:
         """Answered when the probe ends."""
-        asked = {"prompt": message["prompt"], "params": message["params"] or GenerationParams(max_tokens=1), "adapters": message["adapters"]}
+        params = message["params"] if message["params"] is not None else {"max_tokens": 1}
+        asked = {"prompt": message["prompt"], "params": params, "adapters": message["adapters"]}
         self._submit(self._model(), self._jobs[message["id"]], GenerationRequest.model_validate(asked), probe=message["k"])
 
     def _submit(self, running: _Running, job: _Job, request: GenerationRequest, probe: int) -> bool:

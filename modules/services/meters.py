@@ -125,7 +125,8 @@ class Meters:
         """An engine took a request."""
         engine = self._models.loaded(generation.model)
         is_elsewhere = engine is not None and bool(engine.card.host)
-        self._times.setdefault(generation.model, tuple(Buckets(kind.bounds) for kind in TIMES))
+        if generation.model not in self._times:
+            self._times[generation.model] = tuple(Buckets(kind.bounds) for kind in TIMES)
         generation.when_ended(partial(self._ended, generation.model, is_elsewhere))
 
     def _ended(self, model: str, is_elsewhere: bool, ending: Ending) -> None:

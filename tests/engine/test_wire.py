@@ -90,7 +90,15 @@ def test_details_that_are_no_json_still_cross():
 def test_requests_come_back(prompt):
     params = GenerationParams(logit_bias={5: -100.0}, seed=2**64 - 1, stop=("a", "b"), sampler_order=("top_k", "temperature"))
     request = GenerationRequest(prompt=prompt, params=params, client="someone")
-    assert GenerationRequest.model_validate(through(request.model_dump(mode="json"))) == request
+    assert GenerationRequest.model_validate(through(wire.model_to_wire(request))) == request
+
+
+@given(st.builds(TextPrompt, text=st.text(), add_bos=st.booleans(), parse_special=st.booleans()), st.builds(GenerationParams, max_tokens=st.integers(0, 99), top_k=st.integers(0, 9), seed=st.none() | ids), st.booleans())
+def test_what_is_left_out_on_the_way_is_what_it_is_by_itself(prompt, params, whole):
+    request = GenerationRequest(prompt=prompt, params=params, whole=whole)
+    told = wire.model_to_wire(request)
+    assert GenerationRequest.model_validate(through(told)) == request
+    assert len(told.get("params", {})) <= 3
 
 
 def test_frames_have_a_limit():
