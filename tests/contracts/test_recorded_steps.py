@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from modules.core.errors import OutOfMemory
 from modules.core.model import Row
 from modules.loaders.transformers import agreement
 from modules.loaders.transformers.agreement import choose_runner, record_steps
 from modules.loaders.transformers.network import Network
-from modules.loaders.transformers.recorded import RecordedSteps, Step, power_of_two
+from modules.loaders.transformers.recorded import RecordedSteps, Step, cuda_recording, power_of_two
 from modules.loaders.transformers.runner import SlotRunner
+from modules.loaders.transformers.slot_cache import SlotCache
 from tests.contracts.test_architectures import BATCHING, prompts_of, runner_of
 from tests.loaders.greedy import decode, generate
 from tests.tiny_models import make_model
@@ -129,6 +136,141 @@ def test_they_are_used_where_they_compute_the_same_sooner(monkeypatch: pytest.Mo
     assert runner.recorded is None
     alone = choose_runner(Network(make_model("mamba"), 256), 3, 512)
     assert "runs in slots" in record_steps(alone, network, Tape())
+
+
+def test_what_a_recording_reads_stays_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card reads addresses, so a tensor that is collected may become somebody else's under a recording."""
+    seen: list[weakref.ref[Any]] = []
+    plan = SlotCache.plan
+
+    def watched(cache: SlotCache, rows: list[int], positions: Any, length: int, **more: Any) -> None:
+        if more.get("slots") is not None:
+            seen.extend(weakref.ref(tensor) for tensor in (more["slots"], positions))
+        plan(cache, rows, positions, length, **more)
+
+    def as_a_card(step: Step) -> Step:
+        logits = step()
+        return lambda: logits
+
+    monkeypatch.setattr(SlotCache, "plan", watched)
+    network = Network(make_model("llama"), 256)
+    runner = SlotRunner(network, 2, 512)
+    runner.recorded = RecordedSteps(network, 2, as_a_card)
+    runner.forward([Row(0, 0, [5, 6, 7])])
+    runner.forward([Row(0, 3, [8])])
+    runner.forward([Row(1, 0, [5, 6, 7])])  # the cache is told of another step
+    gc.collect()
+    assert len(seen) == 4 and all(one() is not None for one in seen)
+    runner.recorded.forget()
+    gc.collect()
+    assert all(one() is None for one in seen)
+
+
+def test_a_cache_that_cannot_grow_ends_one_step_and_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(make_model("llama", max_position_embeddings=2048), 2048)
+    runner = SlotRunner(network, 2, 512)
+    runner.forward([Row(0, 0, [5] * 20), Row(1, 0, [6] * 256)])
+    recording(runner, network)
+    room = SlotCache._room
+
+    def small_room(cache: SlotCache, store: Any, layer: int, like: Any) -> Any:
+        if layer == 1 and cache.capacity > 256:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return room(cache, store, layer, like)
+
+    monkeypatch.setattr(SlotCache, "_room", small_room)
+    with pytest.raises(OutOfMemory):
+        runner.forward([Row(1, 256, [7])])
+    assert runner.recorded is not None and not runner.recorded.refused
+    runner.forward([Row(0, 20, [7])])
+    monkeypatch.undo()  # there is memory again
+    runner.forward([Row(1, 256, [7])])
+
+
+def test_no_room_for_a_recording_is_no_lack_of_room_for_the_step() -> None:
+    def refuse(step: Step) -> Step:
+        step()
+        raise OutOfMemory("There is no memory left for this step.")
+
+    network = Network(make_model("llama"), 256)
+    runner = SlotRunner(network, 1, 512)
+    runner.recorded = RecordedSteps(network, 1, refuse)
+    runner.forward([Row(0, 0, [5, 6, 7])])
+    assert len(runner.forward([Row(0, 3, [8])])) == 1
+    assert runner.recorded.refused
+
+
+class Card:
+    """As much of `torch.cuda` as a recording uses; a recording that breaks off leaves its stream in use, as PyTorch's does."""
+
+    def __init__(self, *, breaks: bool) -> None:
+        self.stream_in_use, self.breaks, self.replays = "present", breaks, 0
+        self.modes: list[str] = []
+
+    def graph_pool_handle(self) -> str:
+        return "pool"
+
+    def Stream(self) -> Any:
+        return SimpleNamespace(wait_stream=lambda _: None)
+
+    def current_stream(self) -> Any:
+        return SimpleNamespace(name=self.stream_in_use, wait_stream=lambda _: None)
+
+    def set_stream(self, stream: Any) -> None:
+        self.stream_in_use = stream.name
+
+    def CUDAGraph(self) -> Any:
+        return SimpleNamespace(replay=self._replay)
+
+    def _replay(self) -> None:
+        self.replays += 1
+
+    @contextmanager
+    def stream(self, _: Any) -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def graph(self, graph: Any, *, pool: str, capture_error_mode: str = "global") -> Iterator[None]:
+        self.modes.append(capture_error_mode)
+        self.stream_in_use = "recording"
+        yield
+        if self.breaks:
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.stream_in_use = "present"
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_recording_leaves_other_threads_and_the_stream_alone(breaks: bool) -> None:
+    card = Card(breaks=breaks)
+    record = cuda_recording(SimpleNamespace(cuda=card))
+    steps = 0
+
+    def step() -> Any:
+        nonlocal steps
+        steps += 1
+        return steps
+
+    with pytest.raises(RuntimeError) if breaks else nullcontext():
+        play = record(step)
+        assert (play(), card.replays) == (steps, 1)
+    assert (card.modes, card.stream_in_use) == (["thread_local"], "present")
+
+
+@pytest.mark.parametrize("kind", ["llama", "mamba"])
+def test_a_copy_of_the_logits_that_has_no_room_is_no_room(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model(kind)
+    network = Network(model, 256)
+    runner = choose_runner(network, 1, 512)
+    runner.forward([Row(0, 0, [5, 6, 7])])
+
+    def no_room(_: Any) -> Any:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "rows", no_room)
+        with pytest.raises(OutOfMemory):
+            runner.forward([Row(0, 3, [8])])
+    assert int(runner.forward([Row(0, 3, [8])])[0].argmax()) == generate(model, [5, 6, 7, 8], 1)[0]
 
 
 @pytest.mark.parametrize(("number", "power"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (257, 512)])

@@ -130,7 +130,7 @@ def test_recorded_steps_write_the_same_as_plain_ones(folder: Path, changes: dict
         speeds.append(speed(model))
         model.runner.truncate(0, 0)
         texts.append(greedy(model))
-        assert recorded or steps is None
+        assert (steps is not None) == recorded or (recorded and "quantize" in changes), model.notes
         model.runner.close()
     told(f"{changes}: {speeds[0]:.0f} tokens/s plain, {speeds[1]:.0f} recorded")
     assert "dtype" not in changes or texts[0] == texts[1]  # halves may differ in their last digit

@@ -50,6 +50,7 @@ from modules.loaders.transformers.norms import fuse_norms
 from modules.loaders.transformers.options import TransformersOptions
 from modules.loaders.transformers.own_code import OwnCode, code_files, named_classes
 from modules.loaders.transformers.packed import use_onednn
+from modules.loaders.transformers.rope import settle_rope
 from modules.loaders.transformers.runner import SlotRunner
 from modules.loaders.transformers.sight import Sight
 from modules.loaders.transformers.tokenizer import TransformersTokenizer, read_tokenizer
@@ -92,7 +93,7 @@ def load(path: Path, options: TransformersOptions, progress: Progress, trusted: 
     progress("Reading the tokenizer", None)
     tokenizer = _read_tokenizer(header, config, context_length, own)
     network = Network(model, context_length)
-    notes += _quickened(network, options, progress)
+    notes += [settle_rope(model, context_length), *_quickened(network, options, progress)]
     progress("Checking the batch", None)
     sight, blindness = open_eyes(path, config, network, tokenizer.library, options) if own is None else (None, "")
     runner, remarks = _runner(network, options, sight)
@@ -117,7 +118,7 @@ def load(path: Path, options: TransformersOptions, progress: Progress, trusted: 
     )
     if sight is not None:
         blindness = with_eyes(loaded, network, sight, tolerance(network))
-    loaded.notes = (*notes, *remarks, *filter(None, [blindness, own.note if own else ""]))
+    loaded.notes = tuple(filter(None, (*notes, *remarks, blindness, own.note if own else "")))
     loaded = with_draft(loaded, options, lambda draft, told: load(draft, options.of_draft(context_length), told), progress)
     _quiet(options, header)  # the draft model chose the number of threads by its own size
     return loaded

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from modules.core.errors import AppError, first_line
+from modules.core.errors import AppError, OutOfMemory, first_line
 from modules.core.model import Row
 from modules.loaders.transformers.memory import FIRST_TOKENS
 from modules.loaders.transformers.network import Network
@@ -37,6 +37,7 @@ class Recorded:
     """One step: its inputs [3, rows] (ids, positions, places to write to), which are filled before it is played."""
 
     inputs: torch.Tensor
+    step: Step  # what was recorded: a card reads its tensors where they lay then, so they stay as long as this
     play: Step
     generation: int
 
@@ -52,7 +53,11 @@ class RecordedSteps:
         self.refused = ""
 
     def logits(self, rows: Sequence[Row], cache: SlotCache) -> Any:
-        """Logits [rows, vocab] of rows with one token each, in their order; None where a step cannot be recorded, and then nothing has changed."""
+        """Logits [rows, vocab] of rows with one token each, in their order; None where a step cannot be recorded, and then nothing has changed.
+
+        Raises:
+            OutOfMemory: the cache could not grow.
+        """
         if self.refused:
             return None
         torch = self._network.torch
@@ -84,15 +89,19 @@ class RecordedSteps:
             self._steps.clear()  # the cache has moved, so none of them is valid; or memory is at its limit
         inputs = values.to(self._network.device, copy=True)
         step = self._fixed(count, length, cache, inputs)
+        has_grown = False
         try:
             step()  # layers of the cache that have to grow do so now, not in a recording
+            has_grown = True
             play = self._record(step)
         except (RuntimeError, AppError) as error:
+            if isinstance(error, OutOfMemory) and not has_grown:
+                raise  # without a recording there would be no more room, and the cache takes its growth back
             self._steps.clear()
             self.refused = first_line(error)
             log.info("steps of this model cannot be recorded: %s", self.refused)
             return None
-        made = self._steps[(count, length)] = Recorded(inputs, play, cache.generation)
+        made = self._steps[(count, length)] = Recorded(inputs, step, play, cache.generation)
         return made
 
     def _fixed(self, count: int, length: int, cache: SlotCache, inputs: torch.Tensor) -> Step:
@@ -112,6 +121,7 @@ class RecordedSteps:
 def cuda_recording(torch: Any) -> Record:
     """Recordings as CUDA graphs that share their memory, since one is played at a time.
 
+    Another thread may use the card meanwhile, as the one that makes images ready for a prompt does: what it does is none of a recording's business.
     Source: `torch.cuda.CUDAGraph` and the notes on CUDA graphs in PyTorch's documentation.
     """
     pool = torch.cuda.graph_pool_handle()
@@ -123,9 +133,12 @@ def cuda_recording(torch: Any) -> Record:
             for _ in range(WARM_UPS):
                 step()
         torch.cuda.current_stream().wait_stream(aside)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool):
-            logits = step()
+        graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                logits = step()
+        finally:  # one that broke off leaves its own in use
+            torch.cuda.set_stream(present)
 
         def play() -> torch.Tensor:
             graph.replay()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Row
-from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.network import Network, step_error
 from modules.loaders.transformers.recorded import RecordedSteps
 from modules.loaders.transformers.slot_cache import SlotCache
 from modules.loaders.transformers.states import StatesInMemory
@@ -58,7 +58,11 @@ class SlotRunner(StatesInMemory):
         """Run checked rows; the outputs of each."""
         results: list[list[Any]] = [[]] * len(rows)
         for group in _groups([len(row.token_ids) for row in rows]):
-            for place, logits in zip(group, self._pass([rows[place] for place in group]), strict=True):
+            try:
+                found = self._pass([rows[place] for place in group])
+            except RuntimeError as error:  # around the pass: a mask or a copy of the logits may be what has no room
+                raise step_error(error) from error
+            for place, logits in zip(group, found, strict=True):
                 results[place] = logits
         for row in rows:
             self._lengths[row.slot] = row.start + len(row.token_ids)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Row
-from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.network import Network, step_error
 from modules.loaders.transformers.runner import SCORE_TOKENS, release
 from modules.loaders.transformers.states import StatesInMemory, mapped
 
@@ -51,9 +51,13 @@ class SingleRunner(StatesInMemory):
         if not 1 <= row.outputs <= len(row.token_ids):
             raise InvalidRequest(f"A row of {len(row.token_ids)} tokens cannot have {row.outputs} outputs.")
         ids = [*self._ids, *(int(token) for token in row.token_ids)]
-        logits = self._logits(ids, row.outputs)
+        try:
+            found = self._network.rows(self._logits(ids, row.outputs)[0])
+        except RuntimeError as error:  # a copy of the logits may be what has no room
+            self._drop()
+            raise step_error(error) from error
         self._ids = ids
-        return self._network.rows(logits[0])
+        return found
 
     def _logits(self, ids: list[int], outputs: int) -> Any:
         """Logits after the last so many of the tokens; those that the cache holds are not computed again: [1, outputs, vocab]."""
