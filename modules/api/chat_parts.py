@@ -67,7 +67,7 @@ async def chat_request(app: App, body: ChatRequest, who: Caller) -> GenerationRe
         AppError: a preset or template that is not there, or values that do not fit together.
     """
     logprobs = (body.top_logprobs or 0) if body.logprobs else None
-    params = await asked_params(app, body, body.max_completion_tokens or body.max_tokens or 0, logprobs)
+    params = await asked_params(app, body, body.max_completion_tokens or body.max_tokens, logprobs)
     template = await app.templates.source(body.prompt_template) if body.prompt_template else None
     prompt = ChatPrompt(
         messages=await beside(lambda: tuple(message.to_message() for message in body.messages), len(body.messages)),
@@ -84,15 +84,18 @@ async def chat_request(app: App, body: ChatRequest, who: Caller) -> GenerationRe
     return GenerationRequest(prompt=prompt, params=params, person=who.person, client=who.client)
 
 
-async def asked_params(app: App, body: ChatRequest | CompletionRequest, max_tokens: int, logprobs: int | None) -> GenerationParams:
-    """The sampling parameters of a body, on top of its preset."""
+async def asked_params(app: App, body: ChatRequest | CompletionRequest, max_tokens: int | None, logprobs: int | None, *, usual_tokens: int = 0) -> GenerationParams:
+    """The sampling parameters of a body, on top of its preset; `usual_tokens` are the most where neither says how many (0: as many as there is room for)."""
     given: dict[str, Any] = body.given()
-    given["max_tokens"] = max_tokens
+    if max_tokens:
+        given["max_tokens"] = max_tokens
     if logprobs is not None:
         given["logprobs"] = logprobs
     if not body.preset and not any(given.get(name) for name in SHAPE_FIELDS):
-        return app.presets.merge(None, given)  # nothing to read and nothing to look at for long: a thread would cost more
-    return await asyncio.to_thread(app.presets.merge, body.preset, given)
+        params = app.presets.merge(None, given)  # nothing to read and nothing to look at for long: a thread would cost more
+    else:
+        params = await asyncio.to_thread(app.presets.merge, body.preset, given)
+    return params.model_copy(update={"max_tokens": usual_tokens}) if usual_tokens and not params.max_tokens else params
 
 
 # ---- from generation to reply --------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def completions_router(app: App) -> APIRouter:
     @router.post("/completions", response_model=None)
     async def complete(body: CompletionRequest, request: Request) -> Response:
         """Continue one or more texts."""
-        params = await asked_params(app, body, body.max_tokens or 16, body.logprobs)
+        params = await asked_params(app, body, body.max_tokens, body.logprobs, usual_tokens=16)
         requests, who = [], caller(request, body.user)
         for prompt in body.prompts():
             source = await _text_prompt(app, body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)

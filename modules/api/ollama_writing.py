@@ -121,7 +121,7 @@ async def _for_chat(app: App, body: ChatBody | GenerateBody, request: Request) -
 
 async def _for_raw(app: App, body: GenerateBody, request: Request) -> GenerationRequest:
     own = body.raw_request()
-    params = await asked_params(app, own, own.max_tokens or 0, own.logprobs)
+    params = await asked_params(app, own, own.max_tokens, own.logprobs)
     who = caller(request)
     return GenerationRequest(prompt=TextPrompt(text=body.prompt), params=params, person=who.person, client=who.client)
 

@@ -16,6 +16,7 @@ from modules.engine.rule_facts import can_be_empty, has_text, parts, regular_rul
 
 MOST_PLACES = 600  # of one piece when two are compared; a larger one is taken apart at once
 MOST_COMPARED = 600_000  # ranges of characters that are looked at for one grammar; what is left then is taken apart
+MOST_PAIRS = 2_000_000  # of pieces that are compared for one grammar, a second and a half; where there are more, all are taken apart
 EVERY_BYTE = (1 << 256) - 1
 
 
@@ -47,7 +48,7 @@ class Lexemes:
         self._chars: dict[tuple[tuple[int, int], ...], Chars] = {}
         self._pieces: dict[int, Piece] = {}
         self._places: dict[int, _Places] = {}
-        self._left = MOST_COMPARED
+        self._left, self._pairs_left = MOST_COMPARED, MOST_PAIRS
         self.rules: dict[str, Node] = {}
         while True:
             self._make_plan()
@@ -127,6 +128,9 @@ class Lexemes:
             return wrong
         follow = self._followers()
         longer = [key for key, piece in self._pieces.items() if not isinstance(piece.inner, Chars)]
+        self._pairs_left -= len(follow) * len(longer)
+        if self._pairs_left < 0:
+            return set(longer)
         for key, mask in follow.items():
             for other in longer:
                 if other not in wrong and self._goes_on(self._places[key], self._places[other]) & mask:

@@ -25,6 +25,7 @@ TITLES = MappingProxyType(
 SPACE = r"( |\r?\n[ \t]{0,20})"
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})  # the others say nothing here
 VALUES = frozenset({"enum", "const", "default", "examples"})  # keywords whose values are no schemas
+NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # keywords with schemas by names, which may be any of those words
 
 
 def shape_of(params: GenerationParams) -> tuple[str, str | tuple[str, ...]] | None:
@@ -97,11 +98,11 @@ def _check_pattern(pattern: str, name: str) -> None:
 
 def _schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """All objects of a schema that are schemas themselves or hold some; values that are only compared are left out."""
-    waiting: list[Any] = [schema]
+    waiting: list[tuple[Any, bool]] = [(schema, False)]  # and whether its keys are names
     while waiting:
-        part = waiting.pop()
+        part, has_names = waiting.pop()
         if isinstance(part, dict):
             yield part
-            waiting += [inner for key, inner in part.items() if key not in VALUES]
+            waiting += [(inner, not has_names and key in NAMES) for key, inner in part.items() if has_names or key not in VALUES]
         elif isinstance(part, list):
-            waiting += part
+            waiting += [(inner, False) for inner in part]

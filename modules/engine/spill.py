@@ -114,7 +114,7 @@ class Spill:
     def restore(self, saved: Saved, slot: int, length: int) -> int:
         """Put the first `length` positions of a state that was taken out into an empty slot; how many it really holds.
 
-        The state stays here only if there is more in it, and on the disk in any case.
+        The state stays here only if there is more in it, also where a part of it cannot be kept by itself, and on the disk in any case.
         """
         kept = self._memory.restore_state(slot, saved.state, length)
         self.restored_tokens += kept
@@ -123,7 +123,7 @@ class Spill:
                 self.disk.note_restored(kept)
             return kept
         self.restores += kept > 0
-        if kept and length < len(saved.ids):
+        if length < len(saved.ids):
             self.put_back(saved)
         else:
             self._memory.drop_state(saved.state)

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
-from modules.api.chat_parts import ChatCall, chat_parts, whole_chat
+import pytest
+
+from modules.api.chat_parts import ChatCall, asked_params, chat_parts, whole_chat
+from modules.api.schemas import CompletionRequest
 from modules.core.generation import CallPiece, ChatPrompt, Delta, GenerationRequest, Started, Usage
 from modules.core.messages import Message
+from modules.core.params import GenerationParams
 from modules.core.tools import checked_tools
+from modules.services.presets import PresetService
 
 TOOLS = checked_tools([{"function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}}}}])
 CALL = '<tool_call>\n{"name": "look", "arguments": {"at": "sea"}}\n</tool_call>'
@@ -73,3 +80,20 @@ async def test_calls_that_another_server_told_apart() -> None:
     assert (answer, [piece.arguments for piece in calls], finish) == ("I look.", ["", "{}"], ["tool_calls"])
     whole = await whole_chat(cast("Any", Written(deltas)), request())
     assert whole.calls == [ChatCall("id1", "look", "{}")]
+
+
+@pytest.mark.parametrize("usual", [0, 16])
+async def test_a_preset_says_how_long_a_reply_is_where_the_request_does_not(tmp_path: Path, usual: int) -> None:
+    presets = PresetService(tmp_path)
+    presets.save("Short", GenerationParams(max_tokens=100, temperature=0.5))
+    presets.save("Warm", GenerationParams(temperature=1.5))
+    app = cast("Any", SimpleNamespace(presets=presets))
+
+    async def most(**fields: Any) -> int:
+        body = CompletionRequest(**fields)
+        return (await asked_params(app, body, body.max_tokens, None, usual_tokens=usual)).max_tokens
+
+    assert await most(preset="Short") == 100
+    assert await most(preset="Short", max_tokens=7) == 7
+    assert await most(preset="Warm") == await most() == usual
+    assert await most(max_tokens=7) == 7

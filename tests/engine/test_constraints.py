@@ -376,3 +376,27 @@ def test_a_shape_that_grows_too_complex_ends_its_reply_with_a_sentence(bench, mo
     inbox.wait(generation, other)
     assert re.fullmatch(r"The regular expression (cannot be used|became too complex to follow after \d+ tokens) .*\. Make it simpler\.", inbox.errors[generation].message)
     assert len(inbox.text(other)) == 30
+
+
+@pytest.mark.parametrize("name", ["default", "enum", "const", "examples", "x"])
+@pytest.mark.parametrize("where", ["properties", "$defs", "patternProperties"])
+def test_a_name_is_no_keyword(name, where):
+    """What stands under a name is a schema whatever the name is: it is cleaned of formats that say nothing, and its patterns are bounded."""
+    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
+
+    def schema(inner):
+        held = {"type": "object", "properties": {"x": {}}, "required": ["x"]} | {where: {name: inner}}
+        if where == "$defs":
+            held["properties"] = {"x": {"$ref": f"#/$defs/{name}"}}
+        return held
+
+    assert fits(constraints, b'{"x": "a"}', json_schema=schema({"type": "string", "format": "color"})) or name != "x"
+    constraints.constraint(GenerationParams(json_schema=schema({"type": "string", "format": "color"})), {EOS})
+    with pytest.raises(InvalidRequest, match="too large when its repeats are written out"):
+        constraints.constraint(GenerationParams(json_schema=schema({"type": "string", "pattern": "((a{1000}){1000}){1000}"})), {EOS})
+
+
+def test_values_are_no_schemas():
+    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
+    values = {"default": {"format": "color", "pattern": "("}, "enum": [{"format": "color"}, {"pattern": "("}]}
+    assert fits(constraints, b'{"format": "color"}', json_schema=values)

@@ -197,3 +197,29 @@ def test_masks_and_single_tokens_agree(constraints):
         assert one.allowed().tolist() == [token_id for token_id in range(VOCAB_SIZE) if one.allows(token_id)]
         assert np.all(np.diff(one.allowed()) > 0)
         one.advance(byte)
+
+
+def test_so_many_pieces_that_comparing_them_takes_long_are_taken_apart(monkeypatch):
+    """Each of them may be the beginning of any other; under the limit of characters there may be five thousand."""
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["".join(word) for word in itertools.product(letters, repeat=3)][::9]
+    grammar = read_gbnf('root ::= "x" | ' + " root ".join(f'"{word}"' for word in words) + " root")
+    compared = 0
+    goes_on = Lexemes._goes_on
+
+    def counted(self, one, other):
+        nonlocal compared
+        compared += 1
+        return goes_on(self, one, other)
+
+    monkeypatch.setattr(Lexemes, "_goes_on", counted)
+    Lexemes(grammar)
+    assert compared <= 2_000_000
+
+
+def test_pieces_that_are_taken_apart_for_their_number_are_followed_the_same(monkeypatch, constraints):
+    monkeypatch.setattr("modules.engine.lexemes.MOST_PAIRS", 0)
+    grammar = 'root ::= "a" root "ab" | "b"'
+    for word in WORDS:
+        depth = word.find("b")
+        assert fits(constraints, grammar, word) == (depth >= 0 and word == "a" * depth + "b" + "ab" * depth), word

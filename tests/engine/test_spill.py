@@ -223,3 +223,18 @@ class SpillingMachine(SchedulerMachine):
 
 TestSpillingMachine = SpillingMachine.TestCase
 TestSpillingMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
+
+
+def test_what_cannot_be_taken_in_part_stays_whole():
+    class Whole(FakeRunner):
+        """As where positions behind a window are gone: a part that is cut out of a state sees too little."""
+
+        def restore_state(self, slot: int, state: list[int], length: int) -> int:
+            return super().restore_state(slot, state, length) if length == len(state) else 0
+
+    runner = Whole(slots=1, context=2048)
+    scheduler = make(runner, BUDGET)
+    first = talk(scheduler, runner, [1] * 300)
+    talk(scheduler, runner, [2] * 300)
+    assert talk(scheduler, runner, [*[1] * 200, 9]).reused == 0
+    assert talk(scheduler, runner, [*first.ids, 3]).reused == len(first.ids) - 1

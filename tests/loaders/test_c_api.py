@@ -5,9 +5,14 @@ from __future__ import annotations
 import platform
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from modules.loaders.llama_cpp.c_api import FastCalls, library
+from modules.loaders.llama_cpp.loader import load
+from modules.loaders.llama_cpp.options import LlamaCppOptions
 
 ALONE = """
 import sys
@@ -69,3 +74,23 @@ def test_what_is_freed_while_loading_goes_back(root: Path) -> None:
 def test_the_binding_comes_alone_and_the_package_when_it_is_wanted(root: Path) -> None:
     for code in (ALONE, LATER, MISSING):
         subprocess.run([sys.executable, "-c", code], cwd=root, check=True, timeout=60)
+
+
+def test_a_piece_is_its_own_while_another_thread_asks_for_one(starter_gguf: Path) -> None:
+    """The thread that makes prompts and the one of the model ask at the same time; between the native call and what is read of it the interpreter may change threads."""
+    loaded = load(starter_gguf, LlamaCppOptions(slots=1, threads=1, threads_batch=1, context_length=256), lambda stage, done: None)
+    vocab = library().llama_model_get_vocab(loaded.runner._binding.llama_get_model(loaded.runner._context))
+    alone = [FastCalls().piece(vocab, token_id) for token_id in range(300, 340)]
+    fast, native = FastCalls(), FastCalls()._piece
+
+    def interrupted(*given: object) -> int:
+        length = int(native(*given))
+        if threading.current_thread() is threading.main_thread():
+            other = threading.Thread(target=fast.piece, args=(vocab, 299))
+            other.start()
+            other.join()
+        return length
+
+    fast._piece = interrupted  # type: ignore[assignment]
+    assert [fast.piece(vocab, token_id) for token_id in range(300, 340)] == alone
+    loaded.runner.close()

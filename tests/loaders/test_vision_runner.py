@@ -382,3 +382,16 @@ def test_a_slot_with_an_image_is_not_saved_and_one_with_text_is(subject: Subject
     np.testing.assert_allclose(subject.run(2, [*text, 9], len(text)), expected, **CLOSE)
     assert subject.runner.restore_state(0, state, len(text)) == len(text)  # where an image stood
     np.testing.assert_allclose(subject.run(0, [*text, 9], len(text)), expected, **CLOSE)
+
+
+def test_text_that_is_read_beside_an_image_is_saved_too(subject: Subject) -> None:
+    ids = subject.ids(TEXT, [FIRST, SECOND])
+    text = subject.ids("The little fox found a red ball", [])
+    for slot in range(2):
+        subject.runner.truncate(slot, 0)
+    subject.run(1, text)
+    if len(ids) > 127:
+        pytest.skip("these images leave no room for another row in the step")
+    subject.runner.forward([Row(0, 0, ids), Row(1, len(text), [9])])
+    assert subject.runner.state_bytes(0) == 0
+    assert subject.runner.state_bytes(1) > 0

@@ -128,6 +128,9 @@ class NativeLog:
         return "; ".join(dict.fromkeys(line.split(": ", 1)[-1] for line in lines))[:MESSAGE_LIMIT]
 
 
+PIECE_BYTES = 256  # most tokens are shorter
+
+
 class FastCalls:
     """Calls of under 5 µs, made without giving up the interpreter lock: giving it up costs as much as they do.
 
@@ -151,15 +154,15 @@ class FastCalls:
         self._piece = native.llama_token_to_piece
         self._piece.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32, ctypes.c_bool]
         self._piece.restype = ctypes.c_int32
-        self._buffer = ctypes.create_string_buffer(256)
 
     def piece(self, vocab: int, token_id: int) -> bytes:
-        """The bytes of a token in the range of the vocabulary, special ones as written."""
-        length = int(self._piece(vocab, token_id, ctypes.addressof(self._buffer), len(self._buffer), 0, True))
+        """The bytes of a token in the range of the vocabulary, special ones as written. Any thread may ask, each with a buffer of its own."""
+        buffer = ctypes.create_string_buffer(PIECE_BYTES)
+        length = int(self._piece(vocab, token_id, ctypes.addressof(buffer), PIECE_BYTES, 0, True))
         if length < 0:
-            self._buffer = ctypes.create_string_buffer(-length)
-            length = int(self._piece(vocab, token_id, ctypes.addressof(self._buffer), len(self._buffer), 0, True))
-        return self._buffer.raw[: max(0, length)]
+            buffer = ctypes.create_string_buffer(-length)
+            length = int(self._piece(vocab, token_id, ctypes.addressof(buffer), -length, 0, True))
+        return buffer.raw[: max(0, length)]
 
 
 class Batch:

@@ -49,7 +49,7 @@ class VisionRunner(LlamaCppRunner):
         except BaseException as error:
             self._undo(before, error)
             raise
-        self._held.update(after)
+        self._held.update((slot, held) for slot, held in after.items() if held.images)
         return [self._nothing if rest is None else next(logits) for row, rest in zip(rows, last, strict=True) for _ in range(row.outputs)]
 
     def _after(self, row: Row) -> Held:
