@@ -107,6 +107,8 @@ async def _answer(
 ) -> Response:
     """Submit all requests, then answer as a stream or as a whole."""
     generations: list[ClientGeneration] = []
+    if len(requests) > 1:
+        await app.generation.check_many(len(requests), body.model)
     try:
         for item in (request.model_copy(update={"whole": not body.stream}) for request in requests):
             generations.append(await app.generation.submit(item, body.model, body.adapters))

@@ -102,6 +102,15 @@ class GenerationService:
         self._usage.begun(generation, by_itself=background)
         return generation
 
+    async def check_many(self, count: int, model: str = "") -> None:
+        """Whether so many generations could be asked for at once.
+
+        Raises:
+            NoModelLoaded: nothing to answer with.
+            InvalidRequest: more than may run and wait together.
+        """
+        self._queues.check_many(await self._models.get(model), count)
+
     async def _submit(self, engine: ModelEngine, request: GenerationRequest, adapters: Sequence[AdapterChoice] | None) -> ClientGeneration:
         prompt = request.prompt
         if isinstance(prompt, ChatPrompt):

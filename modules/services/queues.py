@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
-from modules.core.errors import Busy, NotFound
+from modules.core.errors import Busy, InvalidRequest, NotFound
 from modules.core.generation import GenerationRequest
 from modules.core.person import asking
 from modules.core.settings import Settings
@@ -90,6 +90,20 @@ class Queues:
             else:
                 generation.expect = partial(self._expected_s, asked)
                 generation.when_ended(partial(self._ended, number))
+
+    def check_many(self, engine: ModelEngine, count: int) -> None:
+        """Whether so many texts of one request could all run or wait, if nobody else asked for any.
+
+        Raises:
+            InvalidRequest: no; trying again would change nothing.
+        """
+        slots, limit = engine.card.slots, self._limit
+        if not engine.card.host and count > slots + limit:
+            raise InvalidRequest(
+                f"This request asks for {count} texts; {engine.name} writes {slots} at once and {limit} more may wait (queue_limit, queue_limit_per_person). "
+                f"Ask for at most {slots + limit} in one request.",
+                field="prompt",
+            )
 
     def begun(self, asked: Asked, generation: ClientGeneration) -> None:
         """The engine took it."""

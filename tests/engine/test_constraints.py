@@ -390,13 +390,11 @@ def test_a_name_is_no_keyword(name, where):
             held["properties"] = {"x": {"$ref": f"#/$defs/{name}"}}
         return held
 
-    assert fits(constraints, b'{"x": "a"}', json_schema=schema({"type": "string", "format": "color"})) or name != "x"
     constraints.constraint(GenerationParams(json_schema=schema({"type": "string", "format": "color"})), {EOS})
     with pytest.raises(InvalidRequest, match="too large when its repeats are written out"):
         constraints.constraint(GenerationParams(json_schema=schema({"type": "string", "pattern": "((a{1000}){1000}){1000}"})), {EOS})
 
 
 def test_values_are_no_schemas():
-    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
     values = {"default": {"format": "color", "pattern": "("}, "enum": [{"format": "color"}, {"pattern": "("}]}
-    assert fits(constraints, b'{"format": "color"}', json_schema=values)
+    assert fits(Constraints(ByteTokenizer(), VOCAB_SIZE), b'{"format": "color"}', json_schema=values)

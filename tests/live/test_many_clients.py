@@ -124,9 +124,11 @@ def test_one_more_than_the_queue_holds_is_told_its_place_and_the_limit(crowded: 
 
 
 def test_a_request_for_more_choices_than_there_is_room_leaves_none_behind(crowded: PaddockServer) -> None:
-    client = client_of(crowded)
-    with pytest.raises(openai.RateLimitError):
-        client.completions.create(model="", prompt=["a", "b"], n=8, max_tokens=900, extra_body={"ban_eos": True})
+    client, most = client_of(crowded), CLIENTS + QUEUE_LIMIT
+    with client.completions.create(model="", max_tokens=900, **LONG), pytest.raises(openai.RateLimitError):
+        client.completions.create(model="", prompt=["a", "b"], n=most // 2, max_tokens=900, extra_body={"ban_eos": True})
+    with pytest.raises(openai.BadRequestError, match=f"at most {most} in one request"):  # there would never be room for them
+        client.completions.create(model="", prompt=["a", "b"], n=8, max_tokens=900)
     wait_for(lambda: crowded.counters()["running"] == 0, "those that were accepted are ended")
     assert crowded.counters()["waiting"] == 0
 

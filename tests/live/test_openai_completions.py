@@ -111,3 +111,9 @@ def test_special_tokens_are_read_as_such_unless_told_otherwise(client: openai.Op
 def test_an_empty_prompt_begins_with_the_first_token_of_all(client: openai.OpenAI) -> None:
     done = client.completions.create(**GREEDY, prompt="")
     assert done.usage.prompt_tokens == 1  # BOS
+
+
+def test_more_prompts_than_may_wait_are_refused_for_good(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="in one request") as caught:
+        client.completions.create(**GREEDY, prompt=["a"] * 500)
+    assert caught.value.param == "prompt"

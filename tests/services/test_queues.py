@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import Busy, NotFound
+from modules.core.errors import Busy, InvalidRequest, NotFound
 from modules.core.generation import Delta, GenerationRequest, Started, TextPrompt, Usage
 from modules.core.person import Person, asked_by
 from modules.core.settings import Settings
@@ -137,3 +137,22 @@ async def test_stopping_all_stops_ones_own_alone_for_who_manages_too() -> None:
     assert stopped == ["ann"]
     await bench.queues.stop()  # where nobody is told apart
     assert stopped == ["ann", "ann", "ben"]
+
+
+async def test_more_texts_in_one_request_than_may_wait_are_no_matter_of_trying_again() -> None:
+    bench = Bench(queue_limit=4)
+    bench.queues.check_many(bench.engine, 6)
+    for _ in range(6):  # as many are taken by the queue itself
+        bench.ask("ann", place=1)
+    with pytest.raises(InvalidRequest, match="at most 6 in one request") as caught:
+        bench.queues.check_many(bench.engine, 7)
+    assert caught.value.details["field"] == "prompt"
+    bench.engine.card.host = "elsewhere"  # has a queue of its own
+    bench.queues.check_many(bench.engine, 7)
+
+
+async def test_of_a_shared_server_one_request_may_fill_the_persons_part() -> None:
+    bench = Bench(queue_limit=8, queue_limit_per_person=3)
+    bench.queues.check_many(bench.engine, 5)
+    with pytest.raises(InvalidRequest, match="at most 5 in one request"):
+        bench.queues.check_many(bench.engine, 6)
