@@ -164,7 +164,7 @@ class Scheduler:
         """Empty one slot and make room for that many tokens."""
         for holder in [one for one in self.running if self.slots[slot_index].sequence in one.sides]:
             self._preempt(holder)
-        self.table.evict(self.slots[slot_index])
+        self.table.lend(self.slots[slot_index])
         while not self.table.make_room(tokens) and self.running:
             self._preempt(max(self.running, key=lambda sequence: sequence.number))
 

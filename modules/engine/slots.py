@@ -95,6 +95,7 @@ class SlotTable:
         self._memory = memory
         self._pace = pace
         self._tick = 0
+        self._lent = -1  # the slot that something else than sequences took last: who had to leave it would have to again
         self._is_new = False  # who runs where, since they stood side by side
 
     @property
@@ -155,7 +156,7 @@ class SlotTable:
             target = self.slots[0]
         elif target is None:
             free = [slot for slot in self.slots if slot.sequence is None]
-            target = min(free, key=lambda slot: (bool(slot.cached), slot.used_at))
+            target = min(free, key=lambda slot: (sequence.admitted and slot.index == self._lent, bool(slot.cached), slot.used_at))
         target.sequence, target.used_at, self._is_new = sequence, self._next_tick(), True
         sequence.slot, sequence.computed = target.index, 0
         return target
@@ -224,6 +225,11 @@ class SlotTable:
         """Empty an idle slot; what it holds is saved where that is worth it."""
         if slot.sequence is None and slot.cached:
             self._clear(slot)
+
+    def lend(self, slot: Slot) -> None:
+        """Empty an idle slot for something else than a sequence."""
+        self._lent = slot.index
+        self.evict(slot)
 
     def evict_idle(self, spared: Slot | None = None) -> bool:
         """Empty the idle slot that was used least recently; False when there is none but `spared`."""

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from modules.engine.pace import LEAST_CHUNK_S, LONGEST_CHUNK_S, MIN_CHUNK_TOKENS
-from tests.engine.test_scheduler import check_output, make, sequence
+from tests.engine.test_scheduler import check_output, make, sequence, step
 from tests.fakes import FakeRunner, next_byte
 
 # Seconds of any step, and of each token: a graphics card, two small models on a processor, a large one, one with few active parameters, one beside much else
@@ -82,3 +82,23 @@ def test_many_long_prompts_together_are_one_chunk_a_step() -> None:
     machine.until(lambda: all(one.produced >= 1 for one in prompts))
     times = [begun_s, *(time for time in machine.times[stream] if time > begun_s)]
     assert max(after - before for before, after in pairwise(times)) <= 2 * (fixed_s + 4 * token_s) + LEAST_CHUNK_S
+
+
+def test_who_had_to_leave_a_slot_for_something_else_goes_on_in_another():
+    """Vectors of many texts take one slot again and again, and one step is made between two of them."""
+    runner = FakeRunner(slots=2, context=1024, batch=64)
+    scheduler = make(runner)
+    other, one = sequence([3] * 300), sequence([2] * 300)
+    scheduler.submit(other)
+    while scheduler.running or scheduler.waiting:
+        step(scheduler, runner)  # its slot rests with a cache then
+    scheduler.submit(one)
+    step(scheduler, runner)
+    assert (one.slot, len(scheduler.slots[0].cached)) == (1, len(other.ids) - 1)
+    for _ in range(50):
+        if one.slot < 0 and not scheduler.waiting:
+            break
+        step(scheduler, runner)
+        scheduler.empty_for(1, 10)
+    check_output(one)
+    assert one.produced == 8
