@@ -99,12 +99,8 @@ def test_the_cache_grows_as_needed_and_keeps_its_content() -> None:
     assert int(logits[0].argmax()) == plain
 
 
-def test_a_cache_that_could_not_grow_asks_for_no_more_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = make_model("llama", max_position_embeddings=2048)
-    runner = SlotRunner(Network(model, 2048), 2, 512)
-    rng = random.Random(3)
-    ids = [rng.randrange(3, 320) for _ in range(260)]
-    expected = runner.forward([Row(0, 0, ids[:20])])[0].copy()
+def fill_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on the second layer of a cache has no room for more than 256 tokens."""
     room = SlotCache._room
 
     def small_room(cache: SlotCache, store: Any, layer: int, like: Any) -> Any:
@@ -113,6 +109,15 @@ def test_a_cache_that_could_not_grow_asks_for_no_more_than_before(monkeypatch: p
         return room(cache, store, layer, like)
 
     monkeypatch.setattr(SlotCache, "_room", small_room)
+
+
+def test_a_cache_that_could_not_grow_asks_for_no_more_than_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = make_model("llama", max_position_embeddings=2048)
+    runner = SlotRunner(Network(model, 2048), 2, 512)
+    rng = random.Random(3)
+    ids = [rng.randrange(3, 320) for _ in range(260)]
+    expected = runner.forward([Row(0, 0, ids[:20])])[0].copy()
+    fill_memory(monkeypatch)
     with pytest.raises(OutOfMemory):
         runner.forward([Row(1, 0, ids)])
     runner.truncate(0, 19)

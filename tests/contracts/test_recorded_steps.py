@@ -19,7 +19,7 @@ from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.recorded import RecordedSteps, Step, cuda_recording, power_of_two
 from modules.loaders.transformers.runner import SlotRunner
 from modules.loaders.transformers.slot_cache import SlotCache
-from tests.contracts.test_architectures import BATCHING, prompts_of, runner_of
+from tests.contracts.test_architectures import BATCHING, fill_memory, prompts_of, runner_of
 from tests.loaders.greedy import decode, generate
 from tests.tiny_models import make_model
 
@@ -171,14 +171,7 @@ def test_a_cache_that_cannot_grow_ends_one_step_and_no_recording(monkeypatch: py
     runner = SlotRunner(network, 2, 512)
     runner.forward([Row(0, 0, [5] * 20), Row(1, 0, [6] * 256)])
     recording(runner, network)
-    room = SlotCache._room
-
-    def small_room(cache: SlotCache, store: Any, layer: int, like: Any) -> Any:
-        if layer == 1 and cache.capacity > 256:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return room(cache, store, layer, like)
-
-    monkeypatch.setattr(SlotCache, "_room", small_room)
+    fill_memory(monkeypatch)
     with pytest.raises(OutOfMemory):
         runner.forward([Row(1, 256, [7])])
     assert runner.recorded is not None and not runner.recorded.refused
