@@ -5,6 +5,7 @@ Knows the scheduler and the loader's function; knows no files. The engine thread
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -13,6 +14,7 @@ from modules.core.model import Adapter, in_use
 from modules.engine.scheduler import Scheduler
 from modules.engine.sequence import Sequence as Running
 
+log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 Apply = Callable[[Sequence[Adapter]], None]
 
@@ -24,7 +26,7 @@ class AdapterTurns:
         self._scheduler = scheduler
         self._apply = apply
         self._name = name
-        self._sure = True  # that the model has what the scheduler says: not after a change that failed and could not be taken back
+        self._on_model: tuple[Adapter, ...] | None = scheduler.adapters  # None after a change that failed: any of them, or none
 
     def check_possible(self, adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
         """The adapters that act, of those that were asked for.
@@ -37,14 +39,24 @@ class AdapterTurns:
         return in_use(adapters)
 
     def begin(self, fail: Callable[[Running, AppError], None]) -> None:
-        """Before a step: where nothing runs, give the turn to who is next; `fail` ends those whose adapters cannot be used."""
-        if not self._sure:
-            self._use(self._scheduler.adapters)
+        """Before a step: give who is next the turn where nothing runs, and see that the model has the adapters of this turn.
+
+        `fail` ends those whose adapters cannot be used, also who runs with some that cannot be put back.
+        """
         while (sequence := self._scheduler.begins_turn()) is not None:
             try:
-                self._use(sequence.adapters)
+                self._put(sequence.adapters)
+                self._scheduler.adapters = sequence.adapters
             except AppError as error:
                 fail(sequence, error)
+        try:
+            self._put(self._scheduler.adapters)
+        except AppError as error:
+            for sequence in list(self._scheduler.running):
+                fail(sequence, AppError(f"The adapters of this reply could not be put back into use: {error.message} The text so far is kept."))
+            self._scheduler.adapters = ()
+            self._put(())
+            self.begin(fail)
 
     def lend(self, adapters: Sequence[Adapter], function: Callable[[], Result]) -> Result:
         """Do something with other adapters between two steps; running replies go on with their own.
@@ -52,22 +64,23 @@ class AdapterTurns:
         Raises:
             AppError: they cannot be used; nothing has changed then.
         """
-        before = self._scheduler.adapters
-        self._use(self.check_possible(adapters))
+        wanted = self.check_possible(adapters)
         try:
+            self._put(wanted)
             return function()
         finally:
-            self._use(before)
+            self._give_back()
 
-    def _use(self, adapters: tuple[Adapter, ...]) -> None:
-        if self._apply is None or (self._sure and adapters == self._scheduler.adapters):
-            return
-        self._sure = False
+    def _give_back(self) -> None:
+        """Put those of this turn back. Where that fails, `begin` tries once more, and tells who runs with them: it is nothing to who borrowed."""
         try:
-            self._apply(adapters)
-            self._scheduler.adapters = adapters
-        except AppError:
-            self._apply(self._scheduler.adapters)  # they were in use a moment ago; what failed is told
-            self._sure = True
-            raise
-        self._sure = True
+            self._put(self._scheduler.adapters)
+        except Exception:
+            log.warning("Putting adapters back into use failed", exc_info=True)
+
+    def _put(self, adapters: tuple[Adapter, ...]) -> None:
+        if self._apply is None or adapters == self._on_model:
+            return
+        self._on_model = None
+        self._apply(adapters)
+        self._on_model = adapters

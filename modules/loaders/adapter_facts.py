@@ -9,6 +9,8 @@ import hashlib
 import re
 from pathlib import Path
 
+from modules.core.errors import Conflict, NotFound
+from modules.core.model import Adapter
 from modules.loaders.folder_header import read_weight_header
 from modules.loaders.gguf_header import read_gguf_header
 
@@ -35,3 +37,39 @@ def files_version(path: Path) -> str:
     files = sorted(file for file in path.iterdir() if file.is_file()) if path.is_dir() else [path]
     states = [(file.name, state.st_mtime_ns, state.st_size) for file in files for state in (file.stat(),)]
     return hashlib.sha256(repr(states).encode()).hexdigest()[:16]
+
+
+class KnownVersions:
+    """Which adapters, in which version of their files, a model has read: they can be used again when the files are gone or others."""
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, str], tuple[str, int]] = {}
+
+    def key(self, adapter: Adapter) -> tuple[str, int] | None:
+        """By what the loader keeps this adapter; None for one that it has not read, or that names no version."""
+        return self._keys.get((adapter.path, adapter.version)) if adapter.version else None
+
+    def add(self, adapter: Adapter, key: tuple[str, int]) -> None:
+        """Remember one that was read."""
+        if adapter.version:
+            self._keys[adapter.path, adapter.version] = key
+
+    def forget(self, key: tuple[str, int]) -> None:
+        """What the loader no longer keeps must be read again."""
+        self._keys = {version: kept for version, kept in self._keys.items() if kept != key}
+
+    @staticmethod
+    def check(adapter: Adapter) -> None:
+        """See that the files are of the version that was asked for.
+
+        Raises:
+            Conflict: they were replaced since.
+            NotFound: they were removed just now.
+        """
+        path = Path(adapter.path)
+        try:
+            is_same = not adapter.version or files_version(path) == adapter.version
+        except OSError:
+            raise NotFound(f"The adapter {path.name} was removed just now; refresh the list.") from None
+        if not is_same:
+            raise Conflict(f"The files of the adapter {path.name} were replaced since this was asked for; send it again.")

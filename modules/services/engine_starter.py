@@ -14,10 +14,11 @@ from pathlib import Path
 import psutil
 
 from modules.core.errors import AppError, NotFound, OutOfMemory, UnsupportedFormat
-from modules.core.model import ModelInfo
+from modules.core.model import Adapter, ModelInfo
 from modules.core.settings import Settings
 from modules.core.trusted_code import FLAG
 from modules.engine.client import COMMAND, EngineClient
+from modules.loaders.adapter_facts import files_version
 from modules.loaders.registry import find_loader
 from modules.loaders.spec import LoaderSpec
 from modules.services.code_trust import CodeTrust
@@ -192,7 +193,7 @@ class EngineStarter:
             raise UnsupportedFormat(error.message + cure) from error
         if choice.adapters:
             try:
-                await client.set_adapters(choice.adapters)
+                await client.set_adapters(await asyncio.to_thread(_as_now, choice.adapters))
             except BaseException:
                 await client.close()
                 raise
@@ -203,3 +204,9 @@ class EngineStarter:
         """End an engine that was taken out."""
         entry.client.on_exit = None
         await entry.client.close()
+
+
+def _as_now(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
+    """In the version that their files have now: they may have been trained again while the model slept."""
+    versions = {adapter: files_version(path) for adapter in adapters if (path := Path(adapter.path)).exists()}
+    return tuple(adapter.model_copy(update={"version": versions.get(adapter, "")}) for adapter in adapters)

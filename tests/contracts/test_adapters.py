@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from modules.core.errors import Conflict, NotFound
 from modules.core.generation import TokenLogprob
 from modules.core.model import Adapter, DraftSource, LoadedModel
 from modules.core.params import GenerationParams
 from modules.engine.engine import Engine
+from modules.loaders.adapter_facts import files_version
 from modules.loaders.registry import find_loader
 from tests.engine.steady import steady
 from tests.engine.ties import assert_same_but_for_ties
@@ -32,18 +34,18 @@ class Bench:
         if draft is not None:
             steady(self.engine)
 
-    def begin(self, prompt: str, *adapters: Adapter):
+    def begin(self, prompt: str, *adapters: Adapter, count: int = 24):
         ids = self.model.tokenizer.encode(prompt, add_special=True, parse_special=False)
-        return self.engine.submit(ids, GREEDY, adapters=adapters)
+        return self.engine.submit(ids, GREEDY.model_copy(update={"max_tokens": count}), adapters=adapters)
 
     def entries(self, generation) -> list[TokenLogprob]:
         self.inbox.wait(generation)
         return [entry for delta in self.inbox.deltas[generation] for entry in delta.logprobs]
 
-    def ids(self, prompt: str, *adapters: Adapter) -> list[int]:
+    def ids(self, prompt: str, *adapters: Adapter, count: int = 24) -> list[int]:
         """What is written by itself, with nothing reused."""
         self.engine.call(lambda: None)
-        return [entry.token_id for entry in self.entries(self.begin(prompt, *adapters))]
+        return [entry.token_id for entry in self.entries(self.begin(prompt, *adapters, count=count))]
 
 
 @pytest.fixture(params=["llama.cpp", "llama.cpp with drafts", "transformers"])
@@ -104,3 +106,37 @@ def test_a_scale_changes_at_once_and_back_without_reading_the_files_again(bench:
     assert bench.ids(PROMPTS[0], Adapter(path=str(path))) == strong
     bench.engine.try_adapters([Adapter(path=str(path), scale=2)])  # as a slider does
     assert bench.ids(PROMPTS[0], Adapter(path=str(path), scale=0.4)) == weak
+
+
+def test_a_reply_keeps_its_adapters_when_their_files_are_deleted_and_others_are_tried(bench: Bench, adapters: tuple[Path, Path]) -> None:
+    path = adapters[0]
+    mine = Adapter(path=str(path), version=files_version(path))
+    alone = bench.ids(PROMPTS[0], mine, count=200)
+    assert alone[:24] != bench.ids(PROMPTS[0])
+    running = bench.begin(PROMPTS[0], mine, count=200)
+    bench.inbox.wait_for(lambda: running in bench.inbox.started)
+    shutil.rmtree(path)
+    bench.engine.try_adapters([Adapter(path=str(adapters[1]))])
+    with pytest.raises(NotFound):
+        bench.engine.try_adapters([Adapter(path=str(path))])
+    assert [entry.token_id for entry in bench.entries(running)] == alone
+    assert bench.ids(PROMPTS[0], mine, count=200) == alone
+
+
+def test_files_that_were_replaced_are_another_adapter_and_the_old_one_goes_on(bench: Bench, adapters: tuple[Path, Path]) -> None:
+    path, other = adapters
+    old = Adapter(path=str(path), version=files_version(path))
+    first, second = bench.ids(PROMPTS[0], old, count=200), bench.ids(PROMPTS[0], Adapter(path=str(other)))
+    assert first[:24] != second
+    running = bench.begin(PROMPTS[0], old, count=200)
+    shutil.rmtree(path)
+    shutil.copytree(other, path)
+    os.utime(path / "adapter_model.safetensors")
+    new = Adapter(path=str(path), version=files_version(path))
+    bench.engine.try_adapters([new])
+    assert [entry.token_id for entry in bench.entries(running)] == first
+    assert bench.ids(PROMPTS[0], new) == second
+    never_read = Adapter(path=str(path), version="of the day before")
+    with pytest.raises(Conflict, match="were replaced since this was asked for; send it again"):
+        bench.engine.try_adapters([never_read])
+    assert bench.ids(PROMPTS[0], new) == second

@@ -40,11 +40,13 @@ class AdaptedRunner(FakeRunner):
         self.computed_with: list[list[tuple[Adapter, ...]]] = [[] for _ in self.slots]
         self.applied: list[tuple[Adapter, ...]] = []
         self.failures = 0  # so many more calls fail
+        self.gone: set[str] = set()  # these cannot be had any more, as if the model had lost them and their files were deleted
 
     def set_adapters(self, adapters: Sequence[Adapter]) -> None:
-        if any(adapter.path == "bad" for adapter in adapters):
+        missing = [adapter.path for adapter in adapters if adapter.path in {"bad", *self.gone}]
+        if missing:
             self.adapters = ()  # as a library that fails half-way
-            raise NotFound("There is no adapter bad; refresh the list.")
+            raise NotFound(f"There is no adapter {missing[0]}; refresh the list.")
         if self.failures:
             self.failures -= 1
             self.adapters = ()
@@ -121,6 +123,23 @@ def held():
         one.runner.gate = None
         one.go_on()
         assert one.engine.close()
+
+
+def between_steps(one: Held, function) -> list[object]:
+    """Have another thread ask for something, let the engine go on, and say what came back."""
+    answers: list[object] = []
+
+    def ask() -> None:
+        try:
+            answers.append(function())
+        except AppError as error:
+            answers.append(error)
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    one.go_on()
+    caller.join(10)
+    return answers
 
 
 def test_each_writes_what_it_writes_alone(held):
@@ -239,23 +258,17 @@ def test_trying_and_scoring_leave_running_replies_their_adapters(held):
     one = held(slots=2)
     running = one.begin("running", ONE)
     one.at_step()
-    answers: list[object] = []
+    scores: list[object] = []
 
     def ask() -> None:
         one.engine.try_adapters(HALF)
-        answers.append(one.engine.score([5, 6, 7], BOTH))
-        try:
-            one.engine.try_adapters(BAD)
-        except AppError as error:
-            answers.append(error)
+        scores.append(one.engine.score([5, 6, 7], BOTH))
+        one.engine.try_adapters(BAD)
 
-    caller = threading.Thread(target=ask)
-    caller.start()
-    one.go_on()
-    caller.join(10)
+    (error,) = between_steps(one, ask)
     one.inbox.wait(running)
-    assert answers[0] == [-6.0, -7.0]
-    assert isinstance(answers[1], NotFound)
+    assert scores == [[-6.0, -7.0]]
+    assert isinstance(error, NotFound)
     assert one.inbox.ids(running) == solo(prompt("running"), 20, ONE)
     assert {HALF, BOTH} <= set(one.runner.applied)
 
@@ -279,8 +292,45 @@ def test_a_change_that_cannot_be_taken_back_at_once_is_made_good_before_the_next
     one.go_on()
     caller.join(10)
     one.inbox.wait(running)
-    assert isinstance(caught[0], RuntimeError)
+    assert isinstance(caught[0], NotFound if wanted is BAD else RuntimeError)
     assert one.inbox.ids(running) == solo(prompt("running"), 20, ONE)
+
+
+def test_a_way_back_that_fails_once_is_made_good_and_who_borrowed_does_not_notice(held):
+    one = held(slots=2)
+    running = one.begin("running", ONE)
+    one.at_step()
+    fails_next = one.runner.set_adapters
+
+    def apply(adapters) -> None:
+        fails_next(adapters)
+        one.runner.failures = int(adapters == HALF)
+
+    one.engine._turns._apply = apply
+    answers = between_steps(one, lambda: one.engine.score([5, 6, 7], HALF))
+    one.inbox.wait(running)
+    assert answers == [[-6.0, -7.0]]
+    assert one.inbox.ids(running) == solo(prompt("running"), 20, ONE)
+
+
+@pytest.mark.parametrize("wanted", [BAD, HALF, (Adapter(path="two"),)])
+def test_who_runs_with_adapters_that_are_gone_for_good_is_told_and_never_goes_on_with_others(held, wanted):
+    one = held(slots=2)
+    first, second = one.begin("first", ONE), one.begin("second", ONE)
+    one.at_step()
+    before_s = time.monotonic()
+    after, plain = one.begin("after", (Adapter(path="two"),)), one.begin("plain", ())
+    one.runner.gone.add("one")
+    between_steps(one, lambda: one.engine.try_adapters(wanted))
+    one.inbox.wait(first, second, after, plain)
+    for generation, text in ((first, "first"), (second, "second")):
+        assert "There is no adapter one; refresh the list. The text so far is kept." in str(one.inbox.errors[generation])
+        written = one.inbox.ids(generation)
+        assert written == solo(prompt(text), 20, ONE)[: len(written)]
+    assert one.inbox.ids(after) == solo(prompt("after"), 20, (Adapter(path="two"),))
+    assert one.inbox.ids(plain) == solo(prompt("plain"), 20, ())
+    assert not one.engine.broken
+    assert time.monotonic() - before_s < 10
 
 
 def test_a_model_that_takes_no_adapters_back_any_more_ends_its_replies_and_is_replaced(held):

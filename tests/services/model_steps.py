@@ -31,7 +31,7 @@ async def crash(models: ModelService, client: EngineClient) -> None:
     await until(lambda: client.name not in models.loaded_names())
 
 
-def write_adapter(path: Path, starter: Path) -> None:
+def write_adapter(path: Path, starter: Path, seed: int = 7) -> None:
     """A LoRA in GGUF form with a strong effect on the starter model."""
     shape = {tensor.name: tensor.shape for tensor in gguf.GGUFReader(starter).tensors}["blk.0.ffn_up.weight"]
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def write_adapter(path: Path, starter: Path) -> None:
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 4.0)
-    draw = np.random.default_rng(7)
+    draw = np.random.default_rng(seed)
     writer.add_tensor("blk.0.ffn_up.weight.lora_a", draw.normal(0, 1, (4, int(shape[0]))).astype(np.float32))
     writer.add_tensor("blk.0.ffn_up.weight.lora_b", draw.normal(0, 1, (int(shape[1]), 4)).astype(np.float32))
     writer.write_header_to_file()

@@ -63,6 +63,22 @@ async def test_one_that_nobody_uses_gives_its_memory_back_and_comes_back_as_it_w
     assert await other.score(ids) == plain, "loaded another way it has no adapters"
 
 
+async def test_one_whose_adapter_was_replaced_while_it_slept_has_the_new_one(start_app: StartApp, tmp_path: Path, starter_gguf: Path) -> None:
+    app = start_app(idle_unload_s=IDLE_S)
+    app.models.start()
+    write_adapter(tmp_path / "loras_dir" / "strong.gguf", starter_gguf)
+    client = await app.models.load(ONE, "", OPTIONS)
+    ids = [1, *await client.tokenize("Once upon a time there was a fox")]
+    plain = await client.score(ids)
+    await app.adapters.apply(ONE, [AdapterChoice(name="strong.gguf")])
+    adapted = await client.score(ids)
+    await asleep(app.models, ONE)
+    write_adapter(tmp_path / "loras_dir" / "strong.gguf", starter_gguf, seed=3)
+    again = await (await app.models.get(ONE)).score(ids)
+    assert again not in (plain, adapted)
+    assert again == await (await app.models.get(ONE)).score(ids)
+
+
 async def test_falling_asleep_again_and_again_is_no_crash(models: ModelService) -> None:
     await models.load(ONE, "", OPTIONS)
     for _ in range(5):

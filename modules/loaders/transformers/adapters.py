@@ -22,6 +22,7 @@ from modules.loaders.adapter_config import (
     check_adapter_config,
     learned_tokens,
 )
+from modules.loaders.adapter_facts import KnownVersions
 from modules.loaders.folder_header import read_json, read_weight_header
 
 SIDES = ((SIDE_A, "in_features", 1), (SIDE_B, "out_features", 0))
@@ -36,38 +37,53 @@ class AdapterSet:
         self._model = model
         self._wrapped: Any = None
         self._names: dict[tuple[str, int], str] = {}
+        self._known = KnownVersions()
+        self._before: Collection[tuple[str, int]] = ()  # in use until now: a running reply may want them back
         self._having_tables: set[tuple[str, int]] = set()
         self._numbers = itertools.count()
 
     def apply(self, adapters: Sequence[Adapter]) -> None:
-        """Put exactly these adapters into use. One that was read before is not read again, also for another scale.
+        """Put exactly these adapters into use. One that was read before is not read again, also for another scale or when its files are gone.
 
         Raises:
             NotFound: no such adapter folder.
+            Conflict: its files are of another version than was asked for.
             UnsupportedFormat: not an adapter for this model; nothing has changed then.
         """
-        chosen = {self._key(Path(adapter.path)): adapter for adapter in in_use(adapters)}
-        new = {key: Path(adapter.path) for key, adapter in chosen.items() if key not in self._names}
-        for path in new.values():
-            self._check(path)
+        chosen = {self._key(adapter): adapter for adapter in in_use(adapters)}
+        new = {key: adapter for key, adapter in chosen.items() if key not in self._names}
+        for key, adapter in new.items():
+            self._check(Path(adapter.path), key)
         self._check_tables(chosen)
+        for key, adapter in new.items():
+            self._read(Path(adapter.path), key)
+        for key, adapter in chosen.items():
+            self._known.add(adapter, key)
+        if self._wrapped is not None:
+            self._use(chosen)
+        self._before = chosen
+
+    def _use(self, chosen: Mapping[tuple[str, int], Adapter]) -> None:
         if not chosen:
-            if self._wrapped is not None:
-                self._wrapped.base_model.disable_adapter_layers()
+            self._wrapped.base_model.disable_adapter_layers()
             return
-        for key, path in new.items():
-            self._read(path, key)
-            self._forget_older(key)
         self._wrapped.base_model.enable_adapter_layers()
         self._wrapped.base_model.set_adapter([self._names[key] for key in chosen])
+        self._forget_older({*chosen, *self._before})
         self._scale({self._names[key]: adapter.scale for key, adapter in chosen.items()})
         self._wrapped.eval()
         self._wrapped.requires_grad_(False)
 
-    def _key(self, path: Path) -> tuple[str, int]:
+    def _key(self, adapter: Adapter) -> tuple[str, int]:
+        """By what this adapter is kept; one that was read before is found without a look at the disk, where it may be gone."""
+        key = self._known.key(adapter)
+        if key is not None:
+            return key
+        path = Path(adapter.path)
         weights = path / WEIGHTS
         if not (path / CONFIG).is_file() or not weights.is_file():
             raise NotFound(f"{path.name} is not an adapter folder with {CONFIG} and {WEIGHTS}; this loader uses PEFT adapters, refresh the list.")
+        self._known.check(adapter)
         return str(path), weights.stat().st_mtime_ns
 
     def _read(self, path: Path, key: tuple[str, int]) -> None:
@@ -87,10 +103,12 @@ class AdapterSet:
             raise UnsupportedFormat(f"The adapter {path.name} cannot be applied to this model ({reason}). All adapters are off now.") from error
         self._names[key] = name
 
-    def _forget_older(self, key: tuple[str, int]) -> None:
-        """Give back the memory of what the folder held before."""
-        for other in [other for other in self._names if other[0] == key[0] and other != key]:
-            self._wrapped.delete_adapter(self._names.pop(other))
+    def _forget_older(self, wanted: Collection[tuple[str, int]]) -> None:
+        """Give back the memory of what these folders held before."""
+        paths = {path for path, _ in wanted}
+        for key in [key for key in self._names if key[0] in paths and key not in wanted]:
+            self._wrapped.delete_adapter(self._names.pop(key))
+            self._known.forget(key)
 
     def _scale(self, scales: dict[str, float]) -> None:
         from peft.tuners.lora.layer import LoraLayer
@@ -106,15 +124,15 @@ class AdapterSet:
             if hasattr(self._model, "peft_config"):
                 del self._model.peft_config
         self._wrapped = None
-        self._names = {}
+        self._names, self._before, self._known = {}, (), KnownVersions()
 
-    def _check(self, path: Path) -> None:
+    def _check(self, path: Path, key: tuple[str, int]) -> None:
         """Everything that would go wrong half-way, or silently, is refused before the model is touched."""
         config = read_json(path / CONFIG)
         check_adapter_config(path.name, config)
         self._check_tokens(path, config)
         if config.get("modules_to_save") or learned_tokens(config):
-            self._having_tables.add(self._key(path))
+            self._having_tables.add(key)
         modules = dict(self._model.named_modules())
         for name, (_, shape) in read_weight_header(path / WEIGHTS).items():
             for suffix, attribute, axis in SIDES:
