@@ -391,6 +391,7 @@ class Engine:
             self._failures = FAILURES_UNTIL_BROKEN
         if self._failures >= FAILURES_UNTIL_BROKEN:
             self.broken = f"{self._name} failed {self._failures} times in a row; the last cause was {_short(error)}."
+            self._paused = True  # who waits is left to the process that replaces this one
 
 
 def _short(error: Exception) -> str:

@@ -135,8 +135,11 @@ def between_steps(one: Held, function) -> list[object]:
         except AppError as error:
             answers.append(error)
 
+    waiting = one.engine._commands.qsize()
     caller = threading.Thread(target=ask)
     caller.start()
+    while one.engine._commands.qsize() == waiting:  # the engine stands in a step
+        time.sleep(0.001)
     one.go_on()
     caller.join(10)
     return answers
@@ -318,6 +321,8 @@ def test_who_runs_with_adapters_that_are_gone_for_good_is_told_and_never_goes_on
     one = held(slots=2)
     first, second = one.begin("first", ONE), one.begin("second", ONE)
     one.at_step()
+    one.gate.release()
+    one.at_step()
     before_s = time.monotonic()
     after, plain = one.begin("after", (Adapter(path="two"),)), one.begin("plain", ())
     one.runner.gone.add("one")
@@ -337,7 +342,7 @@ def test_a_model_that_takes_no_adapters_back_any_more_ends_its_replies_and_is_re
     one = held(slots=2)
     running = one.begin("running", ONE)
     one.at_step()
-    one.runner.failures = 1_000_000_000  # it goes on trying until it is replaced
+    one.runner.failures = 1_000_000_000
     other = one.begin("other", HALF)
     one.go_on()
     one.inbox.wait(running)
@@ -347,6 +352,9 @@ def test_a_model_that_takes_no_adapters_back_any_more_ends_its_replies_and_is_re
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert "out of luck" in one.engine.broken
+    left = one.runner.failures
+    time.sleep(0.05)
+    assert one.runner.failures == left, "it stands still"
     assert other not in one.inbox.started
 
 
