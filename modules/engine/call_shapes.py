@@ -11,7 +11,7 @@ from modules.engine.lark import HEADER
 from modules.engine.shapes import json_rule
 
 if TYPE_CHECKING:
-    from modules.core.text_shape import CallText, TaggedField, TaggedItem
+    from modules.core.text_shape import CallText, FramedJson, TaggedField, TaggedItem
 
 
 def write_calls(calls: CallText, special: Mapping[str, int]) -> str:
@@ -33,14 +33,29 @@ def write_calls(calls: CallText, special: Mapping[str, int]) -> str:
     rules = f"item: {items('')}\nfirst: {items('' if frame.begin else frame.after)}\n"
     ends = {one.behind for item in frame.tagged for one in item.fields if not one.schema and not one.choices}
     rules += "".join(f"value[lazy]: /(?s:.*){_written(end)}/\n" for end in ends)  # one format, one end
-    if frame.after:
-        mark = _written(frame.after)
-        marked = f"FREE? <[{special[frame.after]}]>" if frame.after in special else "marked"
-        # what is free ends with the first mark: a text that has one is not free to its end
-        return f"{HEADER}start: FREE? | {marked} {text}\n{rules}FREE: /(?s:.+)/ & ~/(?s:.*{mark}.*)/\nmarked[lazy]: /(?s:.*{mark})/\n"
-    other = f" | {json_rule(frame.otherwise, 'json_schema')}" if frame.otherwise else ""
     thought = _thought(*frame.thinking, special) if frame.thinking else ""
+    if frame.after:
+        return f"{HEADER}{_where_marked(frame, text, special)}{rules}{thought}"
+    other = f" | {json_rule(frame.otherwise, 'json_schema')}" if frame.otherwise else ""
     return f"{HEADER}start: {'thought? ' if thought else ''}({text}{other})\n{rules}{thought}"
+
+
+def _where_marked(frame: FramedJson, text: str, special: Mapping[str, int]) -> str:
+    """Free text, or calls behind the first mark, where it is no part of thinking; what is free ends with it, so a text that has one is not free to its end."""
+    mark = _written(frame.after)
+
+    def either(free: str, marked: str, spared: str) -> tuple[str, str]:
+        """Both as one rule, and what it takes; `spared` is what they do not begin with."""
+        begins = f" & ~/(?s:{spared}.*)/" if spared else ""
+        terminals = f"{free}: /(?s:.+)/ & ~/(?s:.*{mark}.*)/{begins}\n{marked}[lazy]: /(?s:.*{mark})/{begins}\n"
+        return f"{free}? | {f'{free}? <[{special[frame.after]}]>' if frame.after in special else marked} {text}", terminals
+
+    anything, terminals = either("FREE", "marked", "")
+    if not frame.thinking:
+        return f"start: {anything}\n{terminals}"
+    opening = frame.thinking[0]
+    first, more = either("FIRST", "first_marked", "" if opening in special else _written(opening))
+    return f"start: {first} | thought ({anything})\n{terminals}{more}"
 
 
 def _written(mark: str) -> str:

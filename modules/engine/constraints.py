@@ -36,6 +36,7 @@ REASON_LIMIT = 300  # characters of what the library says
 # Bounds of the library: what one token may cost (about 14 ms of lexer, 10 ms of parser), and memory of one shape (1 to 2 kB a state)
 STEP_LEXER_FUEL = 200_000
 STEP_MAX_ITEMS = 200_000
+MAX_ITEMS_IN_ROW = 8_000  # four for each property that may come next: some 2,000, which take 40 ms once
 MAX_LEXER_STATES = 50_000
 
 
@@ -176,16 +177,26 @@ class Constraints:
         text = write_calls(value, self._special(value)) if isinstance(value, CallText) else write_shape(name, value)
         trie = self._vocabulary().trie
         limits = llguidance.LLParserLimits(
-            step_lexer_fuel=STEP_LEXER_FUEL, step_max_items=STEP_MAX_ITEMS, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False
-        )
+            max_items_in_row=MAX_ITEMS_IN_ROW,
+            step_lexer_fuel=STEP_LEXER_FUEL, step_max_items=STEP_MAX_ITEMS, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False,
+        )  # fmt: skip
         matcher = _ask(functools.partial(llguidance.LLMatcher, trie, text, log_level=0, limits=limits))
         if not matcher.is_error():
             _ask(matcher.compute_bitmask)  # whether anything can come first; changes nothing, and copies know it already
             if matcher.is_error() and _at_an_end(matcher):
                 raise InvalidRequest(f"No text fits the {TITLES[name]}, or none that this model's vocabulary can write. Change it.", field=name)
+        if name == "json_schema" and not matcher.is_error() and (opened := self._opened(matcher)).is_error():
+            matcher = opened  # too many properties: better said now than in the middle of a reply
         if matcher.is_error():
             raise InvalidRequest(f"The {TITLES[name]} cannot be used: {_reason(matcher)}. Change it, or say in the prompt what you need.", field=name)
         return matcher
+
+    def _opened(self, matcher: Any) -> Any:
+        """A copy inside the object that a schema asks for; an equal one where it asks for none, or no single token opens it."""
+        copy, pieces = _ask(matcher.deep_copy), self._vocabulary().pieces
+        if b"{" in pieces and _ask(copy.validate_tokens, [pieces.index(b"{")]):
+            _ask(copy.consume_token, pieces.index(b"{"))
+        return copy
 
     def _read_vocabulary(self) -> Vocabulary:
         """All tokens, once a model."""

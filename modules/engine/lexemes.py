@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from modules.engine.gbnf import Alt, Chars, Node, Piece, Ref, Repeat, Seq
-from modules.engine.rule_facts import can_be_empty, has_text, parts, regular_rules, rules_with_text, settle
+from modules.engine.rule_facts import can_be_empty, parts, regular_rules, settle
 
 MOST_PLACES = 600  # of one piece when two are compared; a larger one is taken apart at once
 MOST_COMPARED = 600_000  # ranges of characters that are looked at for one grammar; what is left then is taken apart
@@ -36,12 +36,11 @@ class TooLargeError(ValueError):
 
 
 class Lexemes:
-    """A grammar as rules over pieces. `rules` has a plan for each name that is used above the pieces, `root` among them."""
+    """A grammar without dead ends as rules over pieces. `rules` has a plan for each name that is used above the pieces, `root` among them."""
 
     def __init__(self, grammar: Mapping[str, Node]) -> None:
         self._grammar = grammar
         self._regular = regular_rules(grammar)
-        self._with_text = dict.fromkeys(grammar, False) | dict.fromkeys(rules_with_text(grammar), True)
         self._empty = settle(grammar, False, can_be_empty)
         self._apart: set[int] = set()  # ids of nodes that are taken apart
         self._kept: dict[tuple[int, str], Node] = {}  # groups of neighbours, so that each is the same object every time
@@ -56,11 +55,6 @@ class Lexemes:
             if not wrong:
                 break
             self._apart |= wrong
-
-    @property
-    def possible(self) -> bool:
-        """Whether any text fits the grammar."""
-        return self._with_text["root"]
 
     # ---- the plan --------------------------------------------------------------------------------------------------
 
@@ -89,7 +83,7 @@ class Lexemes:
         if isinstance(node, Seq):
             return Seq(tuple(self._plan(item) for item in self._runs(node)))
         assert isinstance(node, Alt)
-        items = [item for item in node.items if has_text(item, self._with_text)]
+        items = list(node.items)
         simple = [item for item in items if self._is_regular(item)]
         if len(simple) > 1 and id(node) not in self._apart:
             group = self._kept.setdefault((id(node), "alternatives"), Alt(tuple(simple)))

@@ -16,6 +16,7 @@ from modules.engine.constraints import Constraints
 from modules.engine.detokenizer import Detokenizer, PieceTable
 from modules.engine.guidance import Guidance
 from modules.engine.payoff import DraftRecord
+from modules.engine.penalties import breaker_tokens
 from modules.engine.sampling import Sampler
 from modules.engine.sequence import Sequence
 from modules.engine.stopping import StopChecker
@@ -153,9 +154,10 @@ class Preparation:
         return frozenset(token_id for mark in marks if (token_id := self._find_special_stop(mark)) is not None)
 
     def _find_breakers(self, breakers: tuple[str, ...]) -> frozenset[int]:
-        """The tokens that end with a breaker of DRY: the last one of each when it stands behind a letter."""
+        """The tokens that hold a breaker of DRY, and the last one of each breaker that takes several when it stands behind a letter."""
+        known = range(min(self._vocab_size, self._tokenizer.vocab_size))
         found = (self._encode("a" + text, parse_special=False) for text in breakers)
-        return frozenset(ids[-1] for ids in found if ids)
+        return breaker_tokens(map(self._tokenizer.piece, known), breakers) | frozenset(ids[-1] for ids in found if ids)
 
     def _encode(self, text: str, *, parse_special: bool) -> list[int]:
         """Token ids; none for a text that this vocabulary cannot hold, which the model can then not write either."""

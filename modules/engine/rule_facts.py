@@ -76,6 +76,22 @@ def has_text(node: Node, known: Mapping[str, bool]) -> bool:
     return (all if isinstance(node, Seq) else any)(has_text(item, known) for item in node.items)
 
 
+def without_dead_ends(rules: Mapping[str, Node]) -> dict[str, Node]:
+    """The same texts in rules, alternatives and repeats that can all come to an end: no beginning is left that no text has."""
+    fits = dict.fromkeys(rules, False) | dict.fromkeys(rules_with_text(rules), True)
+
+    def cut(node: Node) -> Node:
+        if isinstance(node, Alt):
+            return Alt(tuple(cut(item) for item in node.items if has_text(item, fits)))
+        if isinstance(node, Seq):
+            return Seq(tuple(map(cut, node.items)))
+        if isinstance(node, Repeat):
+            return Repeat(cut(node.item), node.least, node.most) if node.most != 0 and has_text(node.item, fits) else Seq(())
+        return node
+
+    return {name: cut(node) for name, node in rules.items() if fits[name]}
+
+
 def can_be_empty(node: Node, known: Mapping[str, bool]) -> bool:
     """Whether the empty text fits a node."""
     if isinstance(node, Chars):

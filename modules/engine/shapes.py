@@ -13,7 +13,7 @@ from modules.engine.gbnf import read_gbnf
 from modules.engine.lark import HEADER, write_lark
 from modules.engine.lexemes import Lexemes
 from modules.engine.regex_bounds import bounded_regex
-from modules.engine.rule_facts import check_size
+from modules.engine.rule_facts import check_size, without_dead_ends
 
 if TYPE_CHECKING:
     from modules.core.params import GenerationParams
@@ -46,10 +46,10 @@ def write_shape(name: str, value: str | tuple[str, ...]) -> str:
 def _grammar(text: str) -> str:
     rules = read_gbnf(text)
     check_size(rules)
-    lexemes = Lexemes(rules)
-    if not lexemes.possible:
+    rules = without_dead_ends(rules)
+    if "root" not in rules:
         raise InvalidRequest("No text fits the grammar: root never comes to an end. Give each rule that names itself a way out.", field="grammar")
-    return write_lark(rules, lexemes)
+    return write_lark(rules, Lexemes(rules))
 
 
 def _regex(text: str) -> str:

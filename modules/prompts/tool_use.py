@@ -54,20 +54,26 @@ class ToolUse:
         """The tools as templates know them."""
         return [{**tool, "function": {key: value for key, value in tool["function"].items() if key != "strict"}} for tool in prompt.tools]
 
-    def text(self, prompt: ChatPrompt, otherwise: str = "") -> CallText | None:
-        """How calls come in the reply; None without tools. A reply that may be a call or JSON by a schema is `otherwise` that."""
+    def text(self, prompt: ChatPrompt, otherwise: str = "", shape: str = "") -> CallText | None:
+        """How calls come in the reply; None without tools. A reply that may be a call or JSON by a schema is `otherwise` that; `shape` names another one that it has to have.
+
+        Raises:
+            InvalidRequest: a call has to come, and such a shape as well.
+        """
         if not prompt.tools:
             return None
+        if shape and prompt.must_call:
+            raise InvalidRequest(f"A tool has to be called, and {shape} asks for another text. Take one of the two out.", field=shape)
         schemas = schemas_of(prompt.tools)
         frame = None
         if prompt.must_call:
             frame = self._framed(prompt, {name: schemas[name] for name in prompt.must_call})
         elif otherwise:
             frame = replace(self._framed(prompt, schemas), otherwise=otherwise)
-        elif keeps_schemas(self.form, prompt.tools):
+        elif not shape and keeps_schemas(self.form, prompt.tools):
             strict = strict_tools(prompt.tools)
             frame = replace(self._framed(prompt, {name: schema if name in strict else ANY_OBJECT for name, schema in schemas.items()}), after=self.form.mark)
-        if frame is not None and self.thinking and not frame.after and prompt.template_variables.get(THINKING_SWITCHES[0]) is not False:
+        if frame is not None and self.thinking and prompt.template_variables.get(THINKING_SWITCHES[0]) is not False:
             frame = replace(frame, thinking=self.thinking)
         return CallText((*self.form.special, *self.thinking), frame)
 

@@ -25,6 +25,7 @@ from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, T
 from modules.core.model import LoadedModel, TemplateSource
 from modules.core.params import GenerationParams
 from modules.core.settings import validation_sentence
+from modules.core.text_shape import SHAPE_FIELDS
 from modules.core.trusted_code import FLAG, TrustedCode
 from modules.engine.channel import guard_process, take_stdio
 from modules.engine.worker import LoadCommand, Prepared, Progress, Ready, serve
@@ -174,7 +175,7 @@ class ModelPrompts:
             template_origin=source.origin,
             template_hash=text_hash(source.text),
             call_format=form.name if form else "",
-            calls=self._tool_use(source).text(prompt, params.json_schema) if form else None,
+            calls=self._tool_use(source).text(prompt, params.json_schema, _other_shape(params)) if form else None,
         )
 
     def _fit(self, prompt: ChatPrompt, source: TemplateSource, room: int) -> tuple[_Written, tuple[Message, ...]]:
@@ -332,6 +333,11 @@ def _variables(renderer: TemplateRenderer, template: TemplateSource) -> tuple[st
         return renderer.options(template)
     except InvalidRequest:  # a broken template: said by its doubts, and when it is used
         return None
+
+
+def _other_shape(params: GenerationParams) -> str:
+    """The field that gives the text a shape which no call of a tool can have."""
+    return next((name for name in SHAPE_FIELDS if name != "json_schema" and getattr(params, name)), "")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import jsonschema_rs
 import numpy as np
 import pytest
 
+from modules.core.errors import InvalidRequest
 from modules.core.model import DraftSource, LoadedModel
 from modules.core.params import GenerationParams
 from modules.engine.constraints import Constraints
@@ -65,6 +66,20 @@ def test_objects_of_a_schema(model: LoadedModel) -> None:
         assert validator.is_valid(json.loads(text)), text
         assert reason == "stop"
     assert len({text for text, _ in replies}) == 3
+
+
+def test_an_object_of_many_columns_none_of_which_has_to_come(model: LoadedModel) -> None:
+    columns = {f"k{number}": {"type": "string"} for number in range(1500)}
+    one = Constraints(model.tokenizer, model.runner.vocab_size).constraint(GenerationParams(json_schema={"properties": columns}), model.tokenizer.end_ids)
+    assert one is not None
+    for token_id in model.tokenizer.encode('{"k7": "sea", "k1499": "hill"}', add_special=False, parse_special=False):
+        assert one.allows(token_id)
+        assert token_id in one.allowed()
+        one.advance(token_id)
+    assert one.finished
+    too_many = {f"k{number}": {"type": "string"} for number in range(2200)}
+    with pytest.raises(InvalidRequest, match="The JSON schema cannot be used: .* items; max is 8000"):
+        Constraints(model.tokenizer, model.runner.vocab_size).constraint(GenerationParams(json_schema={"properties": too_many}), model.tokenizer.end_ids)
 
 
 def test_other_shapes_and_none_side_by_side(model: LoadedModel) -> None:

@@ -30,9 +30,9 @@ def bench():
     """Starts engines over fake runners and ends them."""
     engines = []
 
-    def start(runner: FakeRunner | None = None, **options) -> tuple[Engine, FakeRunner, Inbox]:
+    def start(runner: FakeRunner | None = None, tokenizer: ByteTokenizer | None = None, **options) -> tuple[Engine, FakeRunner, Inbox]:
         inbox, runner = Inbox(), runner or FakeRunner()
-        engines.append((Engine(runner, ByteTokenizer(), inbox, **options), runner))
+        engines.append((Engine(runner, tokenizer or ByteTokenizer(), inbox, **options), runner))
         return engines[-1][0], runner, inbox
 
     yield start

@@ -11,7 +11,7 @@ from modules.core.params import GenerationParams
 from modules.core.text_shape import CallText, FramedJson, TaggedField, TaggedItem
 from modules.engine.constraints import Constraints
 from tests.engine.test_constraints import PROMPT, babble
-from tests.fakes import EOS, MARK, VOCAB_SIZE, ByteTokenizer, FakeRunner
+from tests.fakes import BOS, EOS, MARK, VOCAB_SIZE, ByteTokenizer, FakeRunner
 
 PLACE = '{"type":"object","properties":{"at":{"enum":["sea","hill"]}},"required":["at"],"additionalProperties":false}'
 ANYTHING = FramedJson((("<|mark|>look ", PLACE, "<|mark|>"), ("<|mark|>now ", '{"type":"object","additionalProperties":false}', "<|mark|>")), "(", ", ", ")", 3)
@@ -125,3 +125,38 @@ def test_marks_are_shown_where_they_are_asked_for_and_a_schema_that_cannot_be_ke
     assert "<|mark|>" in call(*babbling, CallText(("<|mark|>",), None), max_tokens=5, logit_bias={MARK: 100})[0]
     with pytest.raises(InvalidRequest, match="parameters of a tool"):
         call(*babbling, CallText((), FramedJson((("look ", '{"not":{}}', ""),))))
+
+
+@pytest.mark.parametrize(("opening", "closing", "marks", "end"), [
+    ("<think>", "</think>", (), EOS), ("<think>", "</think>", ("<|mark|>",), EOS), ("<s>", "</s>", ("<s>", "</s>"), MARK), ("<think>", "</s>", ("</s>",), BOS),
+])  # fmt: skip
+def test_what_is_thought_is_free_and_a_mark_in_it_begins_no_call(opening, closing, marks, end):
+    """Tags and mark as letters or special tokens."""
+    mark = "<|mark|>"
+    frame = FramedJson(((f"{mark}look ", PLACE, "."),), after=mark, thinking=(opening, closing))
+    special = {"<|mark|>": MARK, "<s>": BOS, "</s>": EOS}
+    constraints = Constraints(ByteTokenizer(), VOCAB_SIZE)
+
+    def ids(text: str) -> list[int]:
+        parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", text) if marks else [text]
+        return [token_id for part in parts for token_id in ([special[part]] if part in marks else list(part.encode()))]
+
+    def follows(text: str) -> bool | None:
+        constraint = constraints.constraint(GenerationParams(), {end}, [], CallText(marks, frame))
+        for token_id in ids(text):
+            if not constraint.allows(token_id):
+                return None
+            constraint.advance(token_id)
+        return constraint.allows(end)
+
+    place = 'look {"at": "sea"}.'
+    assert follows("plain <words>") is True
+    assert follows(f"Look: {mark}{place}") is True
+    assert follows(f"{mark}lake") is None
+    if mark not in marks:
+        assert follows(f"{opening}I could use {mark} here.{closing}\n\nNo call.") is True
+        assert follows(f"{opening}{mark}lake{closing}Well: {mark}{place}") is True
+    assert follows(f"{opening}Hm.{closing}\n{mark}{place}") is True
+    assert follows(f"{opening}Hm.{closing}\n{mark}lake") is None
+    assert follows(f"{opening}Hm.") is False
+    assert follows("<thin ice>") is True

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from modules.core.errors import InvalidRequest
 from modules.core.generation import ChatPrompt
 from modules.core.messages import Message
 from modules.core.model import TemplateSource
@@ -126,6 +127,25 @@ def test_thinking_may_come_before_a_forced_call_unless_it_is_turned_off() -> Non
     prompt = ChatPrompt(messages=CHAT, tools=TOOLS, must_call=("look",))
     texts = [use.text(prompt), use.text(prompt.model_copy(update={"template_variables": {"enable_thinking": False}}))]
     assert [text.frame.thinking if text and text.frame else "" for text in texts] == [("<think>", "</think>"), None]
+
+
+def test_thinking_is_told_where_calls_may_come_too() -> None:
+    use, _ = use_of(PLAIN + "{% if enable_thinking is false %}<think></think>{% endif %}")
+    told = use.text(ChatPrompt(messages=CHAT, tools=TOOLS))
+    assert told is not None
+    assert told.frame is not None
+    assert (told.frame.after, told.frame.thinking) == ("<tool_call>", ("<think>", "</think>"))
+
+
+@pytest.mark.parametrize("shape", ["grammar", "regex", "choices"])
+def test_a_shape_that_no_call_can_have_counts_before_strict_tools(shape: str) -> None:
+    use, _ = use_of(PLAIN)
+    prompt = ChatPrompt(messages=CHAT, tools=TOOLS)
+    told = use.text(prompt, "", shape)
+    assert told is not None
+    assert told.frame is None
+    with pytest.raises(InvalidRequest, match=f"A tool has to be called, and {shape} asks for another text"):
+        use.text(prompt.model_copy(update={"must_call": ("look",)}), "", shape)
 
 
 @pytest.mark.skipif(not NAMES, reason="the templates of real models are not here")
