@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from modules.core.errors import AppError, InvalidRequest
+from modules.core.messages import THINKING_TAGS, split_thinking
 from modules.core.text_shape import CallText
 from modules.engine.call_shapes import write_calls
 from modules.engine.shapes import TITLES, shape_of, write_shape
@@ -140,12 +141,14 @@ class Constraints:
         self._compiled = functools.lru_cache(maxsize=KEPT)(self._compile)
 
     def constraint(
-        self, params: GenerationParams, end_ids: Set[int], prompt_ids: Sequence[int] = (), calls: CallText | None = None
+        self, params: GenerationParams, end_ids: Set[int], prompt_ids: Sequence[int] = (), calls: CallText | None = None, begun: str = ""
     ) -> Constraint | None:
         """What the parameters or calls of tools ask for; None where the text is free. After a prompt that opens thinking it holds for what follows that.
 
+        `begun` is what the prompt has of the text already: the whole is to fit.
+
         Raises:
-            InvalidRequest: the shape is not right, too large, or no text fits it.
+            InvalidRequest: the shape is not right, too large, or no text fits it, or none that begins so.
         """
         shape = ("tools", calls) if calls is not None and calls.frame is not None else shape_of(params)
         if shape is None:
@@ -157,9 +160,23 @@ class Constraints:
             words = words.copy()
             words[list(self._special(shape[1]).values())] = True
         text = ShapedText(_ask(matcher.deep_copy), words, end_ids, shape[0])
+        if begun:
+            return self._going_on(text, shape[0], begun)
         end = [vocabulary.pieces[token_id] for token_id in prompt_ids[-LONGEST_TAG:] if token_id < len(vocabulary.pieces)]
         closing = closing_tag(b"".join(end))
         return AfterThinking(text, vocabulary, closing) if closing else text
+
+    def _going_on(self, text: ShapedText, name: str, begun: str) -> Constraint:
+        """The same for who goes on with a reply: first with its thinking, where that is still open."""
+        vocabulary, thought = self._vocabulary(), split_thinking(begun)
+        closing = next((closing for opening, closing in THINKING_TAGS if thought.open and begun.lstrip().startswith(opening)), "")
+        if closing:
+            return AfterThinking(text, vocabulary, closing.encode())
+        for token_id in _ask(vocabulary.trie.greedy_tokenize, begun if thought.open else thought.answer):
+            if not text.allows(token_id):
+                raise InvalidRequest(f"What the reply begins with does not fit the {TITLES[name]}. Change one of the two, or have it written anew.", field=name)
+            text.advance(token_id)
+        return text
 
     def _special(self, calls: CallText) -> dict[str, int]:
         """Which marks of calls are special tokens of this model, and their ids."""

@@ -94,12 +94,12 @@ class Engine:
         *,
         stop: Sequence[str] = (),
         person: str = "", client: str = "",
-        key: Any = None, probe: int = 0,
+        key: Any = None, probe: int = 0, begun: str = "",
         adapters: Sequence[Adapter] = (),
         keep_on_disk: bool = True,
         calls: CallText | None = None,
     ) -> Generation:
-        """Queue a generation with exactly these adapters; its events carry the returned handle. `probe` asks only for that many likeliest next tokens.
+        """Queue a generation with exactly these adapters; its events carry the returned handle. `probe` asks only for that many likeliest next tokens; `begun` is what the prompt has of the reply.
 
         Raises:
             ContextOverflow: the prompt leaves no room for a reply.
@@ -107,7 +107,7 @@ class Engine:
             InvalidRequest: an empty prompt, an unknown token id, or adapters on a model that takes none.
             NoModelLoaded: the engine was closed.
         """
-        sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe, calls=calls)
+        sequence = self._preparation.sequence(prompt_ids, params, stop=stop, client=client, probe=probe, calls=calls, begun=begun)
         sequence.adapters, sequence.keep_on_disk, sequence.person = self._turns.check_possible(adapters), keep_on_disk, person
         sequence.generation = generation = Generation(
             key, sequence.sampler.seed, sequence.prompt_length, probe=probe > 0, send=lambda one: self._commands.put(partial(self._cancel, one))

@@ -45,8 +45,9 @@ class Preparation:
         self._breakers = functools.lru_cache(maxsize=16)(self._find_breakers)
 
     def sequence(
-        self, prompt_ids: SequenceABC[int], params: GenerationParams, *, stop: SequenceABC[str], client: str, probe: int, calls: CallText | None = None
-    ) -> Sequence:
+        self, prompt_ids: SequenceABC[int], params: GenerationParams, *,
+        stop: SequenceABC[str], client: str, probe: int, calls: CallText | None = None, begun: str = "",
+    ) -> Sequence:  # fmt: skip
         """A checked sequence, ready to be queued.
 
         Raises:
@@ -71,7 +72,7 @@ class Preparation:
                 end_ids=end_ids | stop_ids.keys(),
                 prompt_ids=words,
                 breaker_ids=self._breakers(params.dry_sequence_breakers) if params.dry_multiplier else frozenset(),
-                constraint=self._constraints.constraint(params, end_ids | stop_ids.keys(), ids, calls),
+                constraint=self._constraints.constraint(params, end_ids | stop_ids.keys(), ids, calls, begun),
             ),
             detokenizer=Detokenizer(self._pieces, hides_special=not params.show_special_tokens, shown=self._shown(calls.marks) if calls else frozenset()),
             stops=StopChecker(stops),

@@ -57,6 +57,7 @@ class Prepared:
     template_hash: str = ""
     call_format: str = ""
     calls: CallText | None = None  # how they come in the text
+    begun: str = ""  # what the prompt has of the reply already
 
 
 class PromptMaker(Protocol):
@@ -281,7 +282,7 @@ class Worker:
         rests = not running.engine.busy_since_s
         job.generation = running.engine.submit(
             job.prepared.token_ids, request.params, stop=job.prepared.stop, person=request.person, client=request.client, key=job, probe=probe,
-            adapters=request.adapters or (), keep_on_disk=request.keep_on_disk, calls=job.prepared.calls,
+            adapters=request.adapters or (), keep_on_disk=request.keep_on_disk, calls=job.prepared.calls, begun=job.prepared.begun,
         )  # fmt: skip
         if job.cancelled:
             job.generation.cancel()

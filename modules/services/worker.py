@@ -176,6 +176,7 @@ class ModelPrompts:
             template_hash=text_hash(source.text),
             call_format=form.name if form else "",
             calls=self._tool_use(source).text(prompt, params.json_schema, _other_shape(params)) if form else None,
+            begun=kept[-1].content if prompt.continue_final_message and kept and not prompt.dialogue else "",
         )
 
     def _fit(self, prompt: ChatPrompt, source: TemplateSource, room: int) -> tuple[_Written, tuple[Message, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import openai
@@ -91,6 +92,16 @@ def test_the_last_message_is_continued(client: openai.OpenAI, greedy: str) -> No
     assert begun + continued == greedy
     answered = text(client, {**GREEDY, "messages": messages})
     assert begun + answered != greedy
+
+
+def test_a_continued_message_has_its_shape_as_a_whole(client: openai.OpenAI) -> None:
+    messages = [*QUESTION, {"role": "assistant", "content": '{"mood": "sun'}]
+    schema = {"type": "object", "properties": {"mood": {"enum": ["sunny", "sunk"]}, "days": {"enum": [1, 2]}}, "required": ["mood", "days"], "additionalProperties": False}
+    continued = text(client, {**GREEDY, "max_tokens": 60, "messages": messages}, continue_final_message=True, json_schema=schema)
+    assert set(json.loads('{"mood": "sun' + continued)) == {"mood", "days"}
+    messages[-1]["content"] = "Well"
+    with pytest.raises(openai.BadRequestError, match="What the reply begins with does not fit the JSON schema"):
+        text(client, {**GREEDY, "messages": messages}, continue_final_message=True, json_schema=schema)
 
 
 @pytest.mark.parametrize("fields", [{"mirostat_mode": 2, "mirostat_tau": 0.1}, {"typical_p": 0.05}, {"dynamic_temperature_range": 4.5}])

@@ -72,6 +72,7 @@ def test_a_chat_is_rendered_with_one_bos_and_ends_where_the_template_says(prompt
 def test_an_unfinished_answer_is_continued(prompts):
     prepared = prompts.prepare(chat("Hi", "Hello there, I", continue_final_message=True))
     assert written(prompts, prepared.token_ids).endswith("<|im_start|>assistant\nHello there, I")
+    assert (prepared.begun, prompts.prepare(chat("Hi", "Hello there, I")).begun) == ("Hello there, I", "")
 
 
 def test_a_chosen_template_gets_the_special_tokens_of_the_model(prompts):
