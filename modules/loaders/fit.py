@@ -135,7 +135,7 @@ def judge(shape: Shape, wanted: Needs, room: Room, *, context_length: int, users
     """The verdict for a context and a number of users at once."""
     context = min(context_length, shape.trained_tokens or context_length)
     needed = wanted.total(context * users)
-    layers = _layers_on_gpu(shape, wanted, room, context * users)
+    layers = layers_on_gpu(shape, wanted, room, context * users)
     whole = layers > shape.layers
     available = room.graphics_bytes if whole else room.memory_bytes + (room.graphics_bytes if layers else 0)
     largest = min(wanted.tokens_that_fit(available) // users // STEP_TOKENS * STEP_TOKENS, shape.trained_tokens or MOST_TOKENS)
@@ -153,7 +153,7 @@ def _layer_bytes(shape: Shape, wanted: Needs, tokens: int) -> float:
     return (wanted.weights + wanted.cache(tokens)) / (shape.layers + 1)  # embeddings and output count as one
 
 
-def _layers_on_gpu(shape: Shape, wanted: Needs, room: Room, tokens: int) -> int:
+def layers_on_gpu(shape: Shape, wanted: Needs, room: Room, tokens: int) -> int:
     """How many layers the graphics memory holds beside the buffers; one more than there are when all and the output do."""
     if room.graphics_bytes <= wanted.fixed:
         return 0

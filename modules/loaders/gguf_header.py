@@ -19,8 +19,8 @@ from typing import Any, BinaryIO
 from modules.core.errors import UnsupportedFormat
 from modules.loaders.machine import size_text
 
-HEADER_LIMIT_BYTES = 256 << 20
-CHUNK_BYTES = 1 << 20
+OTHER_KINDS = frozenset({"mmproj", "imatrix", "adapter"})  # what is no model by itself
+HEADER_LIMIT_BYTES, CHUNK_BYTES = 256 << 20, 1 << 20
 KEY_LIMIT = 10_000
 TENSOR_LIMIT = 100_000
 STRING_LIMIT_BYTES = 16 << 20
@@ -365,7 +365,7 @@ def _check_layout(reader: _Reader, path: Path, size: int, metadata: Mapping[str,
 
 def _check_hyperparameters(reader: _Reader, header: GgufHeader) -> None:
     """Numbers outside these limits make the native loader abort the process."""
-    if header.kind != "model":
+    if header.kind in OTHER_KINDS:
         return
     limits = (
         ("block_count", 1, 512), ("embedding_length", 1, 1 << 20), ("context_length", 1, 1 << 30), ("attention.head_count", 0, 1 << 16),

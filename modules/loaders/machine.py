@@ -17,12 +17,10 @@ from types import MappingProxyType
 import psutil
 
 from modules.core.errors import OutOfMemory
+from modules.loaders import container
 
 PROCESSORS = Path("/proc/cpuinfo")
 TILES = b"ggml_backend_amx_buffer_type"  # a name in the library where it was built with them
-CGROUP_V2 = Path("/sys/fs/cgroup")
-CGROUP_V1 = Path("/sys/fs/cgroup/memory")
-NO_LIMIT_BYTES = 1 << 60
 RESERVE_BYTES = 128 << 20  # left for everything else on the machine
 MOST_SPILL_BYTES = 2_000_000_000  # unless more is asked for
 GRAPHICS_LIBRARIES: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -38,36 +36,11 @@ def size_text(size_bytes: float) -> str:
     return f"{int(size_bytes)} bytes"
 
 
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # absent, or "max"
-        return None
-
-
-def _cgroup_available(limit_file: Path, usage_file: Path, stat_file: Path) -> int | None:
-    """Bytes left below the container's limit; page cache that can be dropped counts as free."""
-    limit, usage = _number(limit_file), _number(usage_file)
-    if limit is None or usage is None or limit >= NO_LIMIT_BYTES:
-        return None
-    try:
-        fields = dict(line.split()[:2] for line in stat_file.read_text(encoding="ascii").splitlines() if " " in line)
-        droppable = int(fields.get("inactive_file", 0))
-    except (OSError, ValueError):
-        droppable = 0
-    return max(0, limit - usage + droppable)
-
-
 def available_bytes() -> int:
     """Memory this process can still take: free memory of the machine, or what its container has left if that is less."""
-    found = [int(psutil.virtual_memory().available)]
-    for limit in (
-        _cgroup_available(CGROUP_V2 / "memory.max", CGROUP_V2 / "memory.current", CGROUP_V2 / "memory.stat"),
-        _cgroup_available(CGROUP_V1 / "memory.limit_in_bytes", CGROUP_V1 / "memory.usage_in_bytes", CGROUP_V1 / "memory.stat"),
-    ):
-        if limit is not None:
-            found.append(limit)
-    return min(found)
+    free = int(psutil.virtual_memory().available)
+    left = container.memory_left()
+    return free if left is None else min(free, left)
 
 
 def resident_bytes() -> int:
@@ -97,10 +70,10 @@ def _status_bytes(process: str, field: str) -> int:
 
 
 def usable_cores() -> int:
-    """Physical cores this process may run on, at least 1."""
+    """Physical cores whose time this process may use, at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     physical = psutil.cpu_count(logical=False) or allowed
-    return max(1, min(allowed, physical))
+    return max(1, min(allowed, physical, container.cores() or allowed))
 
 
 def has_tiles() -> bool:

@@ -21,7 +21,7 @@ from modules.loaders.folder_header import (
     read_json,
     read_weight_header,
 )
-from modules.loaders.gguf_header import read_gguf_header
+from modules.loaders.gguf_header import OTHER_KINDS, read_gguf_header
 from modules.loaders.model_paths import PART, adapter_paths, model_paths
 from modules.loaders.other_folders import Found, OtherFolder
 from modules.loaders.pickled import conversion
@@ -32,7 +32,6 @@ LICENCE_LINE = re.compile(r"^licen[sc]e:[ \t]*['\"]?(\w[^'\"#\r\n]{0,99})", re.M
 IMAGE_FILES = ("preprocessor_config.json", "processor_config.json")  # without one of them nothing says how images are prepared
 # Kinds of image-text models that are loaded for text alone: texts have a class of their own, see themselves whole, or a package is missing
 TEXT_HERE = frozenset({"dots3_note", "emu3", "llama4", "mistral_large4", "mllama", "paligemma", "qwen3_5", "qwen3_5_moe", "qwen4_exp"})
-OTHER_KINDS = frozenset({"mmproj", "imatrix", "adapter"})
 
 
 @dataclass(frozen=True)

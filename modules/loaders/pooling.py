@@ -33,6 +33,7 @@ ENCODERS = frozenset({
 })  # fmt: skip
 # Of these the first positions are not for tokens
 OFFSET_POSITIONS = frozenset({"camembert", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"})
+BOTH_WAYS = frozenset({"gemma-embedding", "llama-embed"})  # llama.cpp has these see a whole text at once without a word of it in the file
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def pool(states: NDArray[np.float32], pooling: Pooling) -> NDArray[np.float32]:
 
 def embeds_only(header: GgufHeader) -> bool:
     """Whether a GGUF model only makes vectors."""
-    return "bert" in header.architecture or header.metadata.get(f"{header.architecture}.attention.causal") is False
+    return "bert" in header.architecture or header.architecture in BOTH_WAYS or header.metadata.get(f"{header.architecture}.attention.causal") is False
 
 
 def gguf_recipe(header: GgufHeader) -> Recipe:

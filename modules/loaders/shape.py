@@ -162,6 +162,7 @@ def _gguf_cache(header: GgufHeader, layers: int) -> tuple[CacheLayers, ...]:
     value = header.number("attention.value_length", width // heads)
     if header.number("attention.key_length_mla"):  # the latent vector is kept once and serves as both
         value = 0
+    seen_key, seen_value = header.number("attention.key_length_swa", key), header.number("attention.value_length_swa", value)  # in the layers with a window
     window, period = header.number("attention.sliding_window"), WINDOW_PERIODS.get(header.architecture, 0)
     pattern = _each_layer(header, "attention.sliding_window_pattern", layers, period)
     stated = isinstance(header.metadata.get(f"{header.architecture}.attention.sliding_window_pattern"), tuple)
@@ -172,7 +173,7 @@ def _gguf_cache(header: GgufHeader, layers: int) -> tuple[CacheLayers, ...]:
         if interval and (layer + 1) % interval:
             continue
         windowed = bool(pattern[layer]) if stated else pattern[layer] > 1 and layer % pattern[layer] < pattern[layer] - 1
-        place = (kv_heads * (key + value), window if windowed else 0)
+        place = (kv_heads * (seen_key + seen_value if windowed else key + value), window if windowed else 0)
         counts[place] = counts.get(place, 0) + 1
     return tuple(CacheLayers(count, numbers, seen) for (numbers, seen), count in counts.items() if numbers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import gguf
 import numpy as np
@@ -16,11 +17,13 @@ from modules.core.model import LoadedModel
 from modules.core.params import GenerationParams
 from modules.engine.embedding import check_writes, embed, embedding_ids
 from modules.engine.engine import Engine
+from modules.loaders.gguf_header import GgufHeader
 from modules.loaders.model_info import read_info
+from modules.loaders.pooling import embeds_only
 from modules.loaders.registry import find_loader
 from tests.fakes import Inbox
 from tests.tiny_embedders import POSITIONS, bert_vector, write_bert, write_bert_gguf
-from tests.tiny_models import TinyFiles
+from tests.tiny_models import TinyFiles, write_gguf
 
 TEXTS = ("A LoRA is a small file.", "unable", "What changes the model? It rains today and the weather is unable.", "is it")
 GREEDY = GenerationParams(temperature=0, max_tokens=60)
@@ -134,6 +137,28 @@ def test_encoders_are_listed_as_what_they_are(bert: Path, berts: dict[str, Bench
     for path, writes in ((bert, False), (bert.with_suffix(".gguf"), False), (tiny.folder, True), (tiny.gguf, True)):
         info = read_info(path, path.parent)
         assert (info.problem, info.can_write) == ("", writes)
+
+
+def test_one_token_that_begins_and_ends_texts_stands_where_the_file_says(tiny: TinyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in Qwen3-Embedding, whose last state is that of the end token."""
+    original = gguf.GGUFWriter.add_bos_token_id
+
+    def add_both(writer: gguf.GGUFWriter, _: int) -> None:
+        original(writer, 2)
+        writer.add_add_eos_token(True)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "add_bos_token_id", add_both)
+    model = load(write_gguf(tmp_path / "both.gguf", tiny.folder), slots=1, threads=1)
+    assert model.embedder is not None
+    words = model.tokenizer.encode(TEXTS[0], add_special=False, parse_special=False)
+    assert model.embedder.encode(TEXTS[0]) == [*words, 2]
+    model.runner.close()
+
+
+def test_models_that_llama_cpp_has_see_whole_texts_write_none() -> None:
+    for architecture, expected in (("gemma-embedding", True), ("llama-embed", True), ("nomic-bert-moe", True), ("gemma3", False), ("llama", False)):
+        header = GgufHeader(Path("x.gguf"), 1, MappingProxyType({"general.architecture": architecture}), ())
+        assert embeds_only(header) == expected, architecture
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

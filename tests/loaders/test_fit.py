@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
@@ -56,6 +57,9 @@ def test_the_cache_of_each_kind_of_attention() -> None:
     assert gguf("gemma3", block_count=6, attention__sliding_window=512).cache == (CacheLayers(5, 128, 512), CacheLayers(1, 128))
     stated = gguf("gpt-oss", attention__sliding_window=128, attention__sliding_window_pattern=(True, False, True, True))
     assert stated.cache == (CacheLayers(3, 128, 128), CacheLayers(1, 128))
+    apart = {"attention__key_length": 64, "attention__value_length": 64, "attention__key_length_swa": 32, "attention__value_length_swa": 16}
+    small = gguf("gemma4", attention__head_count_kv=2, attention__sliding_window=512, attention__sliding_window_pattern=(True, True, True, False), **apart)
+    assert small.cache == (CacheLayers(3, 2 * 48, 512), CacheLayers(1, 2 * 128))
     latent = {"attention__head_count_kv": 1, "attention__key_length": 576, "attention__value_length": 512, "attention__key_length_mla": 192}
     assert gguf("deepseek2", **latent).cache == (CacheLayers(4, 576),)
 
@@ -162,6 +166,8 @@ def test_as_many_layers_on_the_graphics_card_as_fit() -> None:
     assert some < layers_that_fit(shape, auto, 4 * GB, 8 * GB)
     assert some < layers_that_fit(shape, LlamaCppOptions(context_length=1024, slots=1), 3 * GB, 8 * GB)
     assert layers_that_fit(shape, auto, 100 << 20, 8 * GB) == 0
+    trained_for_one_slot = replace(shape, trained_tokens=8192)  # each of four slots holds so much
+    assert layers_that_fit(trained_for_one_slot, auto, 3 * GB, 8 * GB) == layers_that_fit(replace(shape, trained_tokens=1 << 17), auto, 3 * GB, 8 * GB)
 
 
 def test_what_lies_on_the_graphics_card_is_not_in_main_memory() -> None:

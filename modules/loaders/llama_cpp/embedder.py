@@ -41,7 +41,7 @@ class _States:
         """The special tokens before and behind a text: those of an empty one."""
         buffer = (ctypes.c_int32 * 8)()
         count = max(0, int(self._binding.llama_tokenize(vocab, b"", 0, buffer, 8, True, False)))
-        first = int(count > 0 and buffer[0] == self._tokenizer.bos_id)
+        first = int(count > 0 and self._tokenizer.adds_bos and buffer[0] == self._tokenizer.bos_id)  # one token can be both BOS and EOS
         return list(buffer[:first]), list(buffer[first:count])
 
     def encode(self, text: str) -> list[int]:

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 
 from modules.core.errors import OutOfMemory
-from modules.loaders.fit import Needs, Room, Usage, judge, needs
+from modules.loaders.fit import Needs, Room, Usage, layers_on_gpu, needs
 from modules.loaders.gguf_header import GgufHeader
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, has_tiles, size_text
@@ -87,8 +87,8 @@ def layers_that_fit(shape: Shape, options: LlamaCppOptions, graphics_bytes: int,
         return options.gpu_layers
     context = options.context_length or min(shape.trained_tokens or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
     held = max(context, options.cache_tokens or context * min(options.slots, DEFAULT_SLOTS_HELD))
-    fit = judge(shape, estimate(shape, options), Room(memory_bytes, graphics_bytes), context_length=held, users=1)
-    return -1 if fit.gpu_layers > shape.layers else fit.gpu_layers
+    layers = layers_on_gpu(shape, estimate(shape, options), Room(memory_bytes, graphics_bytes), held)
+    return -1 if layers > shape.layers else layers
 
 
 def share_on_gpu(layers: int, shape: Shape) -> float:
