@@ -98,12 +98,19 @@ def graphics_bytes(loader: str) -> int:
     package, pattern = GRAPHICS_LIBRARIES.get(loader, ("", ""))
     if not program or not package or not any(_library_files(package, pattern)):
         return 0
-    command = [program, "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    command = [program, "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
-        return sum(int(line) for line in answer.split()) << 20
+        cards = [[field.strip() for field in line.split(",")] for line in answer.splitlines() if line.strip()]
+        return sum(int(free_mib) for index, uuid, free_mib in cards if _is_visible(index, uuid)) << 20
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0
+
+
+def _is_visible(index: str, uuid: str) -> bool:
+    """Whether CUDA is told to use a card: by its number, or the beginning of its name. Source: CUDA programming guide, `CUDA_VISIBLE_DEVICES`."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named is None or any(name == index or (bool(name) and uuid.startswith(name)) for name in map(str.strip, named.split(",")))
 
 
 def graphics_bytes_by_process() -> dict[int, int]:

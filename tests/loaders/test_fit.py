@@ -191,7 +191,7 @@ def test_the_share_of_the_weights_that_a_token_reads() -> None:
 def test_graphics_memory_counts_only_for_libraries_that_use_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     program = tmp_path / "bin" / "nvidia-smi"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\necho 1000\necho 24000\n")
+    program.write_text("#!/bin/sh\necho 0, GPU-ab1, 1000\necho 1, GPU-cd2, 24000\n")
     program.chmod(0o755)
     library = tmp_path / "llama_cpp" / "lib" / "libggml-cuda.so"
     spec = SimpleNamespace(submodule_search_locations=[str(tmp_path / "llama_cpp")])
@@ -200,7 +200,11 @@ def test_graphics_memory_counts_only_for_libraries_that_use_it(tmp_path: Path, m
     assert graphics_bytes("llama.cpp") == 0  # built for the processor
     library.parent.mkdir(parents=True)
     library.touch()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert graphics_bytes("llama.cpp") == 25_000 << 20
+    for named, expected in (("0", 1000), ("1,0", 25_000), ("GPU-cd", 24_000), ("", 0), ("-1", 0)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+        assert graphics_bytes("llama.cpp") == expected << 20
     assert graphics_bytes("transformers") == 0
     program.write_text("#!/bin/sh\necho '7, 100'\necho '9, 5'\necho '7, 20'\n")
     assert graphics_bytes_by_process() == {7: 120 << 20, 9: 5 << 20}
