@@ -159,21 +159,27 @@ class Constraints:
         if isinstance(shape[1], CallText):
             words = words.copy()
             words[list(self._special(shape[1]).values())] = True
-        text = ShapedText(_ask(matcher.deep_copy), words, end_ids, shape[0])
+
+        def begin() -> ShapedText:
+            return ShapedText(_ask(matcher.deep_copy), words, end_ids, shape[0])
+
         if begun:
-            return self._going_on(text, shape[0], begun)
+            return self._going_on(begin, shape[0], begun)
         end = [vocabulary.pieces[token_id] for token_id in prompt_ids[-LONGEST_TAG:] if token_id < len(vocabulary.pieces)]
         closing = closing_tag(b"".join(end))
-        return AfterThinking(text, vocabulary, closing) if closing else text
+        return AfterThinking(begin(), vocabulary, closing) if closing else begin()
 
-    def _going_on(self, text: ShapedText, name: str, begun: str) -> Constraint:
-        """The same for who goes on with a reply: first with its thinking, where that is still open."""
+    def _going_on(self, begin: Callable[[], ShapedText], name: str, begun: str) -> Constraint:
+        """The same for who goes on with a reply: first with its thinking, where that is still open; words before a call of a tool are no part of it."""
         vocabulary, thought = self._vocabulary(), split_thinking(begun)
         closing = next((closing for opening, closing in THINKING_TAGS if thought.open and begun.lstrip().startswith(opening)), "")
         if closing:
-            return AfterThinking(text, vocabulary, closing.encode())
+            return AfterThinking(begin(), vocabulary, closing.encode())
+        text = begin()
         for token_id in _ask(vocabulary.trie.greedy_tokenize, begun if thought.open else thought.answer):
             if not text.allows(token_id):
+                if name == "tools":
+                    return begin()
                 raise InvalidRequest(f"What the reply begins with does not fit the {TITLES[name]}. Change one of the two, or have it written anew.", field=name)
             text.advance(token_id)
         return text

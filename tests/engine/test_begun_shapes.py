@@ -59,6 +59,8 @@ def test_thinking_that_is_open_goes_on_and_what_is_thought_is_no_part_of_the_sha
 def test_a_call_that_has_to_come_goes_on_too(constraints):
     calls = CallText((), FramedJson((("look ", json.dumps(OBJECT), "."),)))
     assert fits(constraints, "look {", '"a": 2, "b": "hill"}.', calls)
+    assert fits(constraints, "I shall look.", 'look {"a": 2, "b": "hill"}.', calls)
+    assert not fits(constraints, "I shall look.", "Well", calls)
 
 
 def test_a_reply_that_is_complete_ends_at_once(bench):
