@@ -31,7 +31,7 @@ OPTION_NAMES = MappingProxyType({
     "ubatch_size": "ubatch_tokens", "model_draft": "draft_model", "draft_max": "draft_tokens",
 })  # fmt: skip
 SWITCHES: Mapping[str, tuple[str, Any]] = MappingProxyType({
-    "no_mmap": ("mmap", False), "load_in_4bit": ("quantize", "4bit"), "load_in_8bit": ("quantize", "8bit"), "bf16": ("dtype", "bfloat16"), "flash_attn": ("flash_attention", "on"),
+    "no_mmap": ("mmap", "off"), "load_in_4bit": ("quantize", "4bit"), "load_in_8bit": ("quantize", "8bit"), "bf16": ("dtype", "bfloat16"), "flash_attn": ("flash_attention", "on"),
 })  # fmt: skip
 LOADER_NAMES = MappingProxyType({"llamacpp": "llama.cpp", "llama_cpp": "llama.cpp"})
 

@@ -118,15 +118,25 @@ def measure_llama_cpp(folder: Path, cores: int, listener: Listener, rounds: int)
     needed = llama_cpp_needs(shape("few"), LlamaCppOptions(slots=1), process_bytes=0).total(CONTEXT_TOKENS)
     token_s, word_s, process_bytes = _engine(opened, needed)
     names = [f"{kind}-{place}" for kind in TYPES for place in range(len(SIZES))]
-    copied: list[str] = []
     paces: list[Pace] = []
     for threads in thread_counts(cores):
-        taken = _steps(opened, (*names, *OVERHEAD, *(f"heads-{width}" for width in HEAD_WIDTHS)), threads, rounds, copied)
+        taken = _steps(opened, (*names, *OVERHEAD, *(f"heads-{width}" for width in HEAD_WIDTHS)), threads, rounds)
         pace = _overhead(taken, shape, threads)
         rates = {kind: tuple(_rate(shape(name), shape(name).stored_bytes, taken[name], pace) for name in names if name.startswith(f"{kind}-")) for kind in TYPES}
         paces.append(pace.model_copy(update={"rates": _at_least(rates, paces)}))
-    kinds = tuple(sorted({name.partition("-")[0] for name in copied} & set(TYPES)))
-    return Measured(process_bytes=process_bytes, copied=kinds, token_s=token_s, word_s=word_s, paces=tuple(paces))
+    copied = tuple(sorted(kind for kind in TYPES if _is_copied(folder / f"{kind}-{len(SIZES) - 1}.gguf")))
+    return Measured(process_bytes=process_bytes, copied=copied, token_s=token_s, word_s=word_s, paces=tuple(paces))
+
+
+def _is_copied(path: Path) -> bool:
+    """Whether weights of a mapped file come to lie in memory of the process's own: llama.cpp rewrites them for this processor."""
+    from modules.loaders.llama_cpp import LLAMA_CPP
+
+    before = private_bytes()
+    model = LLAMA_CPP.load(path, LlamaCppOptions(slots=1, threads=1, threads_batch=1, mmap="on"), _no_progress)
+    taken = private_bytes() - before
+    model.runner.close()
+    return taken > COPIED_SHARE * model.info.size_bytes
 
 
 def measure_transformers(folder: Path, cores: int, listener: Listener, rounds: int) -> Measured:
@@ -296,19 +306,15 @@ def _engine(opened: Callable[[str, int], Bench], needed_bytes: int) -> tuple[flo
     return max(0.0, few_s - WORDS * word_s), word_s, process_bytes
 
 
-def _steps(opened: Callable[[str, int], Bench], names: Sequence[str], threads: int, rounds: int, copied: list[str] | None = None) -> dict[str, float]:
+def _steps(opened: Callable[[str, int], Bench], names: Sequence[str], threads: int, rounds: int) -> dict[str, float]:
     """Seconds of a step of each model, and for those with heads also after many tokens (“NAME long”): the median of the rounds.
 
-    A round takes all models in turn, so that what disturbs the machine for a while does not fall on one of them alone. The names of models whose
-    weights are rewritten go to `copied`.
+    A round takes all models in turn, so that what disturbs the machine for a while does not fall on one of them alone.
     """
     taken: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name in names:
-            before = private_bytes()
             with opened(name, threads) as bench:
-                if copied is not None and name.endswith(f"-{len(SIZES) - 1}") and private_bytes() - before > COPIED_SHARE * bench.stored_bytes:
-                    copied.append(name)
                 found = {name: bench.step_s()}
                 if name.startswith("heads-"):
                     found[f"{name} long"] = bench.step_s(LONG_TOKENS)

@@ -14,10 +14,13 @@ from pydantic import ValidationError
 from modules.core.errors import OutOfMemory
 from modules.core.model import LoadedModel, Row
 from modules.loaders.folder_header import read_folder_header
-from modules.loaders.llama_cpp import c_api
+from modules.loaders.gguf_header import read_gguf_header
+from modules.loaders.llama_cpp import c_api, memory
+from modules.loaders.llama_cpp.huge_pages import has_huge_pages
 from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.machine import RESERVE_BYTES
 from modules.loaders.registry import find_loader
-from modules.loaders.shape import folder_shape
+from modules.loaders.shape import folder_shape, gguf_shape
 from modules.loaders.transformers.loader import spill_folder
 from modules.loaders.transformers.memory import estimate, weights_bytes
 from modules.loaders.transformers.options import TransformersOptions
@@ -56,6 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"split_mode": "row"},
         {"cpu_experts": True},
         {"numa": "distribute"},
+        {"mmap": "on"},
     ],
 )
 def test_the_same_logits_whatever_the_placement(gguf: Path, options: dict[str, Any]) -> None:
@@ -117,10 +121,43 @@ def test_a_step_in_parts_that_finds_no_room_changes_nothing(gguf: Path) -> None:
     runner.close()
 
 
+@pytest.mark.skipif(not has_huge_pages(), reason="memory of its own has no large pages here")
+def test_a_model_is_read_in_where_memory_is_plenty(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_mapped(**options: Any) -> bool:
+        model = load(gguf, **options)
+        found = str(gguf) in Path("/proc/self/maps").read_text()
+        model.runner.close()
+        return found
+
+    assert not is_mapped()
+    assert not is_mapped(mmap="off")
+    assert is_mapped(mmap="on")
+    assert not is_mapped(mmap="off", mlock=True)
+    needed = 2 * gguf.stat().st_size + RESERVE_BYTES
+    monkeypatch.setattr(memory, "available_bytes", lambda: needed)
+    shape = gguf_shape((read_gguf_header(gguf),), gguf.stat().st_size)
+    assert not memory.is_mapped(shape, LlamaCppOptions())
+    assert memory.is_mapped(shape, LlamaCppOptions(), on_gpu=True)
+    assert memory.is_mapped(shape, LlamaCppOptions(numa="distribute"))
+    needed -= 2
+    assert memory.is_mapped(shape, LlamaCppOptions())
+    assert not memory.is_mapped(shape, LlamaCppOptions(mmap="off"))
+    needed += 2
+    monkeypatch.setattr(memory, "has_huge_pages", lambda: False)
+    assert memory.is_mapped(shape, LlamaCppOptions())
+
+
+def test_how_a_file_was_mapped_is_read_as_earlier_versions_stored_it() -> None:
+    assert LlamaCppOptions.model_validate({"mmap": True}).mmap == "on"
+    assert LlamaCppOptions.model_validate({"mmap": False}).mmap == "off"
+    with pytest.raises(ValidationError):
+        LlamaCppOptions.model_validate({"mmap": "maybe"})
+
+
 def test_tensors_that_match_a_pattern_are_placed(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[str] = []
     monkeypatch.setattr(c_api.NativeLog, "silence", lambda self: heard.extend(text for _, text in self._lines))
-    model = load(gguf, cpu_tensors=r"blk\.0\.ffn_(up|down)", mmap=False)
+    model = load(gguf, cpu_tensors=r"blk\.0\.ffn_(up|down)", mmap="off")
     placed = {name for line in heard if "overridden" in line for name in line.split() if name.startswith("blk.")}
     assert placed == {"blk.0.ffn_up.weight", "blk.0.ffn_down.weight"}
     c_api.NativeLog().silence()

@@ -5,32 +5,29 @@ Runs in the engine's child process. Every failure becomes a sentence; what was m
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from modules.core.errors import LoadFailed, NotFound, OutOfMemory, UnsupportedFormat
+from modules.core.errors import NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.model import LoadedModel, ModelInfo, Row, TemplateSource
 from modules.loaders.draft import with_draft
 from modules.loaders.fit import Needs, together
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
 from modules.loaders.llama_cpp.adapters import AdapterSet
-from modules.loaders.llama_cpp.c_api import FLASH_ATTENTION, NativeLog, kept_in_memory, library
+from modules.loaders.llama_cpp.c_api import FLASH_ATTENTION, NativeLog, library
 from modules.loaders.llama_cpp.embedder import WITHOUT_STATES, SlotEmbedder
 from modules.loaders.llama_cpp.embedding_model import check_embedding_model, embedding_model
-from modules.loaders.llama_cpp.huge_pages import use_huge_pages
 from modules.loaders.llama_cpp.memory import (
     TO_COME_BYTES,
     Plan,
     estimate,
     held_shape,
+    is_mapped,
     layers_that_fit,
     plan_context,
     projector_needs,
@@ -50,6 +47,7 @@ from modules.loaders.llama_cpp.threads import (
 )
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.llama_cpp.vision_runner import VisionRunner
+from modules.loaders.llama_cpp.weights_reader import read_weights, refusal
 from modules.loaders.llama_cpp.wide_weights import Weights, choose_weights
 from modules.loaders.machine import (
     RESERVE_BYTES,
@@ -67,10 +65,8 @@ from modules.loaders.spec import Progress
 MEASURE_PREFILL_TOKENS = 64
 MEASURE_STEPS, LONG_STEP_S = 6, 0.03  # of a round; of steps that take longer one is enough
 MEASURE_ROUNDS = 4
-SPLIT_MODES = MappingProxyType({"none": 0, "layer": 1, "row": 2, "tensor": 3})  # llama.h
 MOST_APART_WITH_DRAFT = 4  # slots with caches of their own, of which some rest
 NUMA_STRATEGIES = MappingProxyType({"distribute": 1, "isolate": 2, "numactl": 3})  # ggml-cpu.h
-MEMORY_WORDS = ("out of memory", "failed to allocate", "unable to allocate", "cudamalloc failed", "vk::device::allocatememory")
 
 
 def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
@@ -100,7 +96,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         binding.llama_backend_init()
         if options.numa != "off":
             binding.llama_numa_init(NUMA_STRATEGIES[options.numa])
-        model = _load_model(weights, options, progress, log)
+        model = read_weights(weights, options, progress, log, mapped=is_mapped(weights.held(shape), options, on_gpu=_offloads()))
         undo.callback(binding.llama_model_free, model)
         if binding.llama_model_has_encoder(model) or not binding.llama_model_has_decoder(model):
             raise UnsupportedFormat(f"{path.name} is not a model that continues text ({header.architecture}); choose another one.")
@@ -144,16 +140,17 @@ def _described(path: Path) -> tuple[tuple[GgufHeader, ...], ModelInfo]:
 def _embedding_model(headers: Sequence[GgufHeader], info: ModelInfo, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
     """A model that only makes vectors."""
     header, before = headers[0], resident_bytes()
-    weights = _held_for_vectors(header, gguf_shape(headers, info.size_bytes), info, options)
+    shape = gguf_shape(headers, info.size_bytes)
+    weights = _held_for_vectors(header, shape, info, options)
     binding = library()
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
         undo.callback(log.silence)
         binding.llama_backend_init()
-        model = _load_model(weights, options, progress, log)
+        model = read_weights(weights, options, progress, log, mapped=is_mapped(weights.held(shape), options, on_gpu=_offloads()))
         undo.callback(binding.llama_model_free, model)
-        loaded = embedding_model(model, header, info, options, lambda: _refusal(header.path.name, log, options))
+        loaded = embedding_model(model, header, info, options, lambda: refusal(header.path.name, log, options))
         log.silence()
         undo.pop_all()
     loaded.memory_bytes, loaded.notes = max(0, resident_bytes() - before), (*loaded.notes, *filter(None, (weights.note,)))
@@ -283,38 +280,6 @@ def _template(header: GgufHeader, tokenizer: LlamaCppTokenizer) -> TemplateSourc
     )
 
 
-def _load_model(weights: Weights, options: LlamaCppOptions, progress: Progress, log: NativeLog) -> int:
-    def report(share: float, _user_data: Any) -> bool:
-        progress("Reading weights", float(share))
-        return True
-
-    binding = library()
-    params = binding.llama_model_default_params()
-    params.n_gpu_layers = options.gpu_layers
-    params.main_gpu = options.main_gpu
-    params.load_mode = {
-        (True, True): binding.LLAMA_LOAD_MODE_MMAP_MLOCK,
-        (True, False): binding.LLAMA_LOAD_MODE_MMAP,
-        (False, True): binding.LLAMA_LOAD_MODE_MLOCK,
-        (False, False): binding.LLAMA_LOAD_MODE_NONE,
-    }[options.mmap and not weights.wide, options.mlock]
-    params.split_mode = SPLIT_MODES[options.split_mode]
-    kept = kept_in_memory(options.kept_patterns)  # lives until the load is over
-    if kept is not None:
-        params.tensor_buft_overrides = ctypes.cast(kept, ctypes.c_void_p)
-    shares = (ctypes.c_float * max(int(binding.llama_max_devices()), 16))(*options.split)
-    if options.split:
-        params.tensor_split = shares
-    callback = binding.llama_progress_callback(report)  # lives until the load is over
-    params.progress_callback = callback
-    with weights.file(progress) as path:
-        model = binding.llama_model_load_from_file(str(path).encode(), params)
-    if not model:
-        raise _refusal(weights.stored.path.name, log)
-    use_huge_pages()
-    return int(model)
-
-
 def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, log: NativeLog, *, shared: bool) -> int:
     binding = library()
     params = binding.llama_context_default_params()
@@ -335,24 +300,8 @@ def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, l
     params.n_threads_batch = options.threads_batch or usable_cores()
     context = binding.llama_init_from_model(model, params)
     if not context:
-        raise _refusal(name, log, options)
+        raise refusal(name, log, options)
     return int(context)
-
-
-def _refusal(name: str, log: NativeLog, options: LlamaCppOptions | None = None) -> LoadFailed:
-    """The right error for what llama.cpp wrote before it gave up."""
-    reason = log.errors() or "it gave no reason"
-    lower = reason.lower()
-    if any(word in lower for word in MEMORY_WORDS):
-        return OutOfMemory(f"{name} does not fit into memory ({reason}); choose a smaller context, quantization or number of gpu_layers.")
-    if "unknown model architecture" in lower or "unknown pre-tokenizer" in lower:
-        version = metadata.version("llama-cpp-python")
-        return UnsupportedFormat(f"The llama.cpp of llama-cpp-python {version} does not know {name} ({reason}); choose another model or update Paddock.")
-    if options is not None and options.kv_type != "f16":
-        return LoadFailed(f"{name} cannot have a {options.kv_type} cache ({reason}); set kv_type to f16.")
-    if options is not None:
-        return LoadFailed(f"llama.cpp could not make a context for {name}: {reason}. Try a smaller context or other options.")
-    return UnsupportedFormat(f"llama.cpp could not load {name}: {reason}. Download it again or choose another model.")
 
 
 def _set_threads(runner: LlamaCppRunner, options: LlamaCppOptions, *, measure: bool) -> None:

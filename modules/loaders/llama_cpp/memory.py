@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from modules.core.errors import OutOfMemory
 from modules.loaders.fit import Needs, Room, Usage, layers_on_gpu, needs
 from modules.loaders.gguf_header import GgufHeader
+from modules.loaders.llama_cpp.huge_pages import has_huge_pages
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, has_tiles, size_text
 from modules.loaders.shape import Shape
@@ -25,6 +26,7 @@ WORD_BYTES, MERGED_WORD_BYTES = 330, 460  # of each entry of a vocabulary, in th
 PROJECTOR_WORK_BYTES = 128 << 20  # an image while it is looked at; reckoned for a ViT-L, not measured
 HELD_WIDE = "are held in 8 bits"  # words of the note on a model that is held so
 MOST_WIDE_SHARE = 0.5  # of the free memory, that weights in 8 bits may take unasked while they are read in
+MOST_OWN_SHARE = 0.5  # of the free memory, that weights may take unasked that are no mapped file
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
 
 
@@ -58,7 +60,7 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, 
         scores=int(gpu_share < 1 and options.flash_attention == "off"),
         trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere
         word_bytes=MERGED_WORD_BYTES if shape.merges else WORD_BYTES,
-        copied_bytes=copied_bytes if options.mmap and not gpu_share else 0,
+        copied_bytes=copied_bytes if not gpu_share and is_mapped(shape, options) else 0,
     )
     return needs(shape, usage)
 
@@ -70,6 +72,15 @@ def held_shape(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False) 
     wide, free_bytes = shape.widened(), max(0, available_bytes() - RESERVE_BYTES)
     room = free_bytes if options.widen_weights == "on" else MOST_WIDE_SHARE * free_bytes if has_tiles() else 0
     return wide if wide.stored_bytes + wide.held_bytes <= room else shape  # it is written into memory first
+
+
+def is_mapped(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False) -> bool:
+    """Whether a model's file is mapped. Unasked it is where memory of its own would have no large pages, for graphics cards and several memory nodes, or is scarce."""
+    if options.mmap != "auto":
+        return options.mmap == "on"
+    if on_gpu or options.numa != "off" or not has_huge_pages():
+        return True
+    return (shape.held_bytes or shape.stored_bytes) > MOST_OWN_SHARE * max(0, available_bytes() - RESERVE_BYTES)
 
 
 def _has_files_in_memory() -> bool:
