@@ -106,6 +106,13 @@ class NotebookScreen:
         self.page.goto(self.server.url)
         return self.show()
 
+    def open_held(self) -> NotebookScreen:
+        """Open it while the engine is held, which cannot count tokens then."""
+        self.page.goto(self.server.url)
+        open_area(self.page, "Notebook")
+        expect(self.text).not_to_have_value("")
+        return self
+
     def show(self) -> NotebookScreen:
         open_area(self.page, "Notebook")
         expect(self.text).to_be_visible()

@@ -350,6 +350,15 @@ def test_doubts_about_a_template_stand_in_the_row_and_beside_the_message(
         page.get_by_role("tab", name="Chat", exact=True).first.click()
         expect(chip).to_contain_text(count)
         expect(chip).to_have_attribute("title", re.compile("begins a reply with"))
+        wide = page.viewport_size
+        assert wide is not None
+        page.set_viewport_size({"width": 390, "height": 844})
+        tokens, send = page.locator(".composer-row > .count"), page.locator(".composer-row > .send-button")
+        expect(tokens).to_have_text(re.compile(r"\d+ / [\d,]+ tokens"))
+        edges = [place.evaluate("one => { const { left, right } = one.getBoundingClientRect(); return [left, right]; }") for place in (chip, tokens, send)]
+        assert [*sum(edges, [])] == sorted(sum(edges, []))  # side by side
+        assert tokens.evaluate("one => one.scrollWidth <= one.clientWidth")  # not cut
+        page.set_viewport_size(wide)
         library.show().load(STARTER)
         expect(library.row(STARTER)).to_contain_text("Template fits")
         expect(badge).to_be_visible()  # also when it is not loaded
