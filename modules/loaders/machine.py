@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -92,8 +92,8 @@ def _library_files(package: str, pattern: str) -> Iterator[Path]:
         yield from Path(root).glob(pattern)
 
 
-def graphics_bytes(loader: str) -> int:
-    """Free memory of the NVIDIA cards that the libraries of a loader can use; 0 if there is none. Imports nothing of them."""
+def graphics_bytes(loader: str, card: int | None = None) -> int:
+    """Free memory of the NVIDIA cards that the libraries of a loader can use, or of one of them as CUDA counts; 0 if there is none. Imports nothing of them."""
     program = shutil.which("nvidia-smi")
     package, pattern = GRAPHICS_LIBRARIES.get(loader, ("", ""))
     if not program or not package or not any(_library_files(package, pattern)):
@@ -102,15 +102,27 @@ def graphics_bytes(loader: str) -> int:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout
         cards = [[field.strip() for field in line.split(",")] for line in answer.splitlines() if line.strip()]
-        return sum(int(free_mib) for index, uuid, free_mib in cards if _is_visible(index, uuid)) << 20
+        free = [int(free_mib) << 20 for _, _, free_mib in _visible(cards)]
     except (OSError, ValueError, subprocess.SubprocessError):
         return 0
+    return sum(free) if card is None else sum(free[card : card + 1])
 
 
-def _is_visible(index: str, uuid: str) -> bool:
-    """Whether CUDA is told to use a card: by its number, or the beginning of its name. Source: CUDA programming guide, `CUDA_VISIBLE_DEVICES`."""
+def _visible(cards: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    """The cards (number, name, more) that CUDA is told to use, in its order: by their number, or the beginning of their name, and none behind an unknown one.
+
+    Source: CUDA programming guide, `CUDA_VISIBLE_DEVICES`.
+    """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return named is None or any(name == index or (bool(name) and uuid.startswith(name)) for name in map(str.strip, named.split(",")))
+    if named is None:
+        return cards
+    found: list[Sequence[str]] = []
+    for name in map(str.strip, named.split(",")):
+        card = next((card for card in cards if name == card[0] or (name and card[1].startswith(name))), None)
+        if card is None or card in found:
+            break
+        found.append(card)
+    return found
 
 
 def graphics_bytes_by_process() -> dict[int, int]:

@@ -208,5 +208,11 @@ class EngineStarter:
 
 def _as_now(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
     """In the version that their files have now: they may have been trained again while the model slept."""
-    versions = {adapter: files_version(path) for adapter in adapters if (path := Path(adapter.path)).exists()}
-    return tuple(adapter.model_copy(update={"version": versions.get(adapter, "")}) for adapter in adapters)
+    return tuple(adapter.model_copy(update={"version": _version(Path(adapter.path))}) for adapter in adapters)
+
+
+def _version(path: Path) -> str:
+    try:
+        return files_version(path)
+    except OSError:  # they are gone, which the loader says
+        return ""

@@ -355,8 +355,8 @@ def test_doubts_about_a_template_stand_in_the_row_and_beside_the_message(
         page.set_viewport_size({"width": 390, "height": 844})
         tokens, send = page.locator(".composer-row > .count"), page.locator(".composer-row > .send-button")
         expect(tokens).to_have_text(re.compile(r"\d+ / [\d,]+ tokens"))
-        edges = [place.evaluate("one => { const { left, right } = one.getBoundingClientRect(); return [left, right]; }") for place in (chip, tokens, send)]
-        assert [*sum(edges, [])] == sorted(sum(edges, []))  # side by side
+        edges = [place.evaluate(f"one => one.getBoundingClientRect().{side}") for place in (chip, tokens, send) for side in ("left", "right")]
+        assert edges == sorted(edges)  # side by side
         assert tokens.evaluate("one => one.scrollWidth <= one.clientWidth")  # not cut
         page.set_viewport_size(wide)
         library.show().load(STARTER)

@@ -202,9 +202,12 @@ def test_graphics_memory_counts_only_for_libraries_that_use_it(tmp_path: Path, m
     library.touch()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert graphics_bytes("llama.cpp") == 25_000 << 20
-    for named, expected in (("0", 1000), ("1,0", 25_000), ("GPU-cd", 24_000), ("", 0), ("-1", 0)):
+    assert [graphics_bytes("llama.cpp", card) >> 20 for card in range(3)] == [1000, 24_000, 0]
+    for named, expected in (("0", 1000), ("1,0", 25_000), ("GPU-cd", 24_000), ("", 0), ("-1", 0), ("1,-1,0", 24_000)):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
         assert graphics_bytes("llama.cpp") == expected << 20
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,GPU-ab")
+    assert [graphics_bytes("llama.cpp", card) >> 20 for card in range(2)] == [24_000, 1000]
     assert graphics_bytes("transformers") == 0
     program.write_text("#!/bin/sh\necho '7, 100'\necho '9, 5'\necho '7, 20'\n")
     assert graphics_bytes_by_process() == {7: 120 << 20, 9: 5 << 20}

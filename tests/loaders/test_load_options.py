@@ -15,9 +15,10 @@ from modules.core.errors import OutOfMemory
 from modules.core.model import LoadedModel, Row
 from modules.loaders.folder_header import read_folder_header
 from modules.loaders.gguf_header import read_gguf_header
-from modules.loaders.llama_cpp import c_api, memory
+from modules.loaders.llama_cpp import c_api, loader, memory
 from modules.loaders.llama_cpp.huge_pages import has_huge_pages
 from modules.loaders.llama_cpp.options import LlamaCppOptions
+from modules.loaders.llama_cpp.projector_file import Choice
 from modules.loaders.machine import RESERVE_BYTES
 from modules.loaders.registry import find_loader
 from modules.loaders.shape import folder_shape, gguf_shape
@@ -152,6 +153,18 @@ def test_how_a_file_was_mapped_is_read_as_earlier_versions_stored_it() -> None:
     assert LlamaCppOptions.model_validate({"mmap": False}).mmap == "off"
     with pytest.raises(ValidationError):
         LlamaCppOptions.model_validate({"mmap": "maybe"})
+
+
+def test_a_model_that_stays_on_one_card_counts_on_that_alone(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = (1 << 20, 1 << 34)
+    monkeypatch.setattr(loader, "graphics_bytes", lambda _, card=None: sum(free) if card is None else free[card])
+    shape = gguf_shape((read_gguf_header(gguf),), gguf.stat().st_size)
+
+    def layers(**options: Any) -> int:
+        return loader._placed(shape, LlamaCppOptions(**options), Choice(), can_offload=True)[0].gpu_layers
+
+    assert layers() == layers(split_mode="none", main_gpu=1) == -1
+    assert layers(split_mode="none") < shape.layers
 
 
 def test_tensors_that_match_a_pattern_are_placed(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

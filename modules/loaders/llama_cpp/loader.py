@@ -174,7 +174,8 @@ def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload
     """The options with the number of layers that fits on the graphics card, the share of the model that is, and a note where it is a part."""
     if not can_offload:
         return options, 0.0, ()
-    graphics = max(0, graphics_bytes("llama.cpp") - projector_needs(eyes.header, on_gpu=False))  # it lies there too
+    graphics = graphics_bytes("llama.cpp", options.main_gpu if options.split_mode == "none" else None)
+    graphics = max(0, graphics - projector_needs(eyes.header, on_gpu=False))  # it lies there too
     layers = layers_that_fit(shape, options, graphics, max(0, available_bytes() - RESERVE_BYTES))
     chosen = 0 <= layers != options.gpu_layers
     note = f"{layers} of {shape.layers} layers are on the graphics card: what fits into its free memory; fewer slots or a shorter context make room for more."
