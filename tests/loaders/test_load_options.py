@@ -149,7 +149,7 @@ def test_a_model_is_read_in_where_memory_is_plenty(gguf: Path, monkeypatch: pyte
 
 
 def test_how_a_file_was_mapped_is_read_as_earlier_versions_stored_it() -> None:
-    assert LlamaCppOptions.model_validate({"mmap": True}).mmap == "on"
+    assert LlamaCppOptions.model_validate({"mmap": True}).mmap == "auto"
     assert LlamaCppOptions.model_validate({"mmap": False}).mmap == "off"
     with pytest.raises(ValidationError):
         LlamaCppOptions.model_validate({"mmap": "maybe"})
