@@ -11,14 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from modules.core.errors import AppError, NotFound, OutOfMemory, UnsupportedFormat
 from modules.core.model import Adapter, ModelInfo
 from modules.core.settings import Settings
 from modules.core.trusted_code import FLAG
 from modules.engine.client import COMMAND, EngineClient
 from modules.loaders.adapter_facts import files_version
+from modules.loaders.machine import available_bytes
 from modules.loaders.registry import find_loader
 from modules.loaders.spec import LoaderSpec
 from modules.services.code_trust import CodeTrust
@@ -29,7 +28,7 @@ from modules.services.remote_servers import RemoteServers
 
 log = logging.getLogger(__name__)
 
-ALONGSIDE_FACTOR = 1.5  # room asked for, relative to the file size, before two models are held at once
+ALONGSIDE_FACTOR = 2  # room asked for, relative to the file size, before two models are held at once: less, and the new one would be mapped
 ALONGSIDE_RESERVE_BYTES = 1 << 30
 
 
@@ -92,8 +91,7 @@ class EngineStarter:
         size_bytes = info.size_bytes + (draft.size_bytes if draft else 0)
         pinned = self._choices.pinned()
         leaving = self._loaded.leaving(choice.name, pinned)
-        available = psutil.virtual_memory().available
-        alongside = available > size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
+        alongside = available_bytes() > size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
         removed = [] if alongside else await self._make_room(leaving)
         try:
             try:

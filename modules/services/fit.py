@@ -19,6 +19,8 @@ from modules.loaders.fit import Fit, Needs, Room, judge
 from modules.loaders.folder_header import parse_folder_header
 from modules.loaders.gguf_header import TENSOR_TYPES, GgufHeader, parse_gguf_prefix
 from modules.loaders.llama_cpp import memory as llama_cpp_memory
+from modules.loaders.llama_cpp.memory import was_mapped
+from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.projector_file import choose_projector
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, graphics_bytes, size_text
 from modules.loaders.shape import Shape, folder_shape, gguf_shape
@@ -149,8 +151,7 @@ class FitService:
         """
         info = await self._models.find(name)
         shape = await asyncio.to_thread(local_shape, Path(info.path))
-        own = sum(card.memory_bytes for card in self._models.status().loaded if card.name == name)  # free once it is loaded anew
-        found = await asyncio.to_thread(self._advised, shape, loader, own)
+        found = await asyncio.to_thread(self._advised, shape, loader, self._own_bytes(name, shape))
         if found is None:
             raise OutOfMemory(f"{name} does not fit into the free memory of this machine with any settings; choose a smaller quantization or close programs.")
         return found
@@ -182,14 +183,25 @@ class FitService:
         return recommended([choice for choice in found if choice is not None])
 
     async def _report(self, shape: Shape, loader: str, name: str = "", *, projector_bytes: int = 0) -> FitReport:
-        report = await asyncio.to_thread(self._judged, shape, loader, name, projector_bytes)
+        own = self._own_bytes(name, shape) if loader == "llama.cpp" else 0
+        report = await asyncio.to_thread(self._judged, shape, loader, name, projector_bytes, own)
         if not report.one.gpu_layers and not report.tokens_per_s and report.one.kind != "no":
             self.speed.want(loader)
         return replace(report, measuring=self.speed.measuring(loader))
 
-    def _judged(self, shape: Shape, loader: str, name: str, projector_bytes: int) -> FitReport:
+    def _own_bytes(self, name: str, shape: Shape) -> int:
+        """Memory that is free once this model is loaded anew; the file of one that is mapped counts as free while it is loaded."""
+        own = 0
+        for card in self._models.status().loaded:
+            if card.name == name:
+                options = self._models.remembered(name).options
+                mapped = card.loader == "llama.cpp" and was_mapped(LlamaCppOptions(**options), card.notes)
+                own += max(0, card.memory_bytes - (shape.stored_bytes if mapped else 0))
+        return own
+
+    def _judged(self, shape: Shape, loader: str, name: str, projector_bytes: int, own_bytes: int = 0) -> FitReport:
         graphics = graphics_bytes(loader)
-        room = Room(max(0, available_bytes() - RESERVE_BYTES), graphics)
+        room = Room(max(0, available_bytes() + own_bytes - RESERVE_BYTES), graphics)
         measured = self.speed.known(loader)
         beside = projector_bytes + llama_cpp_memory.PROJECTOR_WORK_BYTES if projector_bytes else 0
         found = []

@@ -36,6 +36,7 @@ class Expected:
     measured: Measured | None
     on_gpu: bool = False  # whether a part of it would lie on a graphics card
     wide: bool | None = None  # whether its weights are held in 8 bits; None: as they would be now
+    mapped: bool | None = None  # whether its file is mapped; likewise
 
     @cached_property
     def held(self) -> Shape:
@@ -50,10 +51,12 @@ class Expected:
     def needs(self) -> Needs:
         """Memory of the engine's process."""
         if self.loader == "llama.cpp":
-            copied = self.measured.copied_bytes(self.shape) if self.measured else 0
+            options = LlamaCppOptions(**self.options)
+            mapped = llama_cpp_memory.is_mapped(self.held, options, on_gpu=self.on_gpu) if self.mapped is None else self.mapped
+            copied = self.measured.copied_bytes(self.shape) if self.measured and mapped else 0
             return llama_cpp_memory.estimate(
                 self.held,
-                LlamaCppOptions(**self.options),
+                options,
                 process_bytes=self.measured.process_bytes if self.measured else llama_cpp_memory.PROCESS_BYTES,
                 copied_bytes=copied if self.held is self.shape else 0,
             )

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from modules.core.errors import AppError
 from modules.core.generation import EngineCard, Usage
 from modules.engine.client import EngineClient
-from modules.loaders.llama_cpp.memory import HELD_WIDE
+from modules.loaders.llama_cpp.memory import HELD_WIDE, was_mapped
+from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import graphics_bytes, peak_bytes
 from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_records import FitRecord, FitRecords
@@ -114,7 +115,8 @@ class FitLearner:
         if card.vision or options.get("draft_model") or options.get("draft_lookup"):
             return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone
         is_wide = any(HELD_WIDE in note for note in card.notes)
-        expected = Expected(local_shape(path), card.loader, options, "float32", self._speed.known(card.loader), wide=is_wide)
+        mapped = was_mapped(LlamaCppOptions(**options), card.notes) if card.loader == "llama.cpp" else None
+        expected = Expected(local_shape(path), card.loader, options, "float32", self._speed.known(card.loader), wide=is_wide, mapped=mapped)
         predicted = expected.needs.peak(seen.most_tokens)
         speeds = list(seen.speeds)
         told = [expected.tokens_per_s(tokens) for _, tokens in speeds]

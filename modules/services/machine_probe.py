@@ -249,7 +249,6 @@ class Bench:
 
         self._listener = listener
         self._runner = ClockedRunner(model.runner, time.thread_time if threads == 1 else time.perf_counter)
-        self.stored_bytes = model.info.size_bytes
         self._ended: queue.Queue[Event] = queue.Queue()
         self._marks: list[tuple[float, int]] = []  # the engine's own time, and steps so far
         self._engine = Engine(self._runner, model.tokenizer, self._sink, name="a made-up model")

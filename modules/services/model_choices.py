@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from modules.loaders.spec import LoaderSpec
 
 log = logging.getLogger(__name__)
 
+FORMER_DEFAULTS = MappingProxyType({"mmap": True})  # stored with every model by earlier versions: nobody had chosen them
 OF_THE_MODEL = ("pinned", "template", "preset")  # what stays when it is loaded another way
 
 
@@ -61,7 +63,8 @@ class ModelChoices:
         if not isinstance(stored, dict) or not isinstance(stored.get("options"), dict):
             return LoadChoice(name)
         used_s = stored.get("used_s")
-        return LoadChoice(name, str(stored.get("loader") or ""), stored["options"], used_s=used_s if isinstance(used_s, float) else 0.0)
+        options = {option: value for option, value in stored["options"].items() if option not in FORMER_DEFAULTS or value is not FORMER_DEFAULTS[option]}
+        return LoadChoice(name, str(stored.get("loader") or ""), options, used_s=used_s if isinstance(used_s, float) else 0.0)
 
     def used(self) -> dict[str, float]:
         """When each model was last loaded, in seconds since 1970."""

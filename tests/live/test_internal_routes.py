@@ -133,12 +133,12 @@ def test_adapters_are_put_on_and_taken_off(managed: PaddockServer) -> None:
 
 def test_a_model_is_loaded_with_options_and_unloaded(managed: PaddockServer) -> None:
     assert managed.ask("GET", "v1/internal/model/list") == {"model_names": [OTHER, STARTER]}
-    wanted = {"model_name": OTHER, "args": {"loader": "llamacpp", "n_ctx": 512, "slots": 2, "flash_attn": True}, "settings": {"instruction_template": "ChatML"}}
+    wanted = {"model_name": OTHER, "args": {"loader": "llamacpp", "n_ctx": 512, "slots": 2, "flash_attn": True, "no_mmap": True}, "settings": {"instruction_template": "ChatML"}}
     assert managed.ask("POST", "v1/internal/model/load", wanted) == "OK"
     try:
         found = info(managed)
         assert (found["model_name"], found["loader"], found["template"], found["loaded"]) == (OTHER, "llama.cpp", "ChatML", [OTHER])
-        assert (found["options"]["context_length"], found["options"]["slots"], found["options"]["flash_attention"]) == (512, 2, "on")
+        assert (found["options"]["context_length"], found["options"]["slots"], found["options"]["flash_attention"], found["options"]["mmap"]) == (512, 2, "on", "off")
         assert found["engine"]["context_length"] == 512 and found["loading"] is None and found["memory"]["total_bytes"] > 0
         assert found["model"]["architecture"] and found["library"]["used_s"] > 0 and found["sha256"] is None and found["fit"] is None
         assert "path" not in found["model"]

@@ -33,7 +33,7 @@ def test_only_large_memory_that_is_in_use_and_no_file_counts() -> None:
     lines = [
         *piece(0x10001000, size, size),
         *piece(0x20000000, size, size // 2),
-        *piece(0x30000000, LEAST_BYTES - 4096, LEAST_BYTES - 4096),
+        *piece(0x30000000, LEAST_BYTES, LEAST_BYTES),
         *piece(0x40000000, size, size, "r--p 00000000 00:00 0"),
         *piece(0x50000000, size, size, "rw-p 00000000 08:01 42 /models/a.gguf"),
         *piece(0x60000000, size, size, "rw-p 00000000 00:00 0 [heap]"),
@@ -82,7 +82,8 @@ def test_what_touches_older_memory_is_told_from_it() -> None:
     assert list(new_pieces([], [(4096, size)])) == [(page, size)]
     assert list(new_pieces(old, [(60 * page - 4096, 120 * page)])) == [(60 * page, 100 * page)]
     assert list(new_pieces(old, [(100 * page, 140 * page + 4096), (390 * page, 420 * page)])) == [(120 * page, 140 * page), (390 * page, 400 * page), (401 * page, 420 * page)]
-    assert list(new_pieces(old, [(110 * page, 123 * page), (0, LEAST_BYTES - 1)])) == []
+    assert list(new_pieces(old, [(110 * page, 123 * page), (0, LEAST_BYTES)])) == []
+    assert list(new_pieces(old, [(60 * page, 100 * page), old[0]])) == [(60 * page, 100 * page)]  # beside one that it was not made one with
 
 
 def in_huge_pages() -> int:
@@ -95,9 +96,10 @@ def test_odd_maps_are_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     maps = tmp_path / "smaps"
     monkeypatch.setattr(huge_pages, "FULL_MAPS", maps)
     monkeypatch.setattr(huge_pages, "MAPS", maps)
+    new = NewMemory()
     assert use_huge_pages() == NewMemory().ask() == 0
     maps.write_text("\n".join([*piece(0x50000000, 32 * MEGABYTE, 32 * MEGABYTE, "rw-p 00000000 08:01 42 /models/a\x0cb\x85c.gguf"), ""]))
-    assert use_huge_pages() == NewMemory().ask() == 0
+    assert use_huge_pages() == new.ask() == 0  # a file's memory is nobody's own
 
 
 def test_a_system_that_wants_none_gets_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

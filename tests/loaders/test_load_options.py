@@ -122,7 +122,7 @@ def test_a_step_in_parts_that_finds_no_room_changes_nothing(gguf: Path) -> None:
     runner.close()
 
 
-@pytest.mark.skipif(not has_huge_pages(), reason="memory of its own has no large pages here")
+@pytest.mark.skipif(not has_huge_pages() or loader._offloads(), reason="memory of its own has no large pages here")
 def test_a_model_is_read_in_where_memory_is_plenty(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def is_mapped(**options: Any) -> bool:
         model = load(gguf, **options)
@@ -134,12 +134,22 @@ def test_a_model_is_read_in_where_memory_is_plenty(gguf: Path, monkeypatch: pyte
     assert not is_mapped(mmap="off")
     assert is_mapped(mmap="on")
     assert not is_mapped(mmap="off", mlock=True)
+    monkeypatch.setattr(memory, "MOST_TAKEN_SHARE", 0)
+    notes = load(gguf).notes
+    assert any("is mapped, not read in, as memory is scarce" in note for note in notes)
+    assert memory.was_mapped(LlamaCppOptions(), notes)
+    assert not memory.was_mapped(LlamaCppOptions(), ())
+    assert memory.was_mapped(LlamaCppOptions(), (), on_gpu=True)
+    monkeypatch.undo()
     needed = 2 * gguf.stat().st_size + RESERVE_BYTES
     monkeypatch.setattr(memory, "available_bytes", lambda: needed)
     shape = gguf_shape((read_gguf_header(gguf),), gguf.stat().st_size)
     assert not memory.is_mapped(shape, LlamaCppOptions())
     assert memory.is_mapped(shape, LlamaCppOptions(), on_gpu=True)
     assert memory.is_mapped(shape, LlamaCppOptions(numa="distribute"))
+    assert memory.is_mapped(shape, LlamaCppOptions(mlock=True))
+    assert not memory.is_mapped(shape, LlamaCppOptions(), all_bytes=int(1.5 * gguf.stat().st_size))
+    assert memory.is_mapped(shape, LlamaCppOptions(), all_bytes=int(1.5 * gguf.stat().st_size) + 1)
     needed -= 2
     assert memory.is_mapped(shape, LlamaCppOptions())
     assert not memory.is_mapped(shape, LlamaCppOptions(mmap="off"))
@@ -148,9 +158,12 @@ def test_a_model_is_read_in_where_memory_is_plenty(gguf: Path, monkeypatch: pyte
     assert memory.is_mapped(shape, LlamaCppOptions())
 
 
-def test_how_a_file_was_mapped_is_read_as_earlier_versions_stored_it() -> None:
-    assert LlamaCppOptions.model_validate({"mmap": True}).mmap == "auto"
-    assert LlamaCppOptions.model_validate({"mmap": False}).mmap == "off"
+def test_switches_are_read_as_yaml_and_people_write_them() -> None:
+    for name in ("mmap", "flash_attention", "widen_weights"):
+        for given in (True, "true", "Yes", 1, "on"):
+            assert getattr(LlamaCppOptions.model_validate({name: given}), name) == "on"
+        for given in (False, "false", "No", 0, "off"):
+            assert getattr(LlamaCppOptions.model_validate({name: given}), name) == "off"
     with pytest.raises(ValidationError):
         LlamaCppOptions.model_validate({"mmap": "maybe"})
 

@@ -16,7 +16,8 @@ from modules.core.errors import HubError, InvalidRequest, NotFound, OutOfMemory,
 from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from modules.loaders.gguf_header import read_gguf_header
-from modules.loaders.llama_cpp.memory import PROJECTOR_WORK_BYTES
+from modules.loaders.llama_cpp.memory import PROCESS_BYTES, PROJECTOR_WORK_BYTES
+from modules.loaders.machine import RESERVE_BYTES
 from modules.loaders.measured import Pace, Rate
 from modules.services import machine_probe
 from modules.services.app import App
@@ -144,6 +145,22 @@ async def test_the_best_choice_and_the_best_settings(app: App, hub: HubServer, s
     assert advice.options == {"context_length": 1024, "slots": 4}
     client = await app.models.load(ONE, "llama.cpp", advice.options)
     assert (client.card.context_length, client.card.slots) == (1024, 4)
+
+
+async def test_what_a_loaded_model_holds_does_not_count_against_it(app: App, monkeypatch: pytest.MonkeyPatch, starter_gguf: Path) -> None:
+    shape, size = local_shape(starter_gguf), starter_gguf.stat().st_size
+    assert app.fit._own_bytes(ONE, shape) == 0
+    held = {}
+    for mmap in ("on", "off"):
+        card = (await app.models.load(ONE, "llama.cpp", {"slots": 1, "mmap": mmap})).card
+        held[mmap] = app.fit._own_bytes(ONE, shape)
+        assert held[mmap] == max(0, card.memory_bytes - (size if mmap == "on" else 0))
+    assert held["off"] > size  # the cache as well
+    monkeypatch.setattr("modules.services.fit.available_bytes", lambda: RESERVE_BYTES + PROCESS_BYTES)  # it has taken all there was but for the process itself
+    report = await app.fit.local(ONE)
+    assert report.one.kind != "no"
+    await app.models.unload(ONE)
+    assert (await app.fit.local(ONE)).one.kind == "no"
 
 
 async def test_advice_where_nothing_fits_is_a_sentence(app: App, monkeypatch: pytest.MonkeyPatch) -> None:

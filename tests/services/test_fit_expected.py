@@ -35,6 +35,12 @@ def test_memory_and_speed_are_those_of_what_is_held(monkeypatch: pytest.MonkeyPa
         assert expected.needs.weights == 100_000_000
         assert expected.needs.spare == 0
         assert mapped.needs.spare == 45_000_000  # what is copied of the file
+        assert Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED, mapped=True).needs == mapped.needs
+        read_in = expected.needs
+        with monkeypatch.context() as later:
+            later.setattr(memory, "available_bytes", lambda: 0)  # what is loaded has taken it
+            assert Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED).needs == mapped.needs
+            assert Expected(SHAPE, "llama.cpp", {"threads": 1}, "float32", MEASURED, mapped=False).needs == read_in
         assert expected.tokens_per_s(0) == pytest.approx(1 / (55e6 / 5e9 + 45e6 / 20e9), rel=1e-3)
     for same in (
         Expected(SHAPE, "llama.cpp", {"threads": 1, "widen_weights": "off"}, "float32", MEASURED),

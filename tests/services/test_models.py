@@ -9,7 +9,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from modules.core.errors import (
@@ -23,8 +22,8 @@ from modules.core.errors import (
 )
 from modules.core.model import AdapterChoice
 from modules.engine.client import EngineClient
+from modules.services import engine_starter
 from modules.services import loaded_models as loaded_module
-from modules.services import models as models_module
 from modules.services.engine_starter import Loading
 from modules.services.models import STARTER_NAME, ModelService
 from tests.services.conftest import ONE, THREE, TWO, engine_pids, until
@@ -51,8 +50,7 @@ async def load_and_kill(models: ModelService, name: str, *spared: int) -> str:
 
 def no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if nothing were free, so that one model must leave before the next one comes."""
-    memory = psutil.virtual_memory()._replace(available=0)
-    monkeypatch.setattr(models_module.psutil, "virtual_memory", lambda: memory)
+    monkeypatch.setattr(engine_starter, "available_bytes", lambda: 0)
 
 
 # ---- load and unload -----------------------------------------------------------------------------------------------

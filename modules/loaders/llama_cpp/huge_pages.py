@@ -17,7 +17,7 @@ from pathlib import Path
 MAPS, FULL_MAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
 SETTING = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PAGE_BYTES = 2 << 20
-LEAST_BYTES = 8 << 20  # of one piece of memory
+LEAST_BYTES = 8 << 20  # of one piece of memory; the stack of a thread has no more
 RESIDENT_SHARE = 0.95  # what is not in use yet must not be brought in
 PIECE_BYTES = 16 * PAGE_BYTES  # between two looks at the clock
 LIMIT_S = 2.0  # copying them makes a load longer, where memory is slow
@@ -87,18 +87,20 @@ def full_pieces(lines: Iterable[str]) -> Iterator[Piece]:
             piece = _own_piece(first, rest)
         elif first == "Rss:" and piece is not None:
             begin, end = piece
-            if int(rest[0]) << 10 >= RESIDENT_SHARE * (end - begin) and end - begin >= LEAST_BYTES:
+            if int(rest[0]) << 10 >= RESIDENT_SHARE * (end - begin) and end - begin > LEAST_BYTES:
                 yield _whole_pages(begin, end)
 
 
 def new_pieces(before: Sequence[Piece], now: Iterable[Piece]) -> Iterator[Piece]:
     """The large parts of pieces that were no part of those before, cut to whole large pages. The system makes one piece of two that touch."""
     for begin, end in now:
-        for old_begin, old_end in (*before, (end, end)):  # in the order of their places
-            if old_begin - begin >= LEAST_BYTES and old_begin <= end:
+        for old_begin, old_end in before:  # in the order of their places
+            if old_begin < end and old_begin - begin > LEAST_BYTES:
                 yield _whole_pages(begin, old_begin)
             if old_begin < end:
                 begin = max(begin, old_end)
+        if end - begin > LEAST_BYTES:
+            yield _whole_pages(begin, end)
 
 
 def _own_pieces(lines: Iterable[str]) -> Iterator[Piece]:

@@ -29,6 +29,7 @@ from modules.loaders.llama_cpp.memory import (
     held_shape,
     is_mapped,
     layers_that_fit,
+    mapped_note,
     plan_context,
     projector_needs,
     share_on_gpu,
@@ -89,6 +90,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
     asked, eyes = options, choose_projector(path, options.mmproj)
     options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=_offloads())
     weights, plan = _held(header, shape, options, eyes, gpu_share)
+    mapped, remark = _mapping(weights, shape, options, _needs(weights.held(shape), options, eyes, gpu_share).total(plan.capacity_tokens))
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
@@ -96,7 +98,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         binding.llama_backend_init()
         if options.numa != "off":
             binding.llama_numa_init(NUMA_STRATEGIES[options.numa])
-        model = read_weights(weights, options, progress, log, mapped=is_mapped(weights.held(shape), options, on_gpu=_offloads()))
+        model = read_weights(weights, options, progress, log, mapped=mapped)
         undo.callback(binding.llama_model_free, model)
         if binding.llama_model_has_encoder(model) or not binding.llama_model_has_decoder(model):
             raise UnsupportedFormat(f"{path.name} is not a model that continues text ({header.architecture}); choose another one.")
@@ -123,7 +125,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         embedder=None if header.architecture in WITHOUT_STATES else SlotEmbedder(runner, context, model, tokenizer, gguf_recipe(header)),
         spill_bytes=spill_bytes(options.spill_memory_gb),
         memory_bytes=max(0, resident_bytes() - before),
-        notes=(*notes, *plan.notes, *filter(None, (weights.note, eyes.note))),
+        notes=(*notes, *plan.notes, *filter(None, (weights.note, eyes.note, remark))),
     )
     return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
 
@@ -142,18 +144,19 @@ def _embedding_model(headers: Sequence[GgufHeader], info: ModelInfo, options: Ll
     header, before = headers[0], resident_bytes()
     shape = gguf_shape(headers, info.size_bytes)
     weights = _held_for_vectors(header, shape, info, options)
+    mapped, remark = _mapping(weights, shape, options)
     binding = library()
     with ExitStack() as undo:
         log = NativeLog()
         log.listen()
         undo.callback(log.silence)
         binding.llama_backend_init()
-        model = read_weights(weights, options, progress, log, mapped=is_mapped(weights.held(shape), options, on_gpu=_offloads()))
+        model = read_weights(weights, options, progress, log, mapped=mapped)
         undo.callback(binding.llama_model_free, model)
         loaded = embedding_model(model, header, info, options, lambda: refusal(header.path.name, log, options))
         log.silence()
         undo.pop_all()
-    loaded.memory_bytes, loaded.notes = max(0, resident_bytes() - before), (*loaded.notes, *filter(None, (weights.note,)))
+    loaded.memory_bytes, loaded.notes = max(0, resident_bytes() - before), (*loaded.notes, *filter(None, (weights.note, remark)))
     return loaded
 
 
@@ -168,6 +171,14 @@ def _held_for_vectors(header: GgufHeader, shape: Shape, info: ModelInfo, options
         weights = Weights(header)
         check_embedding_model(header, info, options, info.size_bytes)
     return weights
+
+
+def _mapping(weights: Weights, shape: Shape, options: LlamaCppOptions, all_bytes: int = 0) -> tuple[bool, str]:
+    """Whether the file is mapped, with a note where more memory would change that."""
+    on_gpu = _offloads()
+    if weights.wide is not None or not is_mapped(shape, options, on_gpu=on_gpu, all_bytes=all_bytes):
+        return False, ""
+    return True, mapped_note(options, on_gpu=on_gpu)
 
 
 def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload: bool) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:

@@ -6,6 +6,7 @@ Turns options into what `fit.py` reckons with. Knows headers and options only.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from modules.core.errors import OutOfMemory
@@ -27,6 +28,8 @@ PROJECTOR_WORK_BYTES = 128 << 20  # an image while it is looked at; reckoned for
 HELD_WIDE = "are held in 8 bits"  # words of the note on a model that is held so
 MOST_WIDE_SHARE = 0.5  # of the free memory, that weights in 8 bits may take unasked while they are read in
 MOST_OWN_SHARE = 0.5  # of the free memory, that weights may take unasked that are no mapped file
+MOST_TAKEN_SHARE = 0.75  # that they may take then with all that is loaded with them
+STILL_MAPPED = "is mapped, not read in"  # words of the note on a model whose file could have been read in with more memory
 KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}.items()
 
 
@@ -47,7 +50,7 @@ def projector_needs(header: GgufHeader | None, *, on_gpu: bool) -> int:
 def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, process_bytes: int = TO_COME_BYTES, copied_bytes: int = 0) -> Needs:
     """What a model takes of this machine's main memory. On a GPU lies that share of the weights, and of the cache unless it is kept here.
 
-    `process_bytes` is what there is beside the model; `copied_bytes` the weights that this processor wants in another order. Scoring a text takes up to
+    `process_bytes` is what there is beside the model; `copied_bytes` the weights of a mapped file that this processor wants in another order. Scoring a text takes up to
     64 MB more, which is not in it.
     """
     usage = Usage(
@@ -60,7 +63,7 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, 
         scores=int(gpu_share < 1 and options.flash_attention == "off"),
         trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere
         word_bytes=MERGED_WORD_BYTES if shape.merges else WORD_BYTES,
-        copied_bytes=copied_bytes if not gpu_share and is_mapped(shape, options) else 0,
+        copied_bytes=copied_bytes if not gpu_share else 0,
     )
     return needs(shape, usage)
 
@@ -74,13 +77,29 @@ def held_shape(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False) 
     return wide if wide.stored_bytes + wide.held_bytes <= room else shape  # it is written into memory first
 
 
-def is_mapped(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False) -> bool:
-    """Whether a model's file is mapped. Unasked it is where memory of its own would have no large pages, for graphics cards and several memory nodes, or is scarce."""
-    if options.mmap != "auto":
-        return options.mmap == "on"
-    if on_gpu or options.numa != "off" or not has_huge_pages():
-        return True
-    return (shape.held_bytes or shape.stored_bytes) > MOST_OWN_SHARE * max(0, available_bytes() - RESERVE_BYTES)
+def is_mapped(shape: Shape, options: LlamaCppOptions, *, on_gpu: bool = False, all_bytes: int = 0) -> bool:
+    """Whether a model's file is mapped, where `all_bytes` are loaded with it in all. Unasked it is where reading it in brings nothing, or memory is scarce."""
+    if not _may_be_read_in(options, on_gpu=on_gpu):
+        return options.mmap != "off"
+    free_bytes = max(0, available_bytes() - RESERVE_BYTES)
+    return (shape.held_bytes or shape.stored_bytes) > MOST_OWN_SHARE * free_bytes or all_bytes > MOST_TAKEN_SHARE * free_bytes
+
+
+def was_mapped(options: LlamaCppOptions, notes: Sequence[str], *, on_gpu: bool = False) -> bool:
+    """Whether the file of a model is mapped that was loaded so, with these notes."""
+    return any(STILL_MAPPED in note for note in notes) if _may_be_read_in(options, on_gpu=on_gpu) else options.mmap != "off"
+
+
+def mapped_note(options: LlamaCppOptions, *, on_gpu: bool = False) -> str:
+    """The note on a model whose file is mapped, where that is not because of its options or of the machine."""
+    if not _may_be_read_in(options, on_gpu=on_gpu):
+        return ""
+    return f"Its file {STILL_MAPPED}, as memory is scarce: replies can come up to a fifth slower. Close programs or choose fewer slots and load it again, or set mmap to off."
+
+
+def _may_be_read_in(options: LlamaCppOptions, *, on_gpu: bool) -> bool:
+    """Whether it is a matter of memory alone: elsewhere memory of its own has no large pages, lies on a card, on one of several nodes, or is locked before it has them."""
+    return options.mmap == "auto" and not on_gpu and options.numa == "off" and not options.mlock and has_huge_pages()
 
 
 def _has_files_in_memory() -> bool:

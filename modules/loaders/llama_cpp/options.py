@@ -81,7 +81,7 @@ class LlamaCppOptions(LoadOptions):
     )
     mmap: Literal["auto", "on", "off"] = Field(
         "auto",
-        description="Map the file instead of reading it in: parts that are not used can leave memory, and several servers share one copy. auto reads it in where memory is plenty and the system has large pages: up to a sixth faster.",
+        description="Map the file instead of reading it in: parts that are not used can leave memory, and several servers share one copy. auto reads it in where memory is plenty and the system has large pages: a token takes up to a sixth less time.",
         json_schema_extra={"group": MEMORY},
     )
     mlock: bool = Field(
@@ -150,10 +150,11 @@ class LlamaCppOptions(LoadOptions):
         json_schema_extra={"group": VISION},
     )
 
-    @field_validator("mmap", mode="before")
+    @field_validator("mmap", "flash_attention", "widen_weights", mode="before")
     @classmethod
     def _switch(cls, value: object) -> object:
-        return {True: "auto", False: "off"}[value] if isinstance(value, bool) else value  # earlier versions stored their default, True, with every model
+        word = str(value).lower()  # YAML reads on and off as truth values, and mmap was one
+        return "on" if word in ("true", "yes", "1") else "off" if word in ("false", "no", "0") else value
 
     @field_validator("mmproj")
     @classmethod
