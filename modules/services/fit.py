@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from modules.core.errors import AppError, InvalidRequest, OutOfMemory, UnsupportedFormat
+from modules.core.generation import EngineCard
 from modules.core.settings import Settings
 from modules.loaders.fit import Fit, Needs, Room, judge
 from modules.loaders.folder_header import parse_folder_header
@@ -151,14 +152,14 @@ class FitService:
         """
         info = await self._models.find(name)
         shape = await asyncio.to_thread(local_shape, Path(info.path))
-        found = await asyncio.to_thread(self._advised, shape, loader, self._own_bytes(name, shape))
+        found = await asyncio.to_thread(self._advised, shape, loader, self._cards(name))
         if found is None:
             raise OutOfMemory(f"{name} does not fit into the free memory of this machine with any settings; choose a smaller quantization or close programs.")
         return found
 
-    def _advised(self, shape: Shape, loader: str, own_bytes: int) -> Advice | None:
+    def _advised(self, shape: Shape, loader: str, cards: Sequence[EngineCard]) -> Advice | None:
         graphics, measured = graphics_bytes(loader), self.speed.known(loader)
-        room = Room(max(0, available_bytes() + own_bytes - RESERVE_BYTES), graphics)
+        room = Room(max(0, available_bytes() + self._own_bytes(cards, shape, on_gpu=graphics > 0) - RESERVE_BYTES), graphics)
 
         def needs_of(options: dict[str, Any]) -> Needs:
             dtype = str(options.get("dtype") or ("bfloat16" if graphics else "float32"))
@@ -183,25 +184,27 @@ class FitService:
         return recommended([choice for choice in found if choice is not None])
 
     async def _report(self, shape: Shape, loader: str, name: str = "", *, projector_bytes: int = 0) -> FitReport:
-        own = self._own_bytes(name, shape) if loader == "llama.cpp" else 0
-        report = await asyncio.to_thread(self._judged, shape, loader, name, projector_bytes, own)
+        cards = self._cards(name) if loader == "llama.cpp" else []
+        report = await asyncio.to_thread(self._judged, shape, loader, name, projector_bytes, cards)
         if not report.one.gpu_layers and not report.tokens_per_s and report.one.kind != "no":
             self.speed.want(loader)
         return replace(report, measuring=self.speed.measuring(loader))
 
-    def _own_bytes(self, name: str, shape: Shape) -> int:
-        """Memory that is free once this model is loaded anew; the file of one that is mapped counts as free while it is loaded."""
+    def _cards(self, name: str) -> list[EngineCard]:
+        return [card for card in self._models.status().loaded if card.name == name]
+
+    def _own_bytes(self, cards: Sequence[EngineCard], shape: Shape, *, on_gpu: bool) -> int:
+        """Memory that is free once a model is loaded anew; the file of one that is mapped counts as free while it is loaded."""
         own = 0
-        for card in self._models.status().loaded:
-            if card.name == name:
-                options = self._models.remembered(name).options
-                mapped = card.loader == "llama.cpp" and was_mapped(LlamaCppOptions(**options), card.notes)
-                own += max(0, card.memory_bytes - (shape.stored_bytes if mapped else 0))
+        for card in cards:
+            options = self._models.remembered(card.name).options
+            mapped = card.loader == "llama.cpp" and was_mapped(LlamaCppOptions(**options), card.notes, on_gpu=on_gpu)
+            own += max(0, card.memory_bytes - (shape.stored_bytes if mapped else 0))
         return own
 
-    def _judged(self, shape: Shape, loader: str, name: str, projector_bytes: int, own_bytes: int = 0) -> FitReport:
+    def _judged(self, shape: Shape, loader: str, name: str, projector_bytes: int, cards: Sequence[EngineCard] = ()) -> FitReport:
         graphics = graphics_bytes(loader)
-        room = Room(max(0, available_bytes() + own_bytes - RESERVE_BYTES), graphics)
+        room = Room(max(0, available_bytes() + self._own_bytes(cards, shape, on_gpu=graphics > 0) - RESERVE_BYTES), graphics)
         measured = self.speed.known(loader)
         beside = projector_bytes + llama_cpp_memory.PROJECTOR_WORK_BYTES if projector_bytes else 0
         found = []

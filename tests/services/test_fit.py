@@ -16,6 +16,7 @@ from modules.core.errors import HubError, InvalidRequest, NotFound, OutOfMemory,
 from modules.core.generation import GenerationRequest, TextPrompt
 from modules.core.params import GenerationParams
 from modules.loaders.gguf_header import read_gguf_header
+from modules.loaders.llama_cpp.c_api import library
 from modules.loaders.llama_cpp.memory import PROCESS_BYTES, PROJECTOR_WORK_BYTES
 from modules.loaders.machine import RESERVE_BYTES
 from modules.loaders.measured import Pace, Rate
@@ -149,11 +150,11 @@ async def test_the_best_choice_and_the_best_settings(app: App, hub: HubServer, s
 
 async def test_what_a_loaded_model_holds_does_not_count_against_it(app: App, monkeypatch: pytest.MonkeyPatch, starter_gguf: Path) -> None:
     shape, size = local_shape(starter_gguf), starter_gguf.stat().st_size
-    assert app.fit._own_bytes(ONE, shape) == 0
+    assert app.fit._cards(ONE) == []
     held = {}
     for mmap in ("on", "off"):
         card = (await app.models.load(ONE, "llama.cpp", {"slots": 1, "mmap": mmap})).card
-        held[mmap] = app.fit._own_bytes(ONE, shape)
+        held[mmap] = app.fit._own_bytes(app.fit._cards(ONE), shape, on_gpu=False)
         assert held[mmap] == max(0, card.memory_bytes - (size if mmap == "on" else 0))
     assert held["off"] > size  # the cache as well
     monkeypatch.setattr("modules.services.fit.available_bytes", lambda: RESERVE_BYTES + PROCESS_BYTES)  # it has taken all there was but for the process itself
@@ -375,6 +376,9 @@ async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Pat
     assert known is not None
     assert 30e6 < known.process_bytes < 300e6
     assert [pace.threads for pace in known.paces] == [1, 2]
+    assert "F16" not in known.copied
+    if b"REPACK = 1" in library().llama_print_system_info() and b"AVX2 = 1" in library().llama_print_system_info():
+        assert "Q4_0" in known.copied
     assert all(rate.bytes_per_s > 1e7 for pace in known.paces for rates in pace.rates.values() for rate in rates)
     expected = Expected(local_shape(starter_gguf), "llama.cpp", {"slots": 1}, "float32", known)
     assert expected.tokens_per_s(10) > expected.tokens_per_s(1000) > 1
