@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from modules.api.chat_parts import CallPiece, ChatPart, ChatReader, ChatWhole, whole_chat
@@ -29,6 +30,9 @@ class ChatShape:
 
         def read(delta: Delta) -> Sequence[dict[str, Any]]:
             part = reader.read(delta)
+            if part.calls and part.finish_reason:  # who puts calls together looks for the end in a piece behind them, as OpenAI sends it
+                end = {"index": index, "delta": {}, "logprobs": None, "finish_reason": part.finish_reason}
+                return self._piece(index, replace(part, finish_reason=None)), end
             if part.thinking or part.text or part.calls or delta.logprobs or part.finish_reason:
                 return (self._piece(index, part),)
             return ()

@@ -63,6 +63,7 @@ def test_streamed_calls_have_their_name_first_and_no_mark_in_the_text(client: op
         for chunk in ask(client, tool_choice=choice, stream=True, stop=["Nevermore"], logprobs=True):
             delta = chunk.choices[0].delta
             assert not delta.content
+            assert not (delta.tool_calls and chunk.choices[0].finish_reason), "the end comes behind the calls"
             pieces += delta.tool_calls or ()
             words = chunk.choices[0].finish_reason or words
         calls: dict[int, list[str]] = {}
