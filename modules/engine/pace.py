@@ -43,16 +43,19 @@ class Pace:
         if depth is not None:
             self.tiles.note(prefill, depth, own_s)
 
-    def prefill_tokens(self, room: int, flowing: int, depth: int = 0) -> int:
-        """How many tokens of prefill the next step takes, at most `room`, beside so many sequences whose replies are flowing; the first stands at `depth`.
+    def prefill_tokens(self, room: int, flows: bool, depth: int = 0) -> int:
+        """How many tokens of prefill the next step takes, at most `room`, with replies beside it that flow or not; the first stands at `depth`.
 
         The longest pause of a running reply is so one step without prefill and one chunk, and the chunk takes no longer than two such steps, or
-        than a pause that is hardly seen, unless a little more of it is read much faster.
+        than a pause that is hardly seen, unless a little more of it is read much faster. Before any step without prefill was seen none takes any:
+        what every step costs would count as the price of its few tokens, and for good.
         """
         known = self.prefill_s_per_token
+        if flows and not self.decode_step_s:
+            return 0
         if not known:
             return min(room, FIRST_CHUNK_TOKENS)
-        if flowing:
+        if flows:
             chunk_s = min(LONGEST_CHUNK_S, max(LEAST_CHUNK_S, CHUNK_STEPS * self.decode_step_s))
             count = max(MIN_CHUNK_TOKENS, int(UNSEEN_S / known), min(int(chunk_s / known), int(BESIDE_SHARE * room)))
             return min(room, self.tiles.at_least(count, depth, LONGEST_CHUNK_S))

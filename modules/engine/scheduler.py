@@ -5,7 +5,7 @@ table's (`slots.py`), and how much prefill rides along in a step the pace's (`pa
 
 The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; with caches apart such steps take turns
 instead. Where nothing is left to prefill and taking turns writes more in a second (`crew.py`), those decode that waited longest. While others decode,
-prefill is also bounded in time so that their streams keep flowing, unless all of them have only just begun, who wait for some steps. A finished sequence
+prefill is also bounded in time so that their streams keep flowing, unless all of them have only just begun and one batch is all there is to read. A finished sequence
 leaves its tokens cached in its slot; a new one continues there, or copies what it shares, also from a running one; if that one is still computing the
 part, the new one waits for it in its slot. When room runs out, idle caches go first (least recently used), then the youngest running sequence goes back
 to the head of the queue with its tokens kept and later goes on exactly. The oldest one is never preempted, so everything ends. What leaves the model's
@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import math
 
-from modules.core.model import Adapter, ImageToken
+from modules.core.model import Adapter
 from modules.engine.crew import Crew
-from modules.engine.pace import MIN_CHUNK_TOKENS, Pace
+from modules.engine.pace import LONGEST_ALONE_S, MIN_CHUNK_TOKENS, Pace
 from modules.engine.sequence import Ahead, Sequence
 from modules.engine.shares import Share, decode_share, prefill_share, steady_share
 from modules.engine.slots import Slot, SlotMemory, SlotTable, Source
@@ -29,7 +29,6 @@ from modules.engine.spill import Spill
 from modules.engine.waiting import WaitingQueue
 
 BEGUN_TOKENS = 4  # who has no more yet came with the others who begin: all are served sooner when their prompts are read together
-MOST_HELD = 4  # steps, each of a few seconds at most, for which they write nothing meanwhile
 LEAST_PIECE_TOKENS = 64  # of a prompt beside another one's: with caches apart, a few rows more take as long as a step of their own
 
 
@@ -51,7 +50,8 @@ class Scheduler:
         self.waiting = WaitingQueue()
         self.max_batch_tokens = max_batch_tokens
         self.max_outputs = max_outputs  # most rows of logits of a step
-        self._arrivals = self._steps = self._held = 0
+        self._arrivals = self._steps = 0
+        self._held_s = 0.0  # for which prefill alone took the steps, since the last one in which nobody had a prompt to read
         self._has_read = False  # whether the last step was prefill beside replies that waited
         self._all_decode = False  # whether in the last step that decoded nobody had a prompt to read
         self._alike: Sequence | None = None  # the only one that runs, while its steps are as the one before
@@ -218,35 +218,41 @@ class Scheduler:
         if takes_turns and (size := self.crew.size(len(decoding))) < len(decoding):
             decoding = sorted(decoding, key=lambda sequence: (sequence.decoded_at, sequence.slot))[:size]
         shares: list[Share] = []
-        flowing = sum(side.produced > BEGUN_TOKENS for side in decoding)
-        if not is_all and decoding and self._reads_only(flowing):
-            self._plan_prefill(shares, flowing)
+        flows = bool(decoding) and not self._may_hold(decoding)
+        if not is_all and decoding and self._reads_only(flows):
+            self._plan_prefill(shares, flows)
             if shares:
-                self._held, self._has_read = self._held + (not flowing), True
+                self._held_s, self._has_read = self._held_s + self.expected_s(shares), True
                 return shares
-        self._steps, self._held, self._has_read, self._all_decode = self._steps + 1, 0 if is_all else self._held, False, is_all
+        self._steps, self._held_s, self._has_read, self._all_decode = self._steps + 1, 0.0 if is_all else self._held_s, False, is_all
         for sequence in decoding:
             sequence.decoded_at = self._steps
         shares = [decode_share(sequence) for sequence in decoding]
         if not is_all and (self.table.mixes_slots or not decoding):
-            self._plan_prefill(shares, flowing)
+            self._plan_prefill(shares, flows)
         return shares
 
-    def _reads_only(self, flowing: int) -> bool:
+    def _reads_only(self, flows: bool) -> bool:
         """Whether the next step is prefill alone: with caches apart, llama.cpp computes what decodes and the first row of each prompt before the rest of them.
 
-        So such steps and those that decode take turns; where all have only just begun, they wait for some steps until the others' prompts are read.
+        So such steps and those that decode take turns; who may be held waits until the others' prompts are read.
         """
-        return not self.table.mixes_slots and (not self._has_read or (not flowing and self._held < MOST_HELD))
+        return not self.table.mixes_slots and not (self._has_read and flows)
 
-    def _plan_prefill(self, shares: list[Share], flowing: int) -> None:
-        sides = self._sides
-        reading = [side for side in sides if side.pending > 1 and side.leader is None]
-        budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flowing, reading[0].computed if reading else 0)
+    def _may_hold(self, decoding: list[Sequence]) -> bool:
+        """Whether all who write have only just begun and what the others have to read is one batch, soon read."""
+        if any(side.produced > BEGUN_TOKENS for side in decoding):
+            return False
+        unread = sum(side.pending for side in self._reading)
+        return unread <= self.max_batch_tokens and self._held_s + unread * self.pace.prefill_s_per_token <= LONGEST_ALONE_S
+
+    def _plan_prefill(self, shares: list[Share], flows: bool) -> None:
+        sides, reading = self._sides, self._reading
+        budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flows, reading[0].computed if reading else 0)
         decodes, planned, reported, least = len(shares), len(shares), 0, 0 if self.table.mixes_slots else LEAST_PIECE_TOKENS
         for sequence in reading:
             if budget >= self.pace.tiles.rows:
-                self._widen(sequence)
+                self.table.widen(sequence)
             wanted = self.pace.tiles.cut(sequence.unread, budget)
             if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
                 wanted = min(wanted, max(1, self.max_outputs - len(sides) + 1 - reported))
@@ -305,6 +311,10 @@ class Scheduler:
     def _sides(self) -> list[Sequence]:
         return [side for sequence in self.running for side in sequence.sides]
 
+    @property
+    def _reading(self) -> list[Sequence]:
+        return [side for side in self._sides if side.pending > 1 and side.leader is None]
+
     def _decoding(self) -> list[Sequence]:
         return [side for sequence in self.running if all(one.pending == 1 for one in sequence.sides) for side in sequence.sides]
 
@@ -359,16 +369,6 @@ class Scheduler:
     def _active(self) -> Sequence | None:
         """The first side that has something to read and does not wait for another one's prefill."""
         return next((side for side in self._sides if side.leader is None and side.unread), None)
-
-    def _widen(self, sequence: Sequence) -> None:
-        """Have some of what is known read once more, where few tokens are read sooner in that way; once for each text."""
-        start, known = len(sequence.ids) - self.pace.tiles.rows, sequence.computed
-        if sequence.widened == len(sequence.ids) or sequence.deterministic or sequence.paired or sequence.reports_prompt:
-            return
-        if not self.pace.tiles.pays(sequence.pending, known):
-            return
-        if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole
-            sequence.computed, sequence.widened = self.table.cut_back(self.slots[sequence.slot], start), len(sequence.ids)
 
     def _note_reuse(self, sequence: Sequence) -> None:
         if not sequence.admitted:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from modules.core.errors import AppError
-from modules.core.model import Adapter
+from modules.core.model import Adapter, ImageToken
 from modules.engine.pace import Pace
 from modules.engine.prefixes import common_prefix, starts_with
 from modules.engine.sequence import Sequence
@@ -21,6 +21,7 @@ from modules.engine.spill_states import Saved, StateMemory
 
 MIN_WAIT_TOKENS = 32  # for fewer nobody waits until another one has computed them
 MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
+MOST_COPIED = 8  # times what is shared: of more that has to be copied along it is looked at whether that is sooner done than computing
 MOST_MOVED_BYTES = 256 << 20  # of slots that change places before one step: for a moment they are in main memory once more
 
 
@@ -108,15 +109,18 @@ class SlotTable:
     def source_for(self, sequence: Sequence) -> Source:
         """The longest beginning of a sequence that is known under the present adapters."""
         ids = sequence.ids[: sequence.reusable]
-        best, best_key = Source(), (False, 0, False, 0)
+        best, best_key = Source(), (False, 0, False, 0, 0)
         for slot in self.slots:
             shared = slot.shared_prefix(ids) if slot.adapters == self.adapters else 0
             sure = self._memory.keeps_parts or shared == slot.length  # elsewhere a cut may lose everything
-            key = (sure, shared, slot.sequence is None, slot.used_at)
+            key = (sure, shared, slot.sequence is None, -slot.length, slot.used_at)  # of a shorter one less is lost or copied
             if shared and key > best_key:
                 best, best_key = Source(shared, slot), key
         saved, shared = self.spill.longest(ids, self.adapters)
-        return Source(shared, saved=saved) if saved is not None and (True, shared - MIN_COPY_TOKENS) > best_key[:2] else best
+        if saved is None or (True, shared - MIN_COPY_TOKENS) <= best_key[:2]:
+            return best
+        more = shared - best_key[1] if best_key[0] else shared
+        return Source(shared, saved=saved) if self._is_worth(more, len(saved.ids), lambda: saved.size_bytes) else best
 
     def look_on_disk(self, sequence: Sequence, source: Source) -> Source:
         """A better source than this one, if what is still to be written is one; or let the sequence wait for what is read for it."""
@@ -279,6 +283,17 @@ class SlotTable:
         """Take the last positions of a slot out of the memory, as guesses that proved wrong; the length really kept."""
         return self._memory.truncate(slot.index, length)
 
+    def widen(self, sequence: Sequence) -> None:
+        """Have some of what is known read once more, where few tokens are read sooner in that way; once for each text."""
+        tiles, known = self._pace.tiles, sequence.computed
+        start = len(sequence.ids) - tiles.rows
+        if sequence.widened == len(sequence.ids) or sequence.deterministic or sequence.paired or sequence.reports_prompt:
+            return
+        if not tiles.pays(sequence.pending, known):
+            return
+        if not any(isinstance(one, ImageToken) for one in sequence.ids[start:known]):  # what an image stands for is read as a whole
+            sequence.computed, sequence.widened = self.cut_back(self.slots[sequence.slot], start), len(sequence.ids)
+
     # ---- the memory itself -----------------------------------------------------------------------------------------
 
     def _change_places(self, busy: Slot, idle: Slot) -> None:
@@ -340,10 +355,18 @@ class SlotTable:
                 self._memory.truncate(target.index, 0)
                 return self.spill.restore(source.saved, target.index, known)
             self.spill.put_back(source.saved)
-        elif source.slot is not None and known and self.make_room(known - held, source.slot):
+        elif source.slot is not None and known and self._may_copy(source.slot, known) and self.make_room(known - held, source.slot):
             source.slot.used_at = self._tick
             return known if self._memory.copy_prefix(source.slot.index, target.index, known) else 0
         return held
+
+    def _may_copy(self, slot: Slot, shared: int) -> bool:
+        """Whether it pays to take over so many tokens of another slot: with caches apart all that it holds is copied for that."""
+        return self.mixes_slots or self._is_worth(shared, slot.length, lambda: self._memory.state_bytes(slot.index))
+
+    def _is_worth(self, shared: int, whole: int, size_bytes: Callable[[], int]) -> bool:
+        """Whether copying a whole state of so many tokens for those that are shared takes less time than computing these."""
+        return whole <= MOST_COPIED * shared or self.spill.pays_to_copy(size_bytes(), shared * self._pace.prefill_s_per_token)
 
     def _next_tick(self) -> int:
         self._tick += 1

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 MIN_SPILL_TOKENS = 64  # fewer are computed again as quickly
 MEASURED_SAVES = 3  # before what saving costs is believed
 MOST_READY_BYTES = 64 << 20  # memory for what the next conversations push out, unless one of them has more
+GUESSED_S_PER_BYTE = 0.5e-9  # of a copy, before any was timed
 MOMENT_S = 0.005  # for which a request that comes meanwhile may wait
 
 
@@ -212,6 +213,10 @@ class Spill:
         if self._copies < MEASURED_SAVES or not compute_s:
             return True
         return 2 * size * self._s_per_byte < compute_s
+
+    def pays_to_copy(self, size: int, compute_s: float) -> bool:
+        """Whether a state of that size is copied from slot to slot in less time than computing takes; yes where that is not known."""
+        return not compute_s or 2 * size * (self._s_per_byte or GUESSED_S_PER_BYTE) < compute_s
 
     def _compute_s(self, saved: Saved) -> float:
         return len(saved.ids) * self._prefill_s_per_token

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import settings
 
 from modules.core.errors import AppError
-from modules.engine.scheduler import BEGUN_TOKENS, MOST_HELD, Scheduler
+from modules.engine.pace import LONGEST_ALONE_S
+from modules.engine.scheduler import BEGUN_TOKENS, Scheduler
 from modules.engine.sequence import Sequence
 from modules.engine.slots import MOST_MOVED_BYTES
 from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence, step
@@ -212,8 +213,8 @@ def test_beside_a_reply_with_a_cache_of_its_own_a_turn_is_a_tile_in_a_step_of_it
     check_output(turn)
 
 
-def test_those_who_just_began_wait_for_the_prompts_of_the_others_but_not_for_ever():
-    runner, scheduler = apart(slots=8, context=2000, batch=100)
+def test_those_who_just_began_wait_for_the_prompts_of_the_others_where_these_are_one_batch():
+    runner, scheduler = apart(slots=8, context=2000, batch=700)
     first = sequence([1] * 90, 200)
     scheduler.submit(first)
     while first.produced == 0:
@@ -221,24 +222,40 @@ def test_those_who_just_began_wait_for_the_prompts_of_the_others_but_not_for_eve
     others = [sequence([number] * 90, 200) for number in range(2, 9)]
     for one in others:
         scheduler.submit(one)
-    written = []
-    while others[-1].produced == 0:
-        step(scheduler, runner)
-        written.append(first.produced)
-    assert written == [1] * MOST_HELD + [2, 2, 3, 3, 4, 4]  # then steps of both kinds take turns
-    assert scheduler.plan() and not scheduler._held  # all are read: those who come next are waited for again
+    step(scheduler, runner)
+    assert (first.produced, [one.produced for one in others]) == (1, [1] * 7)
+    step(scheduler, runner)
+    assert not scheduler._held_s  # all are read: those who come next are waited for again
     late = sequence([9] * 90, 20)
     while first.produced <= BEGUN_TOKENS:
         step(scheduler, runner)
     scheduler.finish(others[-1])
     scheduler.submit(late)
-    before = first.produced
+    before = sum(one.produced for one in (first, *others))
     for _ in range(2):
         step(scheduler, runner)
-    assert first.produced == before + 1  # its stream flows
+    assert sum(one.produced for one in (first, *others)) > before  # their streams flow
     run_all(scheduler, runner)
     for one in (first, *others[:-1], late):
         check_output(one)
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_those_who_just_began_wait_for_no_prompts_that_take_long(slow: bool):
+    runner, scheduler = apart(slots=8, context=2000, batch=700 if slow else 100)
+    first = sequence([1] * 90, 200)
+    scheduler.submit(first)
+    while first.produced == 0:
+        step(scheduler, runner)
+    scheduler.pace.decode_step_s = 0.001
+    scheduler.pace.prefill_s_per_token = LONGEST_ALONE_S / 600 if slow else 0.0001
+    for number in range(2, 9):
+        scheduler.submit(sequence([number] * 90, 200))
+    written = []
+    for _ in range(6):
+        step(scheduler, runner, lambda shares: sum(len(share.row.token_ids) for share in shares) * scheduler.pace.prefill_s_per_token)
+        written.append(first.produced)
+    assert written == [1, 2, 2, 3, 3, 4], "steps of both kinds take turns"
 
 
 def test_no_few_tokens_of_a_prompt_stand_beside_the_end_of_another():
@@ -276,3 +293,53 @@ class ApartMachine(SchedulerMachine):
 
 TestApartMachine = ApartMachine.TestCase
 TestApartMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.parametrize(("s_per_token", "reused"), [(1e-9, 0), (0.01, 12)])
+def test_what_is_shared_with_a_long_conversation_is_copied_where_that_is_sooner_done_than_computing(s_per_token: float, reused: int):
+    runner, scheduler = apart(slots=3, context=2000, batch=512)
+    scheduler.submit(sequence([5] * 12 + [6] * 1000, 4))
+    run_all(scheduler, runner)
+    scheduler.pace.prefill_s_per_token = s_per_token
+    one = sequence([5] * 12 + [7] * 20, 4)
+    scheduler.submit(one)
+    scheduler.admit()
+    assert one.reused == reused
+    run_all(scheduler, runner)
+    check_output(one)
+
+
+@pytest.mark.parametrize("s_per_token", [1e-9, 0.01])
+def test_what_is_shared_with_a_long_saved_conversation_likewise(s_per_token: float):
+    runner, scheduler = apart(slots=1, context=2000, batch=512)
+    scheduler = make(runner, spill_bytes=1 << 20)
+    scheduler.submit(sequence([5] * 80 + [6] * 1000, 4))
+    run_all(scheduler, runner)
+    scheduler.submit(sequence([8] * 700, 4))
+    run_all(scheduler, runner)
+    assert scheduler.figures()["spilled_tokens"] >= 1000
+    scheduler.pace.prefill_s_per_token = s_per_token
+    one = sequence([5] * 80 + [7] * 20, 4)
+    scheduler.submit(one)
+    scheduler.admit()
+    assert one.reused == (80 if s_per_token > 0.001 else 0)
+    run_all(scheduler, runner)
+    check_output(one)
+
+
+def test_of_two_that_share_as_much_the_shorter_one_is_copied():
+    runner, scheduler = apart(slots=4, context=2000, batch=512)
+    short, long = sequence([5] * 100 + [4] * 200, 4), sequence([5] * 100 + [6] * 1000, 4)
+    for one in (short, long):
+        scheduler.submit(one)
+        run_all(scheduler, runner)
+    copied: list[int] = []
+    copy = runner.copy_prefix
+    runner.copy_prefix = lambda source, target, length: copied.append(runner_length(scheduler, source)) or copy(source, target, length)
+    scheduler.submit(sequence([5] * 100 + [7] * 20, 4))
+    run_all(scheduler, runner)
+    assert copied == [len(short.ids) - 1]
+
+
+def runner_length(scheduler: Scheduler, slot: int) -> int:
+    return scheduler.slots[slot].length
