@@ -11,12 +11,19 @@ from typing import Any
 
 import pytest
 
-from modules.core.errors import OutOfMemory
+from modules.core.errors import AppError, OutOfMemory
 from modules.core.model import Row
 from modules.loaders.transformers import agreement
 from modules.loaders.transformers.agreement import choose_runner, record_steps
 from modules.loaders.transformers.network import Network
-from modules.loaders.transformers.recorded import RecordedSteps, Step, cuda_recording, power_of_two
+from modules.loaders.transformers.recorded import (
+    CHANGED_STEPS,
+    LACKING_STEPS,
+    RecordedSteps,
+    Step,
+    cuda_recording,
+    power_of_two,
+)
 from modules.loaders.transformers.runner import SlotRunner
 from modules.loaders.transformers.slot_cache import SlotCache
 from tests.contracts.test_architectures import BATCHING, fill_memory, prompts_of, runner_of
@@ -93,10 +100,11 @@ def test_other_adapters_make_them_void() -> None:
     with torch.no_grad():
         model.lm_head.weight.mul_(-1)
     runner.recorded.forget()  # type: ignore[union-attr]
-    runner.truncate(0, 3)
-    found = runner.forward([Row(0, 3, [8])])[0]
-    assert tape.recorded == 2
-    assert int(found.argmax()) == generate(model, [5, 6, 7, 8], 1)[0]
+    for recorded in [1] * CHANGED_STEPS + [2, 2]:  # adapters may soon be others again
+        runner.truncate(0, 3)
+        found = runner.forward([Row(0, 3, [8])])[0]
+        assert tape.recorded == recorded
+        assert int(found.argmax()) == generate(model, [5, 6, 7, 8], 1)[0]
 
 
 def test_a_step_that_cannot_be_recorded_runs_plainly() -> None:
@@ -118,7 +126,7 @@ def test_they_are_used_where_they_compute_the_same_sooner(monkeypatch: pytest.Mo
     runner = choose_runner(network, 3, 512)
     assert "need a CUDA card" in record_steps(runner, network)
     tried = agreement._tried_steps
-    times = iter([2.0, 1.0, 1.0, 2.0, 2.0, 1.0])
+    times = iter([1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 1.0, 2.0])
     monkeypatch.setattr(agreement, "_tried_steps", lambda *given: (tried(*given)[0], next(times)))
     assert record_steps(runner, network, Tape()) == ""
     assert isinstance(runner, SlotRunner)
@@ -134,6 +142,20 @@ def test_they_are_used_where_they_compute_the_same_sooner(monkeypatch: pytest.Mo
 
     assert "something else" in record_steps(runner, network, stale)
     assert runner.recorded is None
+
+    def forgetful(step: Step) -> Step:
+        def play() -> Any:
+            stores = [*runner._open_cache()._keys.values(), *runner._open_cache()._values.values()]
+            held = [store.clone() for store in stores]
+            logits = step()
+            for store, before in zip(stores, held, strict=True):
+                store.copy_(before)
+            return logits
+
+        return play
+
+    runner = choose_runner(network, 3, 512)  # whose cache has nothing of this in it
+    assert "something else" in record_steps(runner, network, forgetful), "one that writes nothing into the cache"
     alone = choose_runner(Network(make_model("mamba"), 256), 3, 512)
     assert "runs in slots" in record_steps(alone, network, Tape())
 
@@ -190,7 +212,30 @@ def test_no_room_for_a_recording_is_no_lack_of_room_for_the_step() -> None:
     runner.recorded = RecordedSteps(network, 1, refuse)
     runner.forward([Row(0, 0, [5, 6, 7])])
     assert len(runner.forward([Row(0, 3, [8])])) == 1
-    assert runner.recorded.refused
+    assert not runner.recorded.refused  # there may be room another time
+    tape = runner.recorded._record = Tape()
+    for _ in range(LACKING_STEPS + 1):
+        assert not tape.recorded
+        runner.truncate(0, 3)
+        runner.forward([Row(0, 3, [8])])
+    assert tape.recorded == 1
+
+
+def test_where_memory_runs_out_recordings_give_theirs_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(make_model("llama", max_position_embeddings=2048), 2048)
+    runner = SlotRunner(network, 2, 512)
+    recording(runner, network)
+    runner.forward([Row(0, 0, [5] * 20)])
+    runner.forward([Row(0, 20, [7])])
+    assert runner.recorded is not None and runner.recorded.count == 1
+    fill_memory(monkeypatch)
+    with pytest.raises(OutOfMemory):
+        runner.forward([Row(1, 0, [6] * 300)])
+    assert runner.recorded.count == 0
+
+
+class Graph:
+    """Something that can be asked whether it is still there."""
 
 
 class Card:
@@ -199,11 +244,15 @@ class Card:
     def __init__(self, *, breaks: bool) -> None:
         self.stream_in_use, self.breaks, self.replays = "present", breaks, 0
         self.modes: list[str] = []
+        self.used: list[str] = []  # pools of recordings
+        self.pools = self.streams = 0
 
     def graph_pool_handle(self) -> str:
-        return "pool"
+        self.pools += 1
+        return f"pool {self.pools}"
 
     def Stream(self) -> Any:
+        self.streams += 1
         return SimpleNamespace(wait_stream=lambda _: None)
 
     def current_stream(self) -> Any:
@@ -213,7 +262,9 @@ class Card:
         self.stream_in_use = stream.name
 
     def CUDAGraph(self) -> Any:
-        return SimpleNamespace(replay=self._replay)
+        graph = Graph()
+        graph.replay = self._replay  # type: ignore[attr-defined]
+        return graph
 
     def _replay(self) -> None:
         self.replays += 1
@@ -225,8 +276,14 @@ class Card:
     @contextmanager
     def graph(self, graph: Any, *, pool: str, capture_error_mode: str = "global") -> Iterator[None]:
         self.modes.append(capture_error_mode)
+        self.used.append(pool)
         self.stream_in_use = "recording"
-        yield
+        try:
+            yield
+        finally:
+            self._end()
+
+    def _end(self) -> None:
         if self.breaks:
             raise RuntimeError("operation failed due to a previous error during capture")
         self.stream_in_use = "present"
@@ -269,3 +326,33 @@ def test_a_copy_of_the_logits_that_has_no_room_is_no_room(kind: str, monkeypatch
 @pytest.mark.parametrize(("number", "power"), [(1, 1), (2, 2), (3, 4), (4, 4), (5, 8), (257, 512)])
 def test_powers_of_two(number: int, power: int) -> None:
     assert power_of_two(number) == power
+
+
+def test_recordings_share_memory_until_the_last_of_them_is_gone() -> None:
+    card = Card(breaks=False)
+    record = cuda_recording(SimpleNamespace(cuda=card))
+    plays = [record(lambda: 1), record(lambda: 2)]
+    plays.clear()
+    gc.collect()
+    plays.append(record(lambda: 3))
+    assert card.used == ["pool 1", "pool 1", "pool 2"]
+    assert card.streams == 1
+
+
+def test_the_reason_is_the_first_error_and_not_that_of_ending_a_recording() -> None:
+    network = Network(make_model("llama"), 256)
+    runner = SlotRunner(network, 1, 512)
+    runner.recorded = RecordedSteps(network, 1, cuda_recording(SimpleNamespace(cuda=Card(breaks=True))))
+    runner.forward([Row(0, 0, [5, 6, 7])])
+    seen = []
+    run = network.run
+
+    def fail_in_a_recording(*given: Any, **more: Any) -> Any:
+        seen.append(1)
+        if len(seen) == 5:  # behind the one that grows and the warm-ups
+            raise AppError("operation not permitted when stream is capturing")
+        return run(*given, **more)
+
+    network.run = fail_in_a_recording  # type: ignore[method-assign]
+    runner.forward([Row(0, 3, [8])])
+    assert "capturing" in runner.recorded.refused

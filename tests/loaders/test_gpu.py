@@ -131,9 +131,36 @@ def test_recorded_steps_write_the_same_as_plain_ones(folder: Path, changes: dict
         model.runner.truncate(0, 0)
         texts.append(greedy(model))
         assert (steps is not None) == recorded or (recorded and "quantize" in changes), model.notes
+        assert steps is None or (steps.count > 0 and not steps.refused)
         model.runner.close()
     told(f"{changes}: {speeds[0]:.0f} tokens/s plain, {speeds[1]:.0f} recorded")
     assert "dtype" not in changes or texts[0] == texts[1]  # halves may differ in their last digit
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recorded_steps_of_several_slots_compute_the_same_behind_a_growing_cache(folder: Path, dtype: Any) -> None:
+    """Rows in slots 0 and 3, padding between them, past the first 256 positions, and recorded anew half-way."""
+    import torch
+
+    found: list[list[Any]] = []
+    for recorded in (False, True):
+        model = load_folder(folder, TransformersOptions(slots=4, cuda_graphs=recorded, dtype=dtype), silent)
+        runner = model.runner
+        assert (runner.recorded is not None) == recorded, model.notes  # type: ignore[attr-defined]
+        runner.forward([Row(slot, 0, [(7 * place + slot) % 250 + 3 for place in range(240)]) for slot in (0, 3)])
+        runner.forward([Row(1, 0, [5] * 60)])
+        logits: list[Any] = []
+        for place in range(240, 290):
+            if recorded and place == 270:
+                runner.recorded.forget()  # type: ignore[attr-defined]
+            rows = runner.forward([Row(slot, place, [(11 * place + slot) % 250 + 3]) for slot in (0, 3)])
+            logits += [torch.as_tensor(row.full() if hasattr(row, "full") else row).float().cpu().clone() for row in rows]
+        assert not recorded or (runner.recorded.count > 0 and not runner.recorded.refused)  # type: ignore[attr-defined]
+        found.append(logits)
+        runner.close()
+    furthest = max(float((one - other).norm() / one.norm()) for one, other in zip(*found, strict=True))
+    told(f"{dtype}: recorded and plain logits of 2 rows in 4 slots differ by {furthest:.2g} of their length")
+    assert furthest < (2e-3 if dtype == "float32" else 5e-2)
 
 
 # ---- llama.cpp

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from modules.core.errors import UnsupportedFormat, first_line
@@ -103,18 +104,28 @@ def record_steps(runner: Runner, network: Network, record: Record | None = None)
     if record is None and network.device.type != "cuda":
         return "CUDA graphs need a CUDA card; the model runs as it does without."
     devices = {parameter.device for parameter in network.model.parameters()}
-    if not isinstance(runner, SlotRunner) or len(devices) > 1:
-        return "CUDA graphs need an architecture that runs in slots, whole on one card; this model runs as it does without."
-    plain, plain_s = _tried_steps(network, runner)
+    if not isinstance(runner, SlotRunner) or len(devices) > 1 or (record is None and not _is_first_card(devices, network.torch)):
+        return "CUDA graphs need an architecture that runs in slots, whole on the first card; this model runs as it does without."
     steps = runner.recorded = RecordedSteps(network, runner.n_slots, record or cuda_recording(network.torch))
-    played, played_s = _tried_steps(network, runner)
+    played, played_s = _tried_steps(network, runner)  # before the plain ones, whose keys would make good what a recording failed to write
+    runner.recorded = None
+    plain, plain_s = _tried_steps(network, runner)
     difference = max(float((one - other).norm() / other.norm().clamp_min(1e-9)) for one, other in zip(played, plain, strict=True))
     log.info("a step takes %.2f ms plain and %.2f ms recorded; they differ by %.2g", 1e3 * plain_s, 1e3 * played_s, difference)
-    if not steps.refused and difference < tolerance(network) and played_s < plain_s:
-        return ""
-    runner.recorded = None
-    reason = f"they cannot be recorded ({steps.refused})" if steps.refused else "it computed something else" if difference >= tolerance(network) else "it was not faster"
-    return f"CUDA graphs were tried and left off: {reason}. The model runs as it does without."
+    reason = "" if played_s < plain_s else "it was not faster"
+    if difference >= tolerance(network):
+        reason = "it computed something else"
+    elif steps.refused or not steps.count:
+        reason = f"they cannot be recorded ({steps.refused or 'there is no memory for it'})"
+    if reason:
+        return f"CUDA graphs were tried and left off: {reason}. The model runs as it does without."
+    runner.recorded = steps
+    return ""
+
+
+def _is_first_card(devices: Iterable[Any], torch: Any) -> bool:
+    """Whether weights lie on the card whose streams record."""
+    return all(device.type == "cuda" and device.index in (None, torch.cuda.current_device()) for device in devices)
 
 
 def _tried_steps(network: Network, runner: Runner) -> tuple[list[Any], float]:

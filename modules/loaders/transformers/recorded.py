@@ -8,16 +8,18 @@ whose change makes every recording void (`forget`).
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import numpy as np
 
 from modules.core.errors import AppError, OutOfMemory, first_line
 from modules.core.model import Row
 from modules.loaders.transformers.memory import FIRST_TOKENS
-from modules.loaders.transformers.network import Network
+from modules.loaders.transformers.network import Network, step_error
 from modules.loaders.transformers.slot_cache import SlotCache
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # passes before a recording: libraries choose their kernels in the first ones
-MOST_RECORDED = 32  # each holds memory for what lies between its layers
+CHANGED_STEPS = 8  # of a shape, before it is recorded again after the model was changed: adapters may take turns, and a recording costs several steps
+LACKING_STEPS = 256  # likewise after there was no memory for one
 
 Step = Callable[[], "torch.Tensor"]
 Record = Callable[[Step], Step]  # makes of a step one that is played back; both return the same tensor, filled anew
@@ -43,14 +46,21 @@ class Recorded:
 
 
 class RecordedSteps:
-    """The recordings of one runner."""
+    """The recordings of one runner. Of shapes there are few, and recordings share the memory for what lies between layers."""
 
     def __init__(self, network: Network, slots: int, record: Record) -> None:
         self._network = network
         self._slots = slots
         self._record = record
         self._steps: dict[tuple[int, int], Recorded] = {}
+        self._asked: Counter[tuple[int, int]] = Counter()  # steps of shapes without a recording, since the last change
+        self._wait = 0  # so many of them pass before one is made
         self.refused = ""
+
+    @property
+    def count(self) -> int:
+        """Recordings at present."""
+        return len(self._steps)
 
     def logits(self, rows: Sequence[Row], cache: SlotCache) -> Any:
         """Logits [rows, vocab] of rows with one token each, in their order; None where a step cannot be recorded, and then nothing has changed.
@@ -77,16 +87,24 @@ class RecordedSteps:
             return logits[torch.tensor([row.slot for row in rows], device=logits.device)]
 
     def forget(self) -> None:
-        """The model computes something else from now on."""
+        """The model computes something else from now on, or the memory is needed."""
+        self._begin_anew(CHANGED_STEPS)
+
+    def _begin_anew(self, wait: int) -> None:
         self._steps.clear()
+        self._asked.clear()
+        self._wait = wait
 
     def _step(self, count: int, length: int, cache: SlotCache, values: torch.Tensor) -> Recorded | None:
         """The recording for these shapes, made where there is none that is still valid."""
-        found = self._steps.get((count, length))
-        if found is not None and found.generation == cache.generation:
-            return found
-        if found is not None or len(self._steps) >= MOST_RECORDED:
-            self._steps.clear()  # the cache has moved, so none of them is valid; or memory is at its limit
+        shape = count, length
+        if any(one.generation != cache.generation for one in self._steps.values()):
+            self._begin_anew(0)  # the cache has moved. No recording may end while a newer one lives: with it goes memory that all of them use
+        if shape in self._steps:
+            return self._steps[shape]
+        self._asked[shape] += 1
+        if self._asked[shape] <= self._wait:
+            return None
         inputs = values.to(self._network.device, copy=True)
         step = self._fixed(count, length, cache, inputs)
         has_grown = False
@@ -95,13 +113,15 @@ class RecordedSteps:
             has_grown = True
             play = self._record(step)
         except (RuntimeError, AppError) as error:
-            if isinstance(error, OutOfMemory) and not has_grown:
-                raise  # without a recording there would be no more room, and the cache takes its growth back
-            self._steps.clear()
-            self.refused = first_line(error)
-            log.info("steps of this model cannot be recorded: %s", self.refused)
+            told = error if isinstance(error, AppError) else step_error(error)
+            if isinstance(told, OutOfMemory) and not has_grown:
+                raise told from error  # without a recording there would be no more room, and the cache takes its growth back
+            self._begin_anew(LACKING_STEPS)
+            if not isinstance(told, OutOfMemory):
+                self.refused = first_line(_cause(error))
+            log.info("a step of this model was not recorded: %s", first_line(_cause(error)))
             return None
-        made = self._steps[(count, length)] = Recorded(inputs, step, play, cache.generation)
+        made = self._steps[shape] = Recorded(inputs, step, play, cache.generation)
         return made
 
     def _fixed(self, count: int, length: int, cache: SlotCache, inputs: torch.Tensor) -> Step:
@@ -124,10 +144,14 @@ def cuda_recording(torch: Any) -> Record:
     Another thread may use the card meanwhile, as the one that makes images ready for a prompt does: what it does is none of a recording's business.
     Source: `torch.cuda.CUDAGraph` and the notes on CUDA graphs in PyTorch's documentation.
     """
-    pool = torch.cuda.graph_pool_handle()
+    aside = torch.cuda.Stream()  # one for all: each stream keeps work space of its own
+    pool = None
+    living: WeakSet[Any] = WeakSet()
 
     def record(step: Step) -> Step:
-        aside = torch.cuda.Stream()
+        nonlocal pool
+        if not living:
+            pool = torch.cuda.graph_pool_handle()  # that of recordings that are gone is given back
         aside.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(aside):
             for _ in range(WARM_UPS):
@@ -139,6 +163,7 @@ def cuda_recording(torch: Any) -> Record:
                 logits = step()
         finally:  # one that broke off leaves its own in use
             torch.cuda.set_stream(present)
+        living.add(graph)
 
         def play() -> torch.Tensor:
             graph.replay()
@@ -147,6 +172,13 @@ def cuda_recording(torch: Any) -> Record:
         return play
 
     return record
+
+
+def _cause(error: BaseException) -> BaseException:
+    """The first error of a chain: ending a recording that broke off raises one that says nothing of why."""
+    while (earlier := error.__cause__ or error.__context__) is not None:
+        error = earlier
+    return error
 
 
 def power_of_two(number: int) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modules.core.errors import AppError, InvalidRequest
+from modules.core.errors import AppError, InvalidRequest, OutOfMemory
 from modules.core.model import Row
 from modules.loaders.transformers.network import Network, step_error
 from modules.loaders.transformers.recorded import RecordedSteps
@@ -52,7 +52,12 @@ class SlotRunner(StatesInMemory):
             InvalidRequest: a token, slot or length outside its limits.
         """
         self._check(rows)
-        return [entry for entries in self._run(rows) for entry in entries]
+        try:
+            return [entry for entries in self._run(rows) for entry in entries]
+        except OutOfMemory:
+            if self.recorded is not None:
+                self.recorded.forget()  # what recordings hold is needed more elsewhere
+            raise
 
     def _run(self, rows: Sequence[Row]) -> list[list[Any]]:
         """Run checked rows; the outputs of each."""
