@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from modules.core.generation import Delta, TokenLogprob, Usage
+from modules.services.generation import ClientGeneration
 
 CALLED = "tool_calls"  # a reply that ended with calls of tools
 FINISH_WORDS = MappingProxyType({"stop": "stop", "length": "length", "cancelled": "stop", "error": "stop", None: None})
@@ -21,6 +22,7 @@ class Whole:
     thinking: str = ""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     seed: int = 0
@@ -31,9 +33,15 @@ class Whole:
         self.text += text
         self.logprobs.extend(delta.logprobs)
         self.prompt_logprobs.extend(delta.prompt_logprobs)
+        self.token_ids.extend(delta.written_ids)
         if delta.finish_reason is not None:
             self.finish_reason = FINISH_WORDS[delta.finish_reason]
             self.usage = delta.usage or self.usage
+
+
+def prompt_ids(generation: ClientGeneration) -> list[int]:
+    """Token ids of the prompt, once it has been read and where they were asked for."""
+    return list(generation.started.prompt_ids) if generation.started else []
 
 
 def prompt_table(entries: Sequence[TokenLogprob]) -> list[dict[str, Any] | None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -43,7 +43,7 @@ def completions_router(app: App) -> APIRouter:
     async def chat(body: ChatRequest, request: Request) -> Response:
         """Answer a conversation."""
         requests = _with_seeds(await chat_request(app, body, caller(request, body.user)), body.n)
-        shape = ChatShape(body.logprobs)
+        shape = ChatShape(body.logprobs, body.return_token_ids)
         return await _answer(app, request, body, requests, shape)
 
     @router.post("/completions", response_model=None)
@@ -55,7 +55,7 @@ def completions_router(app: App) -> APIRouter:
             source = await _text_prompt(app, body, prompt) if isinstance(prompt, str) else TokenPrompt(token_ids=prompt)
             requests += _with_seeds(GenerationRequest(prompt=source, params=params, person=who.person, client=who.client), body.n)
         echoes = [await _echo(app, prompt, body.model) for prompt in body.prompts()] if body.echo else []
-        shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt)
+        shape = TextShape(body.logprobs is not None, [echo for echo in echoes for _ in range(body.n)], body.tells_prompt, body.return_token_ids)
         return await _answer(app, request, body, requests, shape)
 
     return router
@@ -110,7 +110,7 @@ async def _answer(
     if len(requests) > 1:
         await app.generation.check_many(len(requests), body.model)
     try:
-        for item in (request.model_copy(update={"whole": not body.stream}) for request in requests):
+        for item in (request.model_copy(update={"whole": not body.stream, "tells_ids": shape.tells_ids}) for request in requests):
             generations.append(await app.generation.submit(item, body.model, body.adapters))
     except AppError:
         await _close(generations)
@@ -130,6 +130,7 @@ async def _answer(
     return JsonAnswer(
         {
             **head,
+            **shape.beside(generations[0]),
             "object": shape.kind,
             "choices": [written for _, written in finished],
             "usage": _usage([choice.usage for choice in choices], body.n),
@@ -170,16 +171,16 @@ async def _pieces(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape, 
     sources = [_choice(index, generation, shape.reading(index, generation, request), usages) for index, (generation, request) in enumerate(asked)]
     frames = _Frames(head, generations)
     try:
-        for index, (_, request) in enumerate(asked):
-            first = shape.first(index)
-            if first is not None:
-                yield frame({**head, **_fingerprint(request.params.seed), "choices": [first]})
+        for piece in () if shape.tells_ids else _opening(asked, head, shape):
+            yield piece
         async for comment in waiting_comments(generations[0]):
             yield comment
+        for piece in _opening(asked, head, shape) if shape.tells_ids else ():  # only now the prompt is known
+            yield piece
         try:
             # one choice alone needs nothing that puts several together: a task and a queue cost as much as all the rest of a token here
-            async for piece in sources[0] if len(sources) == 1 else _interleaved(sources):
-                yield frames.of(piece)
+            async for told in sources[0] if len(sources) == 1 else _interleaved(sources):
+                yield frames.of(told)
         except AppError as error:
             yield frame(body_of(error))
             return
@@ -188,6 +189,16 @@ async def _pieces(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape, 
         yield b"data: [DONE]\n\n"
     finally:
         await _close(generations)
+
+
+def _opening(asked: Sequence[_Asked], head: dict[str, Any], shape: _Shape) -> Iterator[bytes]:
+    """The pieces that open the choices, the first with what stands beside them."""
+    beside = shape.beside(asked[0][0])
+    for index, (_, request) in enumerate(asked):
+        first = shape.first(index)
+        if first is not None:
+            yield frame({**head, **beside, **_fingerprint(request.params.seed), "choices": [first]})
+            beside = {}
 
 
 class _Frames:

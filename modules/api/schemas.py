@@ -118,6 +118,16 @@ class GenerationBody(SamplingFields, ShapeFields):
         return values
 
 
+class TokenIdFields(BaseModel):
+    """The field of the routes that tell token ids, as vLLM has it."""
+
+    return_token_ids: bool = Field(
+        False,
+        description="Tells prompt_token_ids (of a chat beside the choices, else in each of them; in a stream in the first piece) and token_ids of each choice (in a stream those of each piece): "
+        "all that the model wrote, also what a stop string cut off and the token that ended it, neither of which is in the text. Both, one behind the other, are a prompt that goes on from there.",
+    )
+
+
 class ChatFields(GenerationBody):
     """What all bodies that ask for the next message of a conversation share."""
 
@@ -125,7 +135,7 @@ class ChatFields(GenerationBody):
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
 
-class ChatRequest(OpenAiChatFields, ToolFields, RoleFields, ChatFields):
+class ChatRequest(OpenAiChatFields, ToolFields, RoleFields, TokenIdFields, ChatFields):
     """Body of POST /v1/chat/completions."""
 
     messages: list[ChatMessage] = Field(min_length=1, max_length=10_000, fail_fast=True)
@@ -147,7 +157,7 @@ class ChatRequest(OpenAiChatFields, ToolFields, RoleFields, ChatFields):
         return value
 
 
-class CompletionRequest(GenerationBody):
+class CompletionRequest(TokenIdFields, GenerationBody):
     """Body of POST /v1/completions."""
 
     prompt: str | Texts | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)] = ""

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from modules.api.choices import FINISH_WORDS, Whole, prompt_table
+from modules.api.choices import FINISH_WORDS, Whole, prompt_ids, prompt_table
 from modules.core.generation import Delta, GenerationRequest, TokenLogprob
 from modules.services.generation import ClientGeneration
 
@@ -19,26 +19,63 @@ class TextShape:
 
     prefix, kind, piece_kind = "cmpl", "text_completion", "text_completion"
 
-    def __init__(self, logprobs: bool, echoes: Sequence[str], prompt_logprobs: bool = False) -> None:
+    def __init__(self, logprobs: bool, echoes: Sequence[str], prompt_logprobs: bool, tells_ids: bool) -> None:
         self._logprobs = logprobs
         self._echoes = tuple(echoes)
         self._prompt_logprobs = prompt_logprobs
+        self.tells_ids = tells_ids
+
+    def beside(self, generation: ClientGeneration) -> dict[str, Any]:
+        """What stands beside the choices: nothing, as they may have different prompts."""
+        return {}
 
     def first(self, index: int) -> dict[str, Any] | None:
         """The piece that opens a choice: the prompt itself, if asked for and nothing is to be told about its tokens."""
+        return None if self.tells_ids else self._opening(index)
+
+    def _opening(self, index: int) -> dict[str, Any] | None:
         if not self._echoes or self._logprobs:
             return None
         return {"index": index, "text": self._echoes[index], "logprobs": None, "finish_reason": None}
 
     def reading(self, index: int, generation: ClientGeneration, request: GenerationRequest) -> Callable[[Delta], Sequence[dict[str, Any]]]:
         """What makes pieces of a stream of the deltas of one choice."""
+        read = self._reading(index)
+        return self._reading_ids(index, generation, read) if self.tells_ids else read
+
+    def _reading_ids(
+        self, index: int, generation: ClientGeneration, read: Callable[[Delta], Sequence[dict[str, Any]]]
+    ) -> Callable[[Delta], Sequence[dict[str, Any]]]:
+        """The same with token ids: those of the prompt, which are known with the first delta, in the first piece."""
+        is_first = True
+
+        def told(delta: Delta) -> Sequence[dict[str, Any]]:
+            nonlocal is_first
+            pieces = list(read(delta))
+            if not pieces and delta.written_ids:  # its text is held back
+                pieces.append(self._piece(index, delta, 0))
+            if not pieces:
+                return ()
+            if is_first and (opening := self._opening(index)) is not None:
+                pieces.insert(0, opening)
+            for piece in pieces[:-1]:
+                piece["token_ids"] = []
+            pieces[-1]["token_ids"] = list(delta.written_ids)
+            if is_first:
+                pieces[0]["prompt_token_ids"] = prompt_ids(generation)
+            is_first = False
+            return pieces
+
+        return told
+
+    def _reading(self, index: int) -> Callable[[Delta], Sequence[dict[str, Any]]]:
         offset = 0
         asked: list[TokenLogprob] = []  # tokens of the prompt
 
         def read(delta: Delta) -> Sequence[dict[str, Any]]:
             nonlocal offset
             asked.extend(delta.prompt_logprobs)
-            pieces = []
+            pieces: list[dict[str, Any]] = []
             if delta.text or delta.logprobs or delta.finish_reason:
                 if asked:
                     pieces.append(self._prompt(index, asked))
@@ -68,7 +105,8 @@ class TextShape:
         async for delta in generation:
             choice.add("", delta.text, delta)
         choice.seed = generation.started.seed if generation.started else 0
-        return choice, self._whole(index, choice)
+        ids = {"prompt_token_ids": prompt_ids(generation), "token_ids": choice.token_ids} if self.tells_ids else {}
+        return choice, {**self._whole(index, choice), **ids}
 
     def _whole(self, index: int, choice: Whole) -> dict[str, Any]:
         echo = self._echo(index)

@@ -1,4 +1,4 @@
-"""Where the time of a request went, under the names that llama-server gives them; the queue and the longest gap are ours."""
+"""Where the time of a request went, under the names that llama-server gives them; the queue, the longest gap and how often they gave way are ours."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def timings(prompts: Sequence[Usage], choices: Sequence[Usage]) -> dict[str, Any
         "longest_gap_ms": _ms(_longest(one.longest_gap_s for one in choices)),
         "draft_n": sum(one.drafted_tokens for one in choices),
         "draft_n_accepted": sum(one.accepted_tokens for one in choices),
+        "preempted_n": sum(one.preemptions for one in choices),
     }
 
 

@@ -127,3 +127,9 @@ def error_from(kind: str, message: str, details: dict[str, Any] | None = None) -
 def first_line(error: BaseException) -> str:
     """What a library said, cut to a length that fits into a sentence."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:250]
+
+
+def in_short(error: BaseException) -> str:
+    """Kind and first line of an error, to stand in a sentence."""
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

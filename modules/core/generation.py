@@ -58,6 +58,7 @@ class GenerationRequest(BaseModel, frozen=True, extra="forbid"):
     client: str = ""  # one conversation or program of theirs: those of a person take turns too
     keep_on_disk: bool = True  # what was computed for it may be written to disk where main memory has no room; the text itself never is
     whole: bool = False  # nothing of it is used before its end, so that what breaks in the middle may be begun again elsewhere
+    tells_ids: bool = False  # whether the token ids of its prompt are told when it starts
     adapters: tuple[Adapter, ...] | None = None  # None: those put into use on the model
 
 
@@ -112,6 +113,7 @@ class Usage:
     drafted_tokens: int = 0  # guesses at coming tokens
     accepted_tokens: int = 0  # guesses that proved right
     longest_gap_s: float = 0.0  # between two tokens: the longest pause that a reader saw
+    preemptions: int = 0  # times that it gave its place in the model's memory to others, and went on later
 
     @property
     def tokens_per_s(self) -> float:
@@ -141,6 +143,7 @@ class Started:
     template_origin: str = ""  # of the chat template that made the prompt
     template_hash: str = ""  # SHA-256 of its text
     call_format: str = ""  # how the model writes calls of tools, where there are any (prompts/calls)
+    prompt_ids: tuple[int, ...] = ()  # of the prompt, where they were asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +169,12 @@ class Delta:
     pieces: int = 0  # of text from another server, which names no tokens: about a token each
     prompt_logprobs: tuple[TokenLogprob, ...] = ()  # of the next tokens of the prompt; what the first one's says means nothing
     calls: tuple[CallPiece, ...] = ()  # of tools, told apart by another server; a model of this machine writes them into the text
+    end_id: int | None = None  # on the last delta: the token that ended it, where one did; no part of the text, and not counted
+
+    @property
+    def written_ids(self) -> tuple[int, ...]:
+        """All that the model wrote, with the token that ended it."""
+        return self.token_ids if self.end_id is None else (*self.token_ids, self.end_id)
 
     @property
     def tokens(self) -> int:
@@ -201,6 +210,7 @@ class EngineCounters:
     reused_tokens: int = _total("Tokens of prompts that were taken from an earlier computation.")
     decode_tokens: int = _total("Tokens that were written.")
     cancelled: int = _total("Requests that were stopped before their end.")
+    preemptions: int = _total("Times that a running request gave its place in the model's memory to others, and went on later.")
     cached_tokens: int = _now("Tokens kept in slots, running or idle.")
     capacity_tokens: int = _now("Tokens that the slots have room for together.")
     moves: int = _total("Times that a running sequence changed its slot to be computed together with others.")

@@ -13,6 +13,7 @@ from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Adapter, in_use
 from modules.engine.scheduler import Scheduler
 from modules.engine.sequence import Sequence as Running
+from modules.engine.shares import Share, decode_share
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -26,6 +27,7 @@ class AdapterTurns:
         self._scheduler = scheduler
         self._apply = apply
         self._name = name
+        self._lent_tokens = 0  # that something else than a sequence has in the memory
         self._on_model: tuple[Adapter, ...] | None = scheduler.adapters  # None after a change that failed: any of them, or none
 
     def check_possible(self, adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
@@ -58,18 +60,26 @@ class AdapterTurns:
             self._put(())
             self.begin(fail)
 
-    def lend(self, adapters: Sequence[Adapter], function: Callable[[], Result]) -> Result:
-        """Do something with other adapters between two steps; running replies go on with their own.
+    def lend(self, adapters: Sequence[Adapter], function: Callable[[], Result], tokens: int = 0) -> Result:
+        """Do something with other adapters between two steps, with so many tokens in the memory; running replies go on with their own.
 
         Raises:
             AppError: they cannot be used; nothing has changed then.
         """
         wanted = self.check_possible(adapters)
+        self._lent_tokens = tokens
         try:
             self._put(wanted)
             return function()
         finally:
+            self._lent_tokens = 0
             self._give_back()
+
+    def beside(self) -> list[Share]:
+        """A step of the replies that run, while the model is lent; of none where it has other adapters meanwhile, or too little room."""
+        decoding = self._scheduler.decoding()
+        has_room = self._scheduler.used_tokens + self._lent_tokens + len(decoding) <= self._scheduler.capacity_tokens
+        return [decode_share(sequence) for sequence in decoding] if has_room and self._on_model == self._scheduler.adapters else []
 
     def _give_back(self) -> None:
         """Put those of this turn back. Where that fails, `begin` tries once more, and tells who runs with them: it is nothing to who borrowed."""

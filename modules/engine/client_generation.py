@@ -38,6 +38,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         pieces=sum(delta.pieces for delta in deltas),
         prompt_logprobs=tuple(entry for delta in deltas for entry in delta.prompt_logprobs),
         calls=tuple(piece for delta in deltas for piece in delta.calls),
+        end_id=last.end_id,
     )
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from modules.core.errors import AppError, Busy, NoModelLoaded, OutOfMemory
+from modules.core.errors import AppError, Busy, NoModelLoaded, OutOfMemory, in_short
 from modules.core.generation import EngineCounters, Started
 from modules.core.process import name_thread
 from modules.engine.adapter_turns import AdapterTurns, Apply
@@ -149,7 +149,7 @@ class Engine:
     def lend(self, function: Callable[[], Result], tokens: int, adapters: Sequence[Adapter] = ()) -> Result:
         """Do something between two steps with these adapters; for any `tokens` slot 0 is empty, with room for so many."""
         make_room = partial(self._scheduler.empty_for, 0, tokens) if tokens else lambda: None
-        return self._between_steps(partial(self._turns.lend, adapters, function), make_room)
+        return self._between_steps(partial(self._turns.lend, adapters, function, tokens), make_room)
 
     def counters(self) -> EngineCounters:
         """What the engine is doing now."""
@@ -170,11 +170,7 @@ class Engine:
 
     def pause(self, paused: bool = True) -> None:
         """Stop stepping after the present step, or go on; requests are still accepted."""
-
-        def set_paused() -> None:
-            self._paused = paused
-
-        self._commands.put(set_paused)
+        self._commands.put(lambda: setattr(self, "_paused", paused))
 
     def close(self, timeout_s: float = 10.0) -> bool:
         """End all generations with a sentence, give the model's memory back; False if a step does not end in time."""
@@ -205,9 +201,12 @@ class Engine:
         return future.result()
 
     def chunk_done(self) -> None:
-        """A part of a long call is done: nothing hangs. Ends the call when the engine is closing."""
+        """A part of a long call is done: nothing hangs, and replies go on by a token. Ends the call when the engine is closing."""
         self._check_open()
         self.busy_since_s = time.monotonic()
+        if not self._paused and self._turns.beside():
+            self._step(self._turns.beside)
+            self._outbox.deliver(self._scheduler.waiting, at_once=True, begun_s=self.busy_since_s)
 
     # ---- commands, on the engine thread ----------------------------------------------------------------------------
 
@@ -237,7 +236,7 @@ class Engine:
                 self._obey(self._commands.get())
             if not self._paused and not self._closing:
                 self.busy_since_s = time.monotonic()
-                self._step()
+                self._step(self._planned)
             self._outbox.deliver(self._scheduler.waiting, at_once=not self._commands.empty(), begun_s=self.busy_since_s)
         self._end()
 
@@ -261,12 +260,12 @@ class Engine:
             self._speculation.close()
         self.busy_since_s = 0.0
 
-    def _step(self) -> None:
-        """Admit, plan, run the model once, choose the next tokens. Whatever fails becomes an answer, not an end of the process."""
+    def _step(self, plan: Callable[[], list[Share]]) -> None:
+        """Plan, run the model once, choose the next tokens. Whatever fails becomes an answer, not an end of the process."""
         try:
             self._room.believe()
             self._end_late()
-            shares = self._scheduler.again() or self._planned()
+            shares = plan()
             self._outbox.before_step(self._scheduler.waiting, self._scheduler.expected_s(shares))
             if not shares:
                 self._scheduler.spill.rest()
@@ -290,7 +289,9 @@ class Engine:
             self._fail_all(error)
 
     def _planned(self) -> list[Share]:
-        """Admit who can begin, and plan the next step."""
+        """The last step again, or who can begin is admitted and the next one planned."""
+        if shares := self._scheduler.again():
+            return shares
         self._turns.begin(self._fail)
         self._announce(self._scheduler.admit())
         return self._scheduler.plan()
@@ -315,7 +316,7 @@ class Engine:
             self._fail(sequence, error)
         except Exception as error:
             log.exception("Choosing a token failed")
-            self._fail(sequence, AppError(f"Choosing the next token failed ({_short(error)}); the text so far is kept."))
+            self._fail(sequence, AppError(f"Choosing the next token failed ({in_short(error)}); the text so far is kept."))
         self._decode_tokens += len(sequence.ids) - before
 
     def _write(self, share: Share, entries: Logits) -> None:
@@ -343,7 +344,7 @@ class Engine:
         self._release(sequence)
         if not end.cut:
             self._writer.flush(sequence)
-        self._outbox.add(Event(sequence.generation, delta=sequence.take_delta(end.reason, end.stop, sequence.usage(time.monotonic()))))
+        self._outbox.add(Event(sequence.generation, delta=sequence.take_delta(end.reason, end.stop, sequence.usage(time.monotonic()), end.token_id)))
 
     def _end_late(self) -> None:
         """A deadline that passes ends a reply like its length; who had no slot by then is refused."""
@@ -381,7 +382,7 @@ class Engine:
         """A step failed: everything running ends with a sentence, the slots are emptied, those who wait get their turn."""
         log.error("A step of the model failed", exc_info=error)
         self._failures += 1
-        told = AppError(f"{self._name} failed while computing ({_short(error)}). The text so far is kept; send again.")
+        told = AppError(f"{self._name} failed while computing ({in_short(error)}). The text so far is kept; send again.")
         for sequence in list(self._scheduler.running):
             self._fail(sequence, told)
         try:
@@ -390,11 +391,5 @@ class Engine:
             log.error("Emptying the slots failed too", exc_info=second)
             self._failures = FAILURES_UNTIL_BROKEN
         if self._failures >= FAILURES_UNTIL_BROKEN:
-            self.broken = f"{self._name} failed {self._failures} times in a row; the last cause was {_short(error)}."
+            self.broken = f"{self._name} failed {self._failures} times in a row; the last cause was {in_short(error)}."
             self._paused = True  # who waits is left to the process that replaces this one
-
-
-def _short(error: Exception) -> str:
-    """Kind and first line of an error."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines and lines[0] else type(error).__name__

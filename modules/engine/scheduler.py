@@ -86,6 +86,7 @@ class Scheduler:
             "slots": len(self.slots),
             "running": len(self.running),
             "waiting": len(self.waiting),
+            "preemptions": self.waiting.returns,
             "cached_tokens": self.used_tokens,
             "capacity_tokens": self.capacity_tokens,
             "moves": self.table.moves,
@@ -162,6 +163,7 @@ class Scheduler:
 
     def empty_for(self, slot_index: int, tokens: int) -> None:
         """Empty one slot and make room for that many tokens."""
+        self.table.make_way(self.slots[slot_index])
         for holder in [one for one in self.running if self.slots[slot_index].sequence in one.sides]:
             self._preempt(holder)
         self.table.lend(self.slots[slot_index])
@@ -206,13 +208,13 @@ class Scheduler:
     def _plan_step(self) -> list[Share]:
         if self._alone is not None:
             return [steady_share(self._alone, min(self.max_batch_tokens, self.max_outputs))]
-        decoding = self._decoding()
+        decoding = self.decoding()
         while self.used_tokens + len(decoding) > self.capacity_tokens:
             if not self.evict_idle() and self.preempt_youngest() is None:
                 break
-            decoding = self._decoding()
+            decoding = self.decoding()
         if self.table.close_ranks():
-            decoding = self._decoding()
+            decoding = self.decoding()
         is_all = len(decoding) == len(self._sides)
         takes_turns = is_all and not any(side.paired for side in decoding)  # a side alone would write nothing
         if takes_turns and (size := self.crew.size(len(decoding))) < len(decoding):
@@ -315,7 +317,8 @@ class Scheduler:
     def _reading(self) -> list[Sequence]:
         return [side for side in self._sides if side.pending > 1 and side.leader is None]
 
-    def _decoding(self) -> list[Sequence]:
+    def decoding(self) -> list[Sequence]:
+        """The sides that have one token to read."""
         return [side for sequence in self.running if all(one.pending == 1 for one in sequence.sides) for side in sequence.sides]
 
     # ---- slots -----------------------------------------------------------------------------------------------------

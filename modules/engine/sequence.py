@@ -68,6 +68,7 @@ class Sequence:
     leader: Ahead | None = None  # will soon have a beginning that this one has too: it is copied then, and nothing computed before
     common: int = 0  # how much that is
     announced: bool = False  # whether the start was reported
+    preemptions: int = 0  # times that it lost its slot
 
     deadline_s: float = 0.0  # monotonic; 0 has none
     queued_s: float = 0.0  # monotonic times, seconds
@@ -126,11 +127,13 @@ class Sequence:
         for side in self.sides:
             side.ids.append(token_id)
 
-    def take_delta(self, finish: FinishReason | None = None, stop_string: str | None = None, usage: Usage | None = None) -> Delta:
+    def take_delta(
+        self, finish: FinishReason | None = None, stop_string: str | None = None, usage: Usage | None = None, end_id: int | None = None
+    ) -> Delta:
         """What is new since the last call."""
         delta = Delta(
             "".join(self.new_text), tuple(self.new_ids), tuple(self.new_logprobs), finish, stop_string, usage,
-            prompt_logprobs=tuple(self.new_prompt_logprobs),
+            prompt_logprobs=tuple(self.new_prompt_logprobs), end_id=end_id,
         )  # fmt: skip
         self.new_text.clear()
         self.new_ids.clear()
@@ -152,4 +155,5 @@ class Sequence:
             drafted_tokens=self.record.drafted,
             accepted_tokens=self.record.accepted,
             longest_gap_s=self.longest_gap_s,
+            preemptions=self.preemptions,
         )

@@ -235,6 +235,15 @@ class SlotTable:
         self._lent = slot.index
         self.evict(slot)
 
+    def make_way(self, slot: Slot) -> None:
+        """Let what runs in a slot go on in an idle one, where that can be."""
+        idle = [other for other in self.slots if other.sequence is None]
+        if slot.sequence is None or slot.sequence.deterministic or self.keeps_places or not idle:
+            return
+        target = min(idle, key=lambda other: (other.length > 0, other.used_at))
+        if self._memory.state_bytes(slot.index) + self._memory.state_bytes(target.index) <= MOST_MOVED_BYTES:
+            self._change_places(slot, target)
+
     def evict_idle(self, spared: Slot | None = None) -> bool:
         """Empty the idle slot that was used least recently; False when there is none but `spared`."""
         idle = [slot for slot in self.slots if slot.sequence is None and slot.cached and slot is not spared]

@@ -52,6 +52,7 @@ class WaitingQueue:
         self._returned: deque[Sequence] = deque()  # lost their slot to older ones: before everyone else, oldest first
         self._people: OrderedDict[str, _Lines] = OrderedDict()
         self._length = 0
+        self.returns = 0  # times that somebody lost a slot
 
     def __len__(self) -> int:
         return self._length
@@ -66,6 +67,8 @@ class WaitingQueue:
         position = sum(1 for other in self._returned if other.number < sequence.number)
         self._returned.insert(position, sequence)
         self._length += 1
+        self.returns += 1
+        sequence.preemptions += 1
 
     def peek(self) -> Sequence | None:
         """Who is next."""

@@ -121,6 +121,8 @@ def delta_to_wire(delta: Delta) -> Message:
         message["finish"] = delta.finish_reason
         message["stop"] = delta.stop_string
         message["usage"] = usage_to_wire(delta.usage or Usage())
+        if delta.end_id is not None:
+            message["end"] = delta.end_id
     return message
 
 
@@ -136,6 +138,7 @@ def wire_to_delta(value: Mapping[str, Any]) -> Delta:
         stop_string=value.get("stop"),
         usage=Usage(*value["usage"]) if "usage" in value else None,
         prompt_logprobs=tuple(wire_to_logprob(entry) for entry in value.get("prompt", ())),
+        end_id=value.get("end"),
     )
 
 
@@ -146,7 +149,7 @@ def started_to_wire(started: Started) -> Message:
 
 def wire_to_started(value: Mapping[str, Any]) -> Started:
     """The start that was sent."""
-    return Started(**{**value, "dropped": tuple(value.get("dropped", ()))})
+    return Started(**{**value, "dropped": tuple(value.get("dropped", ())), "prompt_ids": tuple(value.get("prompt_ids", ()))})
 
 
 def counters_to_wire(counters: EngineCounters) -> Message:

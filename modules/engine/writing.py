@@ -30,6 +30,7 @@ class End:
     reason: FinishReason
     stop: str | None = None
     cut: bool = False
+    token_id: int | None = None  # that ended it, which is no part of its text
 
 
 class Writer:
@@ -54,8 +55,10 @@ class Writer:
             sequence.new_logprobs.extend(self._likeliest(sequence, row))
             return End("stop")
         token_id = sequence.sampler.sample(row)
-        if token_id in sequence.end_ids or token_id in sequence.stop_ids or sequence.sampler.finished:  # finished: whatever end tokens the model has
-            return End("stop", sequence.stop_ids.get(token_id))
+        if token_id in sequence.end_ids or token_id in sequence.stop_ids:
+            return End("stop", sequence.stop_ids.get(token_id), token_id=token_id)
+        if sequence.sampler.finished:  # nothing can follow, and the model has no end token that could say so
+            return End("stop")
         if sequence.logprobs is not None:
             sequence.new_logprobs.append(self._logprob(row, token_id, sequence.logprobs))
         sequence.sampler.accept(token_id)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from modules.core.errors import AppError
+from modules.core.errors import AppError, in_short
 from modules.core.job import Cancelled, JobKind
 from modules.core.process import be_expendable
 from modules.jobs.context import StopFlag, WorkerContext
@@ -150,6 +150,4 @@ def _sentence(error: BaseException, directory: Path) -> str:
         return f"A library ended the job by itself, with status {error.code!r}. The log says more; correct that, then retry."
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"The disk is full ({error.filename or directory}). Free some space, then retry: the work goes on where it can."
-    first = (str(error).strip().splitlines() or [""])[0][:300]
-    said = f"{type(error).__name__}: {first}" if first else type(error).__name__
-    return f"The work stopped at an error nobody had thought of: {said}. The log has the details; retry, or report it with the log."
+    return f"The work stopped at an error nobody had thought of: {in_short(error)}. The log has the details; retry, or report it with the log."

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.generation import ChatPrompt
-from modules.core.model import TemplateSource
+from modules.core.model import ImageToken, TemplateSource
 from modules.core.params import GenerationParams
 from modules.services.template_look import LookRequest
 
@@ -242,6 +242,17 @@ QUESTIONS: Mapping[str, Callable[[Prompts, Mapping[str, Any]], dict[str, Any]]] 
 
 
 # ---- small ---------------------------------------------------------------------------------------------------------
+
+
+def told_ids(token_ids: Sequence[int]) -> tuple[int, ...]:
+    """The ids of a prompt, for whoever sends them again.
+
+    Raises:
+        InvalidRequest: some are positions of images.
+    """
+    if any(isinstance(token_id, ImageToken) for token_id in token_ids):
+        raise InvalidRequest("An image in a prompt has no token ids that could be sent again; leave return_token_ids out.", field="return_token_ids")
+    return tuple(int(token_id) for token_id in token_ids)
 
 
 def prompt_hash(token_ids: Sequence[int]) -> str:

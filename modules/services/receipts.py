@@ -37,6 +37,8 @@ def cost(usage: Usage) -> dict[str, Any]:
     }
     if usage.drafted_tokens:
         told |= {"drafted_tokens": usage.drafted_tokens, "accepted_tokens": usage.accepted_tokens}
+    if usage.preemptions:
+        told["preemptions"] = usage.preemptions
     return told
 
 

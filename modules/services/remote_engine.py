@@ -121,6 +121,8 @@ class RemoteEngine:
             )
         if request.params.prompt_only or request.params.prompt_logprobs is not None:
             raise self._not_offered("is not asked about the tokens of prompts; leave out echo with logprobs, prompt_logprobs and a max_tokens of 0")
+        if request.tells_ids:
+            raise self._not_offered("is not asked for token ids; leave return_token_ids out")
 
     async def _write(self, inbox: Inbox, ask: Ask, taken: asyncio.Event) -> None:
         """The life of one request."""

@@ -64,12 +64,13 @@ def test_the_reader_of_these_tests_refuses_what_is_wrong(wrong: str) -> None:
 
 def test_several_choices_share_a_prompt_and_the_time() -> None:
     first = Usage(100, 60, 11, queue_s=0.1, prefill_s=0.2, decode_s=1.0, drafted_tokens=4, accepted_tokens=3, longest_gap_s=0.3)
-    second = Usage(100, 99, 21, queue_s=0.2, prefill_s=0.1, decode_s=2.0, longest_gap_s=0.2)
+    second = Usage(100, 99, 21, queue_s=0.2, prefill_s=0.1, decode_s=2.0, longest_gap_s=0.2, preemptions=2)
     told = timings([first], [first, second])
     assert (told["cache_n"], told["prompt_n"], told["prompt_ms"], told["prompt_per_second"]) == (60, 40, 200, 200)
     assert (told["predicted_n"], told["predicted_ms"], told["predicted_per_second"]) == (32, 2000, 15)
     assert told["predicted_per_token_ms"] == pytest.approx(1000 / 15, abs=0.001)
     assert (told["queue_ms"], told["longest_gap_ms"], told["draft_n"], told["draft_n_accepted"]) == (200, 300, 4, 3)
+    assert told["preempted_n"] == 2
     nothing = timings([Usage()], [Usage()])
     assert not any(nothing.values())
     assert all(math.isfinite(value) for value in nothing.values())

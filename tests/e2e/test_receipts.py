@@ -69,6 +69,16 @@ def test_a_replay_that_differs_shows_both_texts(chat: ChatScreen, starter: Paddo
     expect(figures.filter(has_text="It is now").locator("mark")).to_have_text(now[place:].strip())
 
 
+def test_a_reply_that_gave_way_says_how_often(chat: ChatScreen, starter: PaddockServer) -> None:
+    replies = [{"role": "assistant", "content": "Blue.", "receipt": {"seed": 5, "prompt_tokens": 9, **more}} for more in ({"preemptions": 2}, {"preemptions": 1}, {})]
+    messages = [message for reply in replies for message in ({"role": "user", "content": "Which?"}, reply)]
+    chat.open(starter.ask("POST", "ui/conversations/import", {"title": "Gave way", "settings": SHORT, "messages": messages})["id"])
+    receipts = chat.page.locator("details.receipt")
+    for place, words in enumerate(("waited 2 times for memory", "waited once for memory", "")):
+        receipts.nth(place).locator("summary").first.click()
+        expect(receipts.nth(place)).to_contain_text(re.compile(f"Prompt 9 tokens{' · ' if words else ''}{words} · seed 5"))
+
+
 def test_the_file_of_the_model_is_named_by_its_hash(chat: ChatScreen, page: Page, starter: PaddockServer) -> None:
     chat.open(starter.make_conversation((("user", "Hello"), ("assistant", "Hi.")), settings=SHORT))
     chat.say("What is a LoRA?")

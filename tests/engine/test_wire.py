@@ -34,7 +34,7 @@ ids = st.integers(0, 2**31 - 1)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 plain_logprobs = st.builds(TokenLogprob, ids, st.text(), numbers)
 logprobs = st.builds(TokenLogprob, ids, st.text(), numbers, st.lists(plain_logprobs, max_size=3).map(tuple))
-usages = st.builds(Usage, ids, ids, ids, numbers, numbers, numbers, ids, ids, numbers)
+usages = st.builds(Usage, ids, ids, ids, numbers, numbers, numbers, ids, ids, numbers, ids)
 running = st.builds(Delta, st.text(), st.lists(ids).map(tuple), st.lists(logprobs, max_size=3).map(tuple))
 last = st.builds(
     Delta,
@@ -44,6 +44,7 @@ last = st.builds(
     st.sampled_from(["stop", "length", "cancelled"]),
     st.none() | st.text(min_size=1),
     usages,
+    end_id=st.none() | ids,
 )
 
 
@@ -53,7 +54,7 @@ def test_deltas_come_back(delta):
 
 
 def test_started_and_counters_come_back():
-    started = Started(10, 4, 2, 2**64 - 1, "<think>", (0, 1), "ab", "GGUF metadata", "cd")
+    started = Started(10, 4, 2, 2**64 - 1, "<think>", (0, 1), "ab", "GGUF metadata", "cd", "hermes", (1, 5, 7))
     counters = EngineCounters(*range(len(figures())))
     assert wire.wire_to_started(through(wire.started_to_wire(started))) == started
     assert wire.wire_to_counters(through(wire.counters_to_wire(counters))) == counters

@@ -215,3 +215,30 @@ def test_vectors_between_the_steps_of_a_reply_change_neither(writers: dict[str, 
     asking.join(20)
     assert [each.inbox.ids(generation) for generation in together] == [each.inbox.ids(alone)] * 2
     assert len(found) == 5 and all(np.abs(other - vector).max() < 1e-3 for other in found)
+
+
+@pytest.mark.parametrize("form", ["folder", "gguf"])
+def test_a_reply_goes_on_while_a_long_text_is_read(writers: dict[str, Bench], form: str) -> None:
+    each = writers[form]
+    engine, embedder = each.engine, each.model.embedder
+    prompt = each.model.tokenizer.encode("The quick brown", add_special=True, parse_special=False)
+    long = [5 + place % 50 for place in range(120)]
+    alone, scores, vector = engine.submit(prompt, GREEDY), engine.score(long), embedder.embed([long], "mean")
+    each.inbox.wait(alone)
+    steps: list[int] = []
+
+    def read() -> np.ndarray:
+        def chunk_done() -> None:
+            engine.chunk_done()
+            steps.append(engine.counters().steps)
+
+        return embedder.embed([long], "mean", chunk_done) if embedder.in_slot else each.model.runner.score(long, chunk_done)
+
+    beside = engine.submit(prompt, GREEDY.model_copy(update={"max_tokens": 100}))
+    each.inbox.wait_for(lambda: each.inbox.ids(beside))
+    found = engine.lend(read, len(long))
+    assert np.abs(found - (vector if embedder.in_slot else np.array(scores))).max() < 1e-3
+    assert len(steps) >= (4 if embedder.in_slot else 1) and steps == list(range(steps[0], steps[0] + len(steps))), "a step between two chunks"
+    assert engine.score(long) == pytest.approx(scores, abs=1e-3)
+    each.inbox.wait(beside)
+    assert each.inbox.ids(beside)[: GREEDY.max_tokens] == each.inbox.ids(alone)

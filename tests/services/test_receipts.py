@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from modules.core.errors import InvalidRequest, NotFound
-from modules.core.generation import GenerationRequest, TextPrompt
+from modules.core.generation import GenerationRequest, TextPrompt, Usage
 from modules.core.params import GenerationParams
 from modules.services.app import App
 from modules.services.kept_prompts import KeptPrompt
-from modules.services.receipts import changed, short
+from modules.services.receipts import changed, cost, short
 from tests.services.conftest import ONE, WRITING
 from tests.services.reply_steps import ANN, SHORT, ended, talk
 
@@ -53,6 +53,10 @@ async def test_a_receipt_says_what_was_asked_and_what_wrote(app: App, model_file
     assert {name: value for name, value in kept.items() if name != "made_by"} == {name: value for name, value in receipt.items() if name != "made_by"}
     told = short(kept) or {}
     assert "seed" in told and not {"params", "made_by", "prompt_hash"} & told.keys()
+
+
+async def test_a_reply_that_gave_way_says_how_often(app: App) -> None:
+    assert (cost(Usage(preemptions=2))["preemptions"], "preemptions" in cost(Usage())) == (2, False)
 
 
 async def test_what_the_model_saw_is_shown_and_known_to_be_the_same(app: App) -> None:

@@ -290,6 +290,8 @@ async def test_what_the_other_side_does_not_offer_is_a_sentence(start_app: Start
         await app.embeddings.embed(EmbeddingRequest(inputs=("Once",)), engine.name)
     with pytest.raises(NotOffered, match="tokens of prompts"):
         await engine.submit(GenerationRequest(prompt=TextPrompt(text="Once"), params=GenerationParams(prompt_logprobs=1)))
+    with pytest.raises(NotOffered, match="token ids; leave return_token_ids out"):
+        await engine.submit(GenerationRequest(prompt=TextPrompt(text="Once"), tells_ids=True))
     await engine.set_adapters([])
     with pytest.raises(NotOffered, match="LoRA"):
         await engine.set_adapters([Adapter(path="x", name="x", version="1")])

@@ -280,6 +280,14 @@ def test_a_template_that_loses_an_image_is_refused(prompts: ModelPrompts) -> Non
             prompts.prepare(look(FIRST, template=TemplateSource(text=text, origin="a test")))
 
 
+def test_ids_of_an_image_are_not_told(prompts: ModelPrompts) -> None:
+    words = look(text="What is this?").model_copy(update={"tells_ids": True})
+    assert prompts.prepare(words).prompt_ids == tuple(prompts.prepare(words).token_ids)
+    assert prompts.prepare(look(text="What is this?")).prompt_ids == ()
+    with pytest.raises(InvalidRequest, match="leave return_token_ids out"):
+        prompts.prepare(look(FIRST).model_copy(update={"tells_ids": True}))
+
+
 async def test_a_prompt_that_ends_with_an_image_is_refused(llava: VisionFiles) -> None:
     client = await started(llava)
     try:

@@ -98,14 +98,15 @@ class SlotEmbedder(_States):
         batch = self._batch = self._batch or Batch(self._chunk, 1)
         parts = []
         self._runner.truncate(0, 0)
-        self._binding.llama_set_embeddings(self._context, True)
         try:
             for begin in range(0, len(ids), self._chunk):
                 chunk = ids[begin : begin + self._chunk]
                 batch.clear()
                 batch.add(0, begin, chunk, len(chunk))
+                self._binding.llama_set_embeddings(self._context, True)
                 self._decode(batch)
                 parts.append(self._read(0, len(chunk)))
+                self._binding.llama_set_embeddings(self._context, False)  # replies go on meanwhile
                 if chunk_done is not None:
                     chunk_done()
         finally:
