@@ -29,9 +29,10 @@ class Drafter(Protocol):
     """Guesses how sequences go on."""
 
     times: StepTimes  # seconds for one more token, by sequences
+    is_free: bool  # guesses take no time: they are made before it is decided how many are used
 
     def propose(self, wanted: Sequence[tuple[Running, int]]) -> list[list[int]]:
-        """At most so many next tokens of each sequence; none where there is no guess (yet)."""
+        """At most so many next tokens of each sequence; none where there is no guess (yet). Says in its record whether it is sure of them."""
         ...
 
     def close(self) -> None:
@@ -53,6 +54,8 @@ class _Line:
 
 class ModelDrafter:
     """Drafts with the likeliest tokens of a smaller model over the same vocabulary."""
+
+    is_free = False
 
     def __init__(self, runner: Runner, vocab_size: int) -> None:
         self._runner = runner

@@ -54,6 +54,8 @@ class _Seen:
 class LookupDrafter:
     """Proposes what came after the latest place where the last tokens stood before, the further the more of them did."""
 
+    is_free = True
+
     def __init__(self) -> None:
         self.times = StepTimes()  # stays empty: a look takes no time
         self._seen: dict[int, _Seen] = {}  # by slot
@@ -76,7 +78,9 @@ class LookupDrafter:
         if start is None:
             return []
         drafts: list[int] = []
-        for place in range(start, start + min(count, GUESSED_FOR_EACH * seen.matched(start, count))):
+        matched = seen.matched(start, max(count, SURE_TOKENS))
+        sequence.record.sure = matched >= SURE_TOKENS
+        for place in range(start, start + min(count, GUESSED_FOR_EACH * matched)):
             token_id = ids[place] if place < len(ids) else drafts[place - len(ids)]  # a text that repeats itself goes on doing so
             if token_id in sequence.end_ids or isinstance(token_id, ImageToken):  # no model writes an image
                 break

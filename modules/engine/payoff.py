@@ -9,13 +9,13 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 KEPT = 9  # measurements of one size
 ENOUGH = 2  # measurements before a size is relied on
 CLEARLY = 1.03  # a gain below this is noise
 FADING = 0.93  # what earlier rounds count, each time a new one comes
-HOPE = 0.7  # share of right drafts before anything is known
+HOPES = (0.7, 0.9)  # share of right drafts before anything is known: of any, and of those that the drafter is sure of
 HOPE_WEIGHT = 4.0  # in drafts
 REVIEW_STEPS = 4  # between two reckonings
 FIRST_WAIT, LONGEST_WAIT = 32, 512  # steps without drafts before they are tried again
@@ -64,24 +64,37 @@ class StepTimes:
 
 
 @dataclass(slots=True, eq=False)
+class Tally:
+    """Faded sums: how many drafts were tried, and how many of them were right."""
+
+    tried: float = 0.0
+    right: float = 0.0
+
+    def note(self, drafted: int, accepted: int) -> None:
+        """A round is over: what came after the first wrong draft says nothing."""
+        self.tried = self.tried * FADING + min(drafted, accepted + 1)
+        self.right = self.right * FADING + accepted
+
+
+@dataclass(slots=True, eq=False)
 class DraftRecord:
     """What drafting did for one sequence."""
 
     allowed: bool = True  # whether anything may be drafted for this one
+    offered: int = 1 << 10  # most tokens that the drafter has for the next step
+    sure: bool = False  # whether it takes them for right: such drafts are counted apart
     drafted: int = 0  # tokens, over all rounds
     accepted: int = 0
     count: int = 0  # to draft in the next step
-    tried_lately: float = 0.0  # faded sums
-    right_lately: float = 0.0
+    lately: tuple[Tally, Tally] = field(default_factory=lambda: (Tally(), Tally()))
     quiet: int = 0  # steps in which nothing was to be drafted
     wait: int = FIRST_WAIT
     on_trial: bool = False  # drafting is tried again, until something was drafted
 
-    def note(self, drafted: int, accepted: int) -> None:
-        """A round is over: what came after the first wrong draft says nothing."""
-        self.tried_lately = self.tried_lately * FADING + min(drafted, accepted + 1)
-        self.right_lately = self.right_lately * FADING + accepted
-        self.on_trial = False
+    @property
+    def can(self) -> bool:
+        """Whether anything could be drafted in the next step."""
+        return self.allowed and self.offered > 0
 
 
 class Payoff:
@@ -92,76 +105,77 @@ class Payoff:
         self._drafting = drafting  # of the draft model, by sequences
         self._most = most
         self._trial_tokens = min(TRIAL_TOKENS, most)
-        self._tried = HOPE_WEIGHT
-        self._right = HOPE * HOPE_WEIGHT
+        self._all = tuple(Tally(HOPE_WEIGHT, hope * HOPE_WEIGHT) for hope in HOPES)
         self._could_pay = True  # if all drafts were right; else only the times of steps can change that, which seldom do
-        self._decided_for: tuple[int, ...] = ()
+        self._decided_for: tuple[tuple[int, int, bool], ...] = ()
         self._age = 0
 
     def note(self, record: DraftRecord, drafted: int, accepted: int) -> None:
         """A round of one sequence is over."""
         if record.on_trial:
             self._age = REVIEW_STEPS  # what it showed counts at once
-        record.note(drafted, accepted)
-        self._tried = self._tried * FADING + min(drafted, accepted + 1)
-        self._right = self._right * FADING + accepted
+        record.on_trial = False
+        record.lately[record.sure].note(drafted, accepted)
+        self._all[record.sure].note(drafted, accepted)
 
     def decide(self, records: Sequence[DraftRecord]) -> None:
         """Set the `count` of each, for sequences that decode together in the next step."""
-        asked = tuple(map(id, records))
+        asked = tuple((id(record), record.offered, record.sure) for record in records)
         self._age += 1
         if asked != self._decided_for or self._age >= REVIEW_STEPS:
             self._decided_for, self._age = asked, 0
+            for record in records:
+                record.count = min(self._trial_tokens, record.offered) if record.on_trial else 0
             self._reckon(records)
         for record in records:
             record.quiet = 0 if record.count else record.quiet + 1
-            if record.allowed and record.quiet > (record.wait if self._could_pay else LONGEST_WAIT):
+            if record.can and record.quiet > (record.wait if self._could_pay else LONGEST_WAIT):
                 self._try_again(record)
 
     def _try_again(self, record: DraftRecord) -> None:
         """Texts change: one that could not be guessed may be easy now. What was known counts half."""
-        record.tried_lately /= 2
-        record.right_lately /= 2
+        lately = record.lately[record.sure]
+        lately.tried, lately.right = lately.tried / 2, lately.right / 2
         record.wait = min(2 * record.wait, LONGEST_WAIT)
         record.quiet = 0
         record.on_trial = True
-        record.count = self._trial_tokens
+        record.count = min(self._trial_tokens, record.offered)
 
     def _reckon(self, records: Sequence[DraftRecord]) -> None:
-        for record in records:
-            record.count = self._trial_tokens if record.on_trial else 0
         total = len(records)
-        if not self.steps.known(total):  # what a step costs without drafts must be known first
+        order = sorted((record for record in records if record.can), key=self._share, reverse=True)
+        if not order or not self.steps.known(total):  # what a step costs without drafts must be known first
             return
-        order = sorted((record for record in records if record.allowed), key=self._share, reverse=True)
         plain = CLEARLY * total / self.steps.of(total)
-        best, chosen = plain, (0, 0)
+        best, chosen, size = plain, (0, 0), total
         self._could_pay = False
-        sums = [0.0] * len(order)  # extra tokens of the first, the first two, … of the order
+        sums = [0.0] * len(order)  # extra tokens of the first, the first two, … of the order, as expected
+        drafts = [0] * len(order)  # and all that are drafted for them
         powers = [1.0] * len(order)
-        for tokens in range(1, self._most + 1):
-            running = 0.0
+        for tokens in range(1, min(self._most, max(record.offered for record in order)) + 1):
+            running, added = 0.0, 0
             for place, record in enumerate(order):
-                powers[place] *= self._share(record)
-                running += powers[place]
+                if tokens <= record.offered:
+                    powers[place] *= self._share(record)
+                    running, added = running + powers[place], added + 1
                 sums[place] += running
+                drafts[place] += added
             sequences = len(order)
             while sequences:
-                if total + sequences * tokens > self.steps.reach:
-                    sequences //= 2
-                    continue
-                seconds = self.steps.of(total + sequences * tokens) + tokens * self._drafting.of(sequences)
-                rate = (total + sums[sequences - 1]) / seconds
-                self._could_pay |= (total + sequences * tokens) / seconds > plain
-                if rate > best:
-                    best, chosen = rate, (tokens, sequences)
+                extra = drafts[sequences - 1]
+                if total + extra <= self.steps.reach:
+                    seconds = self.steps.of(total + extra) + tokens * self._drafting.of(sequences)
+                    rate = (total + sums[sequences - 1]) / seconds
+                    self._could_pay |= (total + extra) / seconds > plain
+                    if rate > best:
+                        best, chosen, size = rate, (tokens, sequences), total + extra
                 sequences //= 2
-        if not self.steps.known(total + chosen[0] * chosen[1]):
+        if not self.steps.known(size):
             self._age = REVIEW_STEPS  # one step of an unknown size is enough to know better
         for record in order[: chosen[1]]:
-            record.count, record.wait = chosen[0], FIRST_WAIT
+            record.count, record.wait = min(chosen[0], record.offered), FIRST_WAIT
 
     def _share(self, record: DraftRecord) -> float:
         """How many drafts prove right: this sequence's own, leaning on all others while it has few."""
-        hope = self._right / self._tried
-        return min(0.99, (record.right_lately + HOPE_WEIGHT * hope) / (record.tried_lately + HOPE_WEIGHT))
+        every, own = self._all[record.sure], record.lately[record.sure]
+        return min(0.99, (own.right + HOPE_WEIGHT * every.right / every.tried) / (own.tried + HOPE_WEIGHT))

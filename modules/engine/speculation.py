@@ -22,17 +22,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+WHOLE_STEPS = 32  # behind the last one with drafts, in which still everybody decodes
+
 
 class Speculation:
     """Adds drafts to the shares of a step and takes back those that were wrong. The engine thread alone uses it."""
 
     def __init__(self, source: DraftSource, scheduler: Scheduler, vocab_size: int) -> None:
         self._scheduler = scheduler
-        scheduler.crew.is_whole = True  # what drafts cost is measured over all that decode
         scheduler.table.keeps_places = source.runner is not None
         self._drafter: Drafter = LookupDrafter() if source.runner is None else ModelDrafter(source.runner, vocab_size)
+        self._most = source.tokens
         self._payoff = Payoff(source.tokens, self._drafter.times)
         self._off = ""  # why nothing is drafted any more
+        self._plain_steps = WHOLE_STEPS  # since the last one with drafts
         self.drafted_tokens = 0
         self.accepted_tokens = 0
 
@@ -41,12 +44,20 @@ class Speculation:
         return {"drafted_tokens": self.drafted_tokens, "accepted_tokens": self.accepted_tokens}
 
     def extend(self, shares: list[Share]) -> None:
-        """Put drafts behind the last token of sequences that are decoding, where that pays and there is room."""
-        if self._off:
-            return
+        """Put drafts behind the last token of sequences that are decoding, where that pays and there is room.
+
+        While that is done everybody decodes in every step, as what drafts cost is measured over all; else sequences may take turns.
+        """
+        if not self._off:
+            self._extend(shares)
+        self._plain_steps = 0 if any(share.drafts for share in shares) else self._plain_steps + 1
+        self._scheduler.crew.is_whole = self._plain_steps < WHOLE_STEPS
+
+    def _extend(self, shares: list[Share]) -> None:
         decoding = [share for share in shares if share.decodes]
+        offers = self._offered(decoding) if self._drafter.is_free else {}
         self._payoff.decide([share.sequence.record for share in decoding])
-        counts = [min(share.sequence.record.count, share.sequence.max_length - len(share.sequence.ids) - 1) for share in decoding]
+        counts = [min(share.sequence.record.count, _room_of(share)) for share in decoding]
         asked = sum(count for count in counts if count > 0)
         if not asked:
             return
@@ -57,11 +68,20 @@ class Speculation:
             if count > 0:
                 wanted.append((share, count))
                 room -= count
-        for (share, _), drafts in zip(wanted, self._propose(wanted), strict=True):
+        found = [offers[id(share)][:count] for share, count in wanted] if offers else self._propose(wanted)
+        for (share, _), drafts in zip(wanted, found, strict=True):
             row = share.row
             share.drafts = tuple(drafts)
             share.sequence.record.drafted += len(drafts)
             share.row = Row(row.slot, row.start, [*row.token_ids, *drafts], 1 + len(drafts))
+
+    def _offered(self, decoding: list[Share]) -> dict[int, list[int]]:
+        """What could be drafted for each share, and its record knows how much that is."""
+        asked = [(share, min(self._most, _room_of(share))) for share in decoding if share.sequence.record.allowed]
+        offers = {id(share): drafts for (share, _), drafts in zip(asked, self._propose(asked), strict=True)}
+        for share, _ in asked:
+            share.sequence.record.offered = len(offers[id(share)])
+        return offers
 
     def _propose(self, wanted: list[tuple[Share, int]]) -> list[list[int]]:
         try:
@@ -89,3 +109,8 @@ class Speculation:
     def close(self) -> None:
         """Give the draft model's memory back."""
         self._drafter.close()
+
+
+def _room_of(share: Share) -> int:
+    """How many tokens may be drafted behind the next one before the reply ends."""
+    return max(0, share.sequence.max_length - len(share.sequence.ids) - 1)

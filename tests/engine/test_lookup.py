@@ -9,6 +9,7 @@ import pytest
 from modules.core.model import DraftSource, ImageToken
 from modules.core.params import GenerationParams
 from modules.engine.lookup import LookupDrafter
+from modules.engine.payoff import StepTimes
 from modules.engine.sequence import Sequence
 from tests.engine.steady import steady
 from tests.fakes import BOS, EOS, FakeRunner, solo
@@ -102,3 +103,35 @@ def test_a_text_without_repeats_is_the_same_and_costs_nothing(bench):
     inbox.wait(generation)
     assert inbox.ids(generation) == solo(prompt, 100)
     assert sum(len(row.token_ids) for rows in runner.batches for row in rows) <= len(prompt) + 100 + engine.counters().drafted_tokens
+
+
+def test_it_is_sure_of_what_followed_a_long_match():
+    run, one = list(range(10, 18)), LookupDrafter()
+    long, short = sequence([*run, 30, 31, 32, *run]), sequence([*run, 30, 31, 32, *run[-7:]], slot=1)
+    assert guess(one, long)[0] == guess(one, short)[0] == 30
+    assert (long.record.sure, short.record.sure) == (True, False)
+
+
+def test_a_copy_is_drafted_from_its_beginning_where_few_tokens_do_not_pay(bench):
+    """A step of three takes two and a half times as long, one of nine nearly four times: a trial of two says no, and a long match says that eight will be right."""
+    engine, _, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 16))
+    steps = engine._speculation._payoff.steps = Known({1: 0.010, 3: 0.025, 9: 0.038, 17: 0.060})
+    prompt = [BOS, *b"copy", *b"1bcdefghijklmnopqrst"][:25]
+    generation = engine.submit(prompt, GenerationParams(temperature=0, max_tokens=200))
+    inbox.wait(generation)
+    usage = inbox.last(generation).usage
+    assert usage.accepted_tokens > 40
+    assert steps.reach > 16
+
+
+class Known(StepTimes):
+    """Steps whose times are known and stay."""
+
+    def __init__(self, seconds: dict[int, float]) -> None:
+        super().__init__()
+        for size, each in seconds.items():
+            for _ in range(3):
+                super().note(size, each)
+
+    def note(self, size: int, seconds: float) -> None:
+        assert size > 0 <= seconds

@@ -149,3 +149,28 @@ def test_what_was_given_up_is_tried_again_ever_more_seldom_and_taken_up_when_it_
         if record.count:
             made.note(record, record.count, record.count)
     assert record.count > 2
+
+
+def test_what_the_drafter_is_sure_of_is_hoped_for_more_and_counted_apart():
+    made = payoff(lambda tokens: 0.010 * (1 + 0.7 * (tokens - 1)), 0.0, most=8)  # a draft must be right three times in four
+    unsure, sure = DraftRecord(), DraftRecord(sure=True)
+    for record in (unsure, sure):
+        made.decide([record])
+    assert unsure.count == 0 < sure.count
+    for _ in range(20):
+        made.note(unsure, 2, 0)
+    made.decide([sure])
+    assert sure.count > 0
+    for _ in range(20):
+        made.note(sure, 8, 0)
+    made.decide([DraftRecord(sure=True)])
+    assert made._decided_for and not made._all[True].right > 1
+
+
+def test_no_more_is_drafted_than_is_offered():
+    made, little, much, none = payoff(flat, 0.0, most=8, sequences=3), DraftRecord(offered=2), DraftRecord(offered=7), DraftRecord(offered=0)
+    for _ in range(30):
+        made.decide([little, much, none])
+        for record in (little, much):
+            made.note(record, record.count, record.count)
+    assert (little.count, much.count, none.count) == (2, 7, 0)

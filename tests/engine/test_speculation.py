@@ -13,6 +13,7 @@ from modules.core.errors import OutOfMemory
 from modules.core.model import DraftSource
 from modules.core.params import GenerationParams
 from modules.engine.events import FLUSH_S
+from modules.engine.speculation import WHOLE_STEPS
 from tests.engine.steady import steady
 from tests.fakes import BOS, EOS, FakeRunner, next_byte, solo
 
@@ -217,6 +218,35 @@ def test_little_room_is_kept_and_those_who_lost_their_slot_go_on_exactly(draftin
 SAMPLED = GenerationParams(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, max_tokens=80, seed=11, logprobs=2, ban_eos=True)
 
 
+def test_what_is_drawn_with_drafts_is_distributed_as_the_model_says(drafting):
+    """Second tokens of many seeds, against the probabilities behind the first ones (chi-square, 99.9 %)."""
+    engine, _, inbox, _ = drafting(likeliest, FakeRunner(rule=spread))
+    begun = prompt("Once")
+    params = SAMPLED.model_copy(update={"logprobs": None, "max_tokens": 3, "logit_bias": dict.fromkeys(range(97, 103), 4.0)})
+    generations = [engine.submit(begun, params.model_copy(update={"seed": seed})) for seed in range(60)]
+    inbox.wait(*generations)
+    for first in range(60, 600, 60):
+        more = [engine.submit(begun, params.model_copy(update={"seed": first + seed})) for seed in range(60)]
+        inbox.wait(*more)
+        generations += more
+    expected, seen = np.zeros(259), np.zeros(259)
+    for generation in generations:
+        ids = inbox.ids(generation)
+        scores = spread([*begun, ids[0]]).astype(np.float64)
+        scores[97:103] += 4.0
+        scores[EOS] = -np.inf
+        shares = np.exp(scores - scores.max())
+        expected += shares / shares.sum()
+        seen[ids[1]] += 1
+    order = expected.argsort()[::-1]
+    few = order[expected[order].cumsum() > len(generations) - 20]  # together one class
+    classes = [(seen[place], expected[place]) for place in order if place not in few] + [(seen[few].sum(), expected[few].sum())]
+    surprise = sum((got - due) ** 2 / due for got, due in classes)
+    freedom = len(classes) - 1
+    assert surprise < freedom + 3.1 * (2 * freedom) ** 0.5 + 6
+    assert engine.counters().accepted_tokens > 100
+
+
 @pytest.mark.parametrize("more", [
     {}, {"temperature": 0.3}, {"top_p": 0.8, "min_p": 0.05}, {"repetition_penalty": 1.3, "frequency_penalty": 0.4, "penalty_range": 9},
     {"dry_multiplier": 0.8, "no_repeat_ngram_size": 3}, {"mirostat_mode": 2}, {"xtc_probability": 0.5, "xtc_threshold": 0.1}, {"temperature": 0, "repetition_penalty": 1.5},
@@ -325,3 +355,17 @@ def test_out_of_memory_in_a_step_with_drafts_loses_nothing(drafting):
     inbox.wait(*generations)
     for ids, generation in zip(prompts, generations, strict=True):
         assert inbox.ids(generation) == solo(ids, 60)
+
+
+def test_sequences_take_turns_while_nothing_is_drafted(drafting):
+    """As without a draft model; with drafts everybody decodes in every step, and for a while after them."""
+    engine, _, inbox, _ = drafting(wrong_byte, share=5.0)
+    crew = engine._scheduler.crew
+    assert not crew.is_whole
+    inbox.wait(engine.submit(prompt("Once upon"), GREEDY))
+    assert not crew.is_whole and engine.counters().drafted_tokens == 0
+    engine, _, inbox, _ = drafting()
+    inbox.wait(engine.submit(prompt("Once upon"), GREEDY))
+    assert engine._scheduler.crew.is_whole and engine.counters().drafted_tokens > 0
+    inbox.wait(engine.submit(prompt("Once upon"), GREEDY.model_copy(update={"max_tokens": WHOLE_STEPS + 10, "drafts": False})))
+    assert not engine._scheduler.crew.is_whole
