@@ -5,7 +5,7 @@ Contracts only. The two back ends live in `modules/loaders`; the engine that dri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -110,7 +110,7 @@ class Runner(Protocol):
     def score(self, token_ids: Sequence[int], chunk_done: Callable[[], None] | None = None) -> NDArray[np.float32]:
         """Log-probability of each token after the first, given those before it: [len - 1]. Uses and empties slot 0.
 
-        Works in chunks no longer than a step and calls `chunk_done` after each; what that raises ends the call.
+        Works in chunks no longer than a step and calls `chunk_done` after each, which may have other slots computed; what that raises ends the call.
         """
         ...
 
@@ -182,7 +182,7 @@ class Embedder(Protocol):
     def embed(
         self, texts: Sequence[Sequence[int]], pooling: Pooling, chunk_done: Callable[[], None] | None = None
     ) -> NDArray[np.float32]:
-        """Vectors [texts, size], as the model makes them. Where a text is read in chunks `chunk_done` hears of each; what that raises ends the call.
+        """Vectors [texts, size], as the model makes them. Where a text is read in chunks `chunk_done` hears of each, and may have other slots computed; what it raises ends the call.
 
         Raises:
             OutOfMemory: no room.
@@ -267,11 +267,20 @@ class TemplateSource(BaseModel, frozen=True):
         return self.model_copy(update={"text": self.tool_text, "tool_text": "", "origin": f"{self.origin} (tool_use)"})
 
 
+USUAL_SLOTS = 4  # where nobody said how many and memory has room for them
+
+
 class LoadOptions(BaseModel, frozen=True, extra="forbid"):
     """Options every loader has. Each field becomes a control of the Models page, a flag and a key of the saved settings."""
 
     context_length: int = Field(0, ge=0, le=1_048_576, description="Longest conversation in tokens; 0 takes the model's own, up to 8192.")
-    slots: int = Field(4, ge=1, le=64, description="How many replies can be written at the same time.")
+    slots: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="How many replies can be written at the same time. 0 chooses by memory and context: 4; fewer where memory is short, "
+        "before the context is; with llama.cpp more where it is plenty.",
+    )
     spill_memory_gb: float = Field(
         -1.0,
         ge=-1,
@@ -309,9 +318,14 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
     )
 
     @property
+    def counted_slots(self) -> int:
+        """The slots to reckon with: as set, or the usual number as long as none is chosen."""
+        return self.slots or USUAL_SLOTS
+
+    @property
     def step_outputs(self) -> int:
         """Most rows of logits that one step needs."""
-        return self.slots * (1 + self.draft_tokens if self.draft_model or self.draft_lookup else 1)
+        return self.counted_slots * (1 + self.draft_tokens if self.draft_model or self.draft_lookup else 1)
 
 
 class ModelInfo(BaseModel, frozen=True):
@@ -361,4 +375,5 @@ class LoadedModel:
     spill_bytes: int = 0  # main memory that the engine may take for conversations without a slot
     embedder: Embedder | None = None  # None: it makes no vectors. The runner's memory is its own, so it is closed with the runner
     memory_bytes: int = 0  # measured growth of this process while loading
+    measured: Mapping[str, Any] = field(default_factory=dict)  # for later loads, in the loader's words: plain values by keys
     notes: tuple[str, ...] = field(default=())  # sentences for the person: "context cut to 256: all this model was trained for"

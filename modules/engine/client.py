@@ -64,6 +64,7 @@ class ClientSetup(TypedDict, total=False):
     step_timeout_s: float  # a step that takes longer is taken for a hang
     heartbeat_timeout_s: float  # so is silence of this length
     queue_limit: int
+    measured: Mapping[str, Any] | None  # what earlier loads measured, in the loader's words; None remembers nothing
     spill_folder: str  # for what main memory has no room for; empty: nothing is written
 
 
@@ -73,6 +74,7 @@ class EngineClient(Questions):
     def __init__(self, child: Child, name: str, setup: ClientSetup) -> None:
         self.name = name
         self.card = EngineCard(name=name, loader="", context_length=0, slots=0, vocab_size=0, memory_bytes=0, load_s=0)
+        self.measured: Mapping[str, Any] = {}  # by this load, for later ones
         self._adapters: tuple[Adapter, ...] = ()  # for requests that name none
         self.on_exit = setup.get("on_exit")
         self.on_usage: Callable[[Usage, bool], None] | None = None  # called at the end of each generation, with whether it ran alone all the time
@@ -115,7 +117,7 @@ class EngineClient(Questions):
         limit_s = setup.get("load_timeout_s", LOAD_TIMEOUT_S)
         loading = client._ask(
             "load", name=name, path=path, loader=loader, options=dict(options), queue_limit=setup.get("queue_limit", QUEUE_LIMIT),
-            spill_folder=setup.get("spill_folder", ""),
+            spill_folder=setup.get("spill_folder", ""), measured=setup.get("measured"),
         )  # fmt: skip
         try:
             card = await asyncio.wait_for(loading, limit_s)
@@ -127,6 +129,7 @@ class EngineClient(Questions):
         except BaseException:
             await client._abandon_start()
             raise
+        client.measured = card.pop("measured", None) or {}
         client.card = EngineCard.model_validate(card)
         client._loaded = True
         client._heard_s = time.monotonic()

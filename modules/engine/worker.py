@@ -38,7 +38,7 @@ BEAT_S = 1.0
 CLOSE_S = 4.0  # for the present step to end
 PROGRESS_S = 0.05  # between progress messages of one stage
 
-TOLD_AT_START = ("dropped_messages", "starts_thinking", "dropped", "prompt_hash", "template_origin", "template_hash", "call_format")  # of a prepared prompt
+TOLD_AT_START = ("dropped_messages", "starts_thinking", "dropped", "prompt_hash", "template_origin", "template_hash", "call_format", "prompt_ids")
 
 Progress = Callable[[str, float | None], None]
 
@@ -58,6 +58,7 @@ class Prepared:
     call_format: str = ""
     calls: CallText | None = None  # how they come in the text
     begun: str = ""  # what the prompt has of the reply already
+    prompt_ids: tuple[int, ...] = ()  # the same ids once more, where they are to be told
 
 
 class PromptMaker(Protocol):
@@ -92,6 +93,7 @@ class LoadCommand:
     path: str
     loader: str
     options: dict[str, Any]
+    measured: Mapping[str, Any] | None = None  # by earlier loads; None where nothing is remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class Worker:
     def _load(self, message: Message) -> Message:
         if self._running is not None:
             raise InvalidRequest("This engine already holds a model.")
-        command = LoadCommand(message["name"], message["path"], message["loader"], message["options"])
+        command = LoadCommand(message["name"], message["path"], message["loader"], message["options"], message.get("measured"))
         begun_s = time.monotonic()
         try:
             with ThreadPoolExecutor(1, thread_name_prefix="loading") as loading:
@@ -218,13 +220,7 @@ class Worker:
         name = command.name or ready.model.info.name
         runner, tokenizer = ready.model.runner, ready.model.tokenizer
         engine = Engine(
-            runner,
-            tokenizer,
-            self._deliver,
-            queue_limit=message["queue_limit"],
-            name=name,
-            set_adapters=ready.model.set_adapters,
-            draft=ready.model.draft,
+            runner, tokenizer, self._deliver, queue_limit=message["queue_limit"], name=name, set_adapters=ready.model.set_adapters, draft=ready.model.draft
         )
         engine.spill_within(ready.model.spill_bytes, message.get("spill_folder", ""), ready.disk_gb)
         self._running = _Running(engine, ready, name)
@@ -248,7 +244,7 @@ class Worker:
             notes=ready.model.notes,
             pid=os.getpid(),
         )
-        return card.model_dump(mode="json")
+        return card.model_dump(mode="json") | {"measured": dict(ready.model.measured)}
 
     def _progress_sender(self) -> Progress:
         last_stage, last_s = "", 0.0

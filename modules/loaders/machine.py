@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -43,6 +44,11 @@ def available_bytes() -> int:
     return free if left is None else min(free, left)
 
 
+def free_bytes() -> int:
+    """What of it a model may take."""
+    return max(0, available_bytes() - RESERVE_BYTES)
+
+
 def resident_bytes() -> int:
     """Memory this process holds now."""
     return int(psutil.Process().memory_info().rss)
@@ -74,6 +80,17 @@ def usable_cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     physical = psutil.cpu_count(logical=False) or allowed
     return max(1, min(allowed, physical, container.cores() or allowed))
+
+
+def processor_name() -> str:
+    """The processor in its maker's words."""
+    try:
+        for line in PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # not Linux
+    return platform.processor()
 
 
 def has_tiles() -> bool:
@@ -154,7 +171,7 @@ def check_memory(needed_bytes: int, what: str, cure: str) -> None:
     Raises:
         OutOfMemory: with what is needed, what there is, and the cure.
     """
-    available = max(0, available_bytes() - RESERVE_BYTES)
+    available = free_bytes()
     if needed_bytes > available:
         raise OutOfMemory(
             f"{what} needs about {size_text(needed_bytes)} of memory and {size_text(available)} is free; {cure}.",

@@ -5,9 +5,10 @@ Knows no back end. Reading a spec imports nothing heavy: `load` does that when i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modules.core.model import LoadedModel, LoadOptions
 from modules.core.trusted_code import TrustedCode
@@ -27,5 +28,6 @@ class LoaderSpec:
     accepts: Callable[[Path], bool]  # by names, and the first bytes of a file whose name says nothing; nothing is parsed
     load: Callable[[Path, LoadOptions, Progress], LoadedModel]
     load_trusted: Callable[[Path, LoadOptions, Progress, TrustedCode], LoadedModel] | None = None  # by the code of its folder; None runs none
+    load_measured: Callable[[Path, LoadOptions, Progress, Mapping[str, Any]], LoadedModel] | None = None  # with what earlier loads measured; None measures nothing
     adapter_check: Callable[[Path], Callable[[Path], None]] | None = None  # by headers: model → adapter → refusal; None takes no adapters
     capabilities: frozenset[str] = frozenset()  # "batch", "lora", "gpu", "quantize_on_load", "kv_quantize", "embed"

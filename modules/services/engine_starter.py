@@ -25,6 +25,7 @@ from modules.services.loaded_models import Loaded, LoadedModels
 from modules.services.model_choices import LoadChoice, ModelChoices, checked_options
 from modules.services.model_engine import ModelEngine
 from modules.services.remote_servers import RemoteServers
+from modules.services.thread_records import FILE, ThreadRecords
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class EngineStarter:
         self._choices = choices
         self._remotes = remotes
         self._trust = CodeTrust(settings)
+        self._threads = ThreadRecords(settings.state_dir / FILE)
         self._find = find
         self._on_loading = on_loading
         self._on_end = on_end
@@ -169,6 +171,7 @@ class EngineStarter:
 
         draft = await self._draft(choice, spec)
         trusted = await asyncio.to_thread(self._trust.permission, info) if spec.load_trusted else None
+        measured = await asyncio.to_thread(self._threads.known) if spec.load_measured else None
         try:
             client = await EngineClient.start(
                 info.path,
@@ -182,6 +185,7 @@ class EngineStarter:
                 step_timeout_s=self._settings.step_timeout_s,
                 queue_limit=self._settings.queue_limit,
                 spill_folder=str(self._settings.state_dir / "spill"),
+                measured=measured,
             )
         except UnsupportedFormat as error:
             named = error.details.get("own_code")
@@ -189,12 +193,14 @@ class EngineStarter:
                 raise
             cure = await asyncio.to_thread(self._trust.cure, info, tuple(named))
             raise UnsupportedFormat(error.message + cure) from error
-        if choice.adapters:
-            try:
+        try:
+            if client.measured:
+                await asyncio.to_thread(self._threads.remember, client.measured)
+            if choice.adapters:
                 await client.set_adapters(await asyncio.to_thread(_as_now, choice.adapters))
-            except BaseException:
-                await client.close()
-                raise
+        except BaseException:
+            await client.close()
+            raise
         client.on_exit = lambda reason: self._on_end(choice, reason)
         return client
 

@@ -152,12 +152,13 @@ class FitService:
         """
         info = await self._models.find(name)
         shape = await asyncio.to_thread(local_shape, Path(info.path))
-        found = await asyncio.to_thread(self._advised, shape, loader, self._cards(name))
+        sees = loader == "llama.cpp" and await asyncio.to_thread(_projector_bytes, Path(info.path), "auto") > 0
+        found = await asyncio.to_thread(self._advised, shape, loader, self._cards(name), may_be_more=loader == "llama.cpp" and not sees)
         if found is None:
             raise OutOfMemory(f"{name} does not fit into the free memory of this machine with any settings; choose a smaller quantization or close programs.")
         return found
 
-    def _advised(self, shape: Shape, loader: str, cards: Sequence[EngineCard]) -> Advice | None:
+    def _advised(self, shape: Shape, loader: str, cards: Sequence[EngineCard], *, may_be_more: bool) -> Advice | None:
         graphics, measured = graphics_bytes(loader), self.speed.known(loader)
         room = Room(max(0, available_bytes() + self._own_bytes(cards, shape, on_gpu=graphics > 0) - RESERVE_BYTES), graphics)
 
@@ -165,7 +166,7 @@ class FitService:
             dtype = str(options.get("dtype") or ("bfloat16" if graphics else "float32"))
             return Expected(shape, loader, options, dtype, measured, on_gpu=graphics > 0).needs
 
-        return best_settings(shape, loader, needs_of, room)
+        return best_settings(shape, loader, needs_of, room, may_be_more=may_be_more and llama_cpp_memory.has_whole_layers(shape))
 
     async def recommend(
         self, repo: str, revision: str, choices: Sequence[Mapping[str, Any]], projector_bytes: int = 0

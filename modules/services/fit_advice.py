@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from modules.core.model import USUAL_SLOTS
 from modules.loaders.fit import STEP_TOKENS, Fit, Needs, Room, judge
 from modules.loaders.machine import size_text
 from modules.loaders.shape import Shape
+from modules.loaders.slot_choice import FEWER_SLOTS, NeedsOf, choose_slots
 
 MOST_CONTEXT_TOKENS = 32_768  # longer ones are seldom used and slow to read in
 GOOD_CONTEXT_TOKENS = 8192
-SLOTS = (4, 2, 1)
 KEPT_FREE = 0.1  # of the free memory, for everything else
 WHOLE = ("F32", "F16", "BF16")  # half the speed of Q8_0 and no better to be seen
 
@@ -39,14 +40,17 @@ class Judged:
     fit: Fit
 
 
-def best_settings(shape: Shape, loader: str, needs_of: Callable[[dict[str, Any]], Needs], room: Room) -> Advice | None:
-    """Context, precision of the cache, slots and layers on the graphics card; None where nothing fits.
+def best_settings(
+    shape: Shape, loader: str, needs_of: Callable[[dict[str, Any]], Needs], room: Room, *, may_be_more: bool = False
+) -> Advice | None:
+    """Context, precision of the cache, slots and layers on the graphics card; None where nothing fits. Slots are named only where the loader would choose more.
 
     Args:
         shape: of the model.
         loader: its name.
         needs_of: the memory it takes with some options.
         room: what is free.
+        may_be_more: whether the loader chooses more slots than usual where memory is plenty.
     """
     usable = Room(int(room.memory_bytes * (1 - KEPT_FREE)), int(room.graphics_bytes * (1 - KEPT_FREE)))
     wanted = min(shape.trained_tokens or GOOD_CONTEXT_TOKENS, MOST_CONTEXT_TOKENS)
@@ -58,11 +62,25 @@ def best_settings(shape: Shape, loader: str, needs_of: Callable[[dict[str, Any]]
     if fit.kind == "no":
         return None
     context = fit.context_length
-    slots = next((count for count in SLOTS if _holds(shape, needs_of({**options, "slots": count}), usable, context, count)), 1)
-    chosen = {"context_length": context, "slots": slots, **options}
+    chosen = {"context_length": context, **options}
+
+    def needs_with(count: int) -> Needs:
+        return needs_of({**options, "context_length": context, "slots": count})
+
+    most = USUAL_SLOTS if room.graphics_bytes else choose_slots(needs_with, context, room.memory_bytes, may_be_more=may_be_more)
+    slots = most if most > USUAL_SLOTS else _slots_with_rest(shape, needs_with, usable, context)
+    if slots != most:
+        chosen["slots"] = slots
     if fit.gpu_layers and loader == "llama.cpp":
         chosen["gpu_layers"] = -1 if fit.gpu_layers > shape.layers else fit.gpu_layers
-    return Advice(chosen, _reason(shape, loader, chosen, needs_of(chosen | {"slots": slots}).total(context * slots), fit))
+    return Advice(chosen, _reason(shape, loader, chosen | {"slots": slots}, needs_of(chosen | {"slots": slots}).total(context * slots), fit))
+
+
+def _slots_with_rest(shape: Shape, needs_with: NeedsOf, usable: Room, context: int) -> int:
+    """The usual slots or fewer, with something left for everything else."""
+    if not usable.graphics_bytes:
+        return choose_slots(needs_with, context, usable.memory_bytes)
+    return next((count for count in (USUAL_SLOTS, *FEWER_SLOTS) if _holds(shape, needs_with(count), usable, context, count)), FEWER_SLOTS[-1])
 
 
 def _holds(shape: Shape, needs: Needs, room: Room, context: int, users: int) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from modules.loaders.folder_header import read_folder_header
 from modules.loaders.gguf_header import read_gguf_header
 from modules.loaders.llama_cpp import memory as llama_cpp_memory
 from modules.loaders.llama_cpp.options import LlamaCppOptions
-from modules.loaders.llama_cpp.threads import MEASURE_BELOW_BYTES, fastest_threads
+from modules.loaders.llama_cpp.threads import LARGE_BYTES, fastest_of_large, fastest_threads, large_counts
 from modules.loaders.machine import usable_cores
 from modules.loaders.measured import REPLY_CONTEXT_TOKENS, Measured
 from modules.loaders.model_info import gguf_parts
@@ -47,21 +47,38 @@ class Expected:
             return self.shape.widened() if self.wide and self.shape.widens else self.shape
         return llama_cpp_memory.held_shape(self.shape, LlamaCppOptions(**self.options), on_gpu=self.on_gpu)
 
+    @cached_property
+    def settled(self) -> LlamaCppOptions | TransformersOptions:
+        """The options with the number of slots: as set, or as the loader would choose it now for the model alone, without a projector."""
+        if self.loader == "llama.cpp":
+            asked = LlamaCppOptions(**self.options)
+            if self.on_gpu:
+                return asked.model_copy(update={"slots": asked.counted_slots})
+            return llama_cpp_memory.with_slots(self.shape, asked, partial(self._of_gguf, self.shape), may_be_apart=not asked.draft_model)[0]
+        folder = TransformersOptions(**self.options)
+        if self.on_gpu:
+            return folder.model_copy(update={"slots": folder.counted_slots})
+        default = transformers_memory.DEFAULT_CONTEXT_TOKENS
+        trained = self.shape.trained_tokens or default
+        return transformers_memory.with_slots(folder, self._of_folder, min(folder.context_length or default, trained))[0]
+
     @property
     def needs(self) -> Needs:
         """Memory of the engine's process."""
-        if self.loader == "llama.cpp":
-            options = LlamaCppOptions(**self.options)
-            mapped = llama_cpp_memory.is_mapped(self.held, options, on_gpu=self.on_gpu) if self.mapped is None else self.mapped
-            copied = self.measured.copied_bytes(self.shape) if self.measured and mapped else 0
-            return llama_cpp_memory.estimate(
-                self.held,
-                options,
-                process_bytes=self.measured.process_bytes if self.measured else llama_cpp_memory.PROCESS_BYTES,
-                copied_bytes=copied if self.held is self.shape else 0,
-            )
+        settled = self.settled
+        if isinstance(settled, TransformersOptions):
+            return self._of_folder(settled)
+        mapped = llama_cpp_memory.is_mapped(self.held, settled, on_gpu=self.on_gpu) if self.mapped is None else self.mapped
+        copied = self.measured.copied_bytes(self.shape) if self.measured and mapped else 0
+        return self._of_gguf(self.held, settled, copied if self.held is self.shape else 0)
+
+    def _of_gguf(self, shape: Shape, options: LlamaCppOptions, copied_bytes: int = 0) -> Needs:
+        process_bytes = self.measured.process_bytes if self.measured else llama_cpp_memory.PROCESS_BYTES
+        return llama_cpp_memory.estimate(shape, options, process_bytes=process_bytes, copied_bytes=copied_bytes)
+
+    def _of_folder(self, options: TransformersOptions) -> Needs:
         process_bytes = self.measured.process_bytes if self.measured else transformers_memory.PROCESS_BYTES
-        return transformers_memory.estimate(self.shape, TransformersOptions(**self.options), self.dtype, process_bytes=process_bytes)
+        return transformers_memory.estimate(self.shape, options, self.dtype, process_bytes=process_bytes)
 
     @property
     def threads(self) -> int:
@@ -71,14 +88,16 @@ class Expected:
             return asked or 1
         if self.loader != "llama.cpp":
             return 1 if self.shape.parameters < transformers_memory.SMALL_PARAMETERS else cores
-        if self.measured is None or self.shape.stored_bytes >= MEASURE_BELOW_BYTES:
+        if self.measured is None:
             return cores
         measured = self.measured
 
-        def step_times(count: int, _worth_s: float) -> tuple[float, float]:
+        def step_times(count: int, _worth_s: float = 0.0) -> tuple[float, float]:
             seconds = measured.pace(count).seconds(self.held, self.held.stored_bytes, 0)
             return seconds, seconds
 
+        if self.shape.stored_bytes >= LARGE_BYTES:
+            return fastest_of_large({count: step_times(count)[0] for count in large_counts(cores)})
         return fastest_threads(step_times, cores).decode
 
     def tokens_per_s(self, tokens: int = REPLY_CONTEXT_TOKENS) -> float:

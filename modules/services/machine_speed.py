@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import platform
 import signal
 import sys
 from collections.abc import Callable
@@ -21,7 +20,7 @@ from typing import Any
 from modules.core.files import write_atomic
 from modules.core.process import child_environment, how_it_ended
 from modules.core.settings import PROJECT_ROOT
-from modules.loaders.machine import available_bytes, usable_cores
+from modules.loaders.machine import available_bytes, processor_name, usable_cores
 from modules.loaders.measured import Measured, read_measured
 
 log = logging.getLogger(__name__)
@@ -157,17 +156,7 @@ def _kill(child: asyncio.subprocess.Process) -> None:
 
 def machine_key() -> dict[str, Any]:
     """What the figures depend on; as JSON gives it back."""
-    return {"version": VERSION, "cores": usable_cores(), "processor": _processor(), "packages": [_version(name) for name in PACKAGES]}
-
-
-def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # not Linux
-    return platform.processor()
+    return {"version": VERSION, "cores": usable_cores(), "processor": processor_name(), "packages": [_version(name) for name in PACKAGES]}
 
 
 def _version(package: str) -> str:

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +47,7 @@ from modules.services.prompt_questions import (
     prompt_hash,
     skeleton_of,
     text_hash,
+    told_ids,
 )
 from modules.services.template_look import LookRequest, fitting, look
 
@@ -87,8 +88,12 @@ class ModelPrompts:
 
         Raises:
             ContextOverflow: too long, and nothing may be left out.
-            InvalidRequest: a broken template, or a text this model cannot read.
+            InvalidRequest: a broken template, a text this model cannot read, or ids are to be told of a prompt with images.
         """
+        prepared = self._prepared(request)
+        return replace(prepared, prompt_ids=told_ids(prepared.token_ids)) if request.tells_ids else prepared
+
+    def _prepared(self, request: GenerationRequest) -> Prepared:
         prompt, limit = request.prompt, request.params.context_limit(self._context_length)
         if isinstance(prompt, ChatPrompt):
             return self._chat(prompt, request.params, room_tokens(limit, request.params.max_tokens, prompt.overflow))
@@ -314,6 +319,8 @@ def load(command: LoadCommand, progress: Progress, trusted: TrustedCode | None =
         raise InvalidRequest(f"{spec.title}: {validation_sentence(error)}") from error
     if trusted is not None and spec.load_trusted is not None and trusted.folder == command.path:
         model = spec.load_trusted(path, options, progress, trusted)
+    elif spec.load_measured is not None and command.measured is not None:
+        model = spec.load_measured(path, options, progress, command.measured)
     else:
         model = spec.load(path, options, progress)
     if command.name:

@@ -17,11 +17,15 @@ EXACT = GenerationParams(temperature=1.5, max_tokens=COUNT, seed=11, ban_eos=Tru
 LOOSE = GenerationParams(temperature=1.5, max_tokens=COUNT, ban_eos=True)
 
 
-@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
-def test_the_same_request_gives_the_same_tokens_beside_busy_others(starter_dir: Path, starter_gguf: Path, root: Path, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"), [("llama.cpp", {}), ("llama.cpp", {"kv_type": "q8_0"}), ("llama.cpp", {"kv_type": "q4_0"}), ("transformers", {})]
+)
+def test_the_same_request_gives_the_same_tokens_beside_busy_others(
+    starter_dir: Path, starter_gguf: Path, root: Path, name: str, options: dict[str, Any]
+) -> None:
     path = starter_gguf if name == "llama.cpp" else starter_dir
     spec = find_loader(path, name)
-    model = spec.load(path, spec.options(slots=4, context_length=512, threads=1), lambda stage, done: None)
+    model = spec.load(path, spec.options(slots=4, context_length=512, threads=1, **options), lambda stage, done: None)
     inbox = Inbox()
     engine = Engine(model.runner, model.tokenizer, inbox)
     engine.spill_within(50_000_000)

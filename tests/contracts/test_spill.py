@@ -28,6 +28,8 @@ BUDGET = 100_000_000
 COUNT = 8
 GREEDY = GenerationParams(temperature=0, max_tokens=COUNT, logprobs=5, ban_eos=True)
 VOCAB = 320
+KINDS = [("llama.cpp", {}), ("llama.cpp", {"kv_type": "q8_0"}), ("llama.cpp", {"kv_type": "q4_0"}), ("transformers", {})]  # loaders, and numbers of the cache
+KV_TYPES = ["f16", "q8_0", "q4_0"]
 
 
 class Ids:
@@ -119,15 +121,16 @@ def loaded() -> Iterator[Callable[..., LoadedModel]]:
         model.runner.close()
 
 
-@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
-def test_long_conversations_of_two_in_one_slot_are_read_once(loaded, root: Path, starter_dir: Path, starter_gguf: Path, name: str) -> None:
-    model = loaded(starter_gguf if name == "llama.cpp" else starter_dir, name, slots=1, context_length=1024)
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_long_conversations_of_two_in_one_slot_are_read_once(loaded, root: Path, starter_dir: Path, starter_gguf: Path, name: str, options: dict[str, Any]) -> None:
+    model = loaded(starter_gguf if name == "llama.cpp" else starter_dir, name, slots=1, context_length=1024, **options)
     text = model.tokenizer.encode((root / "docs" / "training.md").read_text("utf-8")[:6000], add_special=True, parse_special=False)
     check_turns(model.runner, model.tokenizer, [250, 230], turns=2, text=text)
 
 
-def test_a_cache_that_holds_one_of_two_slots(loaded, tiny: TinyFiles) -> None:
-    model = loaded(tiny.gguf, "llama.cpp", slots=2, context_length=CONTEXT, cache_tokens=CONTEXT)
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_a_cache_that_holds_one_of_two_slots(loaded, tiny: TinyFiles, kv_type: str) -> None:
+    model = loaded(tiny.gguf, "llama.cpp", slots=2, context_length=CONTEXT, cache_tokens=CONTEXT, kv_type=kv_type)
     check_turns(model.runner, Ids(), [170, 160])
 
 
@@ -138,8 +141,9 @@ def test_architectures_that_cannot_go_back(kind: str) -> None:
     check_turns(runner, Ids(), [120, 110])
 
 
-def test_a_sliding_window_in_llama_cpp(loaded, tiny: TinyFiles) -> None:
-    model = loaded(write_window_gguf(tiny.models.parent), "llama.cpp", slots=1, context_length=CONTEXT)
+@pytest.mark.parametrize("kv_type", KV_TYPES)
+def test_a_sliding_window_in_llama_cpp(loaded, tiny: TinyFiles, kv_type: str) -> None:
+    model = loaded(write_window_gguf(tiny.models.parent), "llama.cpp", slots=1, context_length=CONTEXT, kv_type=kv_type)
     check_turns(model.runner, Ids(), [120, 110])
 
 
@@ -150,9 +154,9 @@ def test_rotary_sections_keep_the_positions_of_text(loaded, tmp_path: Path) -> N
     check_turns(model.runner, Ids(), [120, 110])
 
 
-@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
-def test_a_state_goes_into_another_slot_and_can_be_cut(loaded, tiny: TinyFiles, name: str) -> None:
-    runner = loaded(tiny.gguf if name == "llama.cpp" else tiny.folder, name, slots=3, context_length=CONTEXT).runner
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_a_state_goes_into_another_slot_and_can_be_cut(loaded, tiny: TinyFiles, name: str, options: dict[str, Any]) -> None:
+    runner = loaded(tiny.gguf if name == "llama.cpp" else tiny.folder, name, slots=3, context_length=CONTEXT, **options).runner
     ids = random.Random(2).choices(range(20, 250), k=100)
     runner.forward([Row(0, 0, ids)])
     runner.copy_prefix(0, 1, 50)  # cells that two slots share
@@ -184,9 +188,9 @@ def test_what_llama_cpp_cannot_take_back_leaves_the_slot_empty(loaded, tiny: Tin
         first.save_state(0)
 
 
-@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
-def test_replies_that_lost_their_slot_are_not_read_again(loaded, tiny: TinyFiles, name: str) -> None:
-    runner = loaded(tiny.gguf if name == "llama.cpp" else tiny.folder, name, slots=3, context_length=CONTEXT).runner
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_replies_that_lost_their_slot_are_not_read_again(loaded, tiny: TinyFiles, name: str, options: dict[str, Any]) -> None:
+    runner = loaded(tiny.gguf if name == "llama.cpp" else tiny.folder, name, slots=3, context_length=CONTEXT, **options).runner
     prompts = [random.Random(number).choices(range(20, 250), k=100) for number in range(3)]
     params = GREEDY.model_copy(update={"max_tokens": 60})
     results = []

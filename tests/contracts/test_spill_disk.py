@@ -7,6 +7,7 @@ import random
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from modules.engine import spill_disk
 from modules.engine.engine import Engine
 from modules.loaders.transformers.agreement import choose_runner
 from modules.loaders.transformers.network import Network
-from tests.contracts.test_spill import COUNT, GREEDY, Borrowed, Ids, load
+from tests.contracts.test_spill import COUNT, GREEDY, KINDS, Borrowed, Ids, load
 from tests.engine.ties import assert_same_but_for_ties
 from tests.fakes import Inbox
 from tests.loaders.greedy import row_of
@@ -94,9 +95,11 @@ def check_turns(runner: Runner, tokenizer: object, folder: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["llama.cpp", "transformers"])
-def test_two_in_one_slot_without_room_in_memory_are_read_once(tmp_path: Path, starter_dir: Path, starter_gguf: Path, name: str) -> None:
-    model = load(starter_gguf if name == "llama.cpp" else starter_dir, name, slots=1, context_length=512)
+@pytest.mark.parametrize(("name", "options"), KINDS)
+def test_two_in_one_slot_without_room_in_memory_are_read_once(
+    tmp_path: Path, starter_dir: Path, starter_gguf: Path, name: str, options: dict[str, Any]
+) -> None:
+    model = load(starter_gguf if name == "llama.cpp" else starter_dir, name, slots=1, context_length=512, **options)
     try:
         check_turns(model.runner, model.tokenizer, tmp_path)
     finally:

@@ -174,7 +174,7 @@ def test_predicted_and_real_stand_in_the_row_and_in_a_table(models: ModelsScreen
 def test_the_best_settings_are_filled_in_and_load(models: ModelsScreen, page: Page) -> None:
     models.open().press("starter/starter-Q8_0.gguf", "Options")
     page.get_by_role("button", name="Best settings for this machine").click()
-    expect(page.locator("#load-advice")).to_contain_text("A context of 1024 tokens for 4 replies at the same time")
+    expect(page.locator("#load-advice")).to_contain_text(re.compile("A context of 1024 tokens for (4|16) replies at the same time"))
     page.get_by_role("button", name="Load with these options").click()
     expect(models.row("starter/starter-Q8_0.gguf").locator(".model-card")).to_contain_text("context 1,024")
     models.press("tinytalk3m-chat-f16.gguf" if models.row("tinytalk3m-chat-f16.gguf").count() else "starter", "Options")

@@ -1,4 +1,4 @@
-"""Slots of a GGUF model share one cache, or have one each: the same logits, whatever stands in the others."""
+"""Slots of a GGUF model share one cache, or have one each, whatever numbers it has: the same logits, whatever stands in the others."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modules.core.errors import LoadFailed
 from modules.core.generation import TokenLogprob
 from modules.core.model import LoadedModel, Row
 from modules.core.params import GenerationParams
 from modules.engine.engine import Engine
+from modules.loaders.llama_cpp.memory import KV_BYTES
 from modules.loaders.registry import find_loader
 from tests.engine.ties import assert_same_but_for_ties
 from tests.fakes import Inbox
@@ -25,10 +27,10 @@ def load(path: Path, **options: object) -> LoadedModel:
     return spec.load(path, spec.options.model_validate(given), lambda _stage, _done: None)
 
 
-@pytest.fixture(scope="module")
-def both(starter_gguf: Path) -> Iterator[tuple[LoadedModel, LoadedModel]]:
+@pytest.fixture(scope="module", params=["f16", "q8_0", "q4_0"])
+def both(starter_gguf: Path, request: pytest.FixtureRequest) -> Iterator[tuple[LoadedModel, LoadedModel]]:
     """Caches apart, as there is room for each slot's whole context, and one that all share, as there is not."""
-    models = load(starter_gguf), load(starter_gguf, cache_tokens=SLOTS * CONTEXT // 2)
+    models = load(starter_gguf, kv_type=request.param), load(starter_gguf, kv_type=request.param, cache_tokens=SLOTS * CONTEXT // 2)
     yield models
     for model in models:
         model.runner.close()
@@ -95,10 +97,29 @@ def test_every_slot_takes_its_whole_context_at_once(both: tuple[LoadedModel, Loa
     assert [runner.truncate(slot, 0) for slot in range(SLOTS)] == [0] * SLOTS
 
 
-def test_who_comes_back_to_scattered_slots_goes_on_where_it_was(starter_gguf: Path) -> None:
+def test_the_numbers_of_a_cache_take_what_is_reckoned(starter_gguf: Path) -> None:
+    """So that all the above was about these numbers."""
+    sizes = {}
+    for kv_type, _ in KV_BYTES:
+        runner = load(starter_gguf, slots=1, kv_type=kv_type).runner
+        runner.forward([Row(0, 0, list(range(3, 203)))])
+        sizes[kv_type] = runner.state_bytes(0)
+        runner.close()
+    for kv_type, each in KV_BYTES:
+        assert sizes[kv_type] == pytest.approx(sizes["f16"] * each / 2, rel=0.05)
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
+def test_heads_that_fit_into_no_block_are_refused_with_the_cure(testdata: Path, kv_type: str) -> None:
+    with pytest.raises(LoadFailed, match=f"cannot have a {kv_type} cache .*set kv_type to f16"):
+        load(testdata / "models" / "stories260K-q8_0.gguf", kv_type=kv_type)
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "q4_0"])
+def test_who_comes_back_to_scattered_slots_goes_on_where_it_was(starter_gguf: Path, kv_type: str) -> None:
     """Places are changed until those who run stand side by side: nothing is read again, by them or by who rested meanwhile."""
     count, returning = 8, (0, 3, 4, 7)
-    model = load(starter_gguf, slots=count)
+    model = load(starter_gguf, slots=count, kv_type=kv_type)
     inbox = Inbox()
     engine = Engine(model.runner, model.tokenizer, inbox)
     params = GenerationParams(temperature=0, max_tokens=12, logprobs=5, ban_eos=True)

@@ -11,7 +11,10 @@ from modules.loaders.llama_cpp.threads import (
     LiveThreads,
     Threads,
     calmer_threads,
+    fastest_of_large,
     fastest_threads,
+    is_clear,
+    large_counts,
 )
 
 FAST, CALM = Threads(2, 2), Threads(1, 1)
@@ -36,6 +39,27 @@ def test_the_fastest(cores: int, times: dict[int, tuple[float, float]], expected
 )
 def test_the_calmer_number_is_the_next_smaller_one(fast: tuple[int, int], cores: int, expected: tuple[int, int]) -> None:
     assert calmer_threads(Threads(*fast), cores) == Threads(*expected)
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [
+        ({8: 0.10, 4: 0.16}, 8),
+        ({8: 0.10, 4: 0.103}, 4),  # all wait for memory: the others are left to who needs them
+        ({24: 0.20, 12: 0.11}, 12),  # slow cores hold up the fast ones
+        ({2: 0.10, 1: 0.18}, 2),
+    ],
+)
+def test_a_large_model_is_written_with_all_cores_or_half_of_them(times: dict[int, float], expected: int) -> None:
+    assert tuple(times) == large_counts(max(times))
+    assert fastest_of_large(times) == expected
+
+
+def test_one_look_is_enough_where_the_difference_is_plain() -> None:
+    assert is_clear({8: 0.10, 4: 0.16})
+    assert is_clear({8: 0.16, 4: 0.10})
+    assert not is_clear({8: 0.10, 4: 0.12})
+    assert large_counts(3) == (3, 2)
 
 
 class Machine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from modules.loaders.fit import Fit, Needs, Room
@@ -27,7 +28,7 @@ def advised(memory: float, graphics: float = 0, loader: str = "llama.cpp") -> Ad
 def test_with_much_memory_a_long_context_for_four() -> None:
     advice = advised(40)
     assert advice is not None
-    assert advice.options == {"context_length": 32_768, "slots": 4}
+    assert advice.options == {"context_length": 32_768}  # the loader itself chooses four
     assert "32768 tokens" in advice.reason
     assert "4 replies at the same time" in advice.reason
     assert "17.5 GB" in advice.reason
@@ -36,7 +37,11 @@ def test_with_much_memory_a_long_context_for_four() -> None:
 def test_slots_go_before_context_and_precision_goes_where_the_context_would_be_short() -> None:
     fewer = advised(10)
     assert fewer is not None
-    assert fewer.options == {"context_length": 32_768, "slots": 1}
+    assert fewer.options == {"context_length": 32_768}
+    assert "for 1 reply at the same time" in fewer.reason
+    careful = advised(11.5)
+    assert careful is not None
+    assert careful.options == {"context_length": 32_768, "slots": 1}  # the loader would choose two, with nothing left for everything else
     short = advised(5)
     assert short is not None
     assert short.options == {"context_length": 7936, "slots": 1, "kv_type": "q8_0"}
@@ -54,6 +59,13 @@ def test_layers_go_to_the_graphics_card() -> None:
     assert whole.options["gpu_layers"] == -1
     assert 0 < part.options["gpu_layers"] < 32
     assert "of 32 layers on the graphics card" in part.reason
+
+
+def test_more_slots_than_usual_are_left_to_the_loader() -> None:
+    rich = best_settings(replace(SHAPE, trained_tokens=2048), "llama.cpp", needs_of, Room(60 * GB), may_be_more=True)
+    assert rich is not None
+    assert rich.options == {"context_length": 2048}
+    assert "for 16 replies at the same time: needs about 8.9 GB" in rich.reason
 
 
 def judged(label: str, size: float, kind: str = "fits", context: int = 8192, form: str = "gguf") -> Judged:

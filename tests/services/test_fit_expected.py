@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from modules.loaders.llama_cpp import memory
@@ -51,3 +53,13 @@ def test_memory_and_speed_are_those_of_what_is_held(monkeypatch: pytest.MonkeyPa
         assert same.held is SHAPE
     monkeypatch.setattr(memory, "available_bytes", lambda: 0)  # what is loaded has taken it
     assert Expected(SHAPE, "llama.cpp", {}, "float32", MEASURED, wide=True).held == SHAPE.widened()
+
+
+@pytest.mark.parametrize(("speed", "expected"), [(20e9, 1), (30e9, 2)])
+def test_threads_of_a_large_model_are_those_the_loader_will_find(monkeypatch: pytest.MonkeyPatch, speed: float, expected: int) -> None:
+    monkeypatch.setattr("modules.services.fit_expected.usable_cores", lambda: 2)
+    two = Pace(threads=2, step_s=0, layer_s=0, rates={"Q8_0": (Rate(model_bytes=1, bytes_per_s=speed),)})
+    measured = MEASURED.model_copy(update={"paces": (*MEASURED.paces, two)})
+    shape = dataclasses.replace(SHAPE, stored_bytes=2 << 30, reads=(("Q8_0", 1.0),), widens=())
+    assert Expected(shape, "llama.cpp", {}, "float32", measured).threads == expected
+    assert Expected(shape, "llama.cpp", {}, "float32", None).threads == 2

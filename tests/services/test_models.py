@@ -113,7 +113,7 @@ async def test_a_load_that_fails_leaves_the_earlier_model_as_it_was(models: Mode
         ("broken.gguf", "", {}, LoadFailed, "cut short"),
         ("none.gguf", "", {}, NotFound, "none.gguf"),
         ("../one.gguf", "", {}, AppError, "one.gguf"),
-        (TWO, "", {"slots": 0}, InvalidRequest, "slots"),
+        (TWO, "", {"slots": -1}, InvalidRequest, "slots"),
         (TWO, "", {"no_such_option": 1}, InvalidRequest, "no_such_option"),
         (TWO, "transformers", {}, AppError, "transformers"),
         (TWO, "no such loader", {}, AppError, "no such loader"),

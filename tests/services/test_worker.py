@@ -356,7 +356,7 @@ async def test_files_that_are_no_model_are_refused_in_a_sentence(tmp_path):
 
 async def test_an_option_out_of_bounds_is_named(starter_gguf):
     with pytest.raises(InvalidRequest, match="slots"):
-        await EngineClient.start(str(starter_gguf), "llama.cpp", {"slots": 0})
+        await EngineClient.start(str(starter_gguf), "llama.cpp", {"slots": 65})
 
 
 async def test_what_speaks_against_the_template_is_on_the_card_and_the_model_loads_all_the_same(starter_gguf, tmp_path):

@@ -53,6 +53,16 @@ def test_defaults_survive_the_way_through_the_form(every_form):
     assert every_form.read([component.value for component in every_form.components]) == every_form.model()
 
 
+@pytest.mark.parametrize("options", [spec.options for spec in LOADERS], ids=lambda options: options.__name__)
+def test_slots_that_nobody_set_are_left_to_the_loader_and_a_number_is_kept(options):
+    form = built(options)
+    component = form.component("slots")
+    assert (component.value, component.minimum, component.maximum) == (0, 0, 64)
+    assert "0 chooses by memory and context" in component.info
+    for number, stored in ((0, {}), (4, {"slots": 4})):
+        assert form.read(shown(form, options(slots=number))).model_dump(exclude_defaults=True) == stored
+
+
 def test_numbers_have_the_bounds_of_the_model(every_form):
     form, model = every_form, every_form.model
     for field, component in zip(form.fields, form.components, strict=True):

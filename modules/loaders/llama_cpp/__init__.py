@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from modules.core.model import LoadedModel, LoadOptions
 from modules.loaders.llama_cpp.options import LlamaCppOptions
@@ -20,12 +21,14 @@ def _accepts(path: Path) -> bool:
         return file.read(len(MAGIC)) == MAGIC
 
 
-def _load(path: Path, options: LoadOptions, progress: Progress) -> LoadedModel:
+def _load(path: Path, options: LoadOptions, progress: Progress, measured: Mapping[str, Any] | None = None) -> LoadedModel:
     from modules.loaders.llama_cpp.c_api import memory_given_back
     from modules.loaders.llama_cpp.loader import load
+    from modules.loaders.llama_cpp.thread_notes import ThreadNotes
 
+    notes = None if measured is None else ThreadNotes(measured)
     with memory_given_back():
-        return load(path, LlamaCppOptions.model_validate(options.model_dump()), progress)
+        return load(path, LlamaCppOptions.model_validate(options.model_dump()), progress, notes)
 
 
 def _adapter_check(model: Path) -> Callable[[Path], None]:
@@ -41,6 +44,7 @@ LLAMA_CPP = LoaderSpec(
     options=LlamaCppOptions,
     accepts=_accepts,
     load=_load,
+    load_measured=_load,
     adapter_check=_adapter_check,
     capabilities=frozenset({"batch", "lora", "gpu", "kv_quantize", "embed"}),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -68,6 +69,18 @@ def memory_given_back() -> Iterator[None]:
         trim(0)
         tune(LEAST_APART, KEPT_BYTES)
         tune(LEAST_GIVEN_BACK, 2 * KEPT_BYTES)
+
+
+@contextmanager
+def time_limit(context: int, seconds: float) -> Iterator[None]:
+    """Have `llama_decode` on a processor break off, with code 2, once so much time is over. It asks at every operation of a step, which costs a large model's nothing."""
+    binding, end_s = library(), time.perf_counter() + seconds
+    is_over = binding.ggml_abort_callback(lambda _data: time.perf_counter() > end_s)
+    binding.llama_set_abort_callback(context, is_over, None)
+    try:
+        yield
+    finally:
+        binding.llama_set_abort_callback(context, binding.ggml_abort_callback(0), None)
 
 
 class TensorPlacement(ctypes.Structure):

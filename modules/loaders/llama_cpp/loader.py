@@ -5,16 +5,14 @@ Runs in the engine's child process. Every failure becomes a sentence; what was m
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
 
 from modules.core.errors import NotFound, OutOfMemory, UnsupportedFormat
-from modules.core.model import LoadedModel, ModelInfo, Row, TemplateSource
+from modules.core.model import LoadedModel, ModelInfo, TemplateSource
 from modules.loaders.draft import with_draft
 from modules.loaders.fit import Needs, together
 from modules.loaders.gguf_header import GgufHeader, read_gguf_header
@@ -33,19 +31,15 @@ from modules.loaders.llama_cpp.memory import (
     plan_context,
     projector_needs,
     share_on_gpu,
+    with_slots,
 )
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.peft_adapter import base_shape
 from modules.loaders.llama_cpp.projector import Projector
 from modules.loaders.llama_cpp.projector_file import Choice, choose_projector, without_projector
 from modules.loaders.llama_cpp.runner import LlamaCppRunner, most_outputs
-from modules.loaders.llama_cpp.threads import (
-    MEASURE_BELOW_BYTES,
-    LiveThreads,
-    Threads,
-    calmer_threads,
-    fastest_threads,
-)
+from modules.loaders.llama_cpp.thread_choice import HeldModel, set_threads
+from modules.loaders.llama_cpp.thread_notes import ThreadNotes
 from modules.loaders.llama_cpp.tokenizer import LlamaCppTokenizer
 from modules.loaders.llama_cpp.vision_runner import VisionRunner
 from modules.loaders.llama_cpp.weights_reader import read_weights, refusal
@@ -63,15 +57,12 @@ from modules.loaders.pooling import gguf_recipe
 from modules.loaders.shape import Shape, gguf_shape
 from modules.loaders.spec import Progress
 
-MEASURE_PREFILL_TOKENS = 64
-MEASURE_STEPS, LONG_STEP_S = 6, 0.03  # of a round; of steps that take longer one is enough
-MEASURE_ROUNDS = 4
 MOST_APART_WITH_DRAFT = 4  # slots with caches of their own, of which some rest
 NUMA_STRATEGIES = MappingProxyType({"distribute": 1, "isolate": 2, "numactl": 3})  # ggml-cpu.h
 
 
-def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedModel:
-    """Load a GGUF model.
+def load(path: Path, options: LlamaCppOptions, progress: Progress, known: ThreadNotes | None = None) -> LoadedModel:
+    """Load a GGUF model. `known` has what earlier loads measured, and gets what this one does.
 
     Raises:
         UnsupportedFormat: the file is broken or of an architecture llama.cpp does not know.
@@ -88,7 +79,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         return _embedding_model(headers, info, options, progress)
     shape = gguf_shape(headers, info.size_bytes)
     asked, eyes = options, choose_projector(path, options.mmproj)
-    options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=_offloads())
+    options, gpu_share, notes = _settled(shape, asked, eyes)
     weights, plan = _held(header, shape, options, eyes, gpu_share)
     mapped, remark = _mapping(weights, shape, options, _needs(weights.held(shape), options, eyes, gpu_share).total(plan.capacity_tokens))
     with ExitStack() as undo:
@@ -111,8 +102,8 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         log.silence()
         undo.pop_all()
     runner = _make_runner(context, model, projector, options, plan, shared=shared)
-    progress("Measuring threads", None)
-    _set_threads(runner, options, measure=info.size_bytes < MEASURE_BELOW_BYTES and not gpu_share)
+    held = HeldModel(gguf_parts(path), info.size_bytes, gpu_share > 0, (mapped, weights.wide is not None, shared))
+    set_threads(runner, options, held, known, progress)
     tokenizer = LlamaCppTokenizer(binding.llama_model_get_vocab(model), plan.context_length)
     adapters = AdapterSet(model, runner, log, base_shape(headers))
     loaded = LoadedModel(
@@ -126,8 +117,9 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress) -> LoadedMode
         spill_bytes=spill_bytes(options.spill_memory_gb),
         memory_bytes=max(0, resident_bytes() - before),
         notes=(*notes, *plan.notes, *filter(None, (weights.note, eyes.note, remark))),
+        measured=known.new if known is not None else {},
     )
-    return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(plan.context_length, plan.capacity_tokens), told), progress)
+    return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(options.slots, plan.context_length, plan.capacity_tokens), told, known), progress)
 
 
 def _described(path: Path) -> tuple[tuple[GgufHeader, ...], ModelInfo]:
@@ -181,6 +173,14 @@ def _mapping(weights: Weights, shape: Shape, options: LlamaCppOptions, all_bytes
     return True, mapped_note(options, on_gpu=on_gpu)
 
 
+def _settled(shape: Shape, asked: LlamaCppOptions, eyes: Choice) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:
+    """The options with what is chosen by the free memory, layers on the graphics card and then slots; the share of the model on that card, and notes."""
+    options, gpu_share, notes = _placed(shape, asked, eyes, can_offload=_offloads())
+    may_be_apart = _may_be_apart(options, eyes, gpu_share)
+    options, note = with_slots(shape, options, lambda given: _needs(shape, given, eyes, gpu_share), may_be_apart=may_be_apart)
+    return options, gpu_share, (*notes, *filter(None, (note,)))
+
+
 def _placed(shape: Shape, options: LlamaCppOptions, eyes: Choice, *, can_offload: bool) -> tuple[LlamaCppOptions, float, tuple[str, ...]]:
     """The options with the number of layers that fits on the graphics card, the share of the model that is, and a note where it is a part."""
     if not can_offload:
@@ -213,8 +213,11 @@ def _offloads() -> bool:
 
 def _planned(header: GgufHeader, shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> Plan:
     """The sizes of the context, beside all that is loaded with the model."""
-    may_be_apart = not gpu_share and eyes.header is None and not options.draft_model
-    return plan_context(header, _needs(shape, options, eyes, gpu_share), options, may_be_apart=may_be_apart)
+    return plan_context(header, _needs(shape, options, eyes, gpu_share), options, may_be_apart=_may_be_apart(options, eyes, gpu_share))
+
+
+def _may_be_apart(options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> bool:
+    return not gpu_share and eyes.header is None and not options.draft_model
 
 
 def _needs(shape: Shape, options: LlamaCppOptions, eyes: Choice, gpu_share: float) -> Needs:
@@ -314,46 +317,3 @@ def _make_context(model: int, options: LlamaCppOptions, plan: Plan, name: str, l
     if not context:
         raise refusal(name, log, options)
     return int(context)
-
-
-def _set_threads(runner: LlamaCppRunner, options: LlamaCppOptions, *, measure: bool) -> None:
-    """Use the numbers that were set; measure the others, because on small models one thread can be the fastest."""
-    cores = usable_cores()
-    fast, measured = Threads(cores, cores), dict[int, float]()
-    tokens = min(MEASURE_PREFILL_TOKENS, options.batch_tokens, runner.context_length // 2)
-
-    def step_times(count: int, worth_s: float) -> tuple[float, float]:
-        times = _step_times(runner, count, tokens, worth_s)
-        measured[count] = times[0]
-        return times
-
-    if measure and cores > 1 and not (options.threads and options.threads_batch):
-        fast = fastest_threads(step_times, cores)
-
-    def as_set(threads: Threads) -> Threads:
-        return Threads(options.threads or threads.decode, options.threads_batch or threads.batch)
-
-    calm, half = as_set(calmer_threads(fast, cores)), (cores + 1) // 2
-    runner.use_threads(LiveThreads(as_set(fast), calm, measured.get(calm.decode, math.inf)), as_set(Threads(half, half)))
-
-
-def _step_times(runner: LlamaCppRunner, threads: int, tokens: int, worth_s: float) -> tuple[float, float]:
-    """Shortest seconds of a one-token step and of a prefill step; stops as soon as a one-token step takes longer than `worth_s`."""
-    runner.set_threads(Threads(threads, threads))
-    decode, prefill = 1e9, 1e9
-    for _ in range(MEASURE_ROUNDS):
-        prefill = min(prefill, _timed(runner, Row(0, 0, [0] * tokens)))
-        for place in range(MEASURE_STEPS):  # the first one after a prefill is slower than those of a reply
-            decode = min(decode, _timed(runner, Row(0, tokens + place, [0])))
-            if decode > LONG_STEP_S:
-                break
-        runner.truncate(0, 0)
-        if decode > worth_s:
-            break
-    return decode, prefill
-
-
-def _timed(runner: LlamaCppRunner, row: Row) -> float:
-    begin = time.perf_counter()
-    runner.forward([row])
-    return time.perf_counter() - begin

@@ -6,16 +6,18 @@ Turns options into what `fit.py` reckons with. Knows headers and options only.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from modules.core.errors import OutOfMemory
+from modules.core.model import USUAL_SLOTS
 from modules.loaders.fit import Needs, Room, Usage, layers_on_gpu, needs
 from modules.loaders.gguf_header import GgufHeader
 from modules.loaders.llama_cpp.huge_pages import has_huge_pages
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.machine import RESERVE_BYTES, available_bytes, has_tiles, size_text
 from modules.loaders.shape import Shape
+from modules.loaders.slot_choice import choose_slots, has_room, slots_note
 
 DEFAULT_CONTEXT_TOKENS = 8192
 DEFAULT_SLOTS_HELD = 4  # slots whose full context is reserved unless cache_tokens says otherwise
@@ -59,7 +61,7 @@ def estimate(shape: Shape, options: LlamaCppOptions, *, gpu_share: float = 0.0, 
         number_bytes=dict(KV_BYTES)[options.kv_type] * (1 - gpu_share if options.offload_kqv else 1),
         batch_tokens=options.computed_tokens,
         outputs=options.step_outputs,
-        sequences=options.slots,
+        sequences=options.counted_slots,
         scores=int(gpu_share < 1 and options.flash_attention == "off"),
         trims_windows=False,  # every layer keeps whole sequences, so that a prefix can be taken up again anywhere
         word_bytes=MERGED_WORD_BYTES if shape.merges else WORD_BYTES,
@@ -116,7 +118,7 @@ def layers_that_fit(shape: Shape, options: LlamaCppOptions, graphics_bytes: int,
     if options.gpu_layers >= 0 or not graphics_bytes:
         return options.gpu_layers
     context = options.context_length or min(shape.trained_tokens or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
-    held = max(context, options.cache_tokens or context * min(options.slots, DEFAULT_SLOTS_HELD))
+    held = max(context, options.cache_tokens or context * min(options.counted_slots, DEFAULT_SLOTS_HELD))
     layers = layers_on_gpu(shape, estimate(shape, options), Room(memory_bytes, graphics_bytes), held)
     return -1 if layers > shape.layers else layers
 
@@ -124,6 +126,39 @@ def layers_that_fit(shape: Shape, options: LlamaCppOptions, graphics_bytes: int,
 def share_on_gpu(layers: int, shape: Shape) -> float:
     """The share of a model that so many layers are, 0 … 1; the output counts as one more, and -1 is all."""
     return 1.0 if layers < 0 else min(1.0, layers / (shape.layers + 1))
+
+
+def with_slots(
+    shape: Shape, options: LlamaCppOptions, needs_of: Callable[[LlamaCppOptions], Needs], *, may_be_apart: bool
+) -> tuple[LlamaCppOptions, str]:
+    """The options with a number of slots, chosen where there is none, and a note where it is not the usual one. Before a model is loaded, and for forecasts.
+
+    A cache whose size was set is shared by the usual number. There are more only where each can have a cache of its own (`may_be_apart`, as in `plan_context`): in one
+    that is shared, every step would look past what all of them hold.
+    """
+    if options.slots or options.cache_tokens:
+        return options.model_copy(update={"slots": options.counted_slots}), ""
+    most, free_bytes = _most_context(shape.trained_tokens, options), max(0, available_bytes() - RESERVE_BYTES)
+    context = min(options.context_length or DEFAULT_CONTEXT_TOKENS, most)
+
+    def needs(count: int) -> Needs:
+        return needs_of(options.model_copy(update={"slots": count}))
+
+    slots = choose_slots(needs, context, free_bytes, may_be_more=may_be_apart and has_whole_layers(shape))
+    note = slots_note(slots, context, free_bytes, fits=slots > 1 or has_room(needs(1), context, free_bytes))
+    held = {"cache_tokens": slots * context} if slots > USUAL_SLOTS else {}  # of more than four a part would be shared
+    return options.model_copy(update={"slots": slots, **held}), note
+
+
+def has_whole_layers(shape: Shape) -> bool:
+    """Whether every layer keeps all tokens, so that slots can have caches of their own: no windows and no states."""
+    return not shape.state_numbers and not any(group.window for group in shape.cache)
+
+
+def _most_context(trained_tokens: int, options: LlamaCppOptions) -> int:
+    """The longest context that a model can have: as it was trained, or as far as RoPE is stretched."""
+    trained = trained_tokens or DEFAULT_CONTEXT_TOKENS
+    return int(trained / options.rope_freq_scale) if options.rope_freq_scale else 1 << 30 if options.rope_freq_base else trained
 
 
 def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions, *, may_be_apart: bool = False) -> Plan:
@@ -134,8 +169,7 @@ def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions, *,
     """
     name = header.path.name
     notes: list[str] = []
-    trained = header.number("context_length") or DEFAULT_CONTEXT_TOKENS
-    most = int(trained / options.rope_freq_scale) if options.rope_freq_scale else 1 << 30 if options.rope_freq_base else trained
+    most = _most_context(header.number("context_length"), options)
     context = options.context_length or min(most, DEFAULT_CONTEXT_TOKENS)
     if context > most:
         notes.append(f"Context cut from {context} to {most} tokens: all this model was trained for.")
@@ -161,7 +195,7 @@ def plan_context(header: GgufHeader, wanted: Needs, options: LlamaCppOptions, *,
         notes.append(f"Context cut from {context} to {room} tokens: what fits into {size_text(available)} of free memory.")
         context = room
     may_be_apart = may_be_apart and not header.number("attention.sliding_window")
-    held = _slots_held(context, options.slots, wanted, room) if may_be_apart else min(options.slots, DEFAULT_SLOTS_HELD)
+    held = _slots_held(context, options.counted_slots, wanted, room) if may_be_apart else min(options.counted_slots, DEFAULT_SLOTS_HELD)
     capacity = max(context, options.cache_tokens or context * held)
     if capacity > room:
         notes.append(f"All replies together hold {room} tokens instead of {capacity}: what fits into {size_text(available)} of free memory.")

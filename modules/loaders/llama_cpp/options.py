@@ -41,10 +41,10 @@ class LlamaCppOptions(LoadOptions):
         0,
         ge=0,
         le=256,
-        description="Processor threads for writing; 0 measures what is fastest for this model.",
+        description="Processor threads for writing; 0 takes what is fastest for this model, measured when it is first loaded so and remembered.",
     )
     threads_batch: int = Field(
-        0, ge=0, le=256, description="Processor threads for reading the prompt; 0 measures what is fastest."
+        0, ge=0, le=256, description="Processor threads for reading the prompt; 0 takes what is fastest, likewise."
     )
     batch_tokens: int = Field(
         512,
@@ -213,7 +213,7 @@ class LlamaCppOptions(LoadOptions):
         """The shares of `tensor_split`."""
         return tuple(float(part) for part in self.tensor_split.split(",")) if self.tensor_split else ()
 
-    def of_draft(self, context_length: int, cache_tokens: int) -> LlamaCppOptions:
+    def of_draft(self, slots: int, context_length: int, cache_tokens: int) -> LlamaCppOptions:
         """How a draft model is loaded beside a model: with the same slots and the same room, and what is said of the model's own insides left out."""
         own = {
             "draft_model": "",
@@ -224,7 +224,7 @@ class LlamaCppOptions(LoadOptions):
             "cpu_experts": False,
             "cpu_tensors": "",
         }
-        return self.model_copy(update=own | {"context_length": context_length, "cache_tokens": cache_tokens})
+        return self.model_copy(update=own | {"slots": slots, "context_length": context_length, "cache_tokens": cache_tokens})
 
     @property
     def computed_tokens(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from modules.core.errors import AppError, ContextOverflow, InvalidRequest, OutOfMemory
 from modules.core.model import Row
-from modules.loaders.llama_cpp.c_api import Batch, FastCalls, RowViews, library
+from modules.loaders.llama_cpp.c_api import Batch, FastCalls, RowViews, library, time_limit
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.spare_memory import SpareMemory
 from modules.loaders.llama_cpp.threads import WATCHED_TOKENS, LiveThreads, Threads
@@ -88,6 +89,10 @@ class LlamaCppRunner:
     def set_threads(self, threads: Threads) -> None:
         """Threads of the next steps."""
         self._binding.llama_set_n_threads(self._context, threads.decode, threads.batch)
+
+    def time_limit(self, seconds: float) -> AbstractContextManager[None]:
+        """Steps meanwhile fail once so much time is over; the slots are then to be emptied."""
+        return time_limit(self._context, seconds)
 
     def forward(self, rows: Sequence[Row]) -> list[NDArray[np.float32]]:
         """Run the rows; one read-only view [vocab] per output, valid until the next call.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-MEASURE_BELOW_BYTES = 1 << 30  # larger models gain from every core, and measuring them would take long
+LARGE_BYTES = 1 << 30  # models from here on read the prompt with every core, and measuring more than single tokens would take long
 CLEARLY_FASTER = 1.05
+CLEAR_AT_ONCE = 1.25  # a difference that needs no second look
 WATCHED_TOKENS = 16  # of a step; longer ones read a prompt, and take too long to be compared
 JUDGED_STEPS, JUDGED_S = 5, 0.1  # as few steps, and as short a time, as say something: the system gives a core away for some milliseconds
 WORSE = 1.1  # times the calmer number's steps
@@ -46,6 +47,22 @@ def fastest_threads(step_times: Callable[[int, float], tuple[float, float]], cor
         batch = count if times[1] * CLEARLY_FASTER < best[1] else batch
         best = min(best[0], times[0]), min(best[1], times[1])
     return Threads(decode, batch)
+
+
+def large_counts(cores: int) -> tuple[int, ...]:
+    """The numbers of threads that are compared for writing with a large model, the larger one first: one thread would be far too slow."""
+    return tuple(sorted({(cores + 1) // 2, cores}, reverse=True))
+
+
+def fastest_of_large(step_s: Mapping[int, float]) -> int:
+    """Threads for writing, by what a step takes with all and with half of the cores: half where the others only wait for memory, or are slow and waited for."""
+    fewer, all_cores = min(step_s), max(step_s)
+    return all_cores if step_s[all_cores] * CLEARLY_FASTER < step_s[fewer] else fewer
+
+
+def is_clear(step_s: Mapping[int, float]) -> bool:
+    """Whether one number is so much faster that measuring again would not change it."""
+    return max(step_s.values()) > CLEAR_AT_ONCE * min(step_s.values())
 
 
 def calmer_threads(fast: Threads, cores: int) -> Threads:

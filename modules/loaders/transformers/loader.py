@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import reduce
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from modules.core.errors import (
 from modules.core.model import Adapter, LoadedModel, Runner
 from modules.core.trusted_code import TrustedCode
 from modules.loaders.draft import with_draft
-from modules.loaders.fit import together
+from modules.loaders.fit import Needs, together
 from modules.loaders.folder_header import FolderHeader, read_folder_header, read_folder_template, safe_config
 from modules.loaders.machine import check_memory, resident_bytes, spill_bytes, usable_cores
 from modules.loaders.model_info import read_info
@@ -44,7 +45,12 @@ from modules.loaders.transformers.embedding_model import (
     writers_embedder,
 )
 from modules.loaders.transformers.eyes import open_eyes, reads_images, with_eyes
-from modules.loaders.transformers.memory import DEFAULT_CONTEXT_TOKENS, SMALL_PARAMETERS, estimate
+from modules.loaders.transformers.memory import (
+    DEFAULT_CONTEXT_TOKENS,
+    SMALL_PARAMETERS,
+    estimate,
+    with_slots,
+)
 from modules.loaders.transformers.network import Network
 from modules.loaders.transformers.norms import fuse_norms
 from modules.loaders.transformers.options import TransformersOptions
@@ -86,7 +92,7 @@ def load(path: Path, options: TransformersOptions, progress: Progress, trusted: 
         loaded = embedding_model(path, encoder, config, header, info, options)
         loaded.memory_bytes = max(0, resident_bytes() - before)
         return loaded
-    context_length, notes = _context(header, config, options, dtype, device)
+    options, context_length, notes = _settled(header, config, options, dtype, device)
     _quiet(options, header)
     progress("Reading weights", None)
     model = _read_model(path, config, options, device, dtype, _kind(config, own))
@@ -188,10 +194,10 @@ def _placement(options: TransformersOptions, header: FolderHeader) -> tuple[str,
     return device, dtype
 
 
-def _context(
+def _settled(
     header: FolderHeader, config: Any, options: TransformersOptions, dtype: torch.dtype, device: str
-) -> tuple[int, list[str]]:
-    """Context length and notes; refuses a model whose weights, or an asked-for context, do not fit into main memory."""
+) -> tuple[TransformersOptions, int, list[str]]:
+    """The options with the number of slots, the context length, and notes; refuses a model whose weights, or an asked-for context, do not fit into main memory."""
     text = config.get_text_config()
     trained = int(getattr(text, "max_position_embeddings", 0) or header.number("n_positions", "seq_length") or DEFAULT_CONTEXT_TOKENS)
     notes = []
@@ -200,21 +206,25 @@ def _context(
         notes.append(f"Context cut from {context} to {trained} tokens: all this model was trained for.")
         context = trained
     if device != "cpu":
-        return context, notes
-    needs = estimate(folder_shape(header), options, str(dtype).removeprefix("torch."))
-    if options.draft_model:
-        needs = together(needs, estimate(folder_shape(_draft_header(options)), options, str(dtype).removeprefix("torch.")))
+        return options.model_copy(update={"slots": options.counted_slots}), context, notes
+    shapes = [folder_shape(header), *([folder_shape(_draft_header(options))] if options.draft_model else [])]
+
+    def needs_of(given: TransformersOptions) -> Needs:
+        return reduce(together, (estimate(shape, given, str(dtype).removeprefix("torch.")) for shape in shapes))
+
+    options, chosen = with_slots(options, needs_of, context)
+    needs, slots_text = needs_of(options), "1 slot" if options.slots == 1 else f"{options.slots} slots"
     check_memory(needs.total(0), header.path.name, "choose a smaller model, quantize 8bit or 4bit, or close programs")
     while context > 256 and not _fits(needs.total(context * options.slots)):
         if options.context_length:
             check_memory(
                 needs.total(context * options.slots),
-                f"{header.path.name} with {options.slots} slots of {context} tokens",
-                f"set context_length to {context // 2} or fewer slots",
+                f"{header.path.name} with {slots_text} of {context} tokens",
+                f"set context_length to {context // 2}" + (" or fewer slots" if options.slots > 1 else ""),
             )
         context //= 2
-        notes = [f"Context cut to {context} tokens: what {options.slots} slots can hold in the free memory."]
-    return context, notes
+        notes = [f"Context cut to {context} tokens: what {slots_text} can hold in the free memory."]
+    return options, context, [*notes, chosen]
 
 
 def _draft_header(options: TransformersOptions) -> FolderHeader:

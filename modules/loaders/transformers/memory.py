@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from modules.loaders.fit import Needs, Usage, needs
+from modules.loaders.machine import free_bytes
 from modules.loaders.shape import Shape
+from modules.loaders.slot_choice import choose_slots, has_room, slots_note
 from modules.loaders.transformers.options import TransformersOptions
 
 PROCESS_BYTES = 480 << 20  # of the engine's process beside the model, until it is measured on this machine
@@ -35,7 +39,7 @@ def estimate(shape: Shape, options: TransformersOptions, dtype: str, *, process_
         number_bytes=dict(PARAMETER_BYTES)[dtype],
         batch_tokens=options.batch_tokens,
         outputs=options.step_outputs,
-        sequences=options.slots,
+        sequences=options.counted_slots,
         scan_copies=SCAN_COPIES,
         scores=SCORE_COPIES * shape.writes_scores,
         scores_of_one=True,
@@ -44,3 +48,22 @@ def estimate(shape: Shape, options: TransformersOptions, dtype: str, *, process_
         trims_windows=False,  # slots keep whole sequences
     )
     return needs(shape, usage)
+
+
+def with_slots(
+    options: TransformersOptions, needs_of: Callable[[TransformersOptions], Needs], context: int
+) -> tuple[TransformersOptions, str]:
+    """The options with a number of slots, chosen by main memory where there is none, and a note where it is not the usual one. Before a model is loaded, and for forecasts.
+
+    Never more than the usual number: all slots grow with the longest sequence, so that one long reply would take the memory of all of them.
+    """
+    if options.slots:
+        return options, ""
+    free = free_bytes()
+
+    def needs_with(count: int) -> Needs:
+        return needs_of(options.model_copy(update={"slots": count}))
+
+    slots = choose_slots(needs_with, context, free)
+    note = slots_note(slots, context, free, fits=slots > 1 or has_room(needs_with(1), context, free))
+    return options.model_copy(update={"slots": slots}), note
