@@ -278,8 +278,7 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
         0,
         ge=0,
         le=64,
-        description="How many replies can be written at the same time. 0 chooses by memory and context: 4; fewer where memory is short, "
-        "before the context is; with llama.cpp more where it is plenty.",
+        description="How many replies can be written at the same time; 0 chooses by memory and context, mostly 4.",
     )
     spill_memory_gb: float = Field(
         -1.0,

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
-from modules.core.errors import AppError, InvalidRequest
+from modules.core.errors import InvalidRequest
 from modules.core.messages import THINKING_TAGS, split_thinking
 from modules.core.text_shape import CallText
 from modules.engine.call_shapes import write_calls
+from modules.engine.native import ask
 from modules.engine.shapes import TITLES, shape_of, write_shape
 from modules.engine.thinking import AfterThinking, closing_tag
 
@@ -77,8 +78,8 @@ class ShapedText:
     def allows(self, token_id: int) -> bool:
         """One token: a few microseconds."""
         if token_id in self._end_ids:
-            return bool(_ask(self._matcher.is_accepting))
-        return not self.finished and bool(self._words[token_id]) and _ask(self._matcher.validate_tokens, [token_id]) == 1
+            return bool(ask(self._matcher.is_accepting))
+        return not self.finished and bool(self._words[token_id]) and ask(self._matcher.validate_tokens, [token_id]) == 1
 
     def allowed(self) -> NDArray[np.int64]:
         """All tokens: walks the tree of tokens as far as the shape goes along.
@@ -86,10 +87,10 @@ class ShapedText:
         Raises:
             InvalidRequest: the shape has become too complex to follow.
         """
-        ends = self._ends if _ask(self._matcher.is_accepting) else self._ends[:0]
+        ends = self._ends if ask(self._matcher.is_accepting) else self._ends[:0]
         if self.finished:
             return ends
-        bits = np.frombuffer(_ask(self._matcher.compute_bitmask), np.uint8)
+        bits = np.frombuffer(ask(self._matcher.compute_bitmask), np.uint8)
         if self._matcher.is_error():
             self._end_or_raise()
             return ends
@@ -107,7 +108,7 @@ class ShapedText:
         self._tokens += 1
         if token_id in self._end_ids:
             self.finished = True
-        elif not _ask(self._matcher.consume_token, token_id):
+        elif not ask(self._matcher.consume_token, token_id):
             self._end_or_raise()
         elif self._matcher.is_stopped():
             self.finished = True
@@ -161,7 +162,7 @@ class Constraints:
             words[list(self._special(shape[1]).values())] = True
 
         def begin() -> ShapedText:
-            return ShapedText(_ask(matcher.deep_copy), words, end_ids, shape[0])
+            return ShapedText(ask(matcher.deep_copy), words, end_ids, shape[0])
 
         if begun:
             return self._going_on(begin, shape[0], begun)
@@ -176,7 +177,7 @@ class Constraints:
         if closing:
             return AfterThinking(begin(), vocabulary, closing.encode())
         text = begin()
-        for token_id in _ask(vocabulary.trie.greedy_tokenize, begun if thought.open else thought.answer):
+        for token_id in ask(vocabulary.trie.greedy_tokenize, begun if thought.open else thought.answer):
             if not text.allows(token_id):
                 if name == "tools":
                     return begin()
@@ -203,9 +204,9 @@ class Constraints:
             max_items_in_row=MAX_ITEMS_IN_ROW,
             step_lexer_fuel=STEP_LEXER_FUEL, step_max_items=STEP_MAX_ITEMS, max_lexer_states=MAX_LEXER_STATES, verbose_errors=False,
         )  # fmt: skip
-        matcher = _ask(functools.partial(llguidance.LLMatcher, trie, text, log_level=0, limits=limits))
+        matcher = ask(functools.partial(llguidance.LLMatcher, trie, text, log_level=0, limits=limits))
         if not matcher.is_error():
-            _ask(matcher.compute_bitmask)  # whether anything can come first; changes nothing, and copies know it already
+            ask(matcher.compute_bitmask)  # whether anything can come first; changes nothing, and copies know it already
             if matcher.is_error() and _at_an_end(matcher):
                 raise InvalidRequest(f"No text fits the {TITLES[name]}, or none that this model's vocabulary can write. Change it.", field=name)
         if name == "json_schema" and not matcher.is_error() and (opened := self._opened(matcher)).is_error():
@@ -216,9 +217,9 @@ class Constraints:
 
     def _opened(self, matcher: Any) -> Any:
         """A copy inside the object that a schema asks for; an equal one where it asks for none, or no single token opens it."""
-        copy, pieces = _ask(matcher.deep_copy), self._vocabulary().pieces
-        if b"{" in pieces and _ask(copy.validate_tokens, [pieces.index(b"{")]):
-            _ask(copy.consume_token, pieces.index(b"{"))
+        copy, pieces = ask(matcher.deep_copy), self._vocabulary().pieces
+        if b"{" in pieces and ask(copy.validate_tokens, [pieces.index(b"{")]):
+            ask(copy.consume_token, pieces.index(b"{"))
         return copy
 
     def _read_vocabulary(self) -> Vocabulary:
@@ -248,20 +249,6 @@ class _Words:
 
     def __call__(self, text: bytes) -> list[int]:
         return []  # how a text is cut into tokens is the model's choice
-
-
-def _ask(call: Callable[..., Any], *values: Any) -> Any:
-    """What the library answers.
-
-    Raises:
-        AppError: it panicked, which is no Exception.
-    """
-    try:
-        return call(*values)
-    except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        raise AppError(f"What the text should look like could not be followed ({str(error)[:100]}). Ask for another shape.") from error
 
 
 def _at_an_end(matcher: Any) -> bool:

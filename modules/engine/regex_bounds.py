@@ -12,23 +12,27 @@ from modules.core.errors import InvalidRequest
 
 DEEPEST_GROUP = 64
 MOST_EXPANDED = 20_000  # characters and classes when every repeat is written out
+MOST_AHEAD = 32  # looks ahead at the beginning
 TOKEN = re.compile(
     r"(?P<escape>\\(?:[pPx]\{[^}]*\}|.))|(?P<set>\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*+\])|(?P<open>\()|(?P<close>\))|"
     r"(?P<repeat>(?:[*+?]|\{\d*,?\d*\})[?+]?)|(?P<other>.)",
     re.DOTALL,
 )
 REPEAT = re.compile(r"\{(\d*)(,?)(\d*)\}")
+AROUND = re.compile(r"\?<?[=!]")  # behind an opening parenthesis
+BACK = re.compile(r"\\[1-9k]")
 
 
 def bounded_regex(text: str) -> str:
     """The expression without anchors at its ends and lazy marks.
 
     Raises:
-        InvalidRequest: groups too deep, or repeats too large.
+        InvalidRequest: groups too deep, repeats too large, or it looks around or back.
     """
     sizes, last, kept = [0], 0, []  # of the groups that are open now; of what a repeat would repeat
     for found in TOKEN.finditer(_without_anchors(text)):
         kind, part = found.lastgroup, found[0]
+        _check_direction(found)
         if kind == "open":
             sizes.append(0)
             if len(sizes) > DEEPEST_GROUP + 1:
@@ -48,6 +52,46 @@ def bounded_regex(text: str) -> str:
             raise _refused(f"is too large when its repeats are written out: the limit is {MOST_EXPANDED} characters. Lower the numbers in {{…}}, or write *")
         kept.append(part)
     return "".join(kept)
+
+
+def split_ahead(text: str) -> list[str]:
+    """Expressions all of which have to be found, for one that looks ahead at its beginning (`^(?=.*[a-z])(?=.*[0-9]).{8,}$`); for others none."""
+    parts: list[str] = []
+    rest = text.removeprefix("^")
+    while text.startswith("^") and rest.startswith("(?=") and len(parts) < MOST_AHEAD and (end := _closing(rest)):
+        looked, rest = rest[3:end], rest[end + 1 :]
+        if _has_choice(looked):
+            looked = f"(?:{looked})"
+        parts.append(f"^{looked}")
+    return [] if not parts or _has_choice(rest) else [*parts, f"^{rest}"]
+
+
+def _closing(text: str) -> int:
+    """Where the group ends with which a text begins; 0 if nowhere."""
+    depth = 0
+    for found in TOKEN.finditer(text):
+        depth += (found.lastgroup == "open") - (found.lastgroup == "close")
+        if depth == 0:
+            return found.start()
+    return 0
+
+
+def _has_choice(text: str) -> bool:
+    """Whether there is a `|` outside of all groups."""
+    depth = 0
+    for found in TOKEN.finditer(text):
+        depth += (found.lastgroup == "open") - (found.lastgroup == "close")
+        if depth <= 0 and found[0] == "|":
+            return True
+    return False
+
+
+def _check_direction(found: re.Match[str]) -> None:
+    """A text is written from its beginning to its end: what comes later cannot be asked for, nor what an earlier part became."""
+    if (found.lastgroup == "open" and AROUND.match(found.string, found.end())) or found[0] in ("\\b", "\\B"):
+        raise _refused("has look-around ((?=…), (?!…), \\b), which cannot be followed while a text is written. Write what may come as one expression without it")
+    if found.lastgroup == "escape" and BACK.match(found[0]):
+        raise _refused("refers back (\\1) to what one of its parts became, which cannot be followed while a text is written. Write out what may come")
 
 
 def _times(repeat: str) -> int:

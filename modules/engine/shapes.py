@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from modules.core.text_shape import SHAPE_FIELDS, canonical_schema
 from modules.engine.gbnf import read_gbnf
 from modules.engine.lark import HEADER, write_lark
 from modules.engine.lexemes import Lexemes
+from modules.engine.plain_schemas import inner_schemas, put_plainly
 from modules.engine.regex_bounds import bounded_regex
 from modules.engine.rule_facts import check_size, without_dead_ends
 
@@ -24,8 +25,6 @@ TITLES = MappingProxyType(
 # Of JSON: nothing, a space, or a new line with its indentation. Without a limit some models write spaces for ever
 SPACE = r"( |\r?\n[ \t]{0,20})"
 FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})  # the others say nothing here
-VALUES = frozenset({"enum", "const", "default", "examples"})  # keywords whose values are no schemas
-NAMES = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})  # keywords with schemas by names, which may be any of those words
 
 
 def shape_of(params: GenerationParams) -> tuple[str, str | tuple[str, ...]] | None:
@@ -72,13 +71,15 @@ def json_rule(text: str, name: str) -> str:
     title = TITLES[name]
     try:
         schema = json.loads(canonical_schema(text))
+        if isinstance(schema, dict):
+            put_plainly(schema)
     except ValueError as error:
         raise InvalidRequest(f"The {title} cannot be used: {error}.", field=name) from error
     if schema is True:
         schema = {}
-    if schema is False:
+    if schema is False or schema.get("enum") == []:
         raise InvalidRequest(f"The {title} is false: no text fits it.", field=name)
-    for part in _schemas(schema):
+    for part in inner_schemas(schema):
         keyed = part.get("patternProperties")
         for pattern in (part.get("pattern"), *(keyed if isinstance(keyed, dict) else ())):
             if isinstance(pattern, str):
@@ -94,15 +95,3 @@ def _check_pattern(pattern: str, name: str) -> None:
         bounded_regex(pattern)
     except InvalidRequest as error:
         raise InvalidRequest(f"A pattern of the {TITLES[name]}: {error.message}", field=name) from error
-
-
-def _schemas(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """All objects of a schema that are schemas themselves or hold some; values that are only compared are left out."""
-    waiting: list[tuple[Any, bool]] = [(schema, False)]  # and whether its keys are names
-    while waiting:
-        part, has_names = waiting.pop()
-        if isinstance(part, dict):
-            yield part
-            waiting += [(inner, not has_names and key in NAMES) for key, inner in part.items() if has_names or key not in VALUES]
-        elif isinstance(part, list):
-            waiting += [(inner, False) for inner in part]

@@ -28,7 +28,7 @@ ASKED = Message(role="user", content="PaddockQuestion")
 CALLED = Message(role="assistant", tool_calls=({"id": "paddock00", "type": "function", "function": {"name": PROBE, "arguments": f'{{"at": "{PROBED}"}}'}},))
 ANSWERED = Message(role="tool", content="PaddockAnswer", name=PROBE, tool_call_id="paddock00")
 ANY_OBJECT: Mapping[str, Any] = MappingProxyType({"type": "object"})
-COMBINED = ("$ref", "allOf", "anyOf", "oneOf")
+COMBINED = ("$ref", "allOf", "anyOf", "oneOf", "if", "dependentSchemas", "dependencies")
 OPENING, CLOSING = "<tool_response>", "</tool_response>"
 
 

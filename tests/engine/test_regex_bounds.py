@@ -1,4 +1,4 @@
-"""Regular expressions: what says nothing is left out, what would take native code too long is refused by its size."""
+"""Regular expressions: what says nothing is left out, what would take native code too long is refused by its size, and what cannot be followed by its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modules.core.errors import InvalidRequest
-from modules.engine.regex_bounds import bounded_regex
+from modules.engine.regex_bounds import bounded_regex, split_ahead
 
 
 @pytest.mark.parametrize(("given", "kept"), [
@@ -40,7 +40,35 @@ def test_the_same_texts_fit(regex: str, text: str) -> None:
     assert bool(re.fullmatch(f"^{regex}$", text)) == bool(re.fullmatch(bounded_regex(f"^{regex}$"), text))
 
 
-@given(st.text(alphabet=r"ab\[](){}|*+?^$,09", max_size=40))
+@pytest.mark.parametrize(("regex", "words"), [
+    ("(?=a)b", "look-around"), ("a(?!b)", "look-around"), ("(?<=a)b", "look-around"), ("(?<!a)b", "look-around"), (r"\bfoo\b", "look-around"), (r"(a)\1", "refers back"),
+    (r"(?P<x>a)\k<x>", "refers back"),
+])  # fmt: skip
+def test_what_looks_around_or_back_is_refused_with_a_sentence(regex: str, words: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"{words}.*while a text is written\. Write .*\.$"):
+        bounded_regex(regex)
+
+
+@pytest.mark.parametrize("regex", [r"\(?=a", r"[(?=]b", r"(?<name>a)(?:b)(?i:c)", r"\\b", r"[\b]"])
+def test_what_only_seems_to_look_around_is_kept(regex: str) -> None:
+    assert bounded_regex(regex) == regex
+
+
+@pytest.mark.parametrize(("regex", "parts"), [
+    (r"^(?=.*[a-z])(?=.*\d).{8,}$", [r"^.*[a-z]", r"^.*\d", "^.{8,}$"]), (r"^(?=a|[)]\))b", [r"^(?:a|[)]\))", "^b"]), ("^(?=(a|b)c)(d|e)$", ["^(a|b)c", "^(d|e)$"]),
+    ("(?=a)b", []), ("^a(?=b)", []), ("^(?=a)b|c", []), ("^(?!a)b", []), ("^(?=a", []), ("^abc$", []), ("", []),
+])  # fmt: skip
+def test_what_is_looked_ahead_for_at_the_beginning_becomes_an_expression_of_its_own(regex: str, parts: list[str]) -> None:
+    assert split_ahead(regex) == parts
+
+
+def test_only_so_many_looks_ahead_become_expressions() -> None:
+    assert len(split_ahead("^" + "(?=a)" * 32 + "b")) == 33
+    with pytest.raises(InvalidRequest, match="look-around"):
+        bounded_regex(split_ahead("^" + "(?=a)" * 33 + "b")[-1])
+
+
+@given(st.text(alphabet=r"ac\[](){}|*+?^$,0", max_size=40))
 def test_any_text_is_read_to_its_end(text: str) -> None:
     """Letters are never lost: what is left out is anchors, and marks behind repeats."""
-    assert [letter for letter in bounded_regex(text) if letter in "ab09|()"] == [letter for letter in text if letter in "ab09|()"]
+    assert [letter for letter in bounded_regex(text) if letter in "ac0|()"] == [letter for letter in text if letter in "ac0|()"]

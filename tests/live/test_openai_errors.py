@@ -30,7 +30,7 @@ REFUSED_CHATS = (
     ({"top_logprobs": 3}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20; got 21"),
     ({"response_format": {"type": "xml"}}, "response_format", "there are the types text, json_object and json_schema; got 'xml'"),
-    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {}}}}}, "json_schema", "Unimplemented keys"),
+    ({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"not": {"pattern": "a"}}}}}, "json_schema", "not: only names, types and values"),
     ({"modalities": ["text", "audio"]}, "modalities", "models here write text only"),
     ({"audio": {"voice": "alloy", "format": "wav"}}, "audio", "models here write text only"),
     ({"web_search_options": {}}, "web_search_options", "nothing is searched for on the web"),

@@ -223,7 +223,8 @@ def test_a_reply_goes_on_while_a_long_text_is_read(writers: dict[str, Bench], fo
     engine, embedder = each.engine, each.model.embedder
     prompt = each.model.tokenizer.encode("The quick brown", add_special=True, parse_special=False)
     long = [5 + place % 50 for place in range(120)]
-    alone, scores, vector = engine.submit(prompt, GREEDY), engine.score(long), embedder.embed([long], "mean")
+    alone, scores = engine.submit(prompt, GREEDY), engine.score(long)
+    vector = engine.lend(lambda: embedder.embed([long], "mean"), len(long))
     each.inbox.wait(alone)
     steps: list[int] = []
 

@@ -98,6 +98,20 @@ def test_what_is_forced_is_read_as_a_call(form) -> None:
     assert len(either.frame.items) + len(either.frame.tagged) == len(TOOLS)
 
 
+@pytest.mark.parametrize(("more", "closed"), [
+    ({}, True), ({"uniqueItems": True}, True), ({"if": {"required": ["at"]}, "then": {"required": ["from"]}}, False), ({"dependentSchemas": {"at": {"required": ["from"]}}}, False),
+    ({"dependencies": {"at": {"required": ["from"]}}}, False),
+])  # fmt: skip
+def test_arguments_that_other_parts_of_the_schema_may_describe_are_left_open(more: dict[str, object], closed: bool) -> None:
+    use, _ = use_of(PLAIN)
+    tools = checked_tools([{"function": {"name": "look", "parameters": {"properties": {"at": {"type": "string"}}, **more}}}])
+    text = use.text(ChatPrompt(messages=CHAT, tools=tools, must_call=("look",)))
+    assert text is not None
+    assert text.frame is not None
+    ((_, schema, _),) = text.frame.items
+    assert ("additionalProperties" in json.loads(schema)) == closed
+
+
 TAGGED = (  # schemas of one argument, and whether tags can keep to it
     ({"type": "string", "description": "Where."}, True), ({"type": "string", "enum": ["a", "b"]}, True), ({"type": "integer", "minimum": 1}, True),
     ({"type": "array", "items": {"$ref": "#/$defs/a"}}, True), ({"type": "string", "maxLength": 5}, False), ({"type": ["string", "null"]}, False),
@@ -112,6 +126,15 @@ def test_arguments_are_forced_in_tags_where_these_can_keep_to_the_schema(schema:
     item = tags.item("look", {"type": "object", "properties": {"at": schema}, "$defs": {"a": {"type": "null"}}})
     assert (item is not None) == fits
     assert item is None or not item.fields[0].schema or "$defs" in json.loads(item.fields[0].schema)
+
+
+@pytest.mark.parametrize("word", ["propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "if", "not", "minProperties", "anyOf"])
+def test_arguments_that_depend_on_each_other_are_not_forced_in_tags(word: str) -> None:
+    tags = named("functions").tags
+    assert tags is not None
+    schema = {"type": "object", "properties": {"at": {"type": "integer"}}}
+    assert tags.item("look", schema) is not None
+    assert tags.item("look", {**schema, word: {}}) is None
 
 
 def test_where_calls_are_held_to_schemas_no_other_way_to_write_them_counts() -> None:

@@ -34,6 +34,12 @@ def doubling(keyword: str, depth: int) -> dict[str, Any]:
     return {"$ref": "#/$defs/d0", "$defs": {**steps, f"d{depth}": {"type": "null"}}}
 
 
+def otherwise(depth: int) -> dict[str, Any]:
+    """A case, else another one, and so on."""
+    case = {"if": {"properties": {"k": {"const": depth}}, "required": ["k"]}, "then": {"required": ["a"]}}
+    return {**case, "else": otherwise(depth - 1)} if depth else case
+
+
 REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("100,000 parentheses", {"grammar": "root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000}, "at most 65536 characters"),
     ("30,000 parentheses", {"grammar": "root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000}, "more than 32 groups in each other"),
@@ -57,8 +63,10 @@ REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("schema that nothing fits", {"json_schema": {"type": "string", "minLength": 5, "maxLength": 2}}, "Unsatisfiable"),
     ("schema of two types at once", {"json_schema": {"allOf": [{"type": "string"}, {"type": "number"}]}}, "Unsatisfiable"),
     ("schema false", {"json_schema": False}, "false"),
-    ("schema with what cannot be kept to", {"json_schema": {"type": "array", "uniqueItems": True}}, "uniqueItems"),
-    ("schema with a condition", {"json_schema": {"if": {}, "then": {}}}, "if"),
+    ("schema with what cannot be kept to", {"json_schema": {"type": "array", "contains": {"const": 1}}}, "contains: "),
+    ("schema with a condition", {"json_schema": {"if": {"minimum": 3}, "then": {"maximum": 5}}}, "if: "),
+    ("names by a pattern that Python would try for ever", {"json_schema": {"type": "object", "propertyNames": {"pattern": "^(a+)+$"}, "properties": {"a" * 60 + "!": {}}, "required": ["a" * 60 + "!"]}}, "unsatisfiable"),
+    ("too many names and patterns", {"json_schema": {"propertyNames": {"enum": [f"x{n}" for n in range(2_000)]}, "patternProperties": {f"^x{n}$": {} for n in range(900)}}}, "too many to compare"),
     ("schema with a huge pattern", {"json_schema": {"type": "string", "pattern": "((a{1000}){1000}){1000}"}}, "too large when its repeats are written out"),
     ("2^16 cases", {"json_schema": {"allOf": [
         {"anyOf": [{"properties": {f"a{i}": {"const": 1}}, "required": [f"a{i}"]}, {"properties": {f"b{i}": {"const": 1}}}]} for i in range(16)
@@ -79,6 +87,11 @@ FOLLOWED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("a list of any length", {"json_schema": {"type": "array", "items": {"type": "null"}, "maxItems": 1_000_000, "minItems": 100_000}}),
     ("2^60 ways through references", {"json_schema": doubling("anyOf", 60)}),
     ("2^24 parts of one schema", {"json_schema": doubling("allOf", 24)}),
+    ("2^24 names through references", {"json_schema": {"propertyNames": {"$ref": "#/$defs/d0"}, "type": "object", "$defs": doubling("anyOf", 24)["$defs"]}}),
+    ("many lists of different values", {"json_schema": {"properties": {f"p{n}": {"type": "array", "items": {"enum": list("abcde")}, "uniqueItems": True} for n in range(500)}}}),
+    ("1,000 different values", {"json_schema": {"type": "array", "items": {"enum": [f"x{n}" for n in range(1_000)]}, "uniqueItems": True}}),
+    ("2^12 cases of what depends on what", {"json_schema": {"type": "object", "dependentRequired": {f"a{n}": [f"b{n}"] for n in range(12)}}}),
+    ("cases in each other", {"json_schema": {"type": "object", "properties": {"k": {"enum": list(range(500))}}, **otherwise(25)}}),
     ("a number of 300 digits", {"json_schema": {"type": "integer", "minimum": 10**30}}),
     ("6,000 values", {"json_schema": {"enum": [f"x{number}" for number in range(6_000)]}}),
     ("a regex that backtracks elsewhere", {"regex": "(a*)*b|(x+x+)+y"}),

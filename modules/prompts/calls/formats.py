@@ -80,7 +80,9 @@ class Tags:
         return TaggedField(before, self.behind, choices=tuple(choices or ()), required=required)
 
 
-NOT_IN_TAGS = ("$ref", "allOf", "anyOf", "oneOf", "patternProperties", "minProperties", "maxProperties")
+NOT_IN_TAGS = (
+    "$ref", "allOf", "anyOf", "oneOf", "patternProperties", "minProperties", "maxProperties", "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "if", "not",
+)  # fmt: skip
 PLAIN_TEXT = frozenset({"type", "description", "title", "default", "examples", "enum"})
 
 
