@@ -28,6 +28,7 @@ class AdapterTurns:
         self._apply = apply
         self._name = name
         self._lent_tokens = 0  # that something else than a sequence has in the memory
+        self.is_lent = False  # whether it is at work
         self._on_model: tuple[Adapter, ...] | None = scheduler.adapters  # None after a change that failed: any of them, or none
 
     def check_possible(self, adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
@@ -67,19 +68,19 @@ class AdapterTurns:
             AppError: they cannot be used; nothing has changed then.
         """
         wanted = self.check_possible(adapters)
-        self._lent_tokens = tokens
+        self._lent_tokens, self.is_lent = tokens, True
         try:
             self._put(wanted)
             return function()
         finally:
-            self._lent_tokens = 0
+            self._lent_tokens, self.is_lent = 0, False
             self._give_back()
 
     def beside(self) -> list[Share]:
         """A step of the replies that run, while the model is lent; of none where it has other adapters meanwhile, or too little room."""
-        decoding = self._scheduler.decoding()
-        has_room = self._scheduler.used_tokens + self._lent_tokens + len(decoding) <= self._scheduler.capacity_tokens
-        return [decode_share(sequence) for sequence in decoding] if has_room and self._on_model == self._scheduler.adapters else []
+        decoding = self._scheduler.decoding() if self._on_model == self._scheduler.adapters else []
+        has_room = decoding and self._scheduler.table.make_room(self._lent_tokens + len(decoding))
+        return [decode_share(sequence) for sequence in decoding] if has_room else []
 
     def _give_back(self) -> None:
         """Put those of this turn back. Where that fails, `begin` tries once more, and tells who runs with them: it is nothing to who borrowed."""

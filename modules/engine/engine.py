@@ -270,7 +270,7 @@ class Engine:
             if not shares:
                 self._scheduler.spill.rest()
                 return
-            if self._speculation is not None:
+            if self._speculation is not None and not self._turns.is_lent:  # no drafts where something else has room in the memory
                 self._speculation.extend(shares)
             begun_s = time.perf_counter()
             logits = self._runner.forward([share.row for share in shares])

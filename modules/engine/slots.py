@@ -237,12 +237,19 @@ class SlotTable:
 
     def make_way(self, slot: Slot) -> None:
         """Let what runs in a slot go on in an idle one, where that can be."""
-        idle = [other for other in self.slots if other.sequence is None]
-        if slot.sequence is None or slot.sequence.deterministic or self.keeps_places or not idle:
+        sequence = slot.sequence
+        if sequence is None or sequence.deterministic or self.keeps_places or not self._can_move(slot):
             return
-        target = min(idle, key=lambda other: (other.length > 0, other.used_at))
-        if self._memory.state_bytes(slot.index) + self._memory.state_bytes(target.index) <= MOST_MOVED_BYTES:
-            self._change_places(slot, target)
+        running = {other.index for other in self.slots if other.sequence is not None and other is not slot}
+        idle = [other for other in self.slots if other.sequence is None and self._can_move(other)]
+        idle.sort(key=lambda other: (other.length > 0, running.isdisjoint((other.index - 1, other.index + 1)), other.used_at))
+        if idle and self._memory.state_bytes(slot.index) + self._memory.state_bytes(idle[0].index) <= MOST_MOVED_BYTES:
+            self._change_places(slot, idle[0])
+            self._is_new = True
+
+    def _can_move(self, slot: Slot) -> bool:
+        """Whether what stands in a slot can be saved and restored: not where there are images."""
+        return not slot.length or self._memory.state_bytes(slot.index) > 0
 
     def evict_idle(self, spared: Slot | None = None) -> bool:
         """Empty the idle slot that was used least recently; False when there is none but `spared`."""

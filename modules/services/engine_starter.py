@@ -93,7 +93,9 @@ class EngineStarter:
         size_bytes = info.size_bytes + (draft.size_bytes if draft else 0)
         pinned = self._choices.pinned()
         leaving = self._loaded.leaving(choice.name, pinned)
-        alongside = available_bytes() > size_bytes * ALONGSIDE_FACTOR + ALONGSIDE_RESERVE_BYTES
+        same = self._loaded.get(choice.name)  # beside itself it would get fewer slots, or a shorter context, than it has
+        room_bytes = max(size_bytes * ALONGSIDE_FACTOR, same.client.card.memory_bytes if same is not None else 0)
+        alongside = available_bytes() > room_bytes + ALONGSIDE_RESERVE_BYTES
         removed = [] if alongside else await self._make_room(leaving)
         try:
             try:

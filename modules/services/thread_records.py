@@ -39,7 +39,7 @@ class ThreadRecords:
             stored = json.loads(self._path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             return {}
-        return _usable(stored) if isinstance(stored, dict) else {}
+        return _usable(stored)
 
     def remember(self, new: Mapping[str, Any]) -> None:
         """Store what a load measured, if it measured anything; the oldest goes where there is too much, and what cannot be stored is only logged."""
@@ -53,10 +53,10 @@ class ThreadRecords:
             log.warning("The numbers of threads that were measured could not be stored: %s", error)
 
 
-def _usable(rows: Mapping[str, Any]) -> dict[str, Any]:
-    found = {}
-    for key, value in rows.items():
-        if not KEY.fullmatch(key):
+def _usable(rows: object) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in rows.items() if isinstance(rows, Mapping) else ():
+        if not isinstance(key, str) or not KEY.fullmatch(key):
             continue
         try:
             found[key] = MeasuredThreads.model_validate(value).model_dump(mode="json")

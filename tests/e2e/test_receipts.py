@@ -74,7 +74,7 @@ def test_a_reply_that_gave_way_says_how_often(chat: ChatScreen, starter: Paddock
     messages = [message for reply in replies for message in ({"role": "user", "content": "Which?"}, reply)]
     chat.open(starter.ask("POST", "ui/conversations/import", {"title": "Gave way", "settings": SHORT, "messages": messages})["id"])
     receipts = chat.page.locator("details.receipt")
-    for place, words in enumerate(("waited 2 times for memory", "waited once for memory", "")):
+    for place, words in enumerate(("gave way 2 times", "gave way once", "")):
         receipts.nth(place).locator("summary").first.click()
         expect(receipts.nth(place)).to_contain_text(re.compile(f"Prompt 9 tokens{' · ' if words else ''}{words} · seed 5"))
 

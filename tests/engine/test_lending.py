@@ -12,7 +12,8 @@ from modules.core.model import Adapter
 from modules.core.params import GenerationParams
 from modules.engine.engine import Engine
 from tests.engine.test_adapter_turns import AdaptedRunner, solo
-from tests.fakes import ByteTokenizer, FakeRunner, Inbox
+from tests.engine.test_scheduler import check_output, make, run_all, sequence, step
+from tests.fakes import ByteTokenizer, FakeRunner, Inbox, next_byte
 
 PROMPT = [1, 2, 3]
 
@@ -73,3 +74,81 @@ def test_a_step_that_fails_meanwhile_ends_the_reply_and_not_the_reading() -> Non
     assert done == [1] and "out of luck" in str(inbox.errors[one])
     assert engine.score([9] * 80) == [-9.0] * 79
     assert engine.close()
+
+
+class SeeingRunner(FakeRunner):
+    """What stands in its slots cannot be saved, as where there are images."""
+
+    def state_bytes(self, slot: int) -> int:
+        return 0
+
+    def save_state(self, slot: int) -> list[int]:
+        raise AssertionError("nothing of it can be saved")
+
+
+def test_what_cannot_be_moved_gives_way_and_goes_on_later() -> None:
+    runner = SeeingRunner(slots=2, context=256, batch=64)
+    scheduler = make(runner)
+    one = sequence(PROMPT, 20)
+    scheduler.submit(one)
+    for _ in range(3):
+        step(scheduler, runner)
+    scheduler.empty_for(0, 10)
+    assert (one.slot, one.preemptions) == (-1, 1)
+    run_all(scheduler, runner)
+    check_output(one)
+
+
+def test_who_had_to_move_stands_beside_the_others_again() -> None:
+    runner = FakeRunner(slots=6, context=100, batch=64)
+    runner.mixes_slots = False
+    scheduler = make(runner)
+    both = [sequence([number] * 10, 40) for number in (1, 2)]
+    for one in both:
+        scheduler.submit(one)
+    for _ in range(3):
+        step(scheduler, runner)
+    assert [one.slot for one in both] == [0, 1]
+    scheduler.empty_for(0, 10)
+    assert [one.slot for one in both] == [2, 1] and not any(one.preemptions for one in both)
+    scheduler.finish(both[1])
+    scheduler.submit(late := sequence([3] * 10, 40))
+    run_all(scheduler, runner)
+    for one in (both[0], late):
+        check_output(one)
+
+
+def test_idle_caches_give_way_to_replies_beside_it() -> None:
+    runner = FakeRunner(slots=3, context=256, capacity=128, batch=16)
+    inbox = Inbox()
+    engine = Engine(runner, ByteTokenizer(), inbox)
+    rests = engine.submit([7] * 20, GenerationParams(temperature=0, max_tokens=4))
+    inbox.wait(rests)
+    runner.gate = threading.Semaphore(1)
+    one = engine.submit(PROMPT, GenerationParams(temperature=0, max_tokens=60))
+    inbox.wait_for(lambda: inbox.ids(one))
+    steps: list[int] = []
+
+    def read() -> None:
+        for _ in range(6):
+            runner.gate.release()  # type: ignore[union-attr]
+            engine.chunk_done()
+            steps.append(engine.counters().steps)
+
+    room = runner.capacity_tokens - engine.counters().cached_tokens - 3
+    lending = threading.Thread(target=engine.lend, args=(read, room))
+    lending.start()
+    runner.gate.release()
+    lending.join(10)
+    runner.gate.release(200)
+    inbox.wait(one)
+    assert engine.close()
+    assert steps == list(range(steps[0], steps[0] + 6))
+    assert inbox.ids(one) == solo_bytes(60)
+
+
+def solo_bytes(count: int) -> list[int]:
+    ids = list(PROMPT)
+    for _ in range(count):
+        ids.append(next_byte(ids))
+    return ids[len(PROMPT) :]

@@ -11,7 +11,7 @@ import gguf
 import numpy as np
 import pytest
 
-from modules.core.errors import ContextOverflow, InvalidRequest, UnsupportedFormat
+from modules.core.errors import AppError, ContextOverflow, InvalidRequest, UnsupportedFormat
 from modules.core.generation import EmbeddingRequest
 from modules.core.model import LoadedModel
 from modules.core.params import GenerationParams
@@ -243,3 +243,17 @@ def test_a_reply_goes_on_while_a_long_text_is_read(writers: dict[str, Bench], fo
     assert engine.score(long) == pytest.approx(scores, abs=1e-3)
     each.inbox.wait(beside)
     assert each.inbox.ids(beside)[: GREEDY.max_tokens] == each.inbox.ids(alone)
+
+
+def test_a_text_whose_place_is_emptied_meanwhile_is_refused_instead_of_read_on(writers: dict[str, Bench]) -> None:
+    each = writers["gguf"]
+    runner, long = each.model.runner, [5 + place % 50 for place in range(120)]
+    before = each.engine.score(long)
+    for read in (lambda: runner.score(long, runner_emptied), lambda: each.model.embedder.embed([long], "mean", runner_emptied)):
+
+        def runner_emptied() -> None:
+            runner.truncate(0, 0)
+
+        with pytest.raises(AppError, match="lost its place"):
+            each.engine.lend(read, len(long))
+    assert each.engine.score(long) == pytest.approx(before, abs=1e-5)

@@ -77,6 +77,21 @@ async def test_the_same_again_is_the_same_engine_and_other_options_replace_it(mo
     assert list(engine_pids()) == [other.pid]
 
 
+async def test_a_model_is_not_loaded_beside_itself_where_it_would_get_less(models: ModelService, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = await models.load(ONE, "", OPTIONS)
+    room = engine_starter.ALONGSIDE_RESERVE_BYTES + first.card.memory_bytes
+    monkeypatch.setattr(engine_starter, "available_bytes", lambda: room)
+    monkeypatch.setattr(engine_starter, "ALONGSIDE_FACTOR", 0)
+    seen: list[tuple[int, ...]] = []
+    models.watch(lambda: seen.append(tuple(card.context_length for card in models.status().loaded)))
+    await models.load(ONE, "", {**OPTIONS, "context_length": 128})
+    assert () in seen and not first.alive
+    seen.clear()
+    monkeypatch.setattr(engine_starter, "available_bytes", lambda: room + (1 << 30))
+    await models.load(ONE, "", OPTIONS)
+    assert () not in seen
+
+
 async def test_one_makes_room_for_the_next(models: ModelService) -> None:
     first = await models.load(ONE, "", OPTIONS)
     second = await models.load(TWO, "", OPTIONS)

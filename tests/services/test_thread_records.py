@@ -32,7 +32,8 @@ def test_rows_are_kept_and_the_oldest_go(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "threads.json"
     records = ThreadRecords(path)
     assert records.known() == {}
-    records.remember({})
+    for nothing in ({}, [key(1)], "nonsense", {7: VALUE, key(1): None}):  # as a child that is damaged might tell
+        records.remember(nothing)  # type: ignore[arg-type]
     assert not path.exists()
     for number in range(ROWS_LIMIT + 3):
         records.remember({key(number): VALUE})

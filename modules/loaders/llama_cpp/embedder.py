@@ -107,8 +107,7 @@ class SlotEmbedder(_States):
                 self._decode(batch)
                 parts.append(self._read(0, len(chunk)))
                 self._binding.llama_set_embeddings(self._context, False)  # replies go on meanwhile
-                if chunk_done is not None:
-                    chunk_done()
+                self._runner.chunk_done(begin + len(chunk), chunk_done)
         finally:
             self._binding.llama_set_embeddings(self._context, False)
             self._runner.truncate(0, 0)

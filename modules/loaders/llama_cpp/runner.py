@@ -208,11 +208,22 @@ class LlamaCppRunner:
                 for place in range(len(chunk)):
                     row = self._views.at(self._fast.logits_at(self._context, place))
                     result[begin + place] = log_probability(row, int(ids[begin + place + 1]))
-                if chunk_done is not None:
-                    chunk_done()
+                self.chunk_done(begin + len(chunk), chunk_done)
         finally:
             self.truncate(0, 0)
         return result
+
+    def chunk_done(self, length: int, told: Callable[[], None] | None) -> None:
+        """So many tokens of something that is read stand in slot 0; others may be computed meanwhile.
+
+        Raises:
+            AppError: it was emptied by that: what would be read next would follow nothing.
+        """
+        self._lengths[0] = length
+        if told is not None:
+            told()
+        if self._lengths[0] != length:
+            raise AppError("This text lost its place in the model's memory while it was read; ask again.")
 
     def truncate(self, slot: int, length: int) -> int:
         """Forget positions >= length; returns what is really kept: a recurrent model keeps all or nothing, one with a window sometimes too."""

@@ -52,12 +52,7 @@ class SlotRunner(StatesInMemory):
             InvalidRequest: a token, slot or length outside its limits.
         """
         self._check(rows)
-        try:
-            return [entry for entries in self._run(rows) for entry in entries]
-        except OutOfMemory:
-            if self.recorded is not None:
-                self.recorded.forget()  # what recordings hold is needed more elsewhere
-            raise
+        return [entry for entries in self._run(rows) for entry in entries]
 
     def _run(self, rows: Sequence[Row]) -> list[list[Any]]:
         """Run checked rows; the outputs of each."""
@@ -65,7 +60,11 @@ class SlotRunner(StatesInMemory):
         for group in _groups([len(row.token_ids) for row in rows]):
             try:
                 found = self._pass([rows[place] for place in group])
-            except RuntimeError as error:  # around the pass: a mask or a copy of the logits may be what has no room
+            except (RuntimeError, OutOfMemory) as error:  # around the pass: a mask or a copy of the logits may be what has no room
+                if self.recorded is not None:
+                    self.recorded.forget()  # what recordings hold may be needed more elsewhere
+                if isinstance(error, OutOfMemory):
+                    raise
                 raise step_error(error) from error
             for place, logits in zip(group, found, strict=True):
                 results[place] = logits
