@@ -28,7 +28,7 @@ def _load(path: Path, options: LoadOptions, progress: Progress, measured: Mappin
 
     notes = None if measured is None else ThreadNotes(measured)
     with memory_given_back():
-        return load(path, LlamaCppOptions.model_validate(options.model_dump()), progress, notes)
+        return load(path, LlamaCppOptions.model_validate(options.model_dump()), progress, known=notes)
 
 
 def _adapter_check(model: Path) -> Callable[[Path], None]:

@@ -119,7 +119,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress, known: Thread
         notes=(*notes, *plan.notes, *filter(None, (weights.note, eyes.note, remark))),
         measured=known.new if known is not None else {},
     )
-    return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(options.slots, plan.context_length, plan.capacity_tokens), told, known), progress)
+    return with_draft(loaded, options, lambda draft, told: load(draft, asked.of_draft(options.slots, plan.context_length, plan.capacity_tokens), told, known=known), progress)
 
 
 def _described(path: Path) -> tuple[tuple[GgufHeader, ...], ModelInfo]:
