@@ -17,6 +17,7 @@ UNSEEN_S = 0.05  # a pause that is not worth making shorter
 CHUNK_STEPS = 2  # on slow models as long as so many steps without prefill: a reply then goes on at a third of its speed, and prefill has the rest
 LONGEST_CHUNK_S = 1.0
 LONGEST_ALONE_S = 3.0  # where nobody's stream waits for it: larger pieces are read sooner, and a newcomer or a stop button can wait so long
+MOST_HELD_S = 5.0  # for which replies that have just begun wait for short prompts: read together, all are sooner done
 LEAST_OWN_SHARE = 0.1  # of a step with prefill, that is the prefill's: a step without it may have been a slow one
 NEW_SHARE = 0.3  # of the newest measurement in what is known
 

@@ -5,7 +5,7 @@ table's (`slots.py`), and how much prefill rides along in a step the pace's (`pa
 
 The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; with caches apart such steps take turns
 instead. Where nothing is left to prefill and taking turns writes more in a second (`crew.py`), those decode that waited longest. While others decode,
-prefill is also bounded in time so that their streams keep flowing, unless all of them have only just begun and one batch is all there is to read. A finished sequence
+prefill is also bounded in time so that their streams keep flowing, unless all of them have only just begun and there are only short prompts to read. A finished sequence
 leaves its tokens cached in its slot; a new one continues there, or copies what it shares, also from a running one; if that one is still computing the
 part, the new one waits for it in its slot. When room runs out, idle caches go first (least recently used), then the youngest running sequence goes back
 to the head of the queue with its tokens kept and later goes on exactly. The oldest one is never preempted, so everything ends. What leaves the model's
@@ -21,7 +21,7 @@ import math
 
 from modules.core.model import Adapter
 from modules.engine.crew import Crew
-from modules.engine.pace import LONGEST_ALONE_S, MIN_CHUNK_TOKENS, Pace
+from modules.engine.pace import MIN_CHUNK_TOKENS, MOST_HELD_S, Pace
 from modules.engine.sequence import Ahead, Sequence
 from modules.engine.shares import Share, decode_share, prefill_share, steady_share
 from modules.engine.slots import Slot, SlotMemory, SlotTable, Source
@@ -242,11 +242,11 @@ class Scheduler:
         return not self.table.mixes_slots and not (self._has_read and flows)
 
     def _may_hold(self, decoding: list[Sequence]) -> bool:
-        """Whether all who write have only just begun and what the others have to read is one batch, soon read."""
+        """Whether all who write have only just begun, and the others' prompts are one batch each at most and soon read."""
         if any(side.produced > BEGUN_TOKENS for side in decoding):
             return False
-        unread = sum(side.pending for side in self._reading)
-        return unread <= self.max_batch_tokens and self._held_s + unread * self.pace.prefill_s_per_token <= LONGEST_ALONE_S
+        unread = [side.pending for side in self._reading]
+        return max(unread, default=0) <= self.max_batch_tokens and self._held_s + sum(unread) * self.pace.prefill_s_per_token <= MOST_HELD_S
 
     def _plan_prefill(self, shares: list[Share], flows: bool) -> None:
         sides, reading = self._sides, self._reading

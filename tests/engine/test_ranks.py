@@ -6,7 +6,7 @@ import pytest
 from hypothesis import settings
 
 from modules.core.errors import AppError
-from modules.engine.pace import LONGEST_ALONE_S
+from modules.engine.pace import MOST_HELD_S
 from modules.engine.scheduler import BEGUN_TOKENS, Scheduler
 from modules.engine.sequence import Sequence
 from modules.engine.slots import MOST_MOVED_BYTES
@@ -213,7 +213,7 @@ def test_beside_a_reply_with_a_cache_of_its_own_a_turn_is_a_tile_in_a_step_of_it
     check_output(turn)
 
 
-def test_those_who_just_began_wait_for_the_prompts_of_the_others_where_these_are_one_batch():
+def test_those_who_just_began_wait_for_the_short_prompts_of_the_others():
     runner, scheduler = apart(slots=8, context=2000, batch=700)
     first = sequence([1] * 90, 200)
     scheduler.submit(first)
@@ -242,13 +242,13 @@ def test_those_who_just_began_wait_for_the_prompts_of_the_others_where_these_are
 
 @pytest.mark.parametrize("slow", [False, True])
 def test_those_who_just_began_wait_for_no_prompts_that_take_long(slow: bool):
-    runner, scheduler = apart(slots=8, context=2000, batch=700 if slow else 100)
+    runner, scheduler = apart(slots=8, context=2000, batch=700 if slow else 80)
     first = sequence([1] * 90, 200)
     scheduler.submit(first)
     while first.produced == 0:
         step(scheduler, runner)
     scheduler.pace.decode_step_s = 0.001
-    scheduler.pace.prefill_s_per_token = LONGEST_ALONE_S / 600 if slow else 0.0001
+    scheduler.pace.prefill_s_per_token = MOST_HELD_S / 600 if slow else 0.0001
     for number in range(2, 9):
         scheduler.submit(sequence([number] * 90, 200))
     written = []
