@@ -5,6 +5,7 @@ Knows nothing of what the files mean.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -156,3 +157,14 @@ class _Dumper(yaml.SafeDumper):
 def dump_yaml(value: Any) -> str:
     """YAML text in the order given, which `read_yaml` gives back."""
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def read_object(path: Path, limit_bytes: int) -> dict[str, Any]:
+    """The JSON object in a small file; an empty one where there is none, or it is damaged or too large."""
+    try:
+        if path.stat().st_size > limit_bytes:
+            return {}
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return stored if isinstance(stored, dict) else {}

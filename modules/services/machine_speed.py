@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modules.core.files import write_atomic
+from modules.core.files import read_object, write_atomic
 from modules.core.process import child_environment, how_it_ended
 from modules.core.settings import PROJECT_ROOT
 from modules.loaders.machine import available_bytes, processor_name, usable_cores
@@ -121,13 +121,7 @@ class MachineSpeed:
         await asyncio.to_thread(self._store, loader, found)
 
     def _read(self) -> dict[str, Any]:
-        try:
-            if self._path.stat().st_size > FILE_LIMIT_BYTES:
-                return {}
-            stored = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return stored if isinstance(stored, dict) else {}
+        return read_object(self._path, FILE_LIMIT_BYTES)
 
     def _store(self, loader: str, found: Measured) -> None:
         stored, key = self._read(), machine_key()

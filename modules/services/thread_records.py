@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from modules.core.files import write_atomic
+from modules.core.files import read_object, write_atomic
 from modules.loaders.llama_cpp.thread_notes import KEY_CHARACTERS, MeasuredThreads
 
 log = logging.getLogger(__name__)
@@ -33,13 +33,7 @@ class ThreadRecords:
 
     def known(self) -> dict[str, Any]:
         """What was measured, by keys, in plain values, the newest last."""
-        try:
-            if self._path.stat().st_size > FILE_LIMIT_BYTES:
-                return {}
-            stored = json.loads(self._path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return _usable(stored)
+        return _usable(read_object(self._path, FILE_LIMIT_BYTES))
 
     def remember(self, new: Mapping[str, Any]) -> None:
         """Store what a load measured, if it measured anything; the oldest goes where there is too much, and what cannot be stored is only logged."""
