@@ -98,6 +98,7 @@ def test_out_of_memory_alone_costs_those_who_come_later_no_room(bench):
 
 def test_the_room_lost_to_others_comes_back_after_a_while(bench, monkeypatch):
     engine, runner, inbox = bench(FakeRunner(slots=4, context=128))
+    engine._scheduler.crew.is_whole = True  # on a busy machine taking turns can look quicker
     gate = runner.gate = threading.Semaphore(0)
     prompts = [prompt(name * 30) for name in "abcd"]
     generations = [engine.submit(ids, GenerationParams(temperature=0, max_tokens=90)) for ids in prompts]
