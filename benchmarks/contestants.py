@@ -160,6 +160,7 @@ class Yard:
     """Where contestants live: their folders, and an end for all of them."""
 
     folder: Path
+    plain: bool = False  # whether llama-server is compiled as its makers do, in every part
     servers: list[Server] = field(default_factory=list)
     count: int = 0
 
@@ -196,7 +197,7 @@ class Yard:
         told: list[Any] = [] if flags is None else [
             "-np", flags.slots, "-c", flags.context * flags.slots, "-t", flags.threads, "-tb", flags.threads, "-b", flags.batch, "-ub", flags.batch,
         ]  # fmt: skip
-        command = [str(built_program(plain=flags is None)), "-m", str(model.path), "--port", str(port), *map(str, told), *more]
+        command = [str(built_program(plain=self.plain or flags is None)), "-m", str(model.path), "--port", str(port), *map(str, told), *more]
         server = self._kept(Server("llama-server", command, port, folder, lambda answer: answer.get("status") == "ok"))
         server.body |= {"ignore_eos": True, "cache_prompt": True}
         return server

@@ -69,9 +69,9 @@ def run(asked: argparse.Namespace) -> None:
     """All parts that were asked for, printed line by line."""
     records: list[dict[str, object]] = []
     beside = set(asked.part) - {"own"}
-    for program in PROGRAMS if {"one", "prompt"} & beside else PROGRAMS[: min(1, len(beside))]:
+    for program in PROGRAMS if {"one", "prompt"} & beside else PROGRAMS[: min(1, len(beside)) * (not asked.plain)]:
         built_program(program)  # before anything is measured
-    if "own" in asked.part:
+    if "own" in asked.part or asked.plain:
         built_program(plain=True)
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; {asked.repeats} repeats of {asked.tokens} tokens\n", flush=True)
     print(line(HEAD), line(["---"] * len(HEAD)), sep="\n", flush=True)
@@ -83,7 +83,7 @@ def run(asked: argparse.Namespace) -> None:
                 continue  # a folder is for the one, files for the others
             for threads in asked.threads:
                 with tempfile.TemporaryDirectory(prefix="paddock-bench-") as folder:
-                    begun_s, yard = time.monotonic(), Yard(Path(folder))
+                    begun_s, yard = time.monotonic(), Yard(Path(folder), asked.plain)
                     try:
                         for row in measure(Bench(yard, Turns(asked.repeats), asked.tokens, threads, asked.long), model):
                             print(line(row.cells()), flush=True)
@@ -117,6 +117,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[os.cpu_count() or 1], help="of both sides; several are measured one after the other")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="folder for made models")
     parser.add_argument("--json", type=Path, help="write everything that was measured into this file too")
+    parser.add_argument("--plain", action="store_true", help="llama-server as its makers compile it, in every part; without, with the flags of our library but in part own")
     parser.add_argument("--profile", action="store_true", help="instead: where the microseconds of a step of our engine go")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8], help="of the profile")
     asked = parser.parse_args()

@@ -4,7 +4,8 @@ GCC before 11.5, 12.4, 13.3 and 14 takes the table that `_tile_loadconfig` reads
 with AMX llama.cpp then ends with a segmentation fault at its first step. Such a compiler is known by what its programs do, whatever its version says.
 
 llama.cpp's attention takes numbers of half precision one by one where a head has fewer than its widest step, and looks for the largest of a row in one lane
-of a register. A header that is read before its sources says it better, for the processor here (`headers/paddock_loops.h`); it is tried with a small program first.
+of a register; and it multiplies weights in 8 bits with several rows nearly as if these came one after the other. A header that is read before its sources says
+it better, for the processor here (`headers/paddock_loops.h`, `headers/paddock_products.h`); it is tried with a small program first.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
+PRODUCTS_HEADER = "paddock_products.h"  # which that one reads
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
 PROBE = """
 #include <immintrin.h>
@@ -49,6 +51,68 @@ LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
     "vec.h": "#pragma once\n",
 })
 LOOPS_PROBE = """
+#include "paddock_products.h"
+#ifdef PADDOCK_PRODUCTS
+// Every number is that of `value`, every factor 1: rows of weights beyond a multiple of sixteen, other rows beyond one of eight, two units in each
+template <typename Kind> static int multiplied(void (*fill)(uint8_t *, int, int), int value(int, int)) {
+    constexpr int m = 19, n = 11, units = 2, count = 32 * Kind::chunks;
+    static uint8_t weights[m][units][Kind::bytes], other[n][units][Kind::Other::bytes];
+    static float found[n][m + 1];
+    for (int row = 0; row < m; ++row)
+        for (int unit = 0; unit < units; ++unit) fill(weights[row][unit], row, unit);
+    for (int row = 0; row < n; ++row) {
+        found[row][m] = -1.0f;
+        for (int unit = 0; unit < units; ++unit) {
+            uint8_t *at = other[row][unit];
+            const uint8_t one[4] = {0, 0x3c, 0x80, 0x3f};  // 1 in half precision, and in single
+            if (count == 32) { at[0] = one[0]; at[1] = one[1]; } else { at[0] = at[1] = 0; at[2] = one[2]; at[3] = one[3]; }
+            for (int i = 0; i < count; ++i) at[Kind::Other::numbers + i] = (uint8_t)((7 * i + 5 * row + unit) % 255 - 127);
+            for (int part = 0; count > 32 && part < count / 16; ++part) {
+                int16_t sum = 0;
+                for (int i = 0; i < 16; ++i) sum += (int8_t)at[Kind::Other::numbers + 16 * part + i];
+                memcpy(at + Kind::Other::numbers + count + 2 * part, &sum, 2);
+            }
+        }
+    }
+    for (int thread = 0; thread < 2; ++thread) paddock::product<Kind>(m, n, units, weights, units, other, units, found, m + 1, thread, 2);
+    for (int row = 0; row < n; ++row)
+        for (int place = 0; place <= m; ++place) {
+            int wanted = place < m ? 0 : -1;
+            for (int i = 0; place < m && i < units * count; ++i) wanted += value(place, i % count) * (int8_t)other[row][i / count][Kind::Other::numbers + i % count];
+            if (found[row][place] != (float)wanted) return 1;
+        }
+    return 0;
+}
+static int products() {
+    const auto eight = [](int row, int i) { return (11 * i + 3 * row) % 256 - 128; };
+    const auto five = [](int row, int i) { return (11 * i + 3 * row) % 32 - 16; };
+    const auto six = [](int row, int i) { return ((11 * i + 3 * row) % 64 - 32) * (i / 16 - 8); };  // with a scale for each sixteen
+    if (multiplied<paddock::Q8_0>([](uint8_t *to, int row, int) {
+        to[1] = 0x3c;
+        for (int i = 0; i < 32; ++i) to[2 + i] = (uint8_t)((11 * i + 3 * row) % 256 - 128);
+    }, eight)) return 1;
+    if (multiplied<paddock::Q5_0>([](uint8_t *to, int row, int) {
+        to[1] = 0x3c;
+        for (int i = 0; i < 32; ++i) {
+            const int code = (11 * i + 3 * row) % 32;
+            to[6 + i % 16] |= (uint8_t)((code & 15) << (i < 16 ? 0 : 4));
+            to[2 + i / 8] |= (uint8_t)((code >> 4) << i % 8);
+        }
+    }, five)) return 2;
+    if (multiplied<paddock::Q6_K>([](uint8_t *to, int row, int) {
+        to[209] = 0x3c;
+        for (int part = 0; part < 16; ++part) to[192 + part] = (uint8_t)(part - 8);
+        for (int i = 0; i < 256; ++i) {
+            const int code = (11 * i + 3 * row) % 64, half = i / 128, part = i % 128 / 32, at = i % 32;
+            to[64 * half + 32 * (part % 2) + at] |= (uint8_t)((code & 15) << (part < 2 ? 0 : 4));
+            to[128 + 32 * half + at] |= (uint8_t)((code >> 4) << 2 * part);
+        }
+    }, six)) return 3;
+    return 0;
+}
+#else
+static int products() { return 0; }
+#endif
 #ifndef ggml_vec_max_f32
 #error the processor has no wide registers
 #endif
@@ -73,6 +137,7 @@ int main() {
     GGML_F16_DOT_VEC_REDUCE(sum, sums);
     if (sum != 32) return 3;
 #endif
+    return products() ? 4 : 0;
 }
 """
 
@@ -87,14 +152,15 @@ def compiler(environment: Mapping[str, str], which: Callable[[str], str | None] 
     return named if named and which(named.split()[0]) else next((name for name in COMPILERS if which(name)), "")
 
 
-def version_of(header: Path) -> str:
-    """A name for what a header does, whatever its remarks say."""
-    lines = [line for line in header.read_text(encoding="ascii").splitlines() if line and not line.startswith("//")]
+def version_of(folder: Path) -> str:
+    """A name for what the headers of the loops do, whatever their remarks say."""
+    texts = [(folder / name).read_text(encoding="ascii") for name in (LOOPS_HEADER, PRODUCTS_HEADER)]
+    lines = [line for text in texts for line in text.splitlines() if line and not line.startswith("//")]
     return f"v{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:8]}"
 
 
-LOOPS = f"-include {LOOPS_HEADER} -DPADDOCK_LOOPS={version_of(HEADERS / LOOPS_HEADER)}"
-MARK = f"paddock loops {version_of(HEADERS / LOOPS_HEADER)}"  # stands in a library that was compiled with them
+LOOPS = f"-include {LOOPS_HEADER} -DPADDOCK_LOOPS={version_of(HEADERS)}"
+MARK = f"paddock loops {version_of(HEADERS)}"  # stands in a library that was compiled with them
 
 
 def for_llama(environment: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-// The innermost loops of llama.cpp's attention for the registers of x86-64. See installer/compiler.py; docs/lab-notes.md has the figures.
+// The innermost loops of llama.cpp's attention, and products of its matrices, for the registers of x86-64. See installer/compiler.py; docs/lab-notes.md has the figures.
 //
 // Numbers of half precision are taken sixteen at a time. llama.cpp takes up to 128 together and the rest one by one, through a table: that is all of a head
 // of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512. Results differ in the order of
@@ -78,6 +78,38 @@ static inline void paddock_vec_max_f32(const int n, float *result, const float *
     *result = most;
 }
 #define ggml_vec_max_f32 paddock_vec_max_f32
+
+// Products of matrices: ours where they are faster, llama.cpp's for all else. Every file in C++ has them and the linker takes one; the files with llama.cpp's own
+// know these by other names.
+#if defined(GGML_USE_LLAMAFILE) && __has_include("ggml-cpu-impl.h") && __has_include("llamafile/sgemm.h") && __has_include("tiled/tiled.h")
+#include "paddock_products.h"
+#ifdef PADDOCK_PRODUCTS
+#include "ggml-cpu-impl.h"
+#include "llamafile/sgemm.h"
+#include "tiled/tiled.h"
+extern "C" {
+bool paddock_sgemm_of_llama(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb,
+                            void *c, int64_t ldc, int a_type, int b_type, int c_type);
+bool paddock_tiled_of_llama(const struct ggml_compute_params *params, struct ggml_tensor *dst);
+inline __attribute__((used)) bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
+                                                 int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type) {
+    const bool is_ours = c_type == GGML_TYPE_F32;  // a single row too: then a token is the same alone, beside others and drafted
+    if (is_ours && a_type == GGML_TYPE_Q8_0 && b_type == GGML_TYPE_Q8_0)
+        return paddock::product<paddock::Q8_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
+    if (is_ours && a_type == GGML_TYPE_Q5_0 && b_type == GGML_TYPE_Q8_0)
+        return paddock::product<paddock::Q5_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
+    if (is_ours && a_type == GGML_TYPE_Q6_K && b_type == GGML_TYPE_Q8_K)
+        return paddock::product<paddock::Q6_K>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
+    return paddock_sgemm_of_llama(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type);
+}
+inline __attribute__((used)) bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params *params, struct ggml_tensor *dst) {
+    return dst->src[0]->type != GGML_TYPE_Q6_K && paddock_tiled_of_llama(params, dst);
+}
+}
+#define llamafile_sgemm paddock_sgemm_of_llama
+#define ggml_compute_forward_mul_mat_tiled paddock_tiled_of_llama
+#endif
+#endif
 
 // By this a compiled library is known to have them (installer/compiler.py: MARK)
 #define PADDOCK_TEXT_OF(name) #name

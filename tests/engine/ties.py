@@ -1,6 +1,7 @@
 """Comparing greedy outputs of real models: they may part only where the two best tokens were as good as equal.
 
-A batch sums in another order than one row does, and 8-bit weights make more of that; no engine can promise more.
+A batch sums in another order than one row does, and 8-bit weights make more of that; no engine can promise more. The starter model read by 64 tokens and more,
+whose attention llama.cpp computes in tiles, has logits that are up to 0.16 from those of single tokens.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 
 from modules.core.generation import TokenLogprob
 
-TIE = 0.1  # between the two best tokens, nats
+TIE = 0.2  # between the two best tokens, nats
 
 
 def assert_same_but_for_ties(found: Sequence[Sequence[int]], alone: Sequence[Sequence[TokenLogprob]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -103,18 +104,21 @@ def test_loops_stand_beside_what_else_is_told() -> None:
 
 
 def test_remarks_do_not_make_another_version(tmp_path: Path) -> None:
-    text = (compiler.HEADERS / compiler.LOOPS_HEADER).read_text(encoding="ascii")
-    for number, (change, same) in enumerate([(f"// another remark\n{text}", True), (text.replace("_mm512_max_ps", "_mm512_min_ps"), False)]):
-        (tmp_path / f"{number}.h").write_text(change, encoding="ascii")
-        assert (compiler.version_of(tmp_path / f"{number}.h") in compiler.MARK) is same
+    for name in (compiler.LOOPS_HEADER, compiler.PRODUCTS_HEADER):
+        shutil.copytree(compiler.HEADERS, tmp_path, dirs_exist_ok=True)
+        text = (compiler.HEADERS / name).read_text(encoding="ascii")
+        assert "_ps(" in text
+        for change, same in [(f"// another remark\n{text}", True), (text.replace("_ps(", "_pd("), False)]:
+            (tmp_path / name).write_text(change, encoding="ascii")
+            assert (compiler.version_of(tmp_path) in compiler.MARK) is same
 
 
 def test_loops_are_taken_back() -> None:
     assert compiler.without_loops({"CXXFLAGS": f"-g {compiler.LOOPS}", "CC": "cc"}) == {"CXXFLAGS": "-g", "CC": "cc"}
 
 
-WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512f"]
-AVX, HALVES, AVX512 = "__AVX__", "__AVX512FP16__", "__AVX512VL__"
+WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512vnni", "-mno-avx512f"]
+AVX, HALVES, AVX512, WHOLE = "__AVX__", "__AVX512FP16__", "__AVX512VL__", "__AVX512VNNI__"
 
 
 def defines(macro: str, flags: str) -> bool:
@@ -146,11 +150,19 @@ def test_the_loops_compute_as_they_should(flags: str) -> None:
     (AVX512, "-mno-avx512fp16", "_mm512_fmadd_ps(b, c, a)", "_mm512_fmadd_ps(b, c, c)"),
     (HALVES, "", "_mm256_fmadd_ph(b, c, a)", "_mm256_fmadd_ph(b, c, b)"),
     (HALVES, "", "_mm256_storeu_ph(p, (r)[i])", "(void)(r)[i]"),
+    (WHOLE, "", "shuffle_i64x2(pairs[i], pairs[i + 4], 0x88)", "shuffle_i64x2(pairs[i], pairs[i + 4], 0x44)"),
+    (WHOLE, "", "static constexpr int above = 128;", "static constexpr int above = 127;"),
+    (WHOLE, "", "(__mmask32)fifth, low,", "(__mmask32)0, low,"),
+    (WHOLE, "", "part < 2 ? _mm256_slli_epi16(high, 4 - 2 * part)", "part < 1 ? _mm256_slli_epi16(high, 4 - 2 * part)"),
+    (WHOLE, "", "(1u << there) - 1", "(1u << LANES) - 1"),
+    (WHOLE, "", "case 3: multiply<Kind, 3>", "case 3: multiply<Kind, 2>"),
+    (WHOLE, "", "tiles * (thread + 1) / threads", "tiles * thread / threads"),
 ])
 def test_loops_that_compute_something_else_are_found_out(macro: str, flags: str, right: str, wrong: str, tmp_path: Path) -> None:
     if not defines(macro, flags):
         pytest.skip("no compiler, or a processor without these registers")
-    text = (compiler.HEADERS / compiler.LOOPS_HEADER).read_text(encoding="ascii")
-    assert right in text
-    (tmp_path / compiler.LOOPS_HEADER).write_text(text.replace(right, wrong), encoding="ascii")
+    for name in (compiler.LOOPS_HEADER, compiler.PRODUCTS_HEADER):
+        text = (compiler.HEADERS / name).read_text(encoding="ascii")
+        (tmp_path / name).write_text(text.replace(right, wrong), encoding="ascii")
+    assert any(right in file.read_text(encoding="ascii") for file in compiler.HEADERS.iterdir())
     assert tried(flags, tmp_path) == "broken"

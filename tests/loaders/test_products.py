@@ -1,0 +1,111 @@
+"""Rows of numbers with weights of each kind that has a way of its own (installer/headers/paddock_products.h): what the numbers themselves give, and the same together as alone."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from installer.compiler import MARK
+from modules.core.model import LoadedModel, Row
+from modules.loaders.llama_cpp.c_api import library
+from modules.loaders.llama_cpp.random_model import RandomModel, write_random_gguf
+from modules.loaders.machine import has_tiles
+from modules.loaders.registry import find_loader
+from tests.loaders.greedy import row_of
+
+KINDS = ("Q8_0", "Q5_0", "Q6_K", "Q4_K_M")
+SIZES = RandomModel(2, 256, 768, 4, 2, 331, context_length=256, head_width=64)  # rows of whole units of 256; a vocabulary that sixteen does not divide
+IDS = [(7 * place + 3) % 331 for place in range(100)]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
+    loaded = load(write_random_gguf(tmp_path_factory.mktemp("products") / f"{request.param}.gguf", replace(SIZES, quantization=request.param)))
+    yield loaded
+    loaded.runner.close()
+
+
+def llama_cpp_folder() -> str:
+    found = importlib.util.find_spec("llama_cpp")
+    assert found is not None and found.origin is not None
+    return str(Path(found.origin).parent)
+
+
+def load(path: Path) -> LoadedModel:
+    spec = find_loader(path)
+    return spec.load(path, spec.options(slots=4, threads=1, threads_batch=2, context_length=256, batch_tokens=128, widen_weights="off"), lambda stage, done: None)
+
+
+def as_numbers(path: Path) -> Path:
+    """The same model in plain numbers, by llama.cpp itself."""
+    binding, target = library(), path.with_suffix(".plain.gguf")
+    asked = binding.llama_model_quantize_default_params()
+    asked.ftype, asked.allow_requantize = gguf.LlamaFileType.ALL_F32, True
+    assert binding.llama_model_quantize(str(path).encode(), str(target).encode(), ctypes.byref(asked)) == 0
+    return target
+
+
+def step_by_step(model: LoadedModel, ids: list[int], step: int) -> np.ndarray:
+    """The logits behind the last token, read so many at a time."""
+    model.runner.truncate(0, 0)
+    for start in range(0, len(ids), step):
+        entry = model.runner.forward([Row(0, start, ids[start : start + step])])[0]
+    return np.array(row_of(entry))
+
+
+def assert_near(found: np.ndarray, expected: np.ndarray) -> None:
+    """The same but for rounding, which the next layer's rounding to eight bits makes larger: a hundredth, and a number that is wrong is wrong by all of it."""
+    assert expected.std() > 0.1
+    assert np.sqrt(np.mean((found - expected) ** 2)) < 0.03 * expected.std()
+
+
+@pytest.fixture(scope="module")
+def alone(model: LoadedModel) -> np.ndarray:
+    return step_by_step(model, IDS, 1)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 8, 20, 100])
+def test_it_is_what_the_numbers_themselves_give(model: LoadedModel, step: int) -> None:
+    plain = load(as_numbers(Path(model.info.path)))
+    expected = step_by_step(plain, IDS, step)
+    plain.runner.close()
+    assert_near(step_by_step(model, IDS, step), expected)
+
+
+@pytest.mark.parametrize("step", [2, 3, 4, 5, 6, 7, 8, 9, 16, 63, 64, 100])
+def test_a_prompt_is_the_same_however_many_are_read_at_once(model: LoadedModel, alone: np.ndarray, step: int) -> None:
+    assert_near(step_by_step(model, IDS, step), alone)
+
+
+@pytest.mark.parametrize("together", [2, 3, 4])
+def test_replies_beside_each_other_are_what_they_are_alone(model: LoadedModel, together: int) -> None:
+    runner, prompts, expected = model.runner, [IDS[place : place + 20] for place in range(4)], []
+    for slot, ids in enumerate(prompts):
+        runner.truncate(slot, 0)
+        runner.forward([Row(slot, 0, ids[:-1])])
+        expected.append(np.array(row_of(runner.forward([Row(slot, 19, ids[-1:])])[0])))
+        assert runner.truncate(slot, 19) == 19
+    found = runner.forward([Row(slot, 19, prompts[slot][-1:]) for slot in range(together)])
+    for entry, one in zip(found, expected, strict=False):
+        assert_near(np.array(row_of(entry)), one)
+
+
+def has_products() -> bool:
+    """Whether the library here was compiled with them, for this processor."""
+    folder = Path(llama_cpp_folder()) / "lib"
+    marked = any(MARK.encode() in file.read_bytes() for file in folder.glob("*ggml-cpu*"))
+    return marked and Path("/proc/cpuinfo").is_file() and "avx512_vnni" in Path("/proc/cpuinfo").read_text("ascii") and not has_tiles()
+
+
+@pytest.mark.parametrize("step", [2, 7, 8, 33, 63])
+def test_with_these_ways_a_token_has_the_same_digits_however_many_are_read_with_it(model: LoadedModel, alone: np.ndarray, step: int) -> None:
+    if "Q4_K" in model.info.name or not has_products():
+        pytest.skip("other weights, or another library")
+    assert np.array_equal(step_by_step(model, IDS, step), alone)
