@@ -135,6 +135,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("tokenizer", type=Path)
     parser.add_argument("--draft-tokens", type=int, default=16)
+    parser.add_argument("--lookup", choices=("auto", "on"), default="auto", help="what is sure, as unasked; or all that was written before")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=0)
     options = parser.parse_args()
@@ -146,7 +147,7 @@ def main() -> None:
     asked = {"slots": 4, "context_length": 2048, "threads": options.threads, "threads_batch": options.threads}
     plain, drafting = (
         Contestant(spec.load(options.model, spec.options(**asked, **more), lambda stage, done: None), draft)
-        for draft, more in ((None, {}), (DraftSource(None, options.draft_tokens), {"draft_lookup": True, "draft_tokens": options.draft_tokens}))
+        for draft, more in ((None, {}), (DraftSource(None, options.draft_tokens, is_careful=options.lookup == "auto"), {"draft_lookup": options.lookup, "draft_tokens": options.draft_tokens}))
     )
     for number in range(options.rounds + 1):
         for kind, each in texts.items():

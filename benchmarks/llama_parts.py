@@ -292,7 +292,7 @@ def lookup(bench: Bench, _: None) -> Iterator[Row]:
         path = Path(folder) / f"starter-{DEEP_LAYERS}-layers-Q8_0.gguf"
         deepen(STARTER, path, DEEP_LAYERS)
         model, flags = Model.at(path.name, path), Flags(1, DEEP_CONTEXT, bench.threads)
-        drafting, plain = bench.yard.paddock(model, flags, draft_lookup="true"), bench.yard.paddock(model, flags)
+        drafting, plain = bench.yard.paddock(model, flags, draft_lookup="on"), bench.yard.paddock(model, flags, draft_lookup="off")
         drafting.name, plain.name = "Paddock with draft_lookup", "Paddock without"
         tokens, chats = min(bench.tokens, DEEP_CONTEXT // 4), []
         for question in QUESTIONS:

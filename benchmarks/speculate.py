@@ -121,7 +121,7 @@ async def measure(options: argparse.Namespace, model: Path, draft: Path) -> None
     common: dict[str, Any] = {"slots": 4, "context_length": options.context, "threads": options.threads}
     if model.suffix == ".gguf":
         common["threads_batch"] = options.threads
-    source = {"draft_lookup": True} if options.lookup else {"draft_model": str(draft)}
+    source = {"draft_lookup": "on"} if options.lookup else {"draft_model": str(draft)}
     plain = await EngineClient.start(str(model), "", common, name=model.name)
     drafting = await EngineClient.start(
         str(model), "", common | source | {"draft_tokens": options.draft_tokens}, name=model.name

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, field_validator
 
 if TYPE_CHECKING:
     import numpy as np
@@ -303,9 +303,10 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
         "the text stays the same and can come sooner. Empty for none.",
         json_schema_extra={"group": "Drafting", "suggested": True},
     )
-    draft_lookup: bool = Field(
-        False,
-        description="Guess without a draft model: that what was written once before comes again. Takes no memory; helps where replies repeat the prompt.",
+    draft_lookup: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Guess without a draft model: that what was written once before comes again, as in edits, quotations and code. Auto guesses only where the "
+        "last eight tokens stood before, in replies that name no seed; on wherever three did, in every reply. Guesses that do not pay are left off.",
         json_schema_extra={"group": "Drafting"},
     )
     draft_tokens: int = Field(
@@ -316,6 +317,16 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
         json_schema_extra={"group": "Drafting"},
     )
 
+    @field_validator("draft_lookup", mode="before")
+    @classmethod
+    def _lookup(cls, value: object) -> object:
+        return {"true": "on", "false": "off"}.get(str(value).lower(), value)  # it was a truth value, and files and commands may still say so
+
+    @property
+    def drafts_widely(self) -> bool:
+        """Whether room is made for as many drafts as there may be in every slot; drafts that are sure take what room there is."""
+        return bool(self.draft_model) or self.draft_lookup == "on"
+
     @property
     def counted_slots(self) -> int:
         """The slots to reckon with: as set, or the usual number as long as none is chosen."""
@@ -324,7 +335,7 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
     @property
     def step_outputs(self) -> int:
         """Most rows of logits that one step needs."""
-        return self.counted_slots * (1 + self.draft_tokens if self.draft_model or self.draft_lookup else 1)
+        return self.counted_slots * (1 + self.draft_tokens if self.drafts_widely else 1)
 
 
 class ModelInfo(BaseModel, frozen=True):
@@ -358,6 +369,7 @@ class DraftSource:
 
     runner: Runner | None  # a smaller model over the same vocabulary; None looks up what was written before
     tokens: int
+    is_careful: bool = False  # only what is as good as sure, and only in replies whose tokens nobody wants again
 
 
 @dataclass

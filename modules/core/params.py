@@ -112,7 +112,7 @@ class GenerationParams(BaseModel, frozen=True, extra="forbid"):
                              json_schema_extra=_group("Sampling"))
     deterministic: bool = Field(False, description="Same tokens every time: this reply is computed alone and without reusing earlier work; slower.",
                                 json_schema_extra=_group("Sampling"))
-    drafts: bool = Field(True, description="Let the model's drafts guess ahead, if it was loaded with any; the text is the same without.",
+    drafts: bool = Field(True, description="Let a draft model, or what was written before, guess ahead; the text is the same without.",
                          json_schema_extra=_group("Sampling"))
     stop: tuple[str, ...] = Field((), max_length=64, description="Strings that end the text; they are not part of it.",
                                   json_schema_extra=_group("Length"))

@@ -14,34 +14,35 @@ from modules.engine.sequence import Sequence as Running
 
 MATCHED_TOKENS = 3  # so many must be the same; fewer are the same by chance too often
 SURE_TOKENS = 8  # a place where so many are the same is taken before a later one where fewer are
+READ_AT_ONCE = 4096  # places taken note of before one step: about two milliseconds
 GUESSED_FOR_EACH = 2  # tokens guessed for each that is the same: a short match is often chance, a long one a copy
 
 
 @dataclass(slots=True, eq=False)
 class _Seen:
-    """Where each run of tokens was followed by something, the latest place of each."""
+    """Where each run of tokens was followed by something, the latest place of each, by the run's hash: what is found is compared anyway."""
 
     sequence: Running
-    short: dict[tuple[int, ...], int] = field(default_factory=dict)
-    long: dict[tuple[int, ...], int] = field(default_factory=dict)
+    only_long: bool
+    short: dict[int, int] = field(default_factory=dict)
+    long: dict[int, int] = field(default_factory=dict)
     read: int = MATCHED_TOKENS  # places before this one are in it
 
     def read_on(self) -> None:
-        """Take note of all places but the one behind the last token."""
-        ids = self.sequence.ids
-        for place in range(self.read, len(ids)):
-            self.short[tuple(ids[place - MATCHED_TOKENS : place])] = place
-            if place >= SURE_TOKENS:
-                self.long[tuple(ids[place - SURE_TOKENS : place])] = place
-        self.read = max(self.read, len(ids))
+        """Take note of the places before the one behind the last token, of a long prompt some in each step."""
+        ids, long = self.sequence.ids, self.long
+        end = min(len(ids), self.read + READ_AT_ONCE)
+        for place in range(self.read, end) if not self.only_long else ():
+            self.short[hash(tuple(ids[place - MATCHED_TOKENS : place]))] = place
+        for place in range(max(self.read, SURE_TOKENS), end):
+            long[hash(tuple(ids[place - SURE_TOKENS : place]))] = place
+        self.read = max(self.read, end)
 
     def place(self) -> int | None:
         """Where the last tokens stood before."""
         ids = self.sequence.ids
-        if len(ids) < MATCHED_TOKENS:
-            return None
-        found = self.long.get(tuple(ids[-SURE_TOKENS:])) if len(ids) >= SURE_TOKENS else None
-        return self.short.get(tuple(ids[-MATCHED_TOKENS:])) if found is None else found
+        found = self.long.get(hash(tuple(ids[-SURE_TOKENS:])))
+        return self.short.get(hash(tuple(ids[-MATCHED_TOKENS:]))) if found is None else found
 
     def matched(self, place: int, limit: int) -> int:
         """How many tokens before that place are those at the end, at most so many."""
@@ -56,7 +57,8 @@ class LookupDrafter:
 
     is_free = True
 
-    def __init__(self) -> None:
+    def __init__(self, *, only_sure: bool = False) -> None:
+        self._only_sure = only_sure
         self.times = StepTimes()  # stays empty: a look takes no time
         self._seen: dict[int, _Seen] = {}  # by slot
 
@@ -72,7 +74,7 @@ class LookupDrafter:
         ids = sequence.ids
         seen = self._seen.get(sequence.slot)
         if seen is None or seen.sequence is not sequence:
-            seen = self._seen[sequence.slot] = _Seen(sequence)
+            seen = self._seen[sequence.slot] = _Seen(sequence, self._only_sure)
         seen.read_on()
         start = seen.place()
         if start is None:
@@ -80,6 +82,8 @@ class LookupDrafter:
         drafts: list[int] = []
         matched = seen.matched(start, max(count, SURE_TOKENS))
         sequence.record.sure = matched >= SURE_TOKENS
+        if matched < (SURE_TOKENS if self._only_sure else MATCHED_TOKENS):
+            return []
         for place in range(start, start + min(count, GUESSED_FOR_EACH * matched)):
             token_id = ids[place] if place < len(ids) else drafts[place - len(ids)]  # a text that repeats itself goes on doing so
             if token_id in sequence.end_ids or isinstance(token_id, ImageToken):  # no model writes an image

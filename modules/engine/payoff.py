@@ -81,6 +81,7 @@ class DraftRecord:
     """What drafting did for one sequence."""
 
     allowed: bool = True  # whether anything may be drafted for this one
+    seeded: bool = False  # whether the same tokens are wanted again
     offered: int = 1 << 10  # most tokens that the drafter has for the next step
     sure: bool = False  # whether it takes them for right: such drafts are counted apart
     drafted: int = 0  # tokens, over all rounds
@@ -90,6 +91,10 @@ class DraftRecord:
     quiet: int = 0  # steps in which nothing was to be drafted
     wait: int = FIRST_WAIT
     on_trial: bool = False  # drafting is tried again, until something was drafted
+
+    def may(self, is_careful: bool) -> bool:
+        """Whether anything may be drafted, by who drafts unasked or by who was told to."""
+        return self.allowed and not (is_careful and self.seeded)
 
     @property
     def can(self) -> bool:
@@ -117,6 +122,11 @@ class Payoff:
         record.on_trial = False
         record.lately[record.sure].note(drafted, accepted)
         self._all[record.sure].note(drafted, accepted)
+
+    def pass_over(self, records: Sequence[DraftRecord]) -> None:
+        """There is nothing to decide: in the next step nothing is to be had for any of them."""
+        for record in records:
+            record.quiet += 1
 
     def decide(self, records: Sequence[DraftRecord]) -> None:
         """Set the `count` of each, for sequences that decode together in the next step."""

@@ -77,7 +77,7 @@ class Preparation:
             detokenizer=Detokenizer(self._pieces, hides_special=not params.show_special_tokens, shown=self._shown(calls.marks) if calls else frozenset()),
             stops=StopChecker(stops),
             deterministic=params.deterministic,
-            record=DraftRecord(allowed=params.drafts),
+            record=DraftRecord(allowed=params.drafts, seeded=params.seed is not None),
             logprobs=params.logprobs,
             prompt_logprobs=params.prompt_logprobs,
             probe=probe,

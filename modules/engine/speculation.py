@@ -31,7 +31,8 @@ class Speculation:
     def __init__(self, source: DraftSource, scheduler: Scheduler, vocab_size: int) -> None:
         self._scheduler = scheduler
         scheduler.table.keeps_places = source.runner is not None
-        self._drafter: Drafter = LookupDrafter() if source.runner is None else ModelDrafter(source.runner, vocab_size)
+        self._is_careful = source.is_careful
+        self._drafter: Drafter = LookupDrafter(only_sure=source.is_careful) if source.runner is None else ModelDrafter(source.runner, vocab_size)
         self._most = source.tokens
         self._payoff = Payoff(source.tokens, self._drafter.times)
         self._off = ""  # why nothing is drafted any more
@@ -55,8 +56,12 @@ class Speculation:
 
     def _extend(self, shares: list[Share]) -> None:
         decoding = [share for share in shares if share.decodes]
+        records = [share.sequence.record for share in decoding]
         offers = self._offered(decoding) if self._drafter.is_free else {}
-        self._payoff.decide([share.sequence.record for share in decoding])
+        if self._drafter.is_free and not any(offers.values()):
+            self._payoff.pass_over(records)
+            return
+        self._payoff.decide(records)
         counts = [min(share.sequence.record.count, _room_of(share)) for share in decoding]
         asked = sum(count for count in counts if count > 0)
         if not asked:
@@ -76,11 +81,14 @@ class Speculation:
             share.row = Row(row.slot, row.start, [*row.token_ids, *drafts], 1 + len(drafts))
 
     def _offered(self, decoding: list[Share]) -> dict[int, list[int]]:
-        """What could be drafted for each share, and its record knows how much that is."""
-        asked = [(share, min(self._most, _room_of(share))) for share in decoding if share.sequence.record.allowed]
+        """What could be drafted for each share, and its record knows how much that is.
+
+        Where nobody asked for drafts, a reply with a seed has none: in longer steps the last digits differ, and with them, now and then, a token.
+        """
+        asked = [(share, min(self._most, _room_of(share))) for share in decoding if share.sequence.record.may(self._is_careful)]
         offers = {id(share): drafts for (share, _), drafts in zip(asked, self._propose(asked), strict=True)}
-        for share, _ in asked:
-            share.sequence.record.offered = len(offers[id(share)])
+        for share in decoding:
+            share.sequence.record.offered = len(offers.get(id(share), ()))
         return offers
 
     def _propose(self, wanted: list[tuple[Share, int]]) -> list[list[int]]:

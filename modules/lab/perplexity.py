@@ -38,7 +38,7 @@ LEAST_WINDOW = 16
 TOKENS_LIMIT = 1 << 30
 # What is said of a load that has no meaning here, or is set by this work
 OWN_OPTIONS: tuple[tuple[str, Any], ...] = (
-    ("slots", 1), ("draft_model", ""), ("draft_lookup", False), ("cache_tokens", 0), ("mmproj", "none"), ("torch_compile", False),
+    ("slots", 1), ("draft_model", ""), ("draft_lookup", "off"), ("cache_tokens", 0), ("mmproj", "none"), ("torch_compile", False),
 )  # fmt: skip
 
 

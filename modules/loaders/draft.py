@@ -38,10 +38,15 @@ def with_draft(model: LoadedModel, options: LoadOptions, load: LoadDraft, progre
     Raises:
         LoadFailed: the draft model cannot be loaded, or is of no use here; the model is closed then.
     """
-    if not options.draft_model and not options.draft_lookup:
+    if not options.draft_model and options.draft_lookup == "off":
         return model
+    is_asked = options.drafts_widely
     if not model.runner.keeps_parts:
+        if not is_asked:
+            return model
         return replace(model, notes=(*model.notes, "Nothing is drafted: this architecture cannot take back a token that proved wrong."))
+    if not is_asked:
+        return replace(model, draft=DraftSource(None, options.draft_tokens, is_careful=True))
     if not options.draft_model:
         note = f"Up to {options.draft_tokens} tokens a step are drafted from what was written before."
         return replace(model, draft=DraftSource(None, options.draft_tokens), notes=(*model.notes, note))

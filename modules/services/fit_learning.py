@@ -112,7 +112,7 @@ class FitLearner:
         if graphics_bytes(card.loader) or not real or seen.spilled:
             return  # a part lies where it is not measured, or saved conversations are measured too
         options = {**self._models.remembered(card.name).options, "slots": card.slots}
-        if card.vision or options.get("draft_model") or options.get("draft_lookup"):
+        if card.vision or options.get("draft_model") or options.get("draft_lookup") in (True, "on"):
             return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone
         is_wide = any(HELD_WIDE in note for note in card.notes)
         mapped = was_mapped(LlamaCppOptions(**options), card.notes) if card.loader == "llama.cpp" else None

@@ -176,12 +176,48 @@ def test_what_it_takes_and_does_is_said(model: LoadedModel, tiny: TinyFiles) -> 
     assert any(re.match(r"half(\.gguf)? drafts up to 4 tokens a step\.", note) for note in model.notes)
 
 
-def test_looking_up_needs_no_second_model(tiny: TinyFiles) -> None:
+@pytest.mark.parametrize(("said", "source"), [("on", DraftSource(None, 16)), ("auto", DraftSource(None, 16, is_careful=True)), ("off", None), (True, DraftSource(None, 16)), (False, None)])
+def test_looking_up_needs_no_second_model(tiny: TinyFiles, said: object, source: DraftSource | None) -> None:
     for path in (tiny.gguf, tiny.folder):
-        loaded = load(path, draft_lookup=True)
-        assert loaded.draft == DraftSource(None, 16)
-        assert any("from what was written before" in note for note in loaded.notes)
+        loaded = load(path, draft_lookup=said)
+        assert loaded.draft == source
+        assert any("from what was written before" in note for note in loaded.notes) == (said in ("on", True))
         loaded.runner.close()
+
+
+def test_unasked_what_was_written_before_is_looked_up_where_that_can_be(tiny: TinyFiles, tmp_path: Path) -> None:
+    """And it takes no room that was not there: steps of several tokens have no more outputs than before."""
+    for path in (tiny.gguf, tiny.folder):
+        usual, without = load(path), load(path, draft_lookup="off")
+        assert usual.draft == DraftSource(None, 16, is_careful=True)
+        assert usual.runner.max_outputs == without.runner.max_outputs
+        usual.runner.close()
+        without.runner.close()
+    loaded = load(write_folder(tmp_path / "recurrent", "lfm2"))
+    assert loaded.draft is None
+    assert not any("drafted" in note for note in loaded.notes)  # nobody asked
+    loaded.runner.close()
+
+
+def test_an_editor_that_was_told_nothing_of_drafts_has_them(tiny: TinyFiles) -> None:
+    """As a server has it by itself: the same text as without, in fewer steps, but only for who names no seed."""
+    learned = "We bake bread from flour, water, salt and time. My hat is green and your coat is blue"
+    for path in (tiny.gguf, tiny.folder):
+        loaded = load(path)
+        inbox = Inbox()
+        engine = Engine(loaded.runner, loaded.tokenizer, inbox, draft=loaded.draft)
+        steady(engine)
+        prompt = loaded.tokenizer.encode(f"{learned}. We bake bread from", add_special=True, parse_special=False)
+        written = []
+        for more in ({"drafts": False}, {}, {"seed": 1}):
+            generation = engine.submit(prompt, GREEDY.model_copy(update=more))
+            inbox.wait(generation)
+            usage = inbox.last(generation).usage
+            assert usage is not None
+            written.append((inbox.ids(generation), usage.accepted_tokens > 4))
+        ids = written[0][0]
+        assert written == [(ids, False), (ids, True), (ids, False)]
+        assert engine.close()
 
 
 # ---- refusals ------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,13 @@ import numpy as np
 import pytest
 
 from modules.core.errors import InvalidRequest
-from modules.core.model import ImageToken, LoadedModel, Row
+from modules.core.model import DraftSource, ImageToken, LoadedModel, Row
+from modules.core.params import GenerationParams
+from modules.engine.engine import Engine
 from modules.loaders.registry import find_loader
+from tests.contracts.test_engines import Watched
+from tests.engine.steady import steady
+from tests.fakes import Inbox
 from tests.loaders.greedy import row_of
 from tests.tiny_image_text import image_text_folder
 from tests.tiny_vision import picture, vision_files
@@ -84,6 +90,32 @@ def test_half_an_image_in_the_wrong_place_is_refused(model: LoadedModel) -> None
     model.runner.truncate(0, 0)
     np.testing.assert_allclose(logits_of(model, 0, ids, chunk=3), expected, atol=2e-2)
     model.runner.truncate(0, 0)
+
+
+@pytest.mark.parametrize("careful", [True, False])
+def test_behind_an_image_what_was_written_before_is_drafted_and_changes_nothing(model: LoadedModel, careful: bool) -> None:
+    """Tokens that proved wrong are taken back behind positions that are no places, too."""
+    assert model.draft == DraftSource(None, 16, is_careful=True)
+    inbox = Inbox()
+    engine = Engine(Watched(model.runner), model.tokenizer, inbox, draft=replace(model.draft, is_careful=careful))
+    steady(engine, share=0.0)
+    learned = model.tokenizer.encode("We bake bread from flour, water, salt and time. ", add_special=False, parse_special=False)
+    liked = {str(token_id): 6.0 + place for place, token_id in enumerate(learned[:2])}  # so that it repeats itself, whatever chance made of its weights
+    prompt, params = [*prompt_of(model, FIRST), *learned, *learned], GenerationParams(temperature=0, max_tokens=60, ban_eos=True, logit_bias=liked, no_repeat_ngram_size=12)
+    written, drafted = [], []
+    for more in ({"drafts": False}, {}):
+        engine.call(lambda: None)  # empties the slots
+        generation = engine.submit(prompt, params.model_copy(update=more))
+        inbox.wait(generation)
+        following = engine.submit([*prompt, *inbox.ids(generation), *learned], params.model_copy(update=more))
+        inbox.wait(following)
+        usages = [inbox.last(one).usage for one in (generation, following)]
+        written.append([inbox.ids(generation), inbox.ids(following)])
+        drafted.append(sum(usage.drafted_tokens for usage in usages if usage is not None))
+        assert inbox.started[following].reused_tokens > len(prompt)
+    assert written[0] == written[1]
+    assert drafted[0] == 0 < drafted[1]
+    assert engine.close()
 
 
 def test_what_is_no_image_is_refused(model: LoadedModel) -> None:

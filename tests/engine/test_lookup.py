@@ -8,7 +8,7 @@ import pytest
 
 from modules.core.model import DraftSource, ImageToken
 from modules.core.params import GenerationParams
-from modules.engine.lookup import LookupDrafter
+from modules.engine.lookup import READ_AT_ONCE, SURE_TOKENS, LookupDrafter
 from modules.engine.payoff import StepTimes
 from modules.engine.sequence import Sequence
 from tests.engine.steady import steady
@@ -122,6 +122,54 @@ def test_a_copy_is_drafted_from_its_beginning_where_few_tokens_do_not_pay(bench)
     usage = inbox.last(generation).usage
     assert usage.accepted_tokens > 40
     assert steps.reach > 16
+
+
+@pytest.mark.parametrize("same", range(1, 11))
+def test_who_is_careful_guesses_only_what_followed_a_long_match(same):
+    run, careful = list(range(10, 20)), LookupDrafter(only_sure=True)
+    text = sequence([*run, 30, 31, 32, *run[-same:]])
+    assert guess(careful, text) == ([30, 31, 32, *run[-same:]][:4] if same >= SURE_TOKENS else [])
+    assert not careful._seen[0].short
+
+
+@pytest.mark.parametrize("careful", [False, True])
+def test_a_long_prompt_is_looked_through_in_several_steps(careful):
+    """So that who writes beside it does not stand still; what is found meanwhile is right."""
+    run, drafter = list(range(10, 20)), LookupDrafter(only_sure=careful)
+    text = sequence([*range(1000, 1000 + READ_AT_ONCE), *run, 30, 31, *range(50_000, 50_000 + 2 * READ_AT_ONCE), *run])
+    found = [guess(drafter, text, 2) for _ in range(5)]
+    assert found == [[], [30, 31], [30, 31], [30, 31], [30, 31]]
+    assert drafter._seen[0].read == len(text.ids)
+
+
+def test_unasked_a_reply_with_a_seed_is_not_drafted_and_others_are(bench):
+    """Two replies that stand in one step: only the one whose tokens nobody may want again is written in longer steps."""
+    engine, runner, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 6, is_careful=True))
+    steady(engine, share=0.0)
+    gate = runner.gate = threading.Semaphore(0)  # until all are there
+    prompts = [[BOS, *b"copy", *(f"{number}" + "bcdefghijklmnopqrstu").encode()][:25] for number in range(3)]
+    wishes: list[dict[str, object]] = [{}, {"seed": 3}, {"drafts": False}]
+    generations = [
+        engine.submit(prompt, GenerationParams(temperature=0, max_tokens=200, **wish)) for prompt, wish in zip(prompts, wishes, strict=True)
+    ]
+    gate.release(10_000)
+    inbox.wait(*generations)
+    for prompt, generation in zip(prompts, generations, strict=True):
+        expected = list(prompt)
+        for _ in range(200):
+            expected.append(copies(expected))
+        assert inbox.ids(generation) == expected[25:]
+    accepted, *none = [inbox.last(generation).usage.accepted_tokens for generation in generations]
+    assert accepted > 60
+    assert none == [0, 0]
+
+
+def test_who_was_told_to_draft_does_so_with_a_seed_too(bench):
+    engine, _, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 6))
+    steady(engine, share=0.0)
+    generation = engine.submit([BOS, *b"copy", *b"1bcdefghijklmnopqrst"][:25], GenerationParams(temperature=0, max_tokens=200, seed=3))
+    inbox.wait(generation)
+    assert inbox.last(generation).usage.accepted_tokens > 100
 
 
 class Known(StepTimes):

@@ -218,7 +218,7 @@ class LlamaCppOptions(LoadOptions):
         own = {
             "draft_model": "",
             "mmproj": "none",
-            "draft_lookup": False,
+            "draft_lookup": "off",
             "rope_freq_base": 0.0,
             "rope_freq_scale": 0.0,
             "cpu_experts": False,

@@ -94,4 +94,4 @@ class TransformersOptions(LoadOptions):
 
     def of_draft(self, context_length: int) -> TransformersOptions:
         """How a draft model is loaded beside a model: for the same slots and contexts."""
-        return self.model_copy(update={"draft_model": "", "draft_lookup": False, "context_length": context_length, "torch_compile": False, "cuda_graphs": False, "weight_blocks": False})
+        return self.model_copy(update={"draft_model": "", "draft_lookup": "off", "context_length": context_length, "torch_compile": False, "cuda_graphs": False, "weight_blocks": False})
