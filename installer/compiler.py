@@ -221,7 +221,7 @@ def look(command: str, flags: str, environment: Mapping[str, str], program: str 
         source, made = Path(folder, "probe.cpp"), Path(folder, "probe")
         for path, text in {source: program, **{Path(folder, name): text for name, text in beside.items()}}.items():
             path.write_text(text, encoding="ascii")
-        compiling = [*command.split(), "-O3", "-march=native", f"-I{folder}", *environment.get("CXXFLAGS", "").split(), *flags.split(), str(source), "-o", str(made)]
+        compiling = [*command.split(), "-std=c++17", "-O3", "-march=native", f"-I{folder}", *environment.get("CXXFLAGS", "").split(), *flags.split(), str(source), "-o", str(made)]
         try:
             if subprocess.run(compiling, env=dict(environment), capture_output=True, timeout=60, check=False).returncode:
                 return "absent"

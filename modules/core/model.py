@@ -320,7 +320,8 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
     @field_validator("draft_lookup", mode="before")
     @classmethod
     def _lookup(cls, value: object) -> object:
-        return {"true": "on", "false": "off"}.get(str(value).lower(), value)  # it was a truth value, and files and commands may still say so
+        word = str(value).lower()  # it was a truth value, and files and commands may still say so
+        return "on" if word in ("true", "1", "yes", "y", "t", "on") else "off" if word in ("false", "0", "no", "n", "f", "off") else value
 
     @property
     def drafts_widely(self) -> bool:

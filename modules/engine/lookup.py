@@ -14,7 +14,7 @@ from modules.engine.sequence import Sequence as Running
 
 MATCHED_TOKENS = 3  # so many must be the same; fewer are the same by chance too often
 SURE_TOKENS = 8  # a place where so many are the same is taken before a later one where fewer are
-READ_AT_ONCE = 4096  # places taken note of before one step: about two milliseconds
+READ_AT_ONCE = 4096  # places taken note of before one step, for all sequences: about two milliseconds
 GUESSED_FOR_EACH = 2  # tokens guessed for each that is the same: a short match is often chance, a long one a copy
 
 
@@ -28,15 +28,16 @@ class _Seen:
     long: dict[int, int] = field(default_factory=dict)
     read: int = MATCHED_TOKENS  # places before this one are in it
 
-    def read_on(self) -> None:
-        """Take note of the places before the one behind the last token, of a long prompt some in each step."""
+    def read_on(self, most: int) -> int:
+        """Take note of places before the one behind the last token, at most so many; returns how many."""
         ids, long = self.sequence.ids, self.long
-        end = min(len(ids), self.read + READ_AT_ONCE)
+        begin, end = self.read, min(len(ids), self.read + most)
         for place in range(self.read, end) if not self.only_long else ():
             self.short[hash(tuple(ids[place - MATCHED_TOKENS : place]))] = place
         for place in range(max(self.read, SURE_TOKENS), end):
             long[hash(tuple(ids[place - SURE_TOKENS : place]))] = place
-        self.read = max(self.read, end)
+        self.read = max(begin, end)
+        return self.read - begin
 
     def place(self) -> int | None:
         """Where the last tokens stood before."""
@@ -64,18 +65,23 @@ class LookupDrafter:
 
     def propose(self, wanted: Sequence[tuple[Running, int]]) -> list[list[int]]:
         """The continuation of each sequence as it was before; empty where its last tokens are new."""
-        return [self._guess(sequence, count) for sequence, count in wanted]
+        for slot in [slot for slot, seen in self._seen.items() if seen.sequence.slot != slot]:  # ended, or elsewhere
+            del self._seen[slot]
+        found, most = [], READ_AT_ONCE
+        for sequence, count in wanted:
+            seen = self._seen.get(sequence.slot)
+            if seen is None or seen.sequence is not sequence:
+                seen = self._seen[sequence.slot] = _Seen(sequence, self._only_sure)
+            most -= seen.read_on(most)
+            found.append(self._guess(seen, count))
+        return found
 
     def close(self) -> None:
         """Forget all."""
         self._seen.clear()
 
-    def _guess(self, sequence: Running, count: int) -> list[int]:
-        ids = sequence.ids
-        seen = self._seen.get(sequence.slot)
-        if seen is None or seen.sequence is not sequence:
-            seen = self._seen[sequence.slot] = _Seen(sequence, self._only_sure)
-        seen.read_on()
+    def _guess(self, seen: _Seen, count: int) -> list[int]:
+        sequence, ids = seen.sequence, seen.sequence.ids
         start = seen.place()
         if start is None:
             return []

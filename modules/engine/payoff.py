@@ -124,7 +124,8 @@ class Payoff:
         self._all[record.sure].note(drafted, accepted)
 
     def pass_over(self, records: Sequence[DraftRecord]) -> None:
-        """There is nothing to decide: in the next step nothing is to be had for any of them."""
+        """There is nothing to decide: in the next step nothing is to be had for any of them. What was decided before no longer counts."""
+        self._decided_for = ()
         for record in records:
             record.quiet += 1
 

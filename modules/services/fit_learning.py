@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from modules.core.errors import AppError
 from modules.core.generation import EngineCard, Usage
+from modules.core.model import LoadOptions
 from modules.engine.client import EngineClient
 from modules.loaders.llama_cpp.memory import HELD_WIDE, was_mapped
 from modules.loaders.llama_cpp.options import LlamaCppOptions
@@ -79,7 +80,7 @@ class FitLearner:
 
     def _replied(self, seen: _Seen, usage: Usage, alone: bool) -> None:
         seen.used = True
-        if alone and usage.completion_tokens >= LEAST_TOKENS and usage.tokens_per_s:
+        if alone and usage.completion_tokens >= LEAST_TOKENS and usage.tokens_per_s and not usage.drafted_tokens:  # with drafts it says nothing of the model
             seen.speeds.append((usage.tokens_per_s, usage.prompt_tokens + usage.completion_tokens // 2))
         self._look(seen, PAUSE_S)
 
@@ -112,7 +113,7 @@ class FitLearner:
         if graphics_bytes(card.loader) or not real or seen.spilled:
             return  # a part lies where it is not measured, or saved conversations are measured too
         options = {**self._models.remembered(card.name).options, "slots": card.slots}
-        if card.vision or options.get("draft_model") or options.get("draft_lookup") in (True, "on"):
+        if card.vision or options.get("draft_model") or LoadOptions(draft_lookup=options.get("draft_lookup", "auto")).draft_lookup == "on":
             return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone
         is_wide = any(HELD_WIDE in note for note in card.notes)
         mapped = was_mapped(LlamaCppOptions(**options), card.notes) if card.loader == "llama.cpp" else None

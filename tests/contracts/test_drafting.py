@@ -176,12 +176,12 @@ def test_what_it_takes_and_does_is_said(model: LoadedModel, tiny: TinyFiles) -> 
     assert any(re.match(r"half(\.gguf)? drafts up to 4 tokens a step\.", note) for note in model.notes)
 
 
-@pytest.mark.parametrize(("said", "source"), [("on", DraftSource(None, 16)), ("auto", DraftSource(None, 16, is_careful=True)), ("off", None), (True, DraftSource(None, 16)), (False, None)])
+@pytest.mark.parametrize(("said", "source"), [("on", DraftSource(None, 16)), ("auto", DraftSource(None, 16, is_careful=True)), ("off", None), (True, DraftSource(None, 16)), (False, None), ("1", DraftSource(None, 16)), ("no", None)])
 def test_looking_up_needs_no_second_model(tiny: TinyFiles, said: object, source: DraftSource | None) -> None:
     for path in (tiny.gguf, tiny.folder):
         loaded = load(path, draft_lookup=said)
         assert loaded.draft == source
-        assert any("from what was written before" in note for note in loaded.notes) == (said in ("on", True))
+        assert any("from what was written before" in note for note in loaded.notes) == (said in ("on", True, "1"))
         loaded.runner.close()
 
 

@@ -142,6 +142,24 @@ def test_a_long_prompt_is_looked_through_in_several_steps(careful):
     assert drafter._seen[0].read == len(text.ids)
 
 
+def test_several_long_prompts_share_what_is_looked_through_before_a_step():
+    run, drafter = list(range(10, 20)), LookupDrafter(only_sure=True)
+    texts = [sequence([*range(1000 * slot, 1000 * slot + READ_AT_ONCE), *run, 30, 31, *run], slot=slot) for slot in range(3)]
+    wanted = [(text, 2) for text in texts]
+    assert [sum(seen.read for seen in drafter._seen.values()) for _ in range(2) if drafter.propose(wanted)] == [READ_AT_ONCE + 3 * 3, 2 * READ_AT_ONCE + 3 * 3]
+    for _ in range(2):
+        found = drafter.propose(wanted)
+    assert found == [[30, 31]] * 3
+
+
+def test_who_has_ended_is_forgotten():
+    drafter, first, second = LookupDrafter(), sequence([1, 2, 3, 4, 1, 2, 3]), sequence([1, 2, 3, 5, 1, 2, 3], slot=1)
+    drafter.propose([(first, 4), (second, 4)])
+    first.slot = -1
+    assert guess(drafter, second) == [5, 1, 2, 3]
+    assert list(drafter._seen) == [1]
+
+
 def test_unasked_a_reply_with_a_seed_is_not_drafted_and_others_are(bench):
     """Two replies that stand in one step: only the one whose tokens nobody may want again is written in longer steps."""
     engine, runner, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 6, is_careful=True))

@@ -174,3 +174,15 @@ def test_no_more_is_drafted_than_is_offered():
         for record in (little, much):
             made.note(record, record.count, record.count)
     assert (little.count, much.count, none.count) == (2, 7, 0)
+
+
+def test_what_was_decided_before_steps_without_an_offer_does_not_count_behind_them():
+    made = payoff(flat, 0.0)
+    record = DraftRecord(offered=8)
+    settled(made, right=0.97)
+    made.decide([record])
+    assert record.count == 8
+    record.count = 0  # as it would be for another reply whose record lies at the same place
+    made.pass_over([record])
+    made.decide([record])
+    assert record.count == 8

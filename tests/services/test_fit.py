@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from modules.core.errors import HubError, InvalidRequest, NotFound, OutOfMemory, UnsupportedFormat
-from modules.core.generation import GenerationRequest, TextPrompt
+from modules.core.generation import GenerationRequest, TextPrompt, Usage
 from modules.core.params import GenerationParams
+from modules.engine.client import EngineClient
 from modules.loaders.gguf_header import read_gguf_header
 from modules.loaders.llama_cpp.c_api import library
 from modules.loaders.llama_cpp.memory import PROCESS_BYTES, PROJECTOR_WORK_BYTES
@@ -211,7 +212,7 @@ async def test_loads_and_replies_are_learned_from(app: App) -> None:
         await asyncio.sleep(0.02)
     loaded = app.fit.records.rows()[0]
     assert (loaded.name, loaded.loader, loaded.used, loaded.real_tokens_per_s) == (ONE, "llama.cpp", False, 0.0)
-    request = GenerationRequest(prompt=TextPrompt(text="How do I"), params=GenerationParams(max_tokens=64, ban_eos=True))
+    request = GenerationRequest(prompt=TextPrompt(text="How do I"), params=GenerationParams(max_tokens=64, ban_eos=True, seed=1))
     for _ in range(3):
         async for _ in await app.generation.submit(request, ONE):
             pass
@@ -227,6 +228,21 @@ async def test_loads_and_replies_are_learned_from(app: App) -> None:
     await app.models.load(ONE, options=WRITING)
     await asyncio.sleep(0.5)
     assert app.fit.records.rows()[0].real_tokens_per_s == record.real_tokens_per_s  # a load alone says nothing of speed
+
+
+async def test_replies_that_were_drafted_say_nothing_of_speed(app: App) -> None:
+    app.fit.start()
+    await app.models.load(ONE, options=WRITING)
+    for _ in range(100):
+        if app.fit.records.rows():
+            break
+        await asyncio.sleep(0.02)
+    engine = app.models.loaded(ONE)
+    assert isinstance(engine, EngineClient)
+    for speed, drafted in ((50, 0), (60, 0), (900, 5), (70, 0)):
+        engine.on_usage(Usage(10, 0, 64, decode_s=63 / speed, drafted_tokens=drafted), True)
+    record = await settled(app)
+    assert record.real_tokens_per_s == pytest.approx(60)
 
 
 async def test_replies_beside_others_say_nothing_of_speed(app: App) -> None:
