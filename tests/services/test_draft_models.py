@@ -40,7 +40,7 @@ async def test_the_receipt_of_a_reply_tells_how_many_drafts_were_right(start_app
     assert receipt is not None
     assert receipt["completion_tokens"] == 60
     assert 0 < receipt["accepted_tokens"] <= receipt["drafted_tokens"]
-    await app.models.load(ONE, "", OPTIONS)
+    await app.models.load(ONE, "", {**OPTIONS, "draft_lookup": "off"})
     await app.replies.send(ANN, conversation_id, "What is a preset?")
     receipt = (await ended(app, conversation_id)).receipt
     assert receipt is not None
