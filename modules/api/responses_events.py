@@ -146,7 +146,7 @@ class Answer:
     def part(self, part: ChatPart) -> Iterator[Event]:
         """The events of a part."""
         if part.thinking:
-            self._reasoning_tokens += part.delta.tokens
+            self._reasoning_tokens += _thought_tokens(part)
             yield from self._write(self._thought, part.thinking, [])
         elif self._with_logprobs:
             self._logprobs += told_logprobs(part.delta.logprobs)
@@ -231,3 +231,9 @@ class AnswerEvents:
         numbered = {"type": event["type"], "sequence_number": self._number, **event}
         self._number += 1
         return frame(numbered, event["type"])
+
+
+def _thought_tokens(part: ChatPart) -> int:
+    """How many tokens of a part are thought: all, or of one in which a thought ends and something else begins its share by letters."""
+    tokens, written = part.delta.tokens, len(part.text) + sum(len(piece.arguments) for piece in part.calls)
+    return min(tokens - 1, round(tokens * len(part.thinking) / (len(part.thinking) + written))) if written and tokens else tokens

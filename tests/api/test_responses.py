@@ -147,6 +147,14 @@ def test_the_official_client_puts_the_events_together(summarised: bool) -> None:
     assert deltas == {thinking: "I think", "response.output_text.delta": "So it is", "response.function_call_arguments.delta": '{"where": "Bonn"}'}
 
 
+@pytest.mark.parametrize(("text", "tokens", "thought"), [("", 6, 6), ("So it", 6, 3), ("S", 6, 5), ("So it is. " * 9, 6, 0), ("So it", 1, 0), ("So it", 0, 0)])
+def test_a_part_in_which_a_thought_ends_is_not_all_thought(text: str, tokens: int, thought: int) -> None:
+    """Several tokens come in one part where they were drafted, or the machine is busy."""
+    answer = Answer(HEAD, summarised=False, logprobs=False)
+    events(answer, ChatPart("I th.", text, (), Delta(token_ids=(1,) * tokens)), part(end="stop"))
+    assert answer.whole["usage"]["output_tokens_details"]["reasoning_tokens"] == thought
+
+
 def test_an_answer_that_is_cut_off_or_empty_or_fails() -> None:
     cut = Answer(HEAD, summarised=False, logprobs=False)
     assert events(cut, part(text="So"), part(end="length"))[-1].type == "response.incomplete"
