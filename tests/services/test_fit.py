@@ -233,12 +233,10 @@ async def test_loads_and_replies_are_learned_from(app: App) -> None:
 async def test_replies_that_were_drafted_say_nothing_of_speed(app: App) -> None:
     app.fit.start()
     await app.models.load(ONE, options=WRITING)
-    for _ in range(100):
-        if app.fit.records.rows():
-            break
-        await asyncio.sleep(0.02)
     engine = app.models.loaded(ONE)
     assert isinstance(engine, EngineClient)
+    while engine.on_usage is None:
+        await asyncio.sleep(0.02)
     for speed, drafted in ((50, 0), (60, 0), (900, 5), (70, 0)):
         engine.on_usage(Usage(10, 0, 64, decode_s=63 / speed, drafted_tokens=drafted), True)
     record = await settled(app)
