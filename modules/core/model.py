@@ -270,6 +270,12 @@ class TemplateSource(BaseModel, frozen=True):
 USUAL_SLOTS = 4  # where nobody said how many and memory has room for them
 
 
+def on_or_off(value: object) -> object:
+    """A truth value as a choice that has more than two says it, other words as they are: YAML reads on and off as truth values, and files and commands may say so."""
+    word = str(value).lower()
+    return "on" if word in ("true", "1", "yes", "y", "t", "on") else "off" if word in ("false", "0", "no", "n", "f", "off") else value
+
+
 class LoadOptions(BaseModel, frozen=True, extra="forbid"):
     """Options every loader has. Each field becomes a control of the Models page, a flag and a key of the saved settings."""
 
@@ -320,8 +326,7 @@ class LoadOptions(BaseModel, frozen=True, extra="forbid"):
     @field_validator("draft_lookup", mode="before")
     @classmethod
     def _lookup(cls, value: object) -> object:
-        word = str(value).lower()  # it was a truth value, and files and commands may still say so
-        return "on" if word in ("true", "1", "yes", "y", "t", "on") else "off" if word in ("false", "0", "no", "n", "f", "off") else value
+        return on_or_off(value)  # it was a truth value
 
     @property
     def drafts_widely(self) -> bool:

@@ -113,7 +113,7 @@ class FitLearner:
         if graphics_bytes(card.loader) or not real or seen.spilled:
             return  # a part lies where it is not measured, or saved conversations are measured too
         options = {**self._models.remembered(card.name).options, "slots": card.slots}
-        if card.vision or options.get("draft_model") or LoadOptions(draft_lookup=options.get("draft_lookup", "auto")).draft_lookup == "on":
+        if card.vision or LoadOptions(**{name: options[name] for name in ("draft_model", "draft_lookup") if name in options}).drafts_widely:
             return  # a projector or a second model is in the process, or a step writes several tokens: that says nothing of this model alone
         is_wide = any(HELD_WIDE in note for note in card.notes)
         mapped = was_mapped(LlamaCppOptions(**options), card.notes) if card.loader == "llama.cpp" else None

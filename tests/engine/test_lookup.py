@@ -76,6 +76,14 @@ def copies(ids: list[int]) -> int:
     return 33 if written % 17 == 16 else source[written % 20]
 
 
+def copied(prompt: list[int], count: int) -> list[int]:
+    """What that model writes behind a prompt."""
+    ids = list(prompt)
+    for _ in range(count):
+        ids.append(copies(ids))
+    return ids[len(prompt) :]
+
+
 @pytest.mark.parametrize("together", [1, 4])
 def test_a_reply_that_repeats_its_prompt_takes_fewer_steps_and_is_the_same(bench, together):
     engine, runner, inbox = bench(FakeRunner(rule=copies, context=512), draft=DraftSource(None, 6))
@@ -86,10 +94,7 @@ def test_a_reply_that_repeats_its_prompt_takes_fewer_steps_and_is_the_same(bench
     gate.release(10_000)
     inbox.wait(*generations)
     for prompt, generation in zip(prompts, generations, strict=True):
-        expected = list(prompt)
-        for _ in range(200):
-            expected.append(copies(expected))
-        assert inbox.ids(generation) == expected[25:]
+        assert inbox.ids(generation) == copied(prompt, 200)
     counters = engine.counters()
     assert counters.accepted_tokens > 100 * together
     assert counters.steps < 90
@@ -173,10 +178,7 @@ def test_unasked_a_reply_with_a_seed_is_not_drafted_and_others_are(bench):
     gate.release(10_000)
     inbox.wait(*generations)
     for prompt, generation in zip(prompts, generations, strict=True):
-        expected = list(prompt)
-        for _ in range(200):
-            expected.append(copies(expected))
-        assert inbox.ids(generation) == expected[25:]
+        assert inbox.ids(generation) == copied(prompt, 200)
     accepted, *none = [inbox.last(generation).usage.accepted_tokens for generation in generations]
     assert accepted > 60
     assert none == [0, 0]

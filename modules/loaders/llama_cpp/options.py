@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from modules.core.model import LoadOptions
+from modules.core.model import LoadOptions, on_or_off
 
 SPLIT_PATTERN = re.compile(r"\d{1,4}(\.\d{1,3})?(\s*,\s*\d{1,4}(\.\d{1,3})?){0,15}")
 TENSOR_PATTERN = re.compile(
@@ -153,8 +153,7 @@ class LlamaCppOptions(LoadOptions):
     @field_validator("mmap", "flash_attention", "widen_weights", mode="before")
     @classmethod
     def _switch(cls, value: object) -> object:
-        word = str(value).lower()  # YAML reads on and off as truth values, and mmap was one
-        return "on" if word in ("true", "yes", "1") else "off" if word in ("false", "no", "0") else value
+        return on_or_off(value)  # mmap was a truth value
 
     @field_validator("mmproj")
     @classmethod
