@@ -59,9 +59,11 @@ def test_a_reply_goes_on_by_a_token_for_each_chunk(capacity: int, adapters: tupl
 
 def test_a_step_that_fails_meanwhile_ends_the_reply_and_not_the_reading() -> None:
     runner, inbox = FakeRunner(slots=2, context=256, batch=16), Inbox()
+    runner.gate = threading.Semaphore(1)  # for the prompt
     engine = Engine(runner, ByteTokenizer(), inbox)
     one = engine.submit(PROMPT, GenerationParams(temperature=0, max_tokens=200))
-    inbox.wait_for(lambda: inbox.ids(one))
+    for _ in range(2):
+        assert runner.entered.acquire(timeout=5)  # the next step waits at the gate
     done: list[int] = []
 
     def fail() -> None:
@@ -69,7 +71,12 @@ def test_a_step_that_fails_meanwhile_ends_the_reply_and_not_the_reading() -> Non
         engine.chunk_done()
         done.append(1)
 
-    engine.lend(fail, 10)
+    lending = threading.Thread(target=engine.lend, args=(fail, 10))
+    lending.start()
+    while engine._commands.empty():
+        time.sleep(0.001)
+    runner.gate.release(200)
+    lending.join(10)
     inbox.wait(one)
     assert done == [1] and "out of luck" in str(inbox.errors[one])
     assert engine.score([9] * 80) == [-9.0] * 79
