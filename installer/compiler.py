@@ -4,8 +4,9 @@ GCC before 11.5, 12.4, 13.3 and 14 takes the table that `_tile_loadconfig` reads
 with AMX llama.cpp then ends with a segmentation fault at its first step. Such a compiler is known by what its programs do, whatever its version says.
 
 llama.cpp's attention takes numbers of half precision one by one where a head has fewer than its widest step, and looks for the largest of a row in one lane
-of a register; and it multiplies weights in 8 bits with several rows nearly as if these came one after the other. A header that is read before its sources says
-it better, for the processor here (`headers/paddock_loops.h`, `headers/paddock_products.h`); it is tried with a small program first.
+of a register; it multiplies weights in 8 bits with several rows nearly as if these came one after the other; and its threads ask the system, at every one of
+some thousand places in a step where they wait for each other, to wake who does not sleep. A header that is read before its sources says it better, for the
+processor here (`headers/paddock_loops.h` and the two that it reads); it is tried with a small program first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
-PRODUCTS_HEADER = "paddock_products.h"  # which that one reads
+PRODUCTS_HEADER, BARRIER_HEADER = "paddock_products.h", "paddock_barrier.h"  # which that one reads
+OPENMP = "-fopenmp"  # llama.cpp finds it by itself
+NO_BARRIER = "-DPADDOCK_NO_BARRIER"
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
 PROBE = """
 #include <immintrin.h>
@@ -51,6 +54,29 @@ LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
     "vec.h": "#pragma once\n",
 })
 LOOPS_PROBE = """
+#ifdef PADDOCK_BARRIER
+#include <thread>
+// Two teams at the same time, in each of which nobody may be a step ahead; more threads than there are cores, perhaps, so that some sleep
+static int waited() {
+    static std::atomic<int> wrong{0};
+    const auto count = [] {
+        std::atomic<int> steps[3] = {};
+        #pragma omp parallel num_threads(3)
+        for (int step = 1; step <= 300; ++step) {
+            steps[omp_get_thread_num()] = step;
+            #pragma omp barrier
+            for (int member = 0; member < omp_get_num_threads(); ++member) if (steps[member] != step) wrong = 1;
+            #pragma omp barrier
+        }
+    };
+    std::thread other(count);
+    count();
+    other.join();
+    return wrong;
+}
+#else
+static int waited() { return 0; }
+#endif
 #include "paddock_products.h"
 #ifdef PADDOCK_PRODUCTS
 // Every number is that of `value`, every factor 1: rows of weights beyond a multiple of sixteen, other rows beyond one of eight, two units in each
@@ -137,7 +163,7 @@ int main() {
     GGML_F16_DOT_VEC_REDUCE(sum, sums);
     if (sum != 32) return 3;
 #endif
-    return products() ? 4 : 0;
+    return products() ? 4 : waited() ? 5 : 0;
 }
 """
 
@@ -154,7 +180,7 @@ def compiler(environment: Mapping[str, str], which: Callable[[str], str | None] 
 
 def version_of(folder: Path) -> str:
     """A name for what the headers of the loops do, whatever their remarks say."""
-    texts = [(folder / name).read_text(encoding="ascii") for name in (LOOPS_HEADER, PRODUCTS_HEADER)]
+    texts = [(folder / name).read_text(encoding="ascii") for name in (LOOPS_HEADER, PRODUCTS_HEADER, BARRIER_HEADER)]
     lines = [line for text in texts for line in text.splitlines() if line and not line.startswith("//")]
     return f"v{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:8]}"
 
@@ -175,7 +201,7 @@ def has_loops(environment: Mapping[str, str]) -> bool:
 
 def without_loops(environment: Mapping[str, str]) -> dict[str, str]:
     """The same environment, but for the loops."""
-    return {**environment, "CXXFLAGS": environment.get("CXXFLAGS", "").replace(LOOPS, "").strip()}
+    return {**environment, "CXXFLAGS": environment.get("CXXFLAGS", "").replace(f"{LOOPS} {NO_BARRIER}", "").replace(LOOPS, "").strip()}
 
 
 def with_sound_tiles(environment: Mapping[str, str], probe: Probe | None = None) -> dict[str, str]:
@@ -196,7 +222,11 @@ def with_loops(environment: Mapping[str, str], probe: Probe | None = None) -> di
     command = _asked_compiler(environment)
     ask = probe or (lambda flags, where: look(command, flags, where, LOOPS_PROBE, LIKE_LLAMA))
     told = _with_headers(environment)
-    return _with(told, LOOPS, ("CXXFLAGS",)) if command and ask(LOOPS, told) == "sound" else dict(environment)
+    for beside, probed in (("", OPENMP), (NO_BARRIER, "")) if command else ():  # a compiler without OpenMP, or one whose threads would wait wrongly
+        flags = f"{LOOPS} {beside}".strip()
+        if ask(f"{flags} {probed}".strip(), told) == "sound":
+            return _with(told, flags, ("CXXFLAGS",))
+    return dict(environment)
 
 
 def _asked_compiler(environment: Mapping[str, str]) -> str:

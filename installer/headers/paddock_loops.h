@@ -1,4 +1,4 @@
-// The innermost loops of llama.cpp's attention, and products of its matrices, for the registers of x86-64. See installer/compiler.py; docs/lab-notes.md has the figures.
+// The innermost loops of llama.cpp's attention, products of its matrices and where its threads wait, for x86-64. See installer/compiler.py; docs/lab-notes.md has the figures.
 //
 // Numbers of half precision are taken sixteen at a time. llama.cpp takes up to 128 together and the rest one by one, through a table: that is all of a head
 // of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512. Results differ in the order of
@@ -79,11 +79,14 @@ static inline void paddock_vec_max_f32(const int n, float *result, const float *
 }
 #define ggml_vec_max_f32 paddock_vec_max_f32
 
+#include "paddock_barrier.h"
+
 // Products of matrices: ours where they are faster, llama.cpp's for all else. Every file in C++ has them and the linker takes one; the files with llama.cpp's own
 // know these by other names.
 #if defined(GGML_USE_LLAMAFILE) && __has_include("ggml-cpu-impl.h") && __has_include("llamafile/sgemm.h") && __has_include("tiled/tiled.h")
 #include "paddock_products.h"
 #ifdef PADDOCK_PRODUCTS
+#include "ggml-cpu.h"
 #include "ggml-cpu-impl.h"
 #include "llamafile/sgemm.h"
 #include "tiled/tiled.h"
@@ -93,7 +96,14 @@ bool paddock_sgemm_of_llama(const struct ggml_compute_params *params, int64_t m,
 bool paddock_tiled_of_llama(const struct ggml_compute_params *params, struct ggml_tensor *dst);
 inline __attribute__((used)) bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
                                                  int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type) {
-    const bool is_ours = c_type == GGML_TYPE_F32;  // a single row too: then a token is the same alone, beside others and drafted
+    // A single row too: then the products of a token are the same alone, beside others and drafted
+    const bool is_ours = c_type == GGML_TYPE_F32;
+    if (is_ours && (a_type == GGML_TYPE_Q8_0 || a_type == GGML_TYPE_Q5_0) && b_type == GGML_TYPE_F32 && paddock::are_few(n, k)) {
+        // llama.cpp asks first with numbers as they are, and would have all threads put them into eight bits together and wait for each other
+        b = paddock::in_eight_bits(n, k, (const float *)b, ldb, ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float);
+        ldb = k;
+        b_type = GGML_TYPE_Q8_0;
+    }
     if (is_ours && a_type == GGML_TYPE_Q8_0 && b_type == GGML_TYPE_Q8_0)
         return paddock::product<paddock::Q8_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
     if (is_ours && a_type == GGML_TYPE_Q5_0 && b_type == GGML_TYPE_Q8_0)

@@ -15,6 +15,7 @@ namespace paddock {
 
 constexpr int64_t LANES = 16, FOURS = 8;           // rows of weights in a register; fours of numbers in a chunk of 32
 constexpr int64_t AT_ONCE = 8, MOST_ROWS = 512;    // other rows in registers, and those that notes are kept of
+constexpr int64_t FEW_UNITS = 160;                 // of 32 numbers
 
 struct Tile {  // 32 numbers of sixteen rows of weights, four by four, and a factor of each row for the first half and the second
     __m512i numbers[FOURS];
@@ -221,6 +222,17 @@ static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weig
             }
         }
     }
+}
+
+// Few enough that each thread puts them all into eight bits by itself sooner than it would hear that the others have done their share.
+static inline bool are_few(int64_t rows, int64_t units) { return rows * units <= FEW_UNITS; }
+
+// Rows of numbers in the units of Q8_0, of the calling thread until it asks again.
+static inline const void *in_eight_bits(int64_t rows, int64_t units, const float *from, int64_t stride, void (*convert)(const float *, void *, int64_t)) {
+    static thread_local std::vector<uint8_t> found;
+    found.resize(rows * units * OfQ8_0::bytes);
+    for (int64_t row = 0; row < rows; ++row) convert(from + row * stride, found.data() + row * units * OfQ8_0::bytes, 32 * units);
+    return found.data();
 }
 
 // `m` rows of weights with `n` other rows, `units` in each; strides in units, that of the results in numbers. Each thread does its share of the rows of weights.

@@ -2,6 +2,7 @@
 
 uvicorn waits for ever for the rest of a head; here it has some seconds, at the first request of a connection and at every later one. An address
 has a number of connections; beyond it the one goes that waited longest without a whole request, and where all are in use the new one is refused.
+And uvicorn sends the head of an answer by itself, for which the other side wakes up though nothing can be done with it yet; here it goes with what follows.
 Bodies have limits of their own (see guard.py). Knows h11 as uvicorn uses it; knows no route.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -19,6 +20,36 @@ HANDSHAKE_LIMIT_S = 10.0  # of TLS, before which nothing of a connection is seen
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-type: text/plain\r\ncontent-length: 0\r\n\r\n"
 
 log = logging.getLogger(__name__)
+
+
+class JoinedHead:
+    """A transport that keeps the head of an answer back until what follows is written, or the event loop comes to something else."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport, self._loop, self._head = transport, loop, b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it, after what was kept back."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and data[9:10] != b"1":  # who asks whether to go on waits for an answer that nothing follows
+            self._head = data
+            self._loop.call_soon(self._flush)
+            return
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """End the connection once all is sent."""
+        self._flush()
+        self._transport.close()
+
+    def _flush(self) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
 
 
 class BoundedProtocol(H11Protocol):
@@ -32,6 +63,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, or end where the address has too many connections."""
         super().connection_made(transport)
+        self.transport = JoinedHead(transport, self.loop)  # type: ignore[assignment]
         if self._has_room():
             self._wait()
         else:

@@ -20,7 +20,7 @@ KEPT_NAMES = frozenset({
     "XDG_CACHE_HOME", "DO_NOT_TRACK", "TOKENIZERS_PARALLELISM",
 })  # fmt: skip
 KEPT_PREFIXES = (
-    "LC_", "PYTHON", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "ROCM_", "GPU_", "SYCL_", "ONEAPI_", "ZE_", "GGML_", "LLAMA_", "OMP_", "MKL_",
+    "LC_", "PYTHON", "CUDA_", "NVIDIA_", "HIP_", "ROCR_", "HSA_", "ROCM_", "GPU_", "SYCL_", "ONEAPI_", "ZE_", "GGML_", "LLAMA_", "OMP_", "GOMP_", "MKL_",
     "KMP_", "OPENBLAS_", "PYTORCH_", "TORCH_", "TRANSFORMERS_", "HF_HUB_", "HF_HOME", "BITSANDBYTES_", "BNB_",
 )  # fmt: skip
 SHOWN_CHARACTERS = 15  # of a thread's name, by the system

@@ -18,6 +18,7 @@ from modules.engine.sequence import Sequence
 FLUSH_S = 0.05  # between deliveries, twenty times a second: each takes a millisecond of the cores, where a model computes on all of them, and has a browser draw
 SOON_S = 0.05  # what so short a step will bring is waited for
 TAKEN_SHARE, TAKEN_S = 0.15, 0.002  # of the step that brought a first token, and at most: so long its reader has the cores to himself
+ALONE_TAKEN_S = 0.0008  # and at least, where nobody else is written for
 PLACES_S = 0.1  # between reports of places in the queue
 
 
@@ -87,6 +88,7 @@ class Outbox:
             self._report_places(waiting, now_s)
         if not (self.urgent or at_once) and now_s + step_s / 2 - self._delivered_s < FLUSH_S:
             return
+        least_s = ALONE_TAKEN_S if len(self._changed) == 1 else 0.0
         for sequence in self._changed:
             self._events.append(Event(sequence.generation, delta=sequence.take_delta()))
         self._changed.clear()
@@ -97,7 +99,7 @@ class Outbox:
             self._sink(events)
             # who passes a first token on would otherwise wait for the next step, which takes all cores: 5 of 26 ms (docs/lab-notes.md)
             if now_s > begun_s and any(event.started is not None for event in events):
-                time.sleep(min(TAKEN_SHARE * (now_s - begun_s), TAKEN_S))
+                time.sleep(max(least_s, min(TAKEN_SHARE * (now_s - begun_s), TAKEN_S)))
 
     def before_step(self, waiting: Iterable[Sequence], expected_s: float) -> None:
         """Before the model runs: hand over what must not wait, or all there is where the prefill of the step will take long."""

@@ -7,12 +7,13 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from typing import Any
 
 import httpx
 import pytest_asyncio
 import uvicorn
 
-from modules.api.connections import BoundedProtocol, bounded_protocol
+from modules.api.connections import BoundedProtocol, JoinedHead, bounded_protocol
 from modules.api.guard import Receive, Scope, Send
 
 HALF = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
@@ -23,8 +24,13 @@ NEVER_S = 600.0
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/held` writes its head and holds the connection; everything else is an answer at once."""
+    """`/held` writes its head and holds the connection, `/late` waits behind the head until the client is gone; everything else is an answer at once."""
+    if scope["path"] == "/asked":
+        await receive()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    if scope["path"] == "/late":
+        await receive()
+        await receive()
     if scope["path"] == "/held":
         await send({"type": "http.response.body", "body": b"o", "more_body": True})
         await receive()
@@ -108,3 +114,49 @@ async def test_one_address_has_a_number_of_connections_and_those_that_wait_make_
         reader, _ = await connect(port, stack)
         assert (await asyncio.wait_for(ended(reader), 30)).startswith(b"HTTP/1.1 503 ")
         assert not any(reader.at_eof() for reader in used)
+
+
+class Sends(asyncio.Transport):
+    """Counts what is handed to the system."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[bytes] = []
+
+    def write(self, data: Any) -> None:
+        self.sent.append(bytes(data))
+
+    def close(self) -> None:
+        self.sent.append(b"end")
+
+
+async def test_the_head_of_an_answer_goes_with_what_follows_or_alone_where_nothing_does() -> None:
+    below = Sends()
+    joined = JoinedHead(below, asyncio.get_running_loop())
+    joined.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    joined.write(b"first")
+    joined.write(b"second")
+    await asyncio.sleep(0)
+    assert below.sent == [b"HTTP/1.1 200 OK\r\n\r\nfirst", b"second"]
+    joined.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    await asyncio.sleep(0)
+    joined.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert below.sent[2:] == [b"HTTP/1.1 204 No Content\r\n\r\n", b"HTTP/1.1 100 Continue\r\n\r\n"]
+    joined.write(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+    joined.close()
+    assert below.sent[4:] == [b"HTTP/1.1 503 Service Unavailable\r\n\r\n", b"end"]
+
+
+async def test_answers_come_whole_through_real_connections(start: Callable[[type[BoundedProtocol]], int]) -> None:
+    port = start(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S))
+    async with AsyncExitStack() as stack:
+        reader, writer = await connect(port, stack)
+        for _ in range(3):
+            writer.write(WHOLE % b"")
+            assert (await asyncio.wait_for(reader.read(10_000), 30)).endswith(b"\r\n\r\nok")
+        writer.write(b"POST /asked HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 100 ")
+        writer.write(b"hi")
+        assert (await asyncio.wait_for(reader.readuntil(b"ok"), 30)).startswith(b"HTTP/1.1 200 ")
+        writer.write(WHOLE % b"late")
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 200 ")

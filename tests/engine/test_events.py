@@ -62,12 +62,15 @@ def test_what_waits_is_handed_over_before_something_else_is_done(clock):
     assert [len(call[0].delta.token_ids) for call in calls] == [1, 2]
 
 
-@pytest.mark.parametrize(("step_s", "pause_s"), [(0.002, 0.0003), (0.5, events.TAKEN_S)])
-def test_who_passes_a_first_token_on_has_a_moment_to_himself(clock: Clock, step_s: float, pause_s: float) -> None:
+@pytest.mark.parametrize(("step_s", "others", "pause_s"), [(0.002, 0, events.ALONE_TAKEN_S), (0.002, 1, 0.0003), (0.5, 0, events.TAKEN_S), (0.5, 2, events.TAKEN_S)])
+def test_who_passes_a_first_token_on_has_a_moment_to_himself(clock: Clock, step_s: float, others: int, pause_s: float) -> None:
     calls: list[list[Event]] = []
     outbox, sequence = Outbox(calls.append), writing()
     begun_s = clock.now_s
     clock.now_s += step_s
+    for one in (sequence, *(writing() for _ in range(others))):
+        one.new_ids.append(1)
+        outbox.changed(one)
     outbox.add(Event(sequence.generation, started=Started(1, 0, 0, 0)))
     outbox.deliver((), begun_s=begun_s)
     assert len(calls) == 1

@@ -88,48 +88,63 @@ def test_what_is_told_holds_on_this_machine() -> None:
         assert compiler.look(command, compiler.WHOLE_TABLE, told) == "sound"
 
 
+WHOLE_LOOPS, WITHOUT_BARRIER = f"{compiler.LOOPS} {compiler.OPENMP}", f"{compiler.LOOPS} {compiler.NO_BARRIER}"
+HEADERS = (compiler.LOOPS_HEADER, compiler.PRODUCTS_HEADER, compiler.BARRIER_HEADER)
+
+
 @LINUX_ONLY
 @pytest.mark.parametrize("answer", ["absent", "broken", "unknown"])
 def test_loops_that_are_not_known_to_be_right_are_left_out(answer: compiler.Found) -> None:
-    assert compiler.with_loops({"CXXFLAGS": "-g"}, Probe({compiler.LOOPS: answer})) == {"CXXFLAGS": "-g"}
+    assert compiler.with_loops({"CXXFLAGS": "-g"}, Probe({WHOLE_LOOPS: answer, WITHOUT_BARRIER: answer})) == {"CXXFLAGS": "-g"}
+
+
+@LINUX_ONLY
+@pytest.mark.parametrize("answer", ["absent", "broken", "unknown"])
+def test_where_threads_would_not_wait_rightly_llama_cpps_own_do(answer: compiler.Found) -> None:
+    told = compiler.with_loops({}, Probe({WHOLE_LOOPS: answer, WITHOUT_BARRIER: "sound"}))
+    assert told["CXXFLAGS"] == WITHOUT_BARRIER
+    assert compiler.has_loops(told)
 
 
 @LINUX_ONLY
 def test_loops_stand_beside_what_else_is_told() -> None:
     told = compiler.with_sound_tiles({"CXXFLAGS": "-g"}, Probe({"": "broken", compiler.WHOLE_TABLE: "sound"}))
-    told = compiler.with_loops(told, Probe({compiler.LOOPS: "sound"}))
+    told = compiler.with_loops(told, Probe({WHOLE_LOOPS: "sound"}))
     assert told == {"CXXFLAGS": f"-g {compiler.WHOLE_TABLE} {compiler.LOOPS}", "CPLUS_INCLUDE_PATH": str(compiler.HEADERS)}
     assert compiler.has_loops(told)
     assert not compiler.has_loops({"CXXFLAGS": "-g"})
 
 
 def test_remarks_do_not_make_another_version(tmp_path: Path) -> None:
-    for name in (compiler.LOOPS_HEADER, compiler.PRODUCTS_HEADER):
+    for name in HEADERS:
         shutil.copytree(compiler.HEADERS, tmp_path, dirs_exist_ok=True)
         text = (compiler.HEADERS / name).read_text(encoding="ascii")
-        assert "_ps(" in text
-        for change, same in [(f"// another remark\n{text}", True), (text.replace("_ps(", "_pd("), False)]:
+        assert "(__" in text
+        for change, same in [(f"// another remark\n{text}", True), (text.replace("(__", "( __"), False)]:
             (tmp_path / name).write_text(change, encoding="ascii")
             assert (compiler.version_of(tmp_path) in compiler.MARK) is same
 
 
-def test_loops_are_taken_back() -> None:
-    assert compiler.without_loops({"CXXFLAGS": f"-g {compiler.LOOPS}", "CC": "cc"}) == {"CXXFLAGS": "-g", "CC": "cc"}
+@pytest.mark.parametrize("loops", [compiler.LOOPS, WITHOUT_BARRIER])
+def test_loops_are_taken_back(loops: str) -> None:
+    assert compiler.without_loops({"CXXFLAGS": f"-g {loops}", "CC": "cc"}) == {"CXXFLAGS": "-g", "CC": "cc"}
 
 
 WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512vnni", "-mno-avx512f"]
 AVX, HALVES, AVX512, WHOLE = "__AVX__", "__AVX512FP16__", "__AVX512VL__", "__AVX512VNNI__"
+BARRIER = "PADDOCK_BARRIER"
 
 
 def defines(macro: str, flags: str) -> bool:
     """Whether the compiler here has these registers, with such flags, and the processor too."""
-    program = f"#ifndef {macro}\n#error none\n#endif\nint main() {{}}"
-    return compiler.look(compiler.compiler(os.environ), flags, os.environ, program) == "sound"
+    program = f'#include "{compiler.BARRIER_HEADER}"\n#ifndef {macro}\n#error none\n#endif\nint main() {{}}'
+    environment = {**os.environ, "CPLUS_INCLUDE_PATH": str(compiler.HEADERS)}
+    return compiler.look(compiler.compiler(os.environ), f"{flags} {compiler.OPENMP}", environment, program) == "sound"
 
 
 def tried(flags: str, headers: Path) -> compiler.Found:
     environment = {**os.environ, "CPLUS_INCLUDE_PATH": str(headers)}
-    return compiler.look(compiler.compiler(os.environ), f"{flags} {compiler.LOOPS}", environment, compiler.LOOPS_PROBE, compiler.LIKE_LLAMA)
+    return compiler.look(compiler.compiler(os.environ), f"{flags} {WHOLE_LOOPS}", environment, compiler.LOOPS_PROBE, compiler.LIKE_LLAMA)
 
 
 @LINUX_ONLY
@@ -156,12 +171,14 @@ def test_the_loops_compute_as_they_should(flags: str) -> None:
     (WHOLE, "", "part < 2 ? _mm256_slli_epi16(high, 4 - 2 * part)", "part < 1 ? _mm256_slli_epi16(high, 4 - 2 * part)"),
     (WHOLE, "", "(1u << there) - 1", "(1u << LANES) - 1"),
     (WHOLE, "", "case 3: multiply<Kind, 3>", "case 3: multiply<Kind, 2>"),
+    (BARRIER, "", "const int before = team->passed", "return; const int before = team->passed"),
+    (BARRIER, "", "if (team->passed.load(std::memory_order_acquire) != before) return;", "return;"),
     (WHOLE, "", "tiles * (thread + 1) / threads", "tiles * thread / threads"),
 ])
 def test_loops_that_compute_something_else_are_found_out(macro: str, flags: str, right: str, wrong: str, tmp_path: Path) -> None:
     if not defines(macro, flags):
         pytest.skip("no compiler, or a processor without these registers")
-    for name in (compiler.LOOPS_HEADER, compiler.PRODUCTS_HEADER):
+    for name in HEADERS:
         text = (compiler.HEADERS / name).read_text(encoding="ascii")
         (tmp_path / name).write_text(text.replace(right, wrong), encoding="ascii")
     assert any(right in file.read_text(encoding="ascii") for file in compiler.HEADERS.iterdir())

@@ -1,0 +1,99 @@
+// Where llama.cpp's threads wait for each other, some thousand times for a token of a small model. See paddock_loops.h, which reads this.
+//
+// GCC's OpenMP (libgomp) asks the system at every barrier to wake whoever sleeps there, though between two operations of a step nearly always nobody does: a call of the
+// system each time, for the thread that came last and is waited for next. Here only a thread that sleeps is woken. The barrier and the beginning of a parallel part are
+// seen by the code that they are linked with and by nobody else; threads are libgomp's own, and so is whatever else they do.
+#pragma once
+#if defined(_OPENMP) && defined(__GNUC__) && !defined(__clang__) && defined(__linux__) && !defined(PADDOCK_NO_BARRIER)
+#include <features.h>
+#if defined(__GLIBC_PREREQ)
+#if __GLIBC_PREREQ(2, 34)  // since then every program has dlsym
+#define PADDOCK_BARRIER
+#include <atomic>
+#include <climits>
+#include <dlfcn.h>
+#include <linux/futex.h>
+#include <omp.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace paddock __attribute__((visibility("hidden"))) {
+
+// Looks at the others before a thread sleeps, as many as libgomp's: fewer made everything slower on a busy machine (docs/lab-notes.md), but there must be a core for each
+constexpr int SPINS = 300000, CROWDED_SPINS = 1000;
+
+struct Team {  // the threads of a parallel part
+    alignas(64) std::atomic<int> arrived{0};
+    alignas(64) std::atomic<int> passed{0};  // barriers that all have reached
+    std::atomic<int> asleep{0}, threads{1};
+};
+
+struct Part {
+    void (*run)(void *);
+    void *data;
+    Team *team;
+};
+
+inline std::atomic<int> &threads_at_work() {
+    static std::atomic<int> count{0};
+    return count;
+}
+
+inline Team *&own_team() {
+    static thread_local Team *team = nullptr;
+    return team;
+}
+
+static inline long futex(std::atomic<int> *at, int what, int value) { return syscall(SYS_futex, (int *)at, what, value, nullptr, nullptr, 0); }
+
+static inline void wait_for(Team *team) {
+    const int before = team->passed.load(std::memory_order_relaxed);
+    if (team->arrived.fetch_add(1, std::memory_order_acq_rel) == team->threads.load(std::memory_order_relaxed) - 1) {
+        team->arrived.store(0, std::memory_order_relaxed);
+        team->passed.store(before + 1);
+        if (team->asleep.load()) futex(&team->passed, FUTEX_WAKE_PRIVATE, INT_MAX);
+        return;
+    }
+    const int spins = threads_at_work().load(std::memory_order_relaxed) > omp_get_num_procs() ? CROWDED_SPINS : SPINS;
+    for (int spin = 0; spin < spins; ++spin) {
+        if (team->passed.load(std::memory_order_acquire) != before) return;
+        __builtin_ia32_pause();
+    }
+    team->asleep.fetch_add(1);
+    while (team->passed.load() == before) futex(&team->passed, FUTEX_WAIT_PRIVATE, before);
+    team->asleep.fetch_sub(1);
+}
+
+static inline void run_part(void *at) {
+    const Part *part = (const Part *)at;
+    Team *const before = own_team();
+    own_team() = part->team;
+    part->team->threads.store(omp_get_num_threads(), std::memory_order_relaxed);  // fewer than asked for, perhaps; all say the same
+    threads_at_work().fetch_add(1, std::memory_order_relaxed);
+    part->run(part->data);
+    threads_at_work().fetch_sub(1, std::memory_order_relaxed);
+    own_team() = before;
+}
+
+}  // namespace paddock
+
+extern "C" {
+inline __attribute__((used, visibility("hidden"))) void GOMP_barrier(void) {
+    static void (*const libgomps)(void) = (void (*)(void))dlsym(RTLD_NEXT, "GOMP_barrier");
+    if (paddock::Team *team = paddock::own_team())
+        paddock::wait_for(team);
+    else if (libgomps)
+        libgomps();
+}
+inline __attribute__((used, visibility("hidden"))) void GOMP_parallel(void (*run)(void *), void *data, unsigned threads, unsigned flags) {
+    static void (*const libgomps)(void (*)(void *), void *, unsigned, unsigned) =
+        (void (*)(void (*)(void *), void *, unsigned, unsigned))dlsym(RTLD_NEXT, "GOMP_parallel");
+    if (!libgomps) return run(data);  // by one thread, which is a team too
+    paddock::Team team;
+    paddock::Part part{run, data, &team};
+    libgomps(paddock::run_part, &part, threads, flags);
+}
+}
+#endif
+#endif
+#endif
