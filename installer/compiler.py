@@ -29,7 +29,7 @@ WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it sh
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
 PRODUCTS_HEADER, BARRIER_HEADER = "paddock_products.h", "paddock_barrier.h"  # which that one reads
-OPENMP = "-fopenmp"  # llama.cpp finds it by itself
+OPENMP = "-fopenmp -DPADDOCK_SPINS=20"  # llama.cpp finds it by itself; a probe's threads look for each other so seldom that they sleep
 NO_BARRIER = "-DPADDOCK_NO_BARRIER"
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
 PROBE = """

@@ -14,13 +14,18 @@
 #include <dlfcn.h>
 #include <linux/futex.h>
 #include <omp.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 namespace paddock __attribute__((visibility("hidden"))) {
 
 // Looks at the others before a thread sleeps, as many as libgomp's: fewer made everything slower on a busy machine (docs/lab-notes.md), but there must be a core for each
-constexpr int SPINS = 300000, CROWDED_SPINS = 1000;
+#ifndef PADDOCK_SPINS
+#define PADDOCK_SPINS 300000
+#endif
+constexpr int SPINS = PADDOCK_SPINS, CROWDED_SPINS = 100;
 
 struct Team {  // the threads of a parallel part
     alignas(64) std::atomic<int> arrived{0};
@@ -39,6 +44,11 @@ inline std::atomic<int> &threads_at_work() {
     return count;
 }
 
+inline int cores() {
+    static const int count = omp_get_num_procs();  // asked once, before a thread is bound to some of them
+    return count;
+}
+
 inline Team *&own_team() {
     static thread_local Team *team = nullptr;
     return team;
@@ -54,7 +64,7 @@ static inline void wait_for(Team *team) {
         if (team->asleep.load()) futex(&team->passed, FUTEX_WAKE_PRIVATE, INT_MAX);
         return;
     }
-    const int spins = threads_at_work().load(std::memory_order_relaxed) > omp_get_num_procs() ? CROWDED_SPINS : SPINS;
+    const int spins = threads_at_work().load(std::memory_order_relaxed) > cores() ? CROWDED_SPINS : SPINS;
     for (int spin = 0; spin < spins; ++spin) {
         if (team->passed.load(std::memory_order_acquire) != before) return;
         __builtin_ia32_pause();
@@ -62,6 +72,16 @@ static inline void wait_for(Team *team) {
     team->asleep.fetch_add(1);
     while (team->passed.load() == before) futex(&team->passed, FUTEX_WAIT_PRIVATE, before);
     team->asleep.fetch_sub(1);
+}
+
+// Somebody may have said how libgomp's threads are to wait.
+static inline bool is_told() { return getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT"); }
+
+// By the order in which the linker finds omp_get_num_threads too: both must be of one library.
+static inline void *libgomps(const char *name) {
+    void *found = dlsym(RTLD_DEFAULT, name);
+    if (!found) fprintf(stderr, "%s of libgomp is not there; llama.cpp computes with one thread.\n", name);
+    return found;
 }
 
 static inline void run_part(void *at) {
@@ -79,19 +99,22 @@ static inline void run_part(void *at) {
 
 extern "C" {
 inline __attribute__((used, visibility("hidden"))) void GOMP_barrier(void) {
-    static void (*const libgomps)(void) = (void (*)(void))dlsym(RTLD_NEXT, "GOMP_barrier");
+    static void (*const barrier)(void) = (void (*)(void))paddock::libgomps("GOMP_barrier");
     if (paddock::Team *team = paddock::own_team())
         paddock::wait_for(team);
-    else if (libgomps)
-        libgomps();
+    else if (barrier)
+        barrier();
 }
 inline __attribute__((used, visibility("hidden"))) void GOMP_parallel(void (*run)(void *), void *data, unsigned threads, unsigned flags) {
-    static void (*const libgomps)(void (*)(void *), void *, unsigned, unsigned) =
-        (void (*)(void (*)(void *), void *, unsigned, unsigned))dlsym(RTLD_NEXT, "GOMP_parallel");
-    if (!libgomps) return run(data);  // by one thread, which is a team too
+    static void (*const parallel)(void (*)(void *), void *, unsigned, unsigned) =
+        (void (*)(void (*)(void *), void *, unsigned, unsigned))paddock::libgomps("GOMP_parallel");
+    static const bool told = paddock::is_told();
+    if (!parallel) return run(data);  // by one thread, which is a team too
+    if (told) return parallel(run, data, threads, flags);
+    paddock::cores();
     paddock::Team team;
     paddock::Part part{run, data, &team};
-    libgomps(paddock::run_part, &part, threads, flags);
+    parallel(paddock::run_part, &part, threads, flags);
 }
 }
 #endif

@@ -20,9 +20,9 @@ MOST_REPEATS = 2_000
 ESCAPES = MappingProxyType({"n": 10, "r": 13, "t": 9, "\\": 92, '"': 34, "[": 91, "]": 93, "-": 45, "^": 94})
 HEX_DIGITS = MappingProxyType({"x": 2, "u": 4, "U": 8})
 NAME = re.compile(r"[A-Za-z0-9_-]+")
-SPACE = re.compile(r"(?:[ \t]++|#[^\r\n]*+)*+")
-SPACE_AND_LINES = re.compile(r"(?:\s++|#[^\r\n]*+)*+")
-NEXT_ALTERNATIVE = re.compile(r"(?:\s++|#[^\r\n]*+)*+\|")
+SPACE = re.compile(r"[ \t]*+(?:#[^\r\n]*+)?")
+SPACE_AND_LINES = re.compile(r"\s*+(?:#[^\r\n]*+\s*+)*")
+NEXT_ALTERNATIVE = re.compile(r"\s*+(?:#[^\r\n]*+\s*+)*\|")
 BRACES = re.compile(r"\{\s*(\d{1,9})\s*(?:(,)\s*(\d{1,9})?\s*)?\}")
 
 

@@ -14,7 +14,7 @@ DEEPEST_GROUP = 64
 MOST_EXPANDED = 20_000  # characters and classes when every repeat is written out
 MOST_AHEAD = 32  # looks ahead at the beginning
 TOKEN = re.compile(
-    r"(?P<escape>\\(?:[pPx]\{[^}]*\}|.))|(?P<set>\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*+\])|(?P<open>\()|(?P<close>\))|"
+    r"(?P<escape>\\(?:[pPx]\{[^}]*\}|.))|(?P<set>\[\^?\]?(?:\\.|\[:\^?\w+:\]|(?!\[:\^?\w+:\])[^\]\\])*\])|(?P<open>\()|(?P<close>\))|"
     r"(?P<repeat>(?:[*+?]|\{\d*,?\d*\})[?+]?)|(?P<other>.)",
     re.DOTALL,
 )

@@ -137,11 +137,11 @@ def ip_addresses(text: str) -> Iterator[Span]:
 
 # ---- numbers -------------------------------------------------------------------------------------------------------
 
-CARD_RUN = re.compile(r"(?<![\w.])\d(?:[ -]?\d)*+")
+CARD_RUN = re.compile(r"(?<![\w.])\d++(?:[ -]\d++)*")
 CARD_GROUP = re.compile(r"\d+")
 CARD_DIGITS = (19, 18, 17, 16, 15, 14, 13)
 CARD_FORM = re.compile(r"4(?:\d{12}|\d{15}|\d{18})|(?:5[1-5]|2[2-7])\d{14}|3[47]\d{13}|3(?:0[0-5]|[68]\d)\d{11}|(?:6\d|35)\d{14,17}")
-IBAN = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}+))")
+IBAN = re.compile(r"(?<![A-Za-z0-9])(?=([A-Za-z]{2}\d{2}(?:[ -]?[A-Za-z0-9]){11,30}))")
 _IBAN_LENGTHS = (
     "AD24 AE23 AL28 AT20 AZ28 BA20 BE16 BG22 BH22 BR29 BY28 CH21 CR22 CY28 CZ24 DE22 DK18 DO28 EE20 EG29 ES24 FI18 FO18 FR27 GB22 GE22 GI23 "
     "GL18 GR27 GT28 HR21 HU28 IE22 IL23 IQ23 IS26 IT27 JO30 KW30 KZ20 LB28 LC32 LI21 LT20 LU20 LV21 LY25 MC27 MD24 ME22 MK19 MR27 MT31 MU30 "
