@@ -35,7 +35,7 @@ async def app(tmp_path_factory: pytest.TempPathFactory, model_files: Path, start
     """One engine, one adapter in each format, and one for another model."""
     folders = {name: tmp_path_factory.mktemp(name) for name in FOLDERS}
     fill(folders["loras_dir"], starter_gguf, starter_dir)
-    app = build_app(Settings(models_dir=model_files, template_check=False, model=ONE, options={**OPTIONS, "context_length": 512}, **folders))
+    app = build_app(Settings(models_dir=model_files, template_check=False, model=ONE, options={**OPTIONS, "context_length": 4096}, **folders))  # replies must last
     without_titles(app)
     await app.start()
     yield app
@@ -137,7 +137,7 @@ async def test_those_of_the_model_are_for_all_that_have_none(app: App) -> None:
 
 
 async def test_a_running_reply_keeps_what_it_began_with(app: App) -> None:
-    conversation_id = await app.conversations.create(ANN, {**ENDLESS, "params": {**ENDLESS["params"], "max_tokens": 200}})
+    conversation_id = await app.conversations.create(ANN, {**ENDLESS, "params": {**ENDLESS["params"], "max_tokens": 800}})
     await app.replies.send(ANN, conversation_id, QUESTION)
     await growing(app, conversation_id)
     try:

@@ -74,7 +74,8 @@ async def test_a_reply_in_one_stops_and_goes_on(app: App) -> None:
     await app.replies.stop(conversation_id)
     stopped = await ended(app, conversation_id)
     assert (stopped.id, stopped.status) == (reply, "stopped")
-    await app.conversations.update_settings(ANN, conversation_id, SHORT)
+    goes_on = {**ENDLESS, "params": {**ENDLESS["params"], "max_tokens": 12}}  # wherever it was stopped: there may be a good end
+    await app.conversations.update_settings(ANN, conversation_id, goes_on)
     await app.replies.extend(ANN, conversation_id, reply)
     assert len((await ended(app, conversation_id)).content) > len(stopped.content)
 
