@@ -147,8 +147,11 @@ def test_every_made_up_request_gets_an_answer(
 ) -> None:
     operation = schema[path][method]
     engine = asked.engine().pid
-    statuses = answers(operation, mode, count)
-    assert 200 in statuses if mode.is_positive and not operation.path_parameters else True, f"no request was good: {statuses}"
+    statuses, needs_a_good_one = answers(operation, mode, count), mode.is_positive and not operation.path_parameters
+    for _ in range(3):  # by chance twenty may all ask for too much
+        if needs_a_good_one and 200 not in statuses:
+            statuses += answers(operation, mode, count)
+    assert 200 in statuses or not needs_a_good_one, f"no request was good: {statuses}"
     assert asked.engine().pid == engine, "an engine died"
     assert asked.process.poll() is None and "Defect while answering" not in asked.log
     wait_for(lambda: asked.counters()["running"] + asked.counters()["waiting"] == 0, "nothing is left running")
