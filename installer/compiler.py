@@ -5,7 +5,7 @@ with AMX llama.cpp then ends with a segmentation fault at its first step. Such a
 
 llama.cpp's attention takes numbers of half precision one by one where a head has fewer than its widest step, and looks for the largest of a row in one lane
 of a register; it multiplies weights in 8 bits with several rows nearly as if these came one after the other; and its threads ask the system, at every one of
-some thousand places in a step where they wait for each other, to wake who does not sleep. A header that is read before its sources says it better, for the
+some hundred places in a step where they wait for each other, to wake who does not sleep. A header that is read before its sources says it better, for the
 processor here (`headers/paddock_loops.h` and the two that it reads); it is tried with a small program first.
 """
 
@@ -56,7 +56,7 @@ LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
 LOOPS_PROBE = """
 #ifdef PADDOCK_BARRIER
 #include <thread>
-// Two teams at the same time, in each of which nobody may be a step ahead; more threads than there are cores, perhaps, so that some sleep
+// Two teams at the same time, in each of which nobody may be a step ahead; with as few looks as OPENMP says some sleep
 static int waited() {
     static std::atomic<int> wrong{0};
     const auto count = [] {
