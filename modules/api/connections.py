@@ -1,9 +1,9 @@
 """Connections that hold the server up: heads of requests that never end, and more connections than one address needs.
 
-uvicorn waits for ever for the rest of a head; here it has some seconds, at the first request of a connection and at every later one. An address
-has a number of connections; beyond it the one goes that waited longest without a whole request, and where all are in use the new one is refused.
+uvicorn waits for ever for the rest of a head, however long it is; here it has some seconds, at the first request of a connection and at every later one,
+and a length. An address has a number of connections; beyond it the one goes that waited longest without a whole request, and where all are in use the new one is refused.
 And uvicorn sends the head of an answer by itself, for which the other side wakes up though nothing can be done with it yet; here it goes with what follows.
-Bodies have limits of their own (see guard.py). Knows h11 as uvicorn uses it; knows no route.
+Bodies have limits of their own (see guard.py). Knows httptools as uvicorn uses it; knows no route. Source: RFC 9112.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import asyncio
 import logging
 from typing import Any, ClassVar
 
-import h11
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import ASGI3Application, HttpToolsProtocol, RequestResponseCycle
 
 HEAD_LIMIT_S = 10.0
+HEAD_LIMIT_BYTES = 64 << 10  # beyond the piece of the system's with which it began, which has four times as many at most
 HANDSHAKE_LIMIT_S = 10.0  # of TLS, before which nothing of a connection is seen here
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-type: text/plain\r\ncontent-length: 0\r\n\r\n"
+CHUNKED = b"transfer-encoding: chunked\r\n"
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +54,37 @@ class JoinedHead:
             self._transport.write(head)
 
 
-class BoundedProtocol(H11Protocol):
+class Unchunked:
+    """A transport for who speaks HTTP/1.0, which knows no chunks: an answer of unknown length lasts until the connection ends."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._has_begun = self._is_chunked = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Send it, as uvicorn puts it together: a head, then a chunk each time, the last with the end or the end alone."""
+        if not self._has_begun:
+            self._has_begun, self._is_chunked = True, CHUNKED in data
+            data = data.replace(CHUNKED, b"")
+        elif self._is_chunked:
+            size, _, rest = data.partition(b"\r\n")
+            data = rest[: int(size or b"0", 16)]
+        self._transport.write(data)
+
+
+class BoundedProtocol(HttpToolsProtocol):
     """One connection, with a deadline for each head and a number for each address."""
 
     head_limit_s: ClassVar[float] = HEAD_LIMIT_S
     of_one_address: ClassVar[int] = 256
     _deadline: asyncio.TimerHandle | None = None
     _waits_since_s = 0.0
+    _in_head = False  # it has begun and is not whole
+    _quiet_bytes = 0  # with which neither a head was whole nor a body went on
+    _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a request, or end where the address has too many connections."""
@@ -72,25 +98,86 @@ class BoundedProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on; with them a head may have become whole, or a new one begun."""
-        super().data_received(data)
-        self._look()
-
-    def on_response_complete(self) -> None:
-        """Go on with what came meanwhile: it may be a part of a head."""
-        super().on_response_complete()
-        if self.conn.trailing_data[0]:
-            self._look()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the deadline."""
-        self._wait_no_more()
-        super().connection_lost(exc)
-
-    def _look(self) -> None:
-        if self.conn.their_state is not h11.IDLE:
+        self._quiet_bytes += len(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._read(data)
+        except httptools.HttpParserError:
+            log.debug("What came from %s is no request.", self.client)
+            self.send_400_response("Invalid HTTP request received.")
+        if self._quiet_bytes > HEAD_LIMIT_BYTES:
+            self._end_long_head()
+        if self._is_answering():
             self._wait_no_more()
         elif self._deadline is None:
             self._wait()
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a line of the head; those behind a body are nobody's, and would come into what was looked at already."""
+        if self._in_head:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        if not self.parser.should_upgrade():
+            self._in_head, self._quiet_bytes = False, 0
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of the body."""
+        self._quiet_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """The whole request is here."""
+        if not self.parser.should_upgrade():
+            self._quiet_bytes = 0
+            super().on_message_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the deadline. Whose answer is being written is told, also where the next request is here already: uvicorn tells the last one alone."""
+        self._wait_no_more()
+        super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.disconnected = True
+            self._answered.message_event.set()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._answered = cycle
+        if cycle.scope["http_version"] == "1.0":
+            cycle.transport = Unchunked(cycle.transport)  # type: ignore[assignment]
+        super()._start_asgi_task(cycle, app)
+
+    def _read(self, data: bytes) -> None:
+        """Parse it. Who would rather speak another protocol, as Java's client does with each first request, is answered in this one (RFC 9110, 7.8).
+
+        Raises:
+            HttpParserError: it is no request.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as wish:
+            if self.parser.get_method() == b"CONNECT":
+                raise httptools.HttpParserError("nothing is reached through this server") from wish
+            # the parser thinks that what follows is of the other protocol: another one gets the head without the wish
+            head = [b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url), *(b"%s: %s\r\n" % line for line in self.headers if line[0] != b"upgrade")]
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does: else an answer would break off for what follows it
+            self._read(b"".join(head) + b"\r\n" + data[wish.args[0] :])
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _end_long_head(self) -> None:
+        if self._is_answering():
+            self.transport.abort()
+        elif not self.transport.is_closing():
+            self.send_400_response(f"The head of the request is longer than {HEAD_LIMIT_BYTES} bytes.")
 
     def _wait(self) -> None:
         self._waits_since_s = self.loop.time()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Any
 
 import httpx
-import pytest_asyncio
 import uvicorn
 
 from modules.api.connections import BoundedProtocol, JoinedHead, bounded_protocol
-from modules.api.guard import Receive, Scope, Send
+from modules.api.guard import Asgi, Receive, Scope, Send
 
 HALF = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
 WHOLE = b"GET /%s HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -24,7 +26,10 @@ NEVER_S = 600.0
 
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-    """`/held` writes its head and holds the connection, `/late` waits behind the head until the client is gone; everything else is an answer at once."""
+    """`/held` writes its head and holds the connection, `/late` waits behind the head until the client is gone, `/told` tells the request, the rest is an answer at once."""
+    if scope["path"].startswith("/told"):
+        await tell(scope, receive, send)
+        return
     if scope["path"] == "/asked":
         await receive()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -38,26 +43,38 @@ async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-@pytest_asyncio.fixture
-async def start() -> AsyncIterator[Callable[[type[BoundedProtocol]], int]]:
-    """Serves with a class of connections; gives the port."""
-    running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+    """The request in two pieces of a stream, or with its length for `/told/whole`."""
+    body, more = b"", True
+    while more:
+        event = await receive()
+        if event["type"] == "http.disconnect":
+            return
+        body, more = body + event["body"], event["more_body"]
+    headers = sorted((name.decode(), value.decode()) for name, value in scope["headers"])
+    told = json.dumps([scope["method"], scope["path"], headers, body.decode()]).encode() + b"\n"
+    length = [(b"content-length", b"%d" % len(told))] if scope["path"] == "/told/whole" else []
+    await send({"type": "http.response.start", "status": 200, "headers": length})
+    await send({"type": "http.response.body", "body": told[:5], "more_body": True})
+    await send({"type": "http.response.body", "body": told[5:]})
 
-    def begin(protocol: type[BoundedProtocol]) -> int:
-        listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-        server = uvicorn.Server(uvicorn.Config(answer, http=protocol, ws="none", lifespan="off", log_level="error", timeout_graceful_shutdown=1))
-        server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-        running.append((server, asyncio.create_task(server.serve(sockets=[listener]))))
-        return int(listener.getsockname()[1])
 
-    yield begin
-    for server, task in running:
+@contextlib.asynccontextmanager
+async def serving(protocol: type[BoundedProtocol], app: Asgi = answer) -> AsyncIterator[int]:
+    """Serves an application with a class of connections; gives the port."""
+    listener = socket.create_server(("127.0.0.1", 0), backlog=512)
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_level="error", timeout_graceful_shutdown=1))
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
         server.should_exit = server.force_exit = True
         await task
 
 
 async def connect(port: int, stack: AsyncExitStack) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
     stack.callback(writer.close)
     return reader, writer
 
@@ -69,9 +86,8 @@ async def ended(reader: asyncio.StreamReader) -> bytes:
     return b""
 
 
-async def test_hundreds_of_half_open_heads_go_and_a_good_request_is_answered_meanwhile(start: Callable[[type[BoundedProtocol]], int]) -> None:
-    port = start(bounded_protocol(of_one_address=1000, head_limit_s=DEADLINE_S))
-    async with AsyncExitStack() as stack:
+async def test_hundreds_of_half_open_heads_go_and_a_good_request_is_answered_meanwhile() -> None:
+    async with serving(bounded_protocol(of_one_address=1000, head_limit_s=DEADLINE_S)) as port, AsyncExitStack() as stack:
         slow = [await connect(port, stack) for _ in range(ATTACKERS)]
         for _, writer in slow:
             writer.write(HALF)
@@ -80,9 +96,8 @@ async def test_hundreds_of_half_open_heads_go_and_a_good_request_is_answered_mea
         assert await asyncio.wait_for(asyncio.gather(*(ended(reader) for reader, _ in slow)), 30) == [b""] * ATTACKERS
 
 
-async def test_a_later_head_of_the_same_connection_has_a_deadline_too_and_a_reply_has_none(start: Callable[[type[BoundedProtocol]], int]) -> None:
-    port = start(bounded_protocol(of_one_address=8, head_limit_s=0.3))
-    async with AsyncExitStack() as stack:
+async def test_a_later_head_of_the_same_connection_has_a_deadline_too_and_a_reply_has_none() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=0.3)) as port, AsyncExitStack() as stack:
         held, writer = await connect(port, stack)
         writer.write(WHOLE % b"held")
         await held.readuntil(b"\r\n\r\no")
@@ -98,9 +113,8 @@ async def test_a_later_head_of_the_same_connection_has_a_deadline_too_and_a_repl
         assert not held.at_eof()  # it outlived two deadlines
 
 
-async def test_one_address_has_a_number_of_connections_and_those_that_wait_make_room(start: Callable[[type[BoundedProtocol]], int]) -> None:
-    port = start(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S))
-    async with AsyncExitStack() as stack:
+async def test_one_address_has_a_number_of_connections_and_those_that_wait_make_room() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port, AsyncExitStack() as stack:
         slow = [await connect(port, stack) for _ in range(8)]
         for _, writer in slow:
             writer.write(HALF)
@@ -147,9 +161,8 @@ async def test_the_head_of_an_answer_goes_with_what_follows_or_alone_where_nothi
     assert below.sent[4:] == [b"HTTP/1.1 503 Service Unavailable\r\n\r\n", b"end"]
 
 
-async def test_answers_come_whole_through_real_connections(start: Callable[[type[BoundedProtocol]], int]) -> None:
-    port = start(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S))
-    async with AsyncExitStack() as stack:
+async def test_answers_come_whole_through_real_connections() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port, AsyncExitStack() as stack:
         reader, writer = await connect(port, stack)
         for _ in range(3):
             writer.write(WHOLE % b"")
@@ -160,3 +173,88 @@ async def test_answers_come_whole_through_real_connections(start: Callable[[type
         assert (await asyncio.wait_for(reader.readuntil(b"ok"), 30)).startswith(b"HTTP/1.1 200 ")
         writer.write(WHOLE % b"late")
         assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 200 ")
+
+
+OTHER_PROTOCOL = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\n"
+TOLD = b"POST /told/whole HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKS = b"Transfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nHost: elsewhere\r\nX-Late: 1\r\n\r\n"
+
+
+async def told(port: int, data: bytes, cuts: Sequence[int] = (), replies: int = 1) -> list[Any]:
+    """What the server understood of requests that are sent in pieces."""
+    async with AsyncExitStack() as stack:
+        reader, writer = await connect(port, stack)
+        for begin, end in pairwise((0, *sorted(cuts), len(data))):
+            writer.write(data[begin:end])
+            await writer.drain()
+            await asyncio.sleep(0.001)
+        found = []
+        for _ in range(replies):
+            assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)).startswith(b"HTTP/1.1 200 ")
+            found.append(json.loads(await asyncio.wait_for(reader.readline(), 30)))
+        return found
+
+
+async def test_requests_are_read_however_they_are_cut_and_whatever_else_their_client_would_speak() -> None:
+    chance = random.Random(5)
+    chance = random.Random(5)
+    async with serving(bounded_protocol(of_one_address=100, head_limit_s=NEVER_S)) as port:
+        for wish in (b"", OTHER_PROTOCOL):
+            for rest in (b"Content-Length: 5\r\n\r\nhello", CHUNKS):
+                data = TOLD + wish + rest + TOLD + b"Content-Length: 3\r\n\r\ntwo"
+                for cuts in [(), *([chance.randrange(1, len(data)) for _ in range(count)] for count in (1, 1, 2, 3, 8, 60))]:
+                    first, second = await told(port, data, cuts, replies=2)
+                    assert (first[0], first[3], second[3]) == ("POST", "hello", "two")
+                    assert [value for name, value in first[2] if name == "host"] == ["localhost"]  # what stands behind the body is not of the head
+                    assert not {"x-late", "upgrade"} & {name for name, _ in first[2]}
+
+
+async def test_nobody_is_connected_to_elsewhere() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port, AsyncExitStack() as stack:
+        reader, writer = await connect(port, stack)
+        writer.write(b"CONNECT localhost:80 HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await asyncio.wait_for(ended(reader), 30)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_heads_and_what_follows_a_body_have_a_length() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port:
+        line = b"X-Long: " + b"a" * 8_000 + b"\r\n"
+        for begun in (WHOLE[:-2] % b"", b"GET / HTTP/1.1\r\nX-Long: ", TOLD + CHUNKS[:-2], TOLD + CHUNKS[:-4]):
+            async with AsyncExitStack() as stack:
+                reader, writer = await connect(port, stack)
+                with contextlib.suppress(ConnectionError):
+                    writer.write(begun)
+                    for _ in range(60):
+                        writer.write(line if begun.endswith(b"\n") else line[:-2])
+                        await writer.drain()
+                        await asyncio.sleep(0.002)
+                assert b" 200 " not in await asyncio.wait_for(ended(reader), 30)  # and it ends by itself
+        assert (await told(port, TOLD + b"Content-Length: 900000\r\n\r\n" + b"b" * 900_000, [5, 70_000, 500_000]))[0][3] == "b" * 900_000
+
+
+async def test_who_leaves_is_missed_though_the_next_request_is_here_already() -> None:
+    gone = asyncio.Event()
+
+    async def hold(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S), hold) as port, AsyncExitStack() as stack:
+        reader, writer = await connect(port, stack)
+        writer.write(WHOLE % b"" + WHOLE % b"")
+        await reader.readuntil(b"\r\no\r\n")
+        writer.close()
+        await asyncio.wait_for(gone.wait(), 30)
+
+
+async def test_an_old_client_gets_no_chunks_it_does_not_know() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port:
+        for path in (b"/told", b"/told/whole"):
+            async with AsyncExitStack() as stack:
+                reader, writer = await connect(port, stack)
+                writer.write(b"GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n" % path)
+                head, _, body = (await asyncio.wait_for(ended(reader), 30)).partition(b"\r\n\r\n")
+                assert (b"chunked" not in head, json.loads(body)) == (True, ["GET", path.decode(), [["host", "localhost"]], ""])
