@@ -17,6 +17,10 @@ from uvicorn.protocols.http.httptools_impl import ASGI3Application, HttpToolsPro
 
 HEAD_LIMIT_S = 10.0
 HEAD_LIMIT_BYTES = 64 << 10  # beyond the piece of the system's with which it began, which has four times as many at most
+BODY_REST_LIMIT_S = 30.0  # for what is left of a body when the answer is there already
+MOST_WAITING = 64  # requests of one connection, sent without waiting for answers
+OLD_VERSION = "1.0"
+VERSIONS = frozenset({OLD_VERSION, "1.1"})
 HANDSHAKE_LIMIT_S = 10.0  # of TLS, before which nothing of a connection is seen here
 REFUSAL = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 5\r\ncontent-type: text/plain\r\ncontent-length: 0\r\n\r\n"
 CHUNKED = b"transfer-encoding: chunked\r\n"
@@ -82,8 +86,9 @@ class BoundedProtocol(HttpToolsProtocol):
     of_one_address: ClassVar[int] = 256
     _deadline: asyncio.TimerHandle | None = None
     _waits_since_s = 0.0
-    _in_head = False  # it has begun and is not whole
+    _in_head = _in_body = False  # of a request that has begun and is not whole
     _quiet_bytes = 0  # with which neither a head was whole nor a body went on
+    _is_over = False  # something came that is no request: nothing is read any more
     _answered: RequestResponseCycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -91,26 +96,27 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport = JoinedHead(transport, self.loop)  # type: ignore[assignment]
         if self._has_room():
-            self._wait()
+            self._wait(self.head_limit_s)
         else:
             transport.write(REFUSAL)
             transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on; with them a head may have become whole, or a new one begun."""
-        self._quiet_bytes += len(data)
+        if self._is_over:
+            return
         self._unset_keepalive_if_required()
+        self._quiet_bytes += len(data)
         try:
-            self._read(data)
+            self._read(memoryview(data))
         except httptools.HttpParserError:
-            log.debug("What came from %s is no request.", self.client)
-            self.send_400_response("Invalid HTTP request received.")
+            self._read_no_more("Invalid HTTP request received.")
         if self._quiet_bytes > HEAD_LIMIT_BYTES:
-            self._end_long_head()
+            self._read_no_more(f"The head of the request is longer than {HEAD_LIMIT_BYTES} bytes.")
         if self._is_answering():
             self._wait_no_more()
         elif self._deadline is None:
-            self._wait()
+            self._wait(BODY_REST_LIMIT_S if self._in_body else self.head_limit_s)  # of a body that was answered before it was whole
 
     def on_message_begin(self) -> None:
         """A request begins."""
@@ -118,15 +124,30 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a line of the head; those behind a body are nobody's, and would come into what was looked at already."""
-        if self._in_head:
-            super().on_header(name, value)
+        """Take a line of the head; those behind a body are nobody's, and would come into what was looked at already.
+
+        Raises:
+            HttpParserError: the body comes in a form that is not known (RFC 9112, 6.1), which the parser would say only when it is being answered.
+        """
+        if not self._in_head:
+            return
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name == b"transfer-encoding" and value.lower() != b"chunked":
+            raise httptools.HttpParserError("an unknown transfer encoding")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """The head is whole."""
-        if not self.parser.should_upgrade():
-            self._in_head, self._quiet_bytes = False, 0
-            super().on_headers_complete()
+        """The head is whole.
+
+        Raises:
+            HttpParserError: it is of a version that is not spoken here, or waits behind more others than is good.
+        """
+        if self.parser.should_upgrade():
+            return
+        if self.parser.get_http_version() not in VERSIONS or len(self.pipeline) >= MOST_WAITING:
+            raise httptools.HttpParserError("an unknown version, or too many requests at once")
+        self._in_head, self._in_body, self._quiet_bytes = False, True, 0
+        super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
@@ -136,8 +157,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The whole request is here."""
         if not self.parser.should_upgrade():
-            self._quiet_bytes = 0
+            self._in_body, self._quiet_bytes = False, 0
             super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """End after the answer that is being written, whatever waits behind it."""
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.keep_alive = False
+        else:
+            super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the deadline. Whose answer is being written is told, also where the next request is here already: uvicorn tells the last one alone."""
@@ -149,39 +177,55 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._answered = cycle
-        if cycle.scope["http_version"] == "1.0":
+        if cycle.scope["http_version"] == OLD_VERSION:
             cycle.transport = Unchunked(cycle.transport)  # type: ignore[assignment]
+            cycle.waiting_for_100_continue = False  # who says so knows not what it means (RFC 9110, 10.1.1)
         super()._start_asgi_task(cycle, app)
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: memoryview) -> None:
         """Parse it. Who would rather speak another protocol, as Java's client does with each first request, is answered in this one (RFC 9110, 7.8).
 
         Raises:
             HttpParserError: it is no request.
         """
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as wish:
-            if self.parser.get_method() == b"CONNECT":
-                raise httptools.HttpParserError("nothing is reached through this server") from wish
-            # the parser thinks that what follows is of the other protocol: another one gets the head without the wish
-            head = [b"%s %s HTTP/1.1\r\n" % (self.parser.get_method(), self.url), *(b"%s: %s\r\n" % line for line in self.headers if line[0] != b"upgrade")]
-            self.parser = httptools.HttpRequestParser(self)
-            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does: else an answer would break off for what follows it
-            self._read(b"".join(head) + b"\r\n" + data[wish.args[0] :])
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as wish:
+                if self.parser.get_method() == b"CONNECT":
+                    raise httptools.HttpParserError("nothing is reached through this server") from wish
+                data = data[wish.args[0] :]
+                self._say_again()
+
+    def _say_again(self) -> None:
+        """The parser thinks that what follows is of the other protocol, so another one gets the head, without the wish."""
+        first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        lines = [b"%s: %s\r\n" % line for line in self.headers if line[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does: else an answer would break off for what follows it
+        self.parser.feed_data(b"".join((first, *lines, b"\r\n")))
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _end_long_head(self) -> None:
-        if self._is_answering():
+    def _read_no_more(self, why: str) -> None:
+        """Something is no request: whose requests were whole before are answered, and then it ends."""
+        self._is_over, answered = True, self._answered
+        if answered is None or answered.response_complete or (answered.more_body and not answered.response_started):
+            log.debug("What came from %s is no request.", self.client)
+            self.send_400_response(why)
+        elif answered.more_body:
             self.transport.abort()
-        elif not self.transport.is_closing():
-            self.send_400_response(f"The head of the request is longer than {HEAD_LIMIT_BYTES} bytes.")
+        else:
+            if self.cycle.more_body:  # it waits, and will never be whole
+                self.pipeline.popleft()
+                self.cycle = self.pipeline[0][0] if self.pipeline else answered
+            self.cycle.keep_alive = False
 
-    def _wait(self) -> None:
+    def _wait(self, limit_s: float) -> None:
         self._waits_since_s = self.loop.time()
-        self._deadline = self.loop.call_later(self.head_limit_s, self._give_up)
+        self._deadline = self.loop.call_later(limit_s, self._give_up)
 
     def _wait_no_more(self) -> None:
         if self._deadline is not None:

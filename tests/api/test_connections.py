@@ -9,13 +9,13 @@ import random
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import httpx
 import uvicorn
 
-from modules.api.connections import BoundedProtocol, JoinedHead, bounded_protocol
+from modules.api.connections import MOST_WAITING, BoundedProtocol, JoinedHead, bounded_protocol
 from modules.api.guard import Asgi, Receive, Scope, Send
 
 HALF = b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: "
@@ -62,12 +62,19 @@ async def tell(scope: Scope, receive: Receive, send: Send) -> None:
 @contextlib.asynccontextmanager
 async def serving(protocol: type[BoundedProtocol], app: Asgi = answer) -> AsyncIterator[int]:
     """Serves an application with a class of connections; gives the port."""
+    async with started(protocol, app) as (port, _):
+        yield port
+
+
+@contextlib.asynccontextmanager
+async def started(protocol: type[BoundedProtocol], app: Asgi) -> AsyncIterator[tuple[int, uvicorn.Server]]:
+    """The same, with what can be told to end."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
-    server = uvicorn.Server(uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_level="error", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, http=protocol, ws="none", lifespan="off", log_level="error", timeout_graceful_shutdown=1, timeout_keep_alive=1))
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        yield int(listener.getsockname()[1])
+        yield int(listener.getsockname()[1]), server
     finally:
         server.should_exit = server.force_exit = True
         await task
@@ -197,7 +204,6 @@ async def told(port: int, data: bytes, cuts: Sequence[int] = (), replies: int = 
 
 async def test_requests_are_read_however_they_are_cut_and_whatever_else_their_client_would_speak() -> None:
     chance = random.Random(5)
-    chance = random.Random(5)
     async with serving(bounded_protocol(of_one_address=100, head_limit_s=NEVER_S)) as port:
         for wish in (b"", OTHER_PROTOCOL):
             for rest in (b"Content-Length: 5\r\n\r\nhello", CHUNKS):
@@ -206,7 +212,7 @@ async def test_requests_are_read_however_they_are_cut_and_whatever_else_their_cl
                     first, second = await told(port, data, cuts, replies=2)
                     assert (first[0], first[3], second[3]) == ("POST", "hello", "two")
                     assert [value for name, value in first[2] if name == "host"] == ["localhost"]  # what stands behind the body is not of the head
-                    assert not {"x-late", "upgrade"} & {name for name, _ in first[2]}
+                    assert not {"x-late", "upgrade"} & {name for name, _ in first[2] + second[2]}
 
 
 async def test_nobody_is_connected_to_elsewhere() -> None:
@@ -258,3 +264,90 @@ async def test_an_old_client_gets_no_chunks_it_does_not_know() -> None:
                 writer.write(b"GET %s HTTP/1.0\r\nHost: localhost\r\n\r\n" % path)
                 head, _, body = (await asyncio.wait_for(ended(reader), 30)).partition(b"\r\n\r\n")
                 assert (b"chunked" not in head, json.loads(body)) == (True, ["GET", path.decode(), [["host", "localhost"]], ""])
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port:
+        for more in (OTHER_PROTOCOL, b"Expect: 100-continue\r\n"):  # wishes that it cannot have
+            async with AsyncExitStack() as stack:
+                reader, writer = await connect(port, stack)
+                writer.write(b"POST /told HTTP/1.0\r\nHost: localhost\r\nContent-Length: 2\r\n%s\r\nhi" % more)
+                head, _, body = (await asyncio.wait_for(ended(reader), 30)).partition(b"\r\n\r\n")
+                assert (head[:15], b"chunked" not in head, json.loads(body)[3]) == (b"HTTP/1.1 200 OK", True, "hi")
+        async with AsyncExitStack() as stack:
+            reader, writer = await connect(port, stack)
+            writer.write(b"GET /told HTTP/2.0\r\nHost: localhost\r\n\r\n")
+            assert (await asyncio.wait_for(ended(reader), 30)).startswith(b"HTTP/1.1 400 ")
+
+
+async def test_many_requests_at_once_are_not_kept_in_memory() -> None:
+    begun = 0
+
+    async def count(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.sleep(0.001)
+        await answer(scope, receive, send)
+
+    wish = b"GET / HTTP/1.1\r\nUpgrade: a\r\nConnection: upgrade\r\n\r\n"
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S), count) as port:
+        for requests in (WHOLE % b"" * 8_000, wish * 5_000):
+            begun = 0
+            async with AsyncExitStack() as stack:
+                reader, writer = await connect(port, stack)
+                writer.write(requests)
+                answers = (await asyncio.wait_for(ended(reader), 30)).count(b" 200 OK")
+            assert answers == begun == 1 + MOST_WAITING
+
+
+async def test_what_was_asked_before_something_that_is_no_request_is_answered_whole() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port:
+        no_requests = (b"GARBAGE\r\n\r\n", b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n" + WHOLE % b"told", TOLD + b"Transfer-Encoding: chunked\r\n\r\nno size\r\n")
+        for asked, rest in product((1, 3), no_requests):
+            for pause_s in (0.0, 0.02):
+                async with AsyncExitStack() as stack:
+                    reader, writer = await connect(port, stack)
+                    writer.write(WHOLE % b"told" * asked + (b"" if pause_s else rest))
+                    if pause_s:
+                        await reader.readuntil(b" 200 OK")
+                        writer.write(rest)
+                    found = await asyncio.wait_for(ended(reader), 30)
+                assert found.count(b"0\r\n\r\n") == asked or (pause_s and found.endswith(b"Invalid HTTP request received."))
+
+
+async def test_a_body_in_an_unknown_form_is_refused_before_anybody_answers() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S)) as port:
+        for form in (b"identity", b"gzip, chunked", b"xchunked"):
+            async with AsyncExitStack() as stack:
+                reader, writer = await connect(port, stack)
+                writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: %s\r\n\r\n0\r\n\r\n" % form)
+                assert (await asyncio.wait_for(ended(reader), 30)).startswith(b"HTTP/1.1 400 ")
+        (request,) = await told(port, b"GET /told/whole HTTP/1.1\r\nHost: localhost \t\r\nTransfer-Encoding: Chunked \r\n\r\n0\r\n\r\n")
+        assert request[2] == [["host", "localhost"], ["transfer-encoding", "Chunked"]]
+
+
+async def test_an_end_begins_nothing_that_waits_behind_an_answer() -> None:
+    begun: list[str] = []
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.append(scope["path"])
+        await asyncio.sleep(0.3)
+        await answer(scope, receive, send)
+
+    async with started(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S), slow) as (port, server), AsyncExitStack() as stack:
+        reader, writer = await connect(port, stack)
+        writer.write(WHOLE % b"" + WHOLE % b"second" + WHOLE % b"third")
+        await asyncio.sleep(0.1)
+        server.should_exit = True
+        assert (await asyncio.wait_for(ended(reader), 30)).count(b" 200 OK") == 1
+        assert begun == ["/"]
+
+
+async def test_an_upload_that_is_answered_early_has_time_to_end() -> None:
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=0.2)) as port, AsyncExitStack() as stack:
+        reader, writer = await connect(port, stack)
+        writer.write(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\nok")
+        for _ in range(20):
+            writer.write(b"b")
+            await writer.drain()
+            await asyncio.sleep(0.03)
+        writer.write(WHOLE % b"")
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\nok"), 30)
