@@ -5,8 +5,8 @@ with AMX llama.cpp then ends with a segmentation fault at its first step. Such a
 
 llama.cpp's attention takes numbers of half precision one by one where a head has fewer than its widest step, and looks for the largest of a row in one lane
 of a register; it multiplies weights in 8 bits with several rows nearly as if these came one after the other; and its threads ask the system, at every one of
-some hundred places in a step where they wait for each other, to wake who does not sleep. A header that is read before its sources says it better, for the
-processor here (`headers/paddock_loops.h` and the two that it reads); it is tried with a small program first.
+some hundred places in a step where they wait for each other, to wake who does not sleep, and get parts of attention that divide what is computed at once. A header
+that is read before its sources says it better, for the processor here (`headers/paddock_loops.h` and the three that it reads); it is tried with a small program first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
-PRODUCTS_HEADER, BARRIER_HEADER = "paddock_products.h", "paddock_barrier.h"  # which that one reads
+PRODUCTS_HEADER, BARRIER_HEADER, ATTENTION_HEADER = "paddock_products.h", "paddock_barrier.h", "paddock_attention.h"  # which that one reads
 OPENMP = "-fopenmp -DPADDOCK_SPINS=20"  # llama.cpp finds it by itself; a probe's threads look for each other so seldom that they sleep
 NO_BARRIER = "-DPADDOCK_NO_BARRIER"
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
@@ -54,6 +54,7 @@ LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
     "vec.h": "#pragma once\n",
 })
 LOOPS_PROBE = """
+#include <algorithm>
 #ifdef PADDOCK_BARRIER
 #include <thread>
 // Two teams at the same time, in each of which nobody may be a step ahead; with as few looks as OPENMP says some sleep
@@ -139,6 +140,25 @@ static int products() {
 #else
 static int products() { return 0; }
 #endif
+// Parts of attention as llama.cpp makes them: every row once, in as few tiles as there are
+struct Heads { Heads *src[1]; int64_t ne[4]; int times[2400], tiles; };
+static void ggml_compute_forward_flash_attn_ext_tiled(const char *, Heads *to, int begin, int end) {
+    for (const int rows = (int)to->src[0]->ne[1]; begin < end; ++to->tiles)
+        for (int left = std::min(64, std::min(end - begin, rows - begin % rows)); left; --left) ++to->times[begin++];
+}
+static int attended() {
+    for (const int64_t heads : {1, 9, 12}) for (const int64_t rows : {64, 65, 100, 160, 200}) for (const int64_t parts : {1, 2, 7, 8, 40}) {
+        static Heads to;
+        to = {{&to}, {64, rows, heads, 1}, {}, 0};
+        const int64_t all = heads * rows, size = (all + parts - 1) / parts;
+        for (int64_t part = 0; part < parts; ++part) {
+            const int64_t begin = size * part, end = std::min(begin + size, all);
+            ggml_compute_forward_flash_attn_ext_tiled("", &to, begin, end);
+        }
+        if (to.tiles != heads * ((rows + 63) / 64) || std::count(to.times, to.times + all, 1) != all) return 1;
+    }
+    return 0;
+}
 #ifndef ggml_vec_max_f32
 #error the processor has no wide registers
 #endif
@@ -163,7 +183,7 @@ int main() {
     GGML_F16_DOT_VEC_REDUCE(sum, sums);
     if (sum != 32) return 3;
 #endif
-    return products() ? 4 : waited() ? 5 : 0;
+    return products() ? 4 : waited() ? 5 : attended() ? 6 : 0;
 }
 """
 
@@ -180,7 +200,7 @@ def compiler(environment: Mapping[str, str], which: Callable[[str], str | None] 
 
 def version_of(folder: Path) -> str:
     """A name for what the headers of the loops do, whatever their remarks say."""
-    texts = [(folder / name).read_text(encoding="ascii") for name in (LOOPS_HEADER, PRODUCTS_HEADER, BARRIER_HEADER)]
+    texts = [(folder / name).read_text(encoding="ascii") for name in (LOOPS_HEADER, PRODUCTS_HEADER, BARRIER_HEADER, ATTENTION_HEADER)]
     lines = [line for text in texts for line in text.splitlines() if line and not line.startswith("//")]
     return f"v{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:8]}"
 

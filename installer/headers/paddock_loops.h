@@ -1,4 +1,4 @@
-// The innermost loops of llama.cpp's attention, products of its matrices and where its threads wait, for x86-64. See installer/compiler.py; docs/lab-notes.md has the figures.
+// The innermost loops of llama.cpp's attention and what its threads take of it, products of its matrices and where its threads wait, for x86-64. See installer/compiler.py; docs/lab-notes.md has the figures.
 //
 // Numbers of half precision are taken sixteen at a time. llama.cpp takes up to 128 together and the rest one by one, through a table: that is all of a head
 // of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512. Results differ in the order of
@@ -79,6 +79,7 @@ static inline void paddock_vec_max_f32(const int n, float *result, const float *
 }
 #define ggml_vec_max_f32 paddock_vec_max_f32
 
+#include "paddock_attention.h"
 #include "paddock_barrier.h"
 
 // Products of matrices: ours where they are faster, llama.cpp's for all else. Every file in C++ has them and the linker takes one; the files with llama.cpp's own

@@ -54,7 +54,7 @@ class AccountGate:
             await response_of(error)(scope, receive, send)
             return
         if not on:
-            await self._without(scope, self._begun_without(receive), Lasting(send, self._still_without).send)
+            await self._without(scope, self._begun_without(receive), Lasting(send, self._still_without, scope).send)
             return
         if isinstance(found, Person):
             scope[PERSON] = found  # whoever is refused is known too
@@ -66,7 +66,7 @@ class AccountGate:
             scope[STRANGER] = True
             await self._app(scope, receive, send)
             return
-        lasting = Lasting(_unkept(send) if route_path(scope) == "/" else send, lambda: self._still(scope))
+        lasting = Lasting(_unkept(send) if route_path(scope) == "/" else send, lambda: self._still(scope), scope)
         with asked_by(found):
             await self._app(scope, receive, lasting.send)
 

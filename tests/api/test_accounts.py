@@ -314,7 +314,7 @@ async def test_a_stream_ends_for_who_is_not_let_in_any_more(house: House) -> Non
     assert ben
     scope = {"type": "http", "method": "GET", "path": "/ui/users", "headers": [(b"cookie", f"{COOKIE}={ben[1]}".encode())]}
     gate = AccountGate(house.api, accounts=house.accounts, check=KeyCheck(KEY), is_set=False, is_local=True)
-    lasting = Lasting(send, lambda: gate._still({**scope, "path": "/ui/jobs"}), 0)
+    lasting = Lasting(send, lambda: gate._still({**scope, "path": "/ui/jobs"}), scope, 0)
     for piece in (b"1", b"2"):
         await lasting.send({"type": "http.response.body", "body": piece, "more_body": True})
     assert not await gate._still(scope)  # what needs more than he has
