@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import ASGI3Application, HttpToolsPro
 HEAD_LIMIT_S = 10.0
 HEAD_LIMIT_BYTES = 64 << 10  # beyond the piece of the system's with which it began, which has four times as many at most
 BODY_REST_LIMIT_S = 30.0  # for what is left of a body when the answer is there already
-MOST_WAITING = 64  # requests of one connection, sent without waiting for answers
+MOST_WAITING, MOST_WAITING_BYTES = 64, 1 << 20  # requests of one connection, sent without waiting for answers, and their bodies
 OLD_VERSION = "1.0"
 VERSIONS = frozenset({OLD_VERSION, "1.1"})
 HANDSHAKE_LIMIT_S = 10.0  # of TLS, before which nothing of a connection is seen here
@@ -98,6 +98,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._has_room():
             self._wait(self.head_limit_s)
         else:
+            self._is_over = True  # its request may be here already: TLS hands it on while it ends
+            self.connections.discard(self)  # and may take its time with that
             transport.write(REFUSAL)
             transport.close()
 
@@ -148,11 +150,19 @@ class BoundedProtocol(HttpToolsProtocol):
             raise httptools.HttpParserError("an unknown version, or too many requests at once")
         self._in_head, self._in_body, self._quiet_bytes = False, True, 0
         super().on_headers_complete()
+        if 0 < len(self.pipeline) < MOST_WAITING // 2:
+            self.flow.resume_reading()  # uvicorn would see no end of the connection until its turn comes
 
     def on_body(self, body: bytes) -> None:
-        """A piece of the body."""
+        """A piece of the body.
+
+        Raises:
+            HttpParserError: of one that waits, and with it there are more bytes than is good; nobody else counts them before its turn.
+        """
         self._quiet_bytes = 0
         super().on_body(body)
+        if self.pipeline and sum(len(cycle.body) for cycle, _ in self.pipeline) > MOST_WAITING_BYTES:
+            raise httptools.HttpParserError("too much waits")
 
     def on_message_complete(self) -> None:
         """The whole request is here."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import uvicorn
+from uvicorn.server import ServerState
 
 from modules.api.connections import MOST_WAITING, BoundedProtocol, JoinedHead, bounded_protocol
 from modules.api.guard import Asgi, Receive, Scope, Send
@@ -249,11 +250,57 @@ async def test_who_leaves_is_missed_though_the_next_request_is_here_already() ->
         gone.set()
 
     async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S), hold) as port, AsyncExitStack() as stack:
+        for at_once, late in ((WHOLE % b"" * 2, b""), (WHOLE % b"", WHOLE % b""), (WHOLE % b"", b"GARBAGE\r\n\r\n")):
+            gone.clear()
+            reader, writer = await connect(port, stack)
+            writer.write(at_once)
+            await reader.readuntil(b"\r\no\r\n")
+            writer.write(late)
+            await asyncio.sleep(0.05)
+            writer.close()
+            await asyncio.wait_for(gone.wait(), 10)
+
+
+async def test_the_body_of_a_request_that_waits_has_a_limit() -> None:
+    begun: list[str] = []
+
+    async def busy(scope: Scope, receive: Receive, send: Send) -> None:
+        """Asks again and again whether its client is gone, as a whole answer does; each time something more is read."""
+        begun.append(scope["path"])
+        for _ in range(30):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await receive()
+        await answer(scope, receive, send)
+
+    async with serving(bounded_protocol(of_one_address=8, head_limit_s=NEVER_S), busy) as port, AsyncExitStack() as stack:
         reader, writer = await connect(port, stack)
-        writer.write(WHOLE % b"" + WHOLE % b"")
-        await reader.readuntil(b"\r\no\r\n")
-        writer.close()
-        await asyncio.wait_for(gone.wait(), 30)
+        writer.write(WHOLE % b"" + TOLD.replace(b"/told/whole", b"/second") + b"Content-Length: 3000000\r\n\r\n" + b"b" * 3_000_000)
+        assert (await asyncio.wait_for(ended(reader), 30)).count(b" 200 OK") == 1
+        assert begun == ["/"]
+
+
+class EndsLikeTls(Sends):
+    """Hands on what came before, while it ends."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        super().__init__()
+        self._protocol = protocol
+
+    def close(self) -> None:
+        self._protocol.data_received(WHOLE % b"")
+        super().close()
+
+
+async def test_a_refused_connection_is_neither_served_nor_counted() -> None:
+    config, state = uvicorn.Config(answer, ws="none", lifespan="off", log_level="error"), ServerState()
+    protocol = bounded_protocol(of_one_address=0)(config, state, {})
+    transport = EndsLikeTls(protocol)
+    protocol.connection_made(transport)
+    assert b" 503 " in transport.sent[0]
+    assert transport.sent[1:] == [b"end"]
+    assert not state.tasks
+    assert not state.connections
 
 
 async def test_an_old_client_gets_no_chunks_it_does_not_know() -> None:
