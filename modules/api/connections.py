@@ -113,7 +113,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._read(memoryview(data))
         except httptools.HttpParserError:
             self._read_no_more("Invalid HTTP request received.")
-        if self._quiet_bytes > HEAD_LIMIT_BYTES:
+        if self._quiet_bytes > HEAD_LIMIT_BYTES and not self._is_over:
             self._read_no_more(f"The head of the request is longer than {HEAD_LIMIT_BYTES} bytes.")
         if self._is_answering():
             self._wait_no_more()
