@@ -18,7 +18,7 @@ from modules.core.errors import InvalidRequest
 from modules.core.messages import THINKING_TAGS, split_thinking
 from modules.core.text_shape import CallText
 from modules.engine.call_shapes import write_calls
-from modules.engine.native import ask
+from modules.engine.native import DeepCalls, ask
 from modules.engine.shapes import TITLES, shape_of, write_shape
 from modules.engine.thinking import AfterThinking, closing_tag
 
@@ -139,7 +139,7 @@ class Constraints:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._vocabulary = functools.lru_cache(maxsize=1)(self._read_vocabulary)
-        self._compiled = functools.lru_cache(maxsize=KEPT)(self._compile)
+        self._compiled = functools.lru_cache(maxsize=KEPT)(functools.partial(DeepCalls().make, self._compile))
 
     def constraint(
         self, params: GenerationParams, end_ids: Set[int], prompt_ids: Sequence[int] = (), calls: CallText | None = None, begun: str = ""

@@ -1,11 +1,14 @@
-"""Calls into llguidance, whose panics are no exceptions in Python's sense. Knows no shapes."""
+"""Calls into llguidance, whose panics are no exceptions in Python's sense, and which follows names in names by calling itself. Knows no shapes."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
 from modules.core.errors import AppError
+
+STACK_BYTES = 256 << 20  # of addresses; memory is taken as it is used. What is allowed took up to 29 MB
 
 
 def ask(call: Callable[..., Any], *values: Any) -> Any:
@@ -20,3 +23,39 @@ def ask(call: Callable[..., Any], *values: Any) -> Any:
         raise
     except BaseException as error:
         raise AppError(f"What the text should look like could not be followed ({str(error)[:100]}). Ask for another shape.") from error
+
+
+class DeepCalls:
+    """Makes calls with so much stack that nothing of an allowed size exhausts it, which would end the process. Several threads may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def make(self, call: Callable[..., Any], *values: Any) -> Any:
+        """What the call returns or raises, on a thread of its own.
+
+        Raises:
+            AppError: the system gives no such thread.
+        """
+        returned: list[Any] = []
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                returned.append(call(*values))
+            except BaseException as error:  # noqa: BLE001 - whoever asked hears of it
+                raised.append(error)
+
+        thread = threading.Thread(target=run, name="shapes", daemon=True)
+        with self._lock:  # the size holds for whatever thread is started next
+            threading.stack_size(STACK_BYTES)
+            try:
+                thread.start()
+            except RuntimeError as error:
+                raise AppError(f"There is no memory to read what the text should look like ({error}). Close programs or unload a model, then send again.") from error
+            finally:
+                threading.stack_size(0)
+        thread.join()
+        if raised:
+            raise raised[0]
+        return returned[0]

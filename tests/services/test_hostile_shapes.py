@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,26 @@ def otherwise(depth: int) -> dict[str, Any]:
     return {**case, "else": otherwise(depth - 1)} if depth else case
 
 
+def chained(count: int, step: Any) -> dict[str, Any]:
+    """Definitions of which each names the next one, in a way."""
+    names = [f"{number:x}" for number in range(count + 1)]
+    steps = {name: step({"$ref": f"#/$defs/{after}"}) for name, after in pairwise(names)}
+    return {"$ref": "#/$defs/0", "$defs": {**steps, names[-1]: {"type": "null"}}}
+
+
+def grouped(rules: int, groups: int) -> str:
+    """Rules of groups in each other, the innermost of which names the next rule."""
+    lines = [f"r{number} ::= " + '("a"|' * groups + f"r{number + 1} | root" + ' "b")' * groups for number in range(rules)]
+    return "\n".join(["root ::= r0", *lines, f'r{rules} ::= "z"'])
+
+
+# Within every limit, and followed by calls within calls: with the stack of an ordinary thread the process ended
+LONG_WAYS: dict[str, dict[str, Any]] = {
+    "references in each other": {"json_schema": chained(1_500, lambda after: {"anyOf": [after]})},
+    "references in lists in each other": {"json_schema": chained(100, lambda after: nested(58, after))},
+    "rules in groups in rules": {"grammar": grouped(998, 3)},
+    "rules in more groups in rules": {"grammar": grouped(600, 6)},
+}
 REFUSED: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("100,000 parentheses", {"grammar": "root ::= " + "(" * 100_000 + '"a"' + ")" * 100_000}, "at most 65536 characters"),
     ("30,000 parentheses", {"grammar": "root ::= " + "(" * 30_000 + '"a"' + ")" * 30_000}, "more than 32 groups in each other"),
@@ -100,6 +121,7 @@ FOLLOWED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("a grammar that begins with itself", {"grammar": 'root ::= root "a" | "b"'}),
     ("a thousand rules in a row", {"grammar": "root ::= r0\n" + "\n".join(f'r{i} ::= r{i + 1} "a" | root "b"' for i in range(900)) + '\nr900 ::= "a"'}),
     ("comments", {"grammar": 'root ::= "a" ' + "# " * 30_000}),
+    *LONG_WAYS.items(),
 )  # fmt: skip
 
 
