@@ -62,6 +62,7 @@ class FakeRunner:
 
     vocab_size = VOCAB_SIZE
     keeps_parts = mixes_slots = True
+    can_mark = False
     tile_rows = 0
 
     def __init__(self, *, slots: int = 4, context: int = 256, capacity: int | None = None, batch: int = 64, rule=next_byte) -> None:
@@ -130,6 +131,12 @@ class FakeRunner:
             if chunk_done is not None:
                 chunk_done()
         return np.array([-float(token) for token in token_ids[1:]], np.float32)
+
+    def mark(self, slot: int) -> None:
+        raise AssertionError("not asked for")
+
+    def cuts(self, slot: int) -> tuple[int, ...]:
+        return ()
 
     def truncate(self, slot: int, length: int) -> int:
         del self.slots[slot][length:]

@@ -195,7 +195,8 @@ def _layer_names(config: dict[str, Any]) -> dict[str, tuple[str, int]]:
     return names
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
+    """Put the tokenizer of a folder into a GGUF file."""
     data = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = {index: token for token, index in data["model"]["vocab"].items()}
     special = {row["id"]: row["content"] for row in data["added_tokens"]}
@@ -213,6 +214,14 @@ def _write_vocabulary(writer: gguf.GGUFWriter, folder: Path) -> None:
     writer.add_eos_token_id(2)
     writer.add_add_bos_token(False)
     writer.add_chat_template(TEMPLATE)
+
+
+def finish_gguf(writer: gguf.GGUFWriter) -> None:
+    """Write all that was added."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def write_gguf(path: Path, folder: Path, rope_sections: tuple[int, ...] = ()) -> Path:
@@ -242,7 +251,7 @@ def write_gguf(path: Path, folder: Path, rope_sections: tuple[int, ...] = ()) ->
     writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    _write_vocabulary(writer, folder)
+    write_vocabulary(writer, folder)
     names = _layer_names(config)
     for name, weights in load_file(folder / "model.safetensors").items():
         module, _, suffix = name.rpartition(".")
@@ -251,10 +260,7 @@ def write_gguf(path: Path, folder: Path, rope_sections: tuple[int, ...] = ()) ->
         if windowed and weights.ndim == 1:
             plain += 1  # its norms scale by one more than the weight
         writer.add_tensor(f"{target}.{suffix}", np.ascontiguousarray(_permuted(plain, heads) if heads else plain))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     return path
 
 
@@ -283,10 +289,7 @@ def write_gguf_adapter(path: Path, adapter: Path, base: Path) -> Path:
         target, heads = names[module]
         values = _permuted(weights, heads) if heads and side == "lora_B" else weights
         writer.add_tensor(f"{target}.weight.{side.lower()}", np.ascontiguousarray(values.astype(np.float32)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish_gguf(writer)
     return path
 
 

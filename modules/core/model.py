@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, BaseModel, Field, field_validator
 
+from modules.core.slot_states import SlotStates
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -86,7 +88,7 @@ class ImageReader(Protocol):
 Logits = Sequence[Any]
 
 
-class Runner(Protocol):
+class Runner(SlotStates, Protocol):
     """A loaded model. One thread calls it, one call at a time."""
 
     n_slots: int
@@ -96,7 +98,6 @@ class Runner(Protocol):
     max_outputs: int  # most rows of logits of one forward pass
     tile_rows: int  # with fewer tokens behind many others, each takes longer; 0 where nothing is known of that
     vocab_size: int
-    keeps_parts: bool  # whether `truncate` can keep a part of a slot
     mixes_slots: bool  # whether any slots are computed together; where not, only those that stand side by side
 
     def forward(self, rows: Sequence[Row]) -> Logits:
@@ -115,42 +116,11 @@ class Runner(Protocol):
         ...
 
     def truncate(self, slot: int, length: int) -> int:
-        """Forget positions >= length and return the length really kept: `length`, or 0 where a part cannot be kept."""
+        """Forget positions >= length and return the length really kept: `length`, or where a part cannot be kept the longest of `cuts` up to it, or 0."""
         ...
 
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         """Let `target` start with the first `length` positions of `source`; False: not possible, `target` is empty."""
-        ...
-
-    def state_bytes(self, slot: int) -> int:
-        """How large the state of a slot is; 0 if it cannot be saved."""
-        ...
-
-    def save_state(self, slot: int) -> Any:
-        """What a slot holds, as a copy in main memory that only this runner can take back."""
-        ...
-
-    def restore_state(self, slot: int, state: Any, length: int) -> int:
-        """Let an empty slot hold the first `length` positions of a state. There must be room for all of the state for a moment.
-
-        Returns the length really kept: `length`, or 0 where the state or a part of it cannot be taken back.
-        """
-        ...
-
-    def drop_state(self, state: Any) -> None:
-        """This state is not wanted any more: its memory may serve for the next one."""
-        ...
-
-    def ready_memory(self, sizes: Sequence[int]) -> bool:
-        """Have memory ready for states of about these sizes, a piece of it with each call; whether there is more to do."""
-        ...
-
-    def pack_state(self, state: Any) -> tuple[Any, list[NDArray[np.uint8]]]:
-        """The form of a state, which is small, and its contents as flat arrays of bytes, which are not copied."""
-        ...
-
-    def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> Any:
-        """The state of this form with these contents; both as `pack_state` told them."""
         ...
 
     def close(self) -> None:

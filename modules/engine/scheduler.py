@@ -5,10 +5,10 @@ table's (`slots.py`), and how much prefill rides along in a step the pace's (`pa
 
 The rules, in short. A step first decodes every running sequence, then spends what is left of the batch on prefill; with caches apart such steps take turns
 instead. Where nothing is left to prefill and taking turns writes more in a second (`crew.py`), those decode that waited longest. While others decode,
-prefill is also bounded in time so that their streams keep flowing, unless all of them have only just begun and there are only short prompts to read. A finished sequence
-leaves its tokens cached in its slot; a new one continues there, or copies what it shares, also from a running one; if that one is still computing the
-part, the new one waits for it in its slot. When room runs out, idle caches go first (least recently used), then the youngest running sequence goes back
-to the head of the queue with its tokens kept and later goes on exactly. The oldest one is never preempted, so everything ends. What leaves the model's
+prefill is also bounded in time so that their streams keep flowing, unless all of them have only just begun and there are only short prompts to read. A much shorter prompt
+need not wait until a long one is read (`reading_order.py`). A finished sequence leaves its tokens cached in its slot; a new one continues there, or copies
+what it shares, also from a running one; if that one is still computing the part, the new one waits for it in its slot. When room runs out, idle caches go
+first (least recently used), then the youngest running sequence goes back to the head of the queue with its tokens kept and later goes on exactly. The oldest one is never preempted, so everything ends. What leaves the model's
 memory is saved in main memory or on disk, within budgets, and put back instead of being computed again; who needs what is on disk waits until it is read.
 A deterministic sequence waits until nothing runs, and then runs alone in an empty memory, in steps that depend on nothing else. A model has one set of
 adapters for all slots: sequences with different sets take turns in the order of the queue, and what was cached under one set is reused under that set
@@ -22,7 +22,8 @@ import math
 from modules.core.model import Adapter
 from modules.engine.crew import Crew
 from modules.engine.pace import MIN_CHUNK_TOKENS, MOST_HELD_S, Pace
-from modules.engine.sequence import Ahead, Sequence
+from modules.engine.reading_order import ReadingOrder
+from modules.engine.sequence import Sequence, leads
 from modules.engine.shares import Share, decode_share, prefill_share, steady_share
 from modules.engine.slots import Slot, SlotMemory, SlotTable, Source
 from modules.engine.spill import Spill
@@ -41,6 +42,7 @@ class Scheduler:
     ) -> None:  # fmt: skip
         self.pace = Pace(tile_rows)
         self.crew = Crew()
+        self._order = ReadingOrder()
         self.spill = Spill(memory, spill_bytes)
         self.table = SlotTable(
             memory, n_slots=min(n_slots, max_batch_tokens), capacity_tokens=capacity_tokens, spill=self.spill, pace=self.pace
@@ -249,13 +251,13 @@ class Scheduler:
         return max(unread, default=0) <= self.max_batch_tokens and self._held_s + sum(unread) * self.pace.prefill_s_per_token <= MOST_HELD_S
 
     def _plan_prefill(self, shares: list[Share], flows: bool) -> None:
-        sides, reading = self._sides, self._reading
+        sides, reading = self._sides, self._order.of(self._reading)
         budget = self.pace.prefill_tokens(self.max_batch_tokens - len(shares), flows, reading[0].computed if reading else 0)
         decodes, planned, reported, least = len(shares), len(shares), 0, 0 if self.table.mixes_slots else LEAST_PIECE_TOKENS
         for sequence in reading:
             if budget >= self.pace.tiles.rows:
                 self.table.widen(sequence)
-            wanted = self.pace.tiles.cut(sequence.unread, budget)
+            wanted = self.table.marking.before_mark(sequence, self.pace.tiles.cut(sequence.unread, budget))
             if sequence.reports_prompt:  # every token of the chunk has an output, and everybody else may want one
                 wanted = min(wanted, max(1, self.max_outputs - len(sides) + 1 - reported))
                 reported += wanted
@@ -266,6 +268,7 @@ class Scheduler:
             shares.append(prefill_share(sequence, count))
             planned += count
             budget -= count
+        self._order.note([share.sequence for share in shares[decodes:]])
 
     def spare(self, shares: list[Share], wanted: int) -> int:
         """How many more tokens the step has room for, at most `wanted`; idle caches give way to them."""
@@ -293,6 +296,7 @@ class Scheduler:
             sequence, drafts = share.sequence, len(share.drafts)
             count = len(share.row.token_ids) - drafts
             sequence.computed += count
+            self.table.marking.note(sequence)
             if count > 1 or sequence.produced == 0:
                 prefill += count
             if drafts:
@@ -361,7 +365,7 @@ class Scheduler:
     def _end_waits(self) -> list[Sequence]:
         """Let those begin whose leader has what they share, or is gone; returns them."""
         ready = []
-        for side in [one for one in self._sides if one.leader is not None and not _leads(one.leader, one.common)]:
+        for side in [one for one in self._sides if one.leader is not None and not leads(one.leader, one.common)]:
             self.table.take_over(side)
             self.table.leader_for(side, side.computed, self._sides)  # the next one on the same way
             if side.leader is None:
@@ -393,8 +397,3 @@ class Scheduler:
         self._alike = None
         self.running.remove(sequence)
         return [self.table.leave(side) for side in sequence.sides if side.slot >= 0]
-
-
-def _leads(leader: Ahead, common: int) -> bool:
-    """Whether it is still on its way to so many tokens."""
-    return leader.slot >= 0 and leader.computed < common

@@ -29,6 +29,11 @@ class Ahead(Protocol):
         ...
 
 
+def leads(one: Ahead, common: int) -> bool:
+    """Whether it is still on its way to so many tokens."""
+    return one.slot >= 0 and one.computed < common
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """The state of one generation.
@@ -61,6 +66,7 @@ class Sequence:
     decoded_at: int = 0  # step of the scheduler in which it last decoded
     computed: int = 0
     reused: int = 0
+    marks_at: list[int] = field(default_factory=list)  # lengths at which the model's memory is to be marked (`marking.py`)
     widened: int = 0  # length of the text of which some was read once more (`tiles.py`)
     keep_on_disk: bool = True  # what was computed for it, once that has lost its slot and there is no room in main memory
     reported: int = 0  # tokens of the prompt whose log-probabilities were reported

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Sequence as SequenceABC
+from collections.abc import Set as SetABC
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from modules.core.errors import AppError
 from modules.core.model import Adapter, ImageToken
+from modules.core.slot_states import SlotStates
+from modules.engine.marking import Marking
 from modules.engine.pace import Pace
 from modules.engine.prefixes import common_prefix, starts_with
 from modules.engine.sequence import Sequence
 from modules.engine.spill import Spill
 from modules.engine.spill_disk import Reading
-from modules.engine.spill_states import Saved, StateMemory
+from modules.engine.spill_states import Saved
 
 MIN_WAIT_TOKENS = 32  # for fewer nobody waits until another one has computed them
 MIN_COPY_TOKENS = 8  # a shorter shared prefix is quicker computed than copied
@@ -25,7 +28,7 @@ MOST_COPIED = 8  # times what is shared: of more that has to be copied along it 
 MOST_MOVED_BYTES = 256 << 20  # of slots that change places before one step: for a moment they are in main memory once more
 
 
-class SlotMemory(StateMemory, Protocol):
+class SlotMemory(SlotStates, Protocol):
     """The part of a `Runner` that moves cached positions."""
 
     mixes_slots: bool
@@ -78,6 +81,7 @@ class Source:
     shared: int = 0
     slot: Slot | None = None
     saved: Saved | None = None
+    branches: SetABC[int] = frozenset()  # lengths that slots share with it
 
 
 class SlotTable:
@@ -93,8 +97,7 @@ class SlotTable:
         self.mixes_slots = memory.mixes_slots
         self.keeps_places = False  # as a draft model has slots of its own, and would have to read everything again
         self.moves = 0
-        self._memory = memory
-        self._pace = pace
+        self.marking, self._memory, self._pace = Marking(memory), memory, pace
         self._tick = 0
         self._lent = -1  # the slot that something else than sequences took last: who had to leave it would have to again
         self._is_new = False  # who runs where, since they stood side by side
@@ -109,18 +112,19 @@ class SlotTable:
     def source_for(self, sequence: Sequence) -> Source:
         """The longest beginning of a sequence that is known under the present adapters."""
         ids = sequence.ids[: sequence.reusable]
-        best, best_key = Source(), (False, 0, False, 0, 0)
+        best, best_key, branches = Source(), (False, 0, False, 0, 0), set[int]()
         for slot in self.slots:
-            shared = slot.shared_prefix(ids) if slot.adapters == self.adapters else 0
-            sure = self._memory.keeps_parts or shared == slot.length  # elsewhere a cut may lose everything
+            known = slot.shared_prefix(ids) if slot.adapters == self.adapters else 0
+            branches.add(known)
+            shared, sure = self.marking.usable(slot.index, known, slot.length)
             key = (sure, shared, slot.sequence is None, -slot.length, slot.used_at)  # of a shorter one less is lost or copied
             if shared and key > best_key:
-                best, best_key = Source(shared, slot), key
+                best, best_key = Source(shared, slot, branches=branches), key
         saved, shared = self.spill.longest(ids, self.adapters)
         if saved is None or (True, shared - MIN_COPY_TOKENS) <= best_key[:2]:
             return best
         more = shared - best_key[1] if best_key[0] else shared
-        return Source(shared, saved=saved) if self._is_worth(more, len(saved.ids), lambda: saved.size_bytes) else best
+        return Source(shared, saved=saved, branches=branches) if self._is_worth(more, len(saved.ids), lambda: saved.size_bytes) else best
 
     def look_on_disk(self, sequence: Sequence, source: Source) -> Source:
         """A better source than this one, if what is still to be written is one; or let the sequence wait for what is read for it."""
@@ -139,7 +143,7 @@ class SlotTable:
 
     def leader_for(self, sequence: Sequence, known: int, running: SequenceABC[Sequence]) -> None:
         """Let a sequence wait for one that is in prefill, if that will soon have computed more of its beginning than is known by now."""
-        if not self._memory.keeps_parts:
+        if not self.marking.may_share:
             return
         ids = sequence.ids[: sequence.reusable]
         most = known + self.min_wait_tokens - 1
@@ -147,8 +151,8 @@ class SlotTable:
             if other.pending == 1 or other.leader is not None or other is sequence:
                 continue  # who waits leads nobody, so there is no ring
             shared = common_prefix(other.ids, ids, min(other.computed + other.unread, len(ids)))  # what is sure to come of it
-            if shared > max(most, other.computed):
-                sequence.leader, sequence.common, most = other, shared, shared
+            if shared > max(most, other.computed) and (promised := self.marking.promised(other, shared)) > max(most, other.computed):
+                sequence.leader, sequence.common, most = other, promised, promised
 
     def occupy(self, sequence: Sequence, source: Source) -> Slot:
         """Give a sequence a slot: the one where its conversation stands idle, or the free one that was used least recently.
@@ -180,6 +184,7 @@ class SlotTable:
             kept = self._bring(source, target)
         target.adapters = self.adapters
         sequence.computed = kept
+        self.marking.begin(sequence, source.branches)
 
     def take_over(self, sequence: Sequence) -> None:
         """Let a slot whose sequence waited for others begin with what is known by now, if that is more than it has."""
@@ -190,6 +195,7 @@ class SlotTable:
         if source.saved is not None:
             self.spill.take(source.saved)
         sequence.computed = self._bring(source, self.slots[sequence.slot])
+        self.marking.begin(sequence, source.branches)
 
     def leave(self, sequence: Sequence) -> Slot:
         """Free the slot of a sequence; what it computed stays there as a cache."""
@@ -341,7 +347,7 @@ class SlotTable:
         """Keep only the first positions of a slot's cache; the length really kept."""
         lost = len(slot.cached) - length
         if lost > 0:
-            self._save(slot, lost if self._memory.keeps_parts else len(slot.cached))
+            self._save(slot, lost if self.marking.is_cut(slot.index, length) else len(slot.cached))
             length = min(length, self._memory.truncate(slot.index, length))
         slot.cached = []
         return length

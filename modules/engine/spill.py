@@ -12,9 +12,9 @@ from collections.abc import Sequence as SequenceABC
 
 from modules.core.errors import AppError
 from modules.core.model import Adapter
-from modules.engine.prefixes import starts_with
+from modules.core.slot_states import SlotStates
 from modules.engine.spill_disk import DiskSpill, Tell, open_disk
-from modules.engine.spill_states import Saved, StateMemory, longest_of, serves_for
+from modules.engine.spill_states import Saved, longest_of, serves_for
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ MOMENT_S = 0.005  # for which a request that comes meanwhile may wait
 class Spill:
     """Saved states of one model, the least recently used first."""
 
-    def __init__(self, memory: StateMemory, budget_bytes: int) -> None:
+    def __init__(self, memory: SlotStates, budget_bytes: int) -> None:
         self._memory = memory
         self.budget_bytes = budget_bytes
         self.disk: DiskSpill | None = None
@@ -89,14 +89,14 @@ class Spill:
             return
         try:
             size = self._memory.state_bytes(slot)
-            if not self._has_place(Saved(ids, adapters, None, size, keep_on_disk)) or not self._pays(size, lost * prefill_s_per_token):
+            saved = Saved(ids, adapters, None, size, keep_on_disk, cuts=self._memory.cuts(slot))
+            if not self._has_place(saved) or not self._pays(size, lost * prefill_s_per_token):
                 return
-            if self._memory.keeps_parts:  # the new state has all of theirs
-                for one in [one for one in self._saved if one.adapters == adapters and starts_with(ids, one.ids)]:
-                    self._drop(one)
+            for one in [one for one in self._saved if serves_for(saved, one.ids, one.adapters, in_parts=self._memory.keeps_parts)]:
+                self._drop(one)  # the new state has all of theirs
             self._make_room(size)
             begun_s = time.perf_counter()
-            state = self._memory.save_state(slot)
+            saved.state = self._memory.save_state(slot)
         except (AppError, MemoryError, RuntimeError) as error:  # then it is computed again
             log.warning("The state of a slot could not be saved: %s", error)
             return
@@ -105,7 +105,7 @@ class Spill:
         self._s_per_byte = min(self._s_per_byte or taken, taken)
         self._copies += 1
         self.saves += size <= self.budget_bytes
-        self._keep(Saved(ids, adapters, state, size, keep_on_disk))
+        self._keep(saved)
 
     def take(self, saved: Saved) -> None:
         """Take a state out, so that nothing that is saved meanwhile pushes it out."""

@@ -25,9 +25,9 @@ from typing import Any
 from modules.core.errors import AppError
 from modules.core.model import Adapter
 from modules.core.process import name_thread
-from modules.engine.prefixes import starts_with
+from modules.core.slot_states import SlotStates
 from modules.engine.spill_file import StateFile, empty_folder
-from modules.engine.spill_states import Saved, StateMemory, longest_of, serves_for
+from modules.engine.spill_states import Saved, longest_of, serves_for
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +55,7 @@ class OnDisk:
     size_bytes: int
     form: Any
     state: Any  # until it is written
+    cuts: tuple[int, ...] = ()
     file: StateFile | None = None
     reading: Reading | None = None
     is_wanted: bool = True
@@ -82,7 +83,7 @@ def disk_budget(asked_gb: float, free_bytes: int) -> int:
     return max(0, min(wanted, free_bytes - RESERVE_BYTES))
 
 
-def open_disk(memory: StateMemory, folder: str, asked_gb: float, tell: Tell) -> DiskSpill | None:
+def open_disk(memory: SlotStates, folder: str, asked_gb: float, tell: Tell) -> DiskSpill | None:
     """The disk behind a folder; None where it is not wanted or cannot be used."""
     if not folder or not asked_gb:
         return None
@@ -98,7 +99,7 @@ def open_disk(memory: StateMemory, folder: str, asked_gb: float, tell: Tell) -> 
 class DiskSpill:
     """States of one model on disk, the least recently used first."""
 
-    def __init__(self, memory: StateMemory, folder: Path, budget_bytes: int, tell: Tell) -> None:
+    def __init__(self, memory: SlotStates, folder: Path, budget_bytes: int, tell: Tell) -> None:
         self._memory = memory
         self._folder = folder
         self.budget_bytes = budget_bytes
@@ -155,9 +156,8 @@ class DiskSpill:
         """Have a state written; its memory is given back then. False: it is not wanted. Returns at once."""
         if not self.wants(saved, compute_s):
             return False
-        if self._memory.keeps_parts:  # the new state has all of theirs
-            for one in [one for one in self._kept if one.adapters == saved.adapters and starts_with(saved.ids, one.ids)]:
-                self._drop(one)
+        for one in [one for one in self._kept if serves_for(saved, one.ids, one.adapters, in_parts=self._memory.keeps_parts)]:
+            self._drop(one)
         if not self._make_room(saved.size_bytes):
             return False
         try:
@@ -165,7 +165,7 @@ class DiskSpill:
         except (AppError, MemoryError, RuntimeError) as error:
             log.warning("The state of a slot could not be made ready for the disk: %s", error)
             return False
-        one = OnDisk(saved.ids, saved.adapters, saved.size_bytes, form, saved.state)
+        one = OnDisk(saved.ids, saved.adapters, saved.size_bytes, form, saved.state, cuts=saved.cuts)
         self._kept.append(one)
         self._unwritten.append(one)
         self._writer.submit(self._write, one, parts)
@@ -213,7 +213,7 @@ class DiskSpill:
             return None, 0
         self._touch(one)
         if one.state is not None:
-            return Saved(one.ids, one.adapters, one.state, one.size_bytes, lent=True), shared
+            return Saved(one.ids, one.adapters, one.state, one.size_bytes, cuts=one.cuts, lent=True), shared
         compute_s = (shared - known) * prefill_s_per_token
         if one.reading is None:
             if not self._pays(one.size_bytes, compute_s):
@@ -260,7 +260,7 @@ class DiskSpill:
         elif parts is not None:
             taken = seconds / one.size_bytes
             self._s_per_byte = NEW_SHARE * taken + (1 - NEW_SHARE) * self._s_per_byte if self._s_per_byte else taken
-            reading.saved = Saved(one.ids, one.adapters, self._memory.unpack_state(one.form, parts), one.size_bytes, lent=True)
+            reading.saved = Saved(one.ids, one.adapters, self._memory.unpack_state(one.form, parts), one.size_bytes, cuts=one.cuts, lent=True)
 
     # ---- ends ------------------------------------------------------------------------------------------------------
 

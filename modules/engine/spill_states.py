@@ -14,40 +14,6 @@ from modules.core.model import Adapter
 from modules.engine.prefixes import common_prefix, starts_with
 
 
-class StateMemory(Protocol):
-    """The part of a `Runner` that hands out what a slot holds, and takes it back."""
-
-    keeps_parts: bool
-
-    def state_bytes(self, slot: int) -> int:
-        """How large the state of a slot is; 0 if it cannot be saved."""
-        ...
-
-    def save_state(self, slot: int) -> Any:
-        """What a slot holds, in main memory; the slot is as before."""
-        ...
-
-    def restore_state(self, slot: int, state: Any, length: int) -> int:
-        """Let an empty slot hold the first `length` positions of a state; the length really held, 0 leaves it empty."""
-        ...
-
-    def drop_state(self, state: Any) -> None:
-        """This state is not wanted any more: its memory may serve for the next one."""
-        ...
-
-    def ready_memory(self, sizes: SequenceABC[int]) -> bool:
-        """Have memory ready for states of about these sizes, a piece of it with each call; whether there is more to do."""
-        ...
-
-    def pack_state(self, state: Any) -> tuple[Any, list[Any]]:
-        """The form of a state, which is small, and its contents as arrays of bytes, which are not copied."""
-        ...
-
-    def unpack_state(self, form: Any, parts: list[Any]) -> Any:
-        """The state of this form with these contents; both as `pack_state` told them."""
-        ...
-
-
 @dataclass(slots=True, eq=False)
 class Saved:
     """One state, and what it was computed from."""
@@ -57,6 +23,7 @@ class Saved:
     state: Any
     size_bytes: int
     keep_on_disk: bool = True  # or never there
+    cuts: tuple[int, ...] = ()  # lengths to which the state can be cut, where not to any
     lent: bool = False  # the disk has it: nobody else keeps it, or gives its memory to another state
 
 
@@ -65,9 +32,15 @@ class Known(Protocol):
 
     ids: list[int]
     adapters: tuple[Adapter, ...]
+    cuts: tuple[int, ...]
 
 
 One = TypeVar("One", bound=Known)
+
+
+def usable(shared: int, whole: int, cuts: SequenceABC[int]) -> int:
+    """How much of a beginning can be used that a state of `whole` tokens shares, where only some parts of it can be kept."""
+    return shared if shared == whole else max((cut for cut in cuts if cut <= shared), default=0)
 
 
 def longest_of(
@@ -79,11 +52,12 @@ def longest_of(
         if one.adapters != adapters:
             continue
         shared = common_prefix(one.ids, ids, min(len(one.ids), len(ids)))
-        if shared > most and (in_parts or shared == len(one.ids)):
+        shared = shared if in_parts else usable(shared, len(one.ids), one.cuts)
+        if shared > most:
             best, most = one, shared
     return best, most
 
 
 def serves_for(one: Known, ids: list[int], adapters: tuple[Adapter, ...], *, in_parts: bool) -> bool:
     """Whether this serves as well as a state of these ids would."""
-    return one.adapters == adapters and starts_with(one.ids, ids) and (in_parts or len(one.ids) == len(ids))
+    return one.adapters == adapters and starts_with(one.ids, ids) and (in_parts or usable(len(ids), len(one.ids), one.cuts) == len(ids))

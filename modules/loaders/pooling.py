@@ -114,7 +114,7 @@ class VectorsOnly:
 
     n_slots = max_batch_tokens = max_outputs = 1
     tile_rows = 0
-    mixes_slots, keeps_parts = True, False
+    mixes_slots, keeps_parts, can_mark = True, False, False
 
     def __init__(self, embedder: Embedder, vocab_size: int, name: str) -> None:
         self._embedder = embedder
@@ -148,6 +148,13 @@ class VectorsOnly:
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         """Nothing is held."""
         return False
+
+    def mark(self, slot: int) -> None:
+        """Nothing is held."""
+
+    def cuts(self, slot: int) -> tuple[int, ...]:
+        """Nothing is held."""
+        return ()
 
     def state_bytes(self, slot: int) -> int:
         """Nothing is held."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from modules.engine.pace import LEAST_CHUNK_S, LONGEST_CHUNK_S, MIN_CHUNK_TOKENS
+from modules.engine.pace import LEAST_CHUNK_S, LONGEST_ALONE_S, LONGEST_CHUNK_S, MIN_CHUNK_TOKENS
 from tests.engine.test_scheduler import check_output, make, sequence, step
 from tests.fakes import FakeRunner, next_byte
 
@@ -106,3 +106,63 @@ def test_who_had_to_leave_a_slot_for_something_else_goes_on_in_another():
         scheduler.empty_for(1, 10)
     check_output(one)
     assert one.produced == 8
+
+
+@pytest.mark.parametrize("streams", [0, 1])
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("kind", MACHINES)
+def test_a_short_prompt_does_not_wait_until_a_long_one_is_read(kind: str, apart: bool, streams: int) -> None:
+    fixed_s, token_s = MACHINES[kind]
+
+    def read(newcomers: int) -> tuple[float, list[float]]:
+        """How long a long prompt took, and each of the short ones that came while it was read."""
+        machine = Machine(fixed_s, token_s, apart=apart)
+        for number in range(streams):
+            machine.scheduler.submit(sequence([number] * 40, 8000))
+        machine.until(lambda: all(one.produced > 4 for one in machine.scheduler.running) or not streams)
+        long, taken = sequence([9, 8] * 2500, 1), []
+        begun_s = machine.now_s
+        machine.scheduler.submit(long)
+        machine.until(lambda: long.computed > 0)
+        for number in range(newcomers):
+            came_s, short = machine.now_s, sequence([20 + number] * 20, 1)
+            machine.scheduler.submit(short)
+            machine.until(lambda short=short: short.produced >= 1)
+            assert not long.produced
+            taken.append(machine.now_s - came_s)
+        machine.until(lambda: long.produced >= 1)
+        return machine.now_s - begun_s, taken
+
+    alone_s, _ = read(0)
+    with_s, taken = read(3)
+    chunk_s = max(LONGEST_ALONE_S if not streams else LONGEST_CHUNK_S, 128 * token_s)
+    for one in taken:
+        assert one <= 2 * (chunk_s + 2 * (fixed_s + 2 * token_s)) + 20 * token_s + fixed_s
+    assert max(taken) <= alone_s / 4
+    assert with_s <= alone_s + 3 * (4 * fixed_s + 2 * chunk_s / 3 + 24 * token_s)
+
+
+def test_however_many_short_prompts_come_a_long_one_goes_on() -> None:
+    machine = Machine(0.03, 0.008)
+    long = sequence([9, 8] * 2048, 1)
+    machine.scheduler.submit(long)
+    machine.until(lambda: long.computed > 0)
+    steps = shorts = 0
+    while not long.produced:
+        while len(machine.scheduler.running) + len(machine.scheduler.waiting) < 4:
+            shorts += 1
+            machine.scheduler.submit(sequence([shorts % 200] * 300, 1))
+        machine.step()
+        steps += 1
+    assert steps <= 2 * (4096 // 128 + 2)
+    assert shorts > 4
+
+
+def test_a_prompt_that_is_not_much_shorter_waits_its_turn() -> None:
+    machine = Machine(0.03, 0.008)
+    first, second = sequence([9, 8] * 1000, 1), sequence([7] * 1500, 1)
+    machine.scheduler.submit(first)
+    machine.until(lambda: first.computed > 0)
+    machine.scheduler.submit(second)
+    machine.until(lambda: first.produced >= 1)
+    assert second.computed <= 512

@@ -114,7 +114,7 @@ def load(path: Path, options: LlamaCppOptions, progress: Progress, known: Thread
         set_adapters=adapters.apply,
         vision=projector,
         embedder=None if header.architecture in WITHOUT_STATES else SlotEmbedder(runner, context, model, tokenizer, gguf_recipe(header)),
-        spill_bytes=spill_bytes(options.spill_memory_gb),
+        spill_bytes=runner.mark_within(spill_bytes(options.spill_memory_gb)),
         memory_bytes=max(0, resident_bytes() - before),
         notes=(*notes, *plan.notes, *filter(None, (weights.note, eyes.note, remark))),
         measured=known.new if known is not None else {},

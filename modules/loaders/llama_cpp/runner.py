@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from modules.core.errors import AppError, ContextOverflow, InvalidRequest, OutOfMemory
 from modules.core.model import Row
 from modules.loaders.llama_cpp.c_api import Batch, FastCalls, RowViews, library, time_limit
+from modules.loaders.llama_cpp.marks import Mark, Marks
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.spare_memory import SpareMemory
 from modules.loaders.llama_cpp.threads import WATCHED_TOKENS, LiveThreads, Threads
 
 SCORE_BUFFER_BYTES = 32 << 20
+MARKS_SHARE = 4  # of what conversations without a slot may take: a part is for marks, where there are any
+STATES_ONLY = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: nothing of what attention keeps
 TILE_ROWS = 64  # of flash attention on a CPU: GGML_FA_TILE_Q in its sources
 
 
@@ -43,6 +46,7 @@ class SlotState:
     owner: int
     length: int
     data: NDArray[np.uint8]
+    marks: tuple[Mark, ...] = ()
 
 
 def _bytes_at(data: NDArray[np.uint8]) -> Any:
@@ -63,6 +67,7 @@ class LlamaCppRunner:
         self.mixes_slots = shared  # as all have one cache together
         self._window = int(binding.llama_model_n_swa(model))  # 0 where all layers see everything
         self.keeps_parts = not (binding.llama_model_is_recurrent(model) or binding.llama_model_is_hybrid(model))
+        self.can_mark = False
         self._may_be_ahead = bool(binding.llama_supports_gpu_offload())  # a processor has computed all when a call returns
         slots, batch_tokens = options.slots, options.batch_tokens
         self.n_slots = slots
@@ -73,6 +78,7 @@ class LlamaCppRunner:
         on_processor = not (self._may_be_ahead and options.gpu_layers) and options.flash_attention != "off"
         self.tile_rows = TILE_ROWS if on_processor and self.keeps_parts and not self._window and options.kv_type == "f16" else 0
         self._lengths = [0] * slots
+        self._marks = Marks(slots)
         self._score_rows = score_outputs(self.vocab_size, batch_tokens)
         self.max_outputs = most_outputs(self.vocab_size, options)
         self._batch = Batch(batch_tokens, slots)
@@ -85,6 +91,12 @@ class LlamaCppRunner:
         """From now on steps run with the threads that `live` says; steady rows always with the same number."""
         self._live, self._steady = live, steady
         self.set_threads(live.present)
+
+    def mark_within(self, budget_bytes: int) -> int:
+        """From now on earlier ends of slots may be remembered in a part of so much main memory, if this model needs that; how much is left of it."""
+        self._marks.budget_bytes = 0 if self.keeps_parts else budget_bytes // MARKS_SHARE
+        self.can_mark = self._marks.budget_bytes > 0
+        return budget_bytes - self._marks.budget_bytes
 
     def set_threads(self, threads: Threads) -> None:
         """Threads of the next steps."""
@@ -178,8 +190,9 @@ class LlamaCppRunner:
                 self._binding.llama_synchronize(self._context)  # the wait belongs here, where the interpreter lock is free
             return
         if code in (1, -2):
-            for slot, length in enumerate(self._lengths):  # what a step in several parts had done before one failed
-                self._binding.llama_memory_seq_rm(self._memory, slot, length, -1)
+            undone = [self._binding.llama_memory_seq_rm(self._memory, slot, length, -1) for slot, length in enumerate(self._lengths)]
+            if not all(undone):  # a step in several parts, of which one failed
+                raise AppError("A step failed half-way, and this model cannot go back by one.")
             raise OutOfMemory(
                 f"The key-value cache of {self.capacity_tokens} tokens is full; end another reply, or load the model with more cache_tokens."
             )
@@ -226,16 +239,19 @@ class LlamaCppRunner:
             raise AppError("This text lost its place in the model's memory while it was read; ask again.")
 
     def truncate(self, slot: int, length: int) -> int:
-        """Forget positions >= length; returns what is really kept: a recurrent model keeps all or nothing, one with a window sometimes too."""
+        """Forget positions >= length; returns what is really kept: a model with states keeps what it has a mark of, one with a window sometimes nothing."""
         self._check_open()
         held = self._lengths[slot]
         if length >= held and length > 0:
             return held
-        if length > 0 and self._sees_enough(slot, length) and self._binding.llama_memory_seq_rm(self._memory, slot, length, -1):
-            self._lengths[slot] = length
-            return length
+        kept = self._cut(slot, length) if length > 0 and self.keeps_parts else self._return(slot, length)
+        if kept:
+            self._lengths[slot] = kept
+            self._marks.set(slot, self._marks.of(slot, kept))
+            return kept
         self._binding.llama_memory_seq_rm(self._memory, slot, -1, -1)
         self._lengths[slot] = 0
+        self._marks.set(slot, ())
         if not any(self._lengths):  # the next token stands in the first cell again: where it stands decides in which order attention sums
             self._binding.llama_memory_clear(self._memory, False)
         return 0
@@ -247,11 +263,56 @@ class LlamaCppRunner:
         first = int(self._binding.llama_memory_seq_pos_min(self._memory, slot))  # from there on nothing is missing
         return 0 <= first <= max(0, length - self._window)
 
+    def cuts(self, slot: int) -> tuple[int, ...]:
+        """To which lengths a slot can return, where not to any."""
+        return tuple(mark.length for mark in self._marks.of(slot, self._lengths[slot]))
+
+    def mark(self, slot: int) -> None:
+        """Remember the present end of a slot, so that it can return there; nothing where parts are kept anyway."""
+        length = self._lengths[slot]
+        if not self.can_mark or not length:
+            return
+        size = int(self._binding.llama_state_seq_get_size_ext(self._context, slot, STATES_ONLY))
+        if 0 < size <= self._marks.budget_bytes:
+            data = np.empty(size, np.uint8)
+            if self._binding.llama_state_seq_get_data_ext(self._context, _bytes_at(data), size, slot, STATES_ONLY) == size:
+                self._marks.put(slot, Mark(length, data))
+
+    def _cut(self, slot: int, length: int) -> int:
+        """Forget positions >= length; 0 where a token there would not see all that it should."""
+        return length if self._sees_enough(slot, length) and self._binding.llama_memory_seq_rm(self._memory, slot, length, -1) else 0
+
+    def _return(self, slot: int, length: int) -> int:
+        """Bring a slot that holds more back to its last mark up to `length`; 0 where there is none, or it cannot be read.
+
+        The states go first: llama.cpp cuts off nothing as long as they stand behind the cut, and what is cut after that is what attention keeps.
+        """
+        mark, binding = self._marks.last(slot, length), self._binding
+        if mark is None:
+            return 0
+        size = mark.data.nbytes
+        if binding.llama_state_seq_set_data_ext(self._context, _bytes_at(mark.data), size, slot, STATES_ONLY) != size:
+            return 0
+        is_back = binding.llama_memory_seq_rm(self._memory, slot, mark.length, -1)
+        return mark.length if is_back and binding.llama_memory_seq_pos_max(self._memory, slot) == mark.length - 1 else 0
+
+    def _copy_marked(self, source: int, target: int, length: int) -> bool:
+        """`copy_prefix` of a model with states: all of the source, or what it has a mark of."""
+        marks = self._marks.of(source, length)
+        if length < self._lengths[source] and (not marks or marks[-1].length != length):
+            return False
+        self._binding.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+        self._lengths[target] = self._lengths[source]
+        self._marks.set(target, marks)
+        return self.truncate(target, length) == length
+
     def copy_prefix(self, source: int, target: int, length: int) -> bool:
         """Let `target` begin with the first positions of `source`: the cells are shared in one cache, and copied from one cache to another."""
         self.truncate(target, 0)
-        if not self.keeps_parts or source == target or not 0 < length <= self._lengths[source]:
+        if source == target or not 0 < length <= self._lengths[source]:
             return False
+        if not self.keeps_parts:
+            return self._copy_marked(source, target, length)
         if not self._sees_enough(source, length):
             return False
         if not self.mixes_slots:  # llama.cpp ends the process where a part is copied between caches
@@ -265,16 +326,20 @@ class LlamaCppRunner:
 
     def state_bytes(self, slot: int) -> int:
         """How large the state of a slot is; 0 if it holds nothing."""
-        return int(self._binding.llama_state_seq_get_size(self._context, slot)) if self._context and self._lengths[slot] else 0
+        if not self._context or not self._lengths[slot]:
+            return 0
+        return self._own_bytes(slot) + sum(mark.data.nbytes for mark in self._marks.of(slot, self._lengths[slot]))
+
+    def _own_bytes(self, slot: int) -> int:
+        return int(self._binding.llama_state_seq_get_size(self._context, slot))
 
     def save_state(self, slot: int) -> SlotState:
         """What a slot holds. It is of use to this context alone: llama.cpp reads a state of another kind of cache beyond its end."""
         self._check_open()
-        size = self.state_bytes(slot)
-        data = self._spare.take(size)
+        data = self._spare.take(self._own_bytes(slot) if self._lengths[slot] else 0)
         if self._binding.llama_state_seq_get_data(self._context, _bytes_at(data), data.nbytes, slot) != data.nbytes:
             raise AppError("llama.cpp could not save the state of a slot.")
-        return SlotState(id(self), self._lengths[slot], data)
+        return SlotState(id(self), self._lengths[slot], data, self._marks.of(slot, self._lengths[slot]))
 
     def restore_state(self, slot: int, state: SlotState, length: int) -> int:
         """Let an empty slot hold the first positions of a state; 0 where there is no room for all of it, or a part cannot be kept."""
@@ -286,6 +351,7 @@ class LlamaCppRunner:
             self.truncate(slot, 0)
             return 0
         self._lengths[slot] = state.length
+        self._marks.set(slot, state.marks)
         return self.truncate(slot, length)
 
     def drop_state(self, state: SlotState) -> None:
@@ -297,13 +363,13 @@ class LlamaCppRunner:
         return self._spare.make_ready(sizes)
 
     def pack_state(self, state: SlotState) -> tuple[Any, list[NDArray[np.uint8]]]:
-        """A state is one run of bytes already."""
-        return (state.owner, state.length), [state.data]
+        """A state is one run of bytes already, and so is each of its marks."""
+        return (state.owner, state.length, [mark.length for mark in state.marks]), [state.data, *(mark.data for mark in state.marks)]
 
     def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> SlotState:
         """The state with these bytes."""
-        owner, length = form
-        return SlotState(owner, length, parts[0])
+        owner, length, marked = form
+        return SlotState(owner, length, parts[0], tuple(map(Mark, marked, parts[1:])))
 
     def set_adapters(self, adapters: Sequence[tuple[int, float]]) -> bool:
         """Put exactly these loaded adapters, with their scales, into use."""

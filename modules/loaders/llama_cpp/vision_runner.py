@@ -141,6 +141,15 @@ class VisionRunner(LlamaCppRunner):
         self._hold(target, held.cut(length))
         return True
 
+    def mark(self, slot: int) -> None:
+        """As in `LlamaCppRunner`; not with images, where ids are no positions."""
+        if slot not in self._held:
+            super().mark(slot)
+
+    def cuts(self, slot: int) -> tuple[int, ...]:
+        """As in `LlamaCppRunner`; none with images."""
+        return () if slot in self._held else super().cuts(slot)
+
     def state_bytes(self, slot: int) -> int:
         """As in `LlamaCppRunner`. A slot with images is not saved: a state says nothing of an image that is still to be completed."""
         return 0 if slot in self._held else super().state_bytes(slot)

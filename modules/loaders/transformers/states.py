@@ -47,6 +47,15 @@ def unpacked(form: Any, parts: list[NDArray[np.uint8]]) -> Any:
 class StatesInMemory:
     """The part of a Runner about states that are copies in main memory, made when they are saved."""
 
+    can_mark = False
+
+    def mark(self, slot: int) -> None:
+        """Nothing is remembered."""
+
+    def cuts(self, slot: int) -> tuple[int, ...]:
+        """None are known."""
+        return ()
+
     def drop_state(self, state: Any) -> None:
         """Nothing is kept of a state."""
 
