@@ -187,13 +187,8 @@ class EngineClient(Questions):
         self, prompt: TextPrompt, k: int, adapters: Sequence[Adapter] | None = None, params: GenerationParams | None = None
     ) -> NextTokens:
         """The k likeliest next tokens after a text, best first, with `params` as the samplers leave them; None takes the model's own adapters, here and below."""
-        number = next(self._numbers)
         told = {"adapters": self._told(adapters), "params": wire.model_to_wire(params) if params is not None else None}
-        try:
-            found = wire.wire_to_delta(await self._ask("next_tokens", number, prompt=wire.model_to_wire(prompt), k=max(1, k), **told))
-        except asyncio.CancelledError:
-            self._send({"do": "cancel", "id": next(self._numbers), "job": number})
-            raise
+        found = wire.wire_to_delta(await self._ask("next_tokens", 0, prompt=wire.model_to_wire(prompt), k=max(1, k), **told))
         return NextTokens(found.logprobs, found.usage or Usage())
 
     async def set_adapters(self, adapters: Sequence[Adapter]) -> None:
@@ -249,6 +244,10 @@ class EngineClient(Questions):
         try:
             self._child.write(frame)
             return await answer
+        except asyncio.CancelledError:
+            if do in ("next_tokens", "embed"):  # nobody wants it any more
+                self._send({"do": "cancel", "id": next(self._numbers), "job": number})
+            raise
         finally:
             self._answers.pop(number, None)
             if is_use:

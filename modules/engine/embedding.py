@@ -6,7 +6,7 @@ Knows the engine and a model's embedder; knows no process and no back end. Calle
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -61,30 +61,40 @@ def embedding_ids(model: LoadedModel, name: str, request: EmbeddingRequest, firs
     return found
 
 
-def embed(engine: Engine, embedder: Embedder, texts: Sequence[list[int]], request: EmbeddingRequest) -> list[bytes]:
-    """The vectors in the order of the texts, as little-endian 32-bit floats.
+def embed(engine: Engine, embedder: Embedder, texts: Sequence[list[int]], request: EmbeddingRequest, is_over: Callable[[], bool] = lambda: False) -> list[bytes]:
+    """The vectors in the order of the texts, as little-endian 32-bit floats; asked at each pass and chunk whether anybody still wants them.
 
     Raises:
-        InvalidRequest: more dimensions than the vectors have.
+        InvalidRequest: more dimensions than the vectors have, or nobody does.
         OutOfMemory: no room.
     """
+
+    def go_on() -> None:
+        if is_over():
+            raise InvalidRequest("The request was cancelled.")
+
+    def chunk_done() -> None:
+        go_on()
+        engine.chunk_done()
+
     pooling = request.pooling or embedder.pooling
     normalizes = embedder.normalizes if request.normalize is None else request.normalize
     vectors: dict[int, bytes] = {}
     for places in _passes(texts, embedder):
+        go_on()
         group = [texts[place] for place in places]
         room = sum(map(len, group)) if embedder.in_slot else 0
-        made = engine.lend(partial(embedder.embed, group, pooling, engine.chunk_done), room, request.adapters or ())
+        made = engine.lend(partial(embedder.embed, group, pooling, chunk_done), room, request.adapters or ())
         for place, vector in zip(places, _finished(made, request.dimensions, normalizes), strict=True):
             vectors[place] = vector.tobytes()
     return [vectors[place] for place in range(len(texts))]
 
 
-def told_vectors(engine: Engine, model: LoadedModel, texts: Sequence[list[int]], request: EmbeddingRequest) -> dict[str, Any]:
+def told_vectors(engine: Engine, model: LoadedModel, texts: Sequence[list[int]], request: EmbeddingRequest, is_over: Callable[[], bool]) -> dict[str, Any]:
     """The answer to the web process: vectors as text, their tokens, and how they were made."""
     embedder = model.embedder
     assert embedder is not None
-    vectors = embed(engine, embedder, texts, request)
+    vectors = embed(engine, embedder, texts, request, is_over)
     return {
         "vectors": [base64.b64encode(vector).decode("ascii") for vector in vectors],
         "tokens": sum(map(len, texts)),

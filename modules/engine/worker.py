@@ -172,7 +172,7 @@ class Worker:
 
     def _dispatch(self, message: Message) -> None:
         executor, command = self._commands.get(str(message.get("do")), (None, self._unknown))
-        if message.get("do") in ("generate", "next_tokens"):
+        if message.get("do") in ("generate", "next_tokens", "embed"):
             self._jobs[message["id"]] = _Job(message["id"])
         if executor is None:
             self._answer(message, command)
@@ -220,7 +220,7 @@ class Worker:
         name = command.name or ready.model.info.name
         runner, tokenizer = ready.model.runner, ready.model.tokenizer
         engine = Engine(
-            runner, tokenizer, self._deliver, queue_limit=message["queue_limit"], name=name, set_adapters=ready.model.set_adapters, draft=ready.model.draft
+            runner, tokenizer, lambda events: self._channel.send(lambda: self._told(events)), queue_limit=message["queue_limit"], name=name, set_adapters=ready.model.set_adapters, draft=ready.model.draft
         )
         engine.spill_within(ready.model.spill_bytes, message.get("spill_folder", ""), ready.disk_gb)
         self._running = _Running(engine, ready, name)
@@ -306,9 +306,16 @@ class Worker:
 
     def _embed(self, message: Message) -> None:
         """Texts become ids on the thread for prompts; the vectors are made, and told, between steps."""
-        running, request = self._model(), EmbeddingRequest.model_validate(message["request"])
+        running, request, job = self._model(), EmbeddingRequest.model_validate(message["request"]), self._jobs[message["id"]]
         texts = embedding_ids(running.ready.model, running.name, request, message["first"])
-        self._vectors.submit(request.person, partial(self._answer, message, lambda _: told_vectors(running.engine, running.ready.model, texts, request)))
+
+        def made(_: Message) -> Message:
+            try:
+                return told_vectors(running.engine, running.ready.model, texts, request, lambda: job.cancelled)
+            finally:
+                self._jobs.pop(job.id, None)
+
+        self._vectors.submit(request.person, partial(self._answer, message, made))
 
     def _try_adapters(self, message: Message) -> Message:
         self._model().engine.try_adapters(_adapters(message))
@@ -330,10 +337,6 @@ class Worker:
         return self._running
 
     # ---- news ------------------------------------------------------------------------------------------------------
-
-    def _deliver(self, events: list[Event]) -> None:
-        """The engine's sink: the writing thread does the work."""
-        self._channel.send(lambda: self._told(events))
 
     def _told(self, events: list[Event]) -> Message | None:
         told = []

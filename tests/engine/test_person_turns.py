@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -44,3 +45,25 @@ async def test_who_asks_for_one_vector_does_not_wait_for_all_of_another_person(s
     finally:
         await client.close()
     assert ended.index("Ben") <= 3, ended
+
+
+@pytest.mark.processes
+async def test_vectors_that_nobody_waits_for_any_more_are_not_made(starter_gguf: Path) -> None:
+    client = await EngineClient.start(str(starter_gguf), "", {"context_length": 512, "slots": 1, "threads": 1, "threads_batch": 1}, name="Starter")
+    text = "What is a LoRA? " * 100
+    try:
+        await client.embed(EmbeddingRequest(inputs=(text,)))
+        begun_s = time.monotonic()
+        await client.embed(EmbeddingRequest(inputs=(text,) * 8))
+        eight_s = time.monotonic() - begun_s
+        gone = [asyncio.create_task(client.embed(EmbeddingRequest(inputs=(text,) * 64))) for _ in range(4)]
+        await asyncio.sleep(eight_s / 8)
+        for task in gone:
+            task.cancel()
+        begun_s = time.monotonic()
+        await client.embed(EmbeddingRequest(inputs=("Hi",)))
+        assert time.monotonic() - begun_s < 8 * eight_s  # 256 texts take 32 times as long
+        assert all(task.cancelled() for task in gone)
+        assert client.alive
+    finally:
+        await client.close()
