@@ -33,6 +33,7 @@ from modules.api.ollama_errors import OllamaErrors, ollama_shape
 from modules.api.page_answer import PageAnswer
 from modules.api.people import People
 from modules.api.responses import responses_router
+from modules.api.scores import scores_router
 from modules.api.view_messages import ViewFunctions
 from modules.api.view_notebook import notebook_key
 from modules.api.view_usage import usage_router
@@ -55,6 +56,7 @@ def build_api(app: App, views: ViewFunctions | None = None, mount: Callable[[Fas
     _add(api, responses_router(app))
     _add(api, models_router(app))
     _add(api, embeddings_router(app))
+    _add(api, scores_router(app))
     for router in internal_routers(app):
         _add(api, router)
     _add(api, metrics_router(app))

@@ -23,7 +23,7 @@ SENTENCES: tuple[tuple[str, str], ...] = (
     ("/v1/videos", "Paddock makes no films: models here write text, and read text and images."),
     ("/v1/moderations", "There is no moderation here: no model that is made for it comes with Paddock. Ask a model of your own with /v1/chat/completions."),
     ("/v1/rerank", "There are no rerankers here. /v1/embeddings makes vectors of texts, which can be compared."),
-    ("/v1/score", "There are no rerankers here. /v1/embeddings makes vectors of texts, which can be compared."),
+    ("/v1/score", "There are no rerankers here. /v1/embeddings makes vectors of texts, which can be compared; /v1/internal/score tells how likely a text is behind another."),
     ("/v1/files", FILES),
     ("/v1/uploads", FILES),
     ("/v1/containers", "Paddock runs no code for a model. Give the model a tool of yours, and run that yourself."),

@@ -42,7 +42,7 @@ NEEDS: tuple[Row, ...] = (
     _row("known", {"POST"}, "/api/show"),
     _row("known", READING, "/v1/internal/(loaders|lora/list|adapters)"),
     _row("chat", {"POST"}, r"/v1/(chat/completions|completions|responses|messages(/count_tokens)?|embeddings)", "/api/(chat|generate|embed|embeddings)"),
-    _row("chat", {"POST"}, "/v1/internal/(encode|decode|token-count|logits|chat-prompt|stop-generation)"),
+    _row("chat", {"POST"}, "/v1/internal/(encode|decode|token-count|logits|score|chat-prompt|stop-generation)"),
     _row("known", ANY, *(f"{prefix}(/.*)?" for prefix, _ in SENTENCES), "/api/(pull|push|create|copy|delete|blobs/.+)"),  # not offered, which is said
     _row("models", READING, "/v1/internal/counters", "/metrics"),
     _row("models", ANY, r"/v1/internal/(model|loaders|adapters|lora)(/.*)?"),

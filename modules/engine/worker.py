@@ -236,7 +236,7 @@ class Worker:
             template_doubts=ready.template_doubts,
             template_variables=ready.template_variables,
             engine=ready.engine,
-            adds_bos=tokenizer.adds_bos,
+            bos_id=tokenizer.bos_id if tokenizer.adds_bos else None,
             vision=ready.model.vision is not None,
             can_write=ready.model.info.can_write,
             can_embed=ready.model.embedder is not None,

@@ -50,6 +50,7 @@ from modules.services.remote import RemoteService
 from modules.services.remote_servers import RemoteServers
 from modules.services.replies import ReplyService
 from modules.services.reply_request import ReplyRequests
+from modules.services.scores import ScoreService
 from modules.services.seen import SeenService
 from modules.services.stock import AdapterStock, ModelStock
 from modules.services.storage import Storage
@@ -79,6 +80,7 @@ class App:
     adapter_files: AdapterFileService
     generation: GenerationService
     embeddings: EmbeddingService
+    scores: ScoreService
     meters: Meters
     queues: Queues
     usage: UsageService
@@ -227,6 +229,7 @@ def build_app(settings: Settings, run: ServerRun | None = None) -> App:
         remote=RemoteService(servers, models),
         adapter_files=AdapterFileService(settings, models, adapters, conversations, jobs),
         embeddings=EmbeddingService(models, adapters, usage, queues),
+        scores=ScoreService(models, adapters, usage, queues),
         chat_preferences=preferences,
         beginnings=Beginnings(storage, casting, choices, templates, preferences),
         attachments=AttachmentService(settings.state_dir, storage),

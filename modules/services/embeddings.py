@@ -38,7 +38,7 @@ class EmbeddingService:
         if not engine.card.can_embed:
             raise NotOffered(f"{engine.name} makes no vectors here; choose an embedding model, or any model of this machine.")
         begun_s = time.monotonic()
-        with self._queues.vectors_for(engine, request.person):
+        with self._queues.reading(engine, request.person):
             made = await engine.embed(request.model_copy(update={"adapters": await self._adapters.resolve(engine.card, adapters)}))
         self._usage.spent(engine.name, Usage(prompt_tokens=made.prompt_tokens), time.monotonic() - begun_s)
         return made

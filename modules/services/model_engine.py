@@ -76,6 +76,15 @@ class ModelEngine(Protocol):
         """
         ...
 
+    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None) -> list[float]:
+        """Log-probability of each token after the first, given those before it; None takes the model's own adapters.
+
+        Raises:
+            ContextOverflow: more tokens than the context holds.
+            NotOffered: this engine does not tell.
+        """
+        ...
+
     async def count(self, prompt: ChatPrompt) -> int:
         """Tokens of a whole rendered conversation.
 

@@ -66,7 +66,7 @@ class Queues:
         self._numbers = itertools.count()
         self._asked: dict[int, Asked] = {}
         self._measured: dict[str, deque[float]] = {}  # seconds with a slot, by model
-        self._vectors: list[tuple[str, str]] = []  # model and person of each request for vectors
+        self._reading: list[tuple[str, str]] = []  # model and person of each request that has texts read, and none written
 
     @contextmanager
     def asking_for(self, engine: ModelEngine, request: GenerationRequest) -> Iterator[Asked]:
@@ -107,28 +107,28 @@ class Queues:
             )
 
     @contextmanager
-    def vectors_for(self, engine: ModelEngine, person: str) -> Iterator[None]:
-        """A place for a request for vectors, of which a model works on one at a time.
+    def reading(self, engine: ModelEngine, person: str) -> Iterator[None]:
+        """A place for a request that has texts read and none written, for vectors or scores; a model works on one of them at a time.
 
         Raises:
             Busy: as many of this person, or of all, wait as may.
         """
-        of_model = [who for model, who in self._vectors if model == engine.name]
+        of_model = [who for model, who in self._reading if model == engine.name]
         for waiting, limit, whose in ((of_model.count(person), self._limit, "of your "), (len(of_model), self._settings.queue_limit, "")):
             if not engine.card.host and waiting > limit:
                 raise Busy(
-                    f"{waiting} {whose}requests for vectors wait for {engine.name}; the limit is {limit} (queue_limit, queue_limit_per_person). "
+                    f"{waiting} {whose}requests for vectors and scores wait for {engine.name}; the limit is {limit} (queue_limit, queue_limit_per_person). "
                     "Wait until one of them has ended, or send more texts in one request.",
                     place=waiting + 1,
                     limit=limit,
                     retry_after_s=1,
                 )
         place = (engine.name, person)
-        self._vectors.append(place)
+        self._reading.append(place)
         try:
             yield
         finally:
-            self._vectors.remove(place)
+            self._reading.remove(place)
 
     def begun(self, asked: Asked, generation: ClientGeneration) -> None:
         """The engine took it."""

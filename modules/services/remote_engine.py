@@ -226,6 +226,14 @@ class RemoteEngine:
         """
         raise self._not_offered("is not asked for vectors; ask it directly, or load an embedding model on this machine")
 
+    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None) -> list[float]:
+        """Not asked for.
+
+        Raises:
+            NotOffered: always.
+        """
+        raise self._not_offered("is not asked for scores; load a model on this machine")
+
     async def count(self, prompt: ChatPrompt) -> int:
         """Not known here: the template is applied by the server.
 

@@ -29,7 +29,7 @@ async def test_a_loaded_engine_tells_about_itself(start):
     assert ("Reading weights", 0.5) in stages
     card = client.card
     assert (card.name, card.loader, card.slots, card.context_length, card.vocab_size) == ("Tiny", "fake", 4, 4096, 259)
-    assert (card.notes, card.adds_bos, card.pid) == (("A note.",), True, client.pid)
+    assert (card.notes, card.bos_id, card.pid) == (("A note.",), 256, client.pid)
     assert client.alive
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import httpx
 import openai
 import pytest
@@ -42,3 +44,33 @@ def test_a_text_may_be_longer_than_the_context_up_to_what_is_split_in_one_go(ser
     )
     prompt = server.http.post("v1/completions", json={"prompt": lines * 3, "max_tokens": 1}).json()["error"]
     assert prompt["message"].endswith("the limit is 16,384. Shorten it, or load the model with a longer context.")
+
+
+def test_scores_are_the_log_probabilities_of_the_prompt(server: PaddockServer, client: openai.OpenAI) -> None:
+    text = "A LoRA is a small set of weights."
+    found = server.ask("POST", "v1/internal/score", {"text": text})
+    (one,) = found["scores"]
+    echoed = client.completions.create(model=STARTER, prompt=text, max_tokens=0, echo=True, logprobs=0).choices[0].logprobs
+    assert len(one["tokens"]) == len(one["logprobs"]) == len(echoed.token_logprobs) - 1  # there the token in front of a text is told too
+    assert one["logprobs"] == pytest.approx(echoed.token_logprobs[1:], abs=0.2)
+    known = [value for value in one["logprobs"] if value is not None]
+    assert one["logprob"] == pytest.approx(sum(known))
+    assert one["perplexity"] == pytest.approx(math.exp(-sum(known) / len(known)))
+    assert found["usage"]["prompt_tokens"] >= len(one["tokens"])
+
+
+def test_texts_are_ranked_behind_a_context_that_is_not_counted(server: PaddockServer) -> None:
+    context = "### Question\nWhat is a LoRA?\n### Answer\nA LoRA"
+    texts = [" is a small", " zebra xylophone"]
+    found = server.ask("POST", "v1/internal/score", {"context": context, "text": texts})["scores"]
+    assert found[0]["logprob"] > found[1]["logprob"]
+    for text, one in zip(texts, found, strict=True):
+        assert server.ask("POST", "v1/internal/decode", {"tokens": one["tokens"]}) == {"text": text}
+        assert None not in one["logprobs"]
+
+
+@pytest.mark.parametrize(("body", "words"), [({"text": []}, "nothing to score"), ({"text": ["a", ""]}, "nothing to score"), ({"text": ["a"] * 300}, "at most 256 texts"), ({"text": "a heron " * 4000}, "context")])
+def test_what_cannot_be_scored_is_refused(server: PaddockServer, body: dict, words: str) -> None:
+    answer = server.http.post("v1/internal/score", json=body)
+    assert answer.status_code in (400, 422)
+    assert words in answer.json()["error"]["message"]

@@ -152,24 +152,24 @@ async def test_more_texts_in_one_request_than_may_wait_are_no_matter_of_trying_a
     bench.queues.check_many(bench.engine, 7)
 
 
-async def test_requests_for_vectors_wait_within_the_same_limits() -> None:
+async def test_requests_that_only_read_wait_within_the_same_limits() -> None:
     bench = Bench(queue_limit=3, queue_limit_per_person=2)
     with ExitStack() as stack:
         for _ in range(3):  # one is worked on, two wait
-            stack.enter_context(bench.queues.vectors_for(bench.engine, "ann"))
-        with pytest.raises(Busy, match=r"3 of your requests for vectors wait for m; the limit is 2") as caught, bench.queues.vectors_for(bench.engine, "ann"):
+            stack.enter_context(bench.queues.reading(bench.engine, "ann"))
+        with pytest.raises(Busy, match=r"3 of your requests for vectors and scores wait for m; the limit is 2") as caught, bench.queues.reading(bench.engine, "ann"):
             pass
         assert caught.value.details["retry_after_s"] == 1
-        stack.enter_context(bench.queues.vectors_for(bench.engine, "ben"))
-        with pytest.raises(Busy, match=r"4 requests for vectors wait for m; the limit is 3"), bench.queues.vectors_for(bench.engine, "cem"):
+        stack.enter_context(bench.queues.reading(bench.engine, "ben"))
+        with pytest.raises(Busy, match=r"4 requests for vectors and scores wait for m; the limit is 3"), bench.queues.reading(bench.engine, "cem"):
             pass
         elsewhere: Any = SimpleNamespace(name="m", card=SimpleNamespace(slots=0, host="example.com"))
-        stack.enter_context(bench.queues.vectors_for(elsewhere, "ann"))  # that server decides
-    with bench.queues.vectors_for(bench.engine, "ann"):  # all places are free again
+        stack.enter_context(bench.queues.reading(elsewhere, "ann"))  # that server decides
+    with bench.queues.reading(bench.engine, "ann"):  # all places are free again
         pass
-    with pytest.raises(ValueError, match="broken"), bench.queues.vectors_for(bench.engine, "ann"):
+    with pytest.raises(ValueError, match="broken"), bench.queues.reading(bench.engine, "ann"):
         raise ValueError("broken")
-    assert bench.queues._vectors == []
+    assert bench.queues._reading == []
 
 
 async def test_of_a_shared_server_one_request_may_fill_the_persons_part() -> None:
