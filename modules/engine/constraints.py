@@ -18,19 +18,21 @@ from modules.core.errors import InvalidRequest
 from modules.core.messages import THINKING_TAGS, split_thinking
 from modules.core.text_shape import CallText
 from modules.engine.call_shapes import write_calls
+from modules.engine.channel_shapes import MARKS as CHANNEL_MARKS
+from modules.engine.channel_shapes import before_answer, opened_by
 from modules.engine.native import DeepCalls, ask
 from modules.engine.shapes import TITLES, shape_of, write_shape
 from modules.engine.thinking import AfterThinking, closing_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence, Set
+    from collections.abc import Callable, Iterable, Sequence, Set
 
     from numpy.typing import NDArray
 
     from modules.core.model import Tokenizer
     from modules.core.params import GenerationParams
 
-LONGEST_TAG = 16  # tokens of an opening tag and what may stand behind it
+LONGEST_TAG = 24  # tokens of an opening tag and what may stand behind it
 KEPT = 64  # compiled shapes of one model
 NOT_TOLD = re.compile(r"\d+ \||[\^ ]+$|<non-verbose/>")
 WHERE = re.compile(r"^at \d+\(\d+\): |failed to compile JSON schema: |\(in regex\): ")
@@ -154,21 +156,27 @@ class Constraints:
         shape = ("tools", calls) if calls is not None and calls.frame is not None else shape_of(params)
         if shape is None:
             return None
-        matcher = self._compiled(*shape)
         vocabulary = self._vocabulary()
-        words = vocabulary.words
-        if isinstance(shape[1], CallText):
+        end = b"".join(vocabulary.pieces[token_id] for token_id in prompt_ids[-LONGEST_TAG:] if token_id < len(vocabulary.pieces))
+        opened = "" if begun or shape[0] == "tools" else self._opened_channel(end)
+        special = self._special(shape[1].marks if isinstance(shape[1], CallText) else CHANNEL_MARKS if opened else ())
+        matcher, words = self._compiled(*shape, opened), vocabulary.words
+        if special:
             words = words.copy()
-            words[list(self._special(shape[1]).values())] = True
+            words[list(special.values())] = True
 
         def begin() -> ShapedText:
             return ShapedText(ask(matcher.deep_copy), words, end_ids, shape[0])
 
         if begun:
             return self._going_on(begin, shape[0], begun)
-        end = [vocabulary.pieces[token_id] for token_id in prompt_ids[-LONGEST_TAG:] if token_id < len(vocabulary.pieces)]
-        closing = closing_tag(b"".join(end))
+        closing = b"" if opened else closing_tag(end)
         return AfterThinking(begin(), vocabulary, closing) if closing else begin()
+
+    def _opened_channel(self, end: bytes) -> str:
+        """What the prompt has opened, where replies of this model come in channels; nothing elsewhere."""
+        opened = opened_by(end)
+        return opened if opened and len(self._special(CHANNEL_MARKS)) == len(CHANNEL_MARKS) else ""
 
     def _going_on(self, begin: Callable[[], ShapedText], name: str, begun: str) -> Constraint:
         """The same for who goes on with a reply: first with its thinking, where that is still open; words before a call of a tool are no part of it."""
@@ -185,20 +193,23 @@ class Constraints:
             text.advance(token_id)
         return text
 
-    def _special(self, calls: CallText) -> dict[str, int]:
-        """Which marks of calls are special tokens of this model, and their ids."""
+    def _special(self, marks: Iterable[str]) -> dict[str, int]:
+        """Which marks of calls or channels are special tokens of this model, and their ids."""
         found = {}
-        for mark in calls.marks:
+        for mark in marks:
             ids = self._tokenizer.encode(mark, add_special=False, parse_special=True)
             if len(ids) == 1 and self._tokenizer.is_special(ids[0]) and ids[0] < self._vocab_size:
                 found[mark] = ids[0]
         return found
 
-    def _compile(self, name: str, value: str | tuple[str, ...] | CallText) -> Any:
-        """The shape as a matcher at its beginning."""
+    def _compile(self, name: str, value: str | tuple[str, ...] | CallText, opened: str) -> Any:
+        """The shape as a matcher at its beginning; with what has to come before it in a reply that the prompt has `opened`."""
         import llguidance
 
-        text = write_calls(value, self._special(value)) if isinstance(value, CallText) else write_shape(name, value)
+        if isinstance(value, CallText):
+            text = write_calls(value, self._special(value.marks))
+        else:
+            text = write_shape(name, value, before_answer(opened, self._special(CHANNEL_MARKS)) if opened else ("", ""))
         trie = self._vocabulary().trie
         limits = llguidance.LLParserLimits(
             max_items_in_row=MAX_ITEMS_IN_ROW,
@@ -209,13 +220,13 @@ class Constraints:
             ask(matcher.compute_bitmask)  # whether anything can come first; changes nothing, and copies know it already
             if matcher.is_error() and _at_an_end(matcher):
                 raise InvalidRequest(f"No text fits the {TITLES[name]}, or none that this model's vocabulary can write. Change it.", field=name)
-        if name == "json_schema" and not matcher.is_error() and (opened := self._opened(matcher)).is_error():
-            matcher = opened  # too many properties: better said now than in the middle of a reply
+        if name == "json_schema" and not opened and not matcher.is_error() and (inside := self._inside(matcher)).is_error():
+            matcher = inside  # too many properties: better said now than in the middle of a reply
         if matcher.is_error():
             raise InvalidRequest(f"The {TITLES[name]} cannot be used: {_reason(matcher)}. Change it, or say in the prompt what you need.", field=name)
         return matcher
 
-    def _opened(self, matcher: Any) -> Any:
+    def _inside(self, matcher: Any) -> Any:
         """A copy inside the object that a schema asks for; an equal one where it asks for none, or no single token opens it."""
         copy, pieces = ask(matcher.deep_copy), self._vocabulary().pieces
         if b"{" in pieces and ask(copy.validate_tokens, [pieces.index(b"{")]):

@@ -16,7 +16,7 @@ HEADER = '%llguidance {"no_forcing": true}\n'
 
 
 def write_lark(grammar: Mapping[str, Node], lexemes: Lexemes) -> str:
-    """The grammar as Lark text."""
+    """The grammar as Lark text, whose rule `answer` is the root."""
     return _Writer(grammar, lexemes).write()
 
 
@@ -31,7 +31,7 @@ class _Writer:
         self._grammar = grammar
         self._lexemes = lexemes
         self._terminals: dict[int, str] = {}
-        self._rules = {name: "start" if name == "root" else f"r{number}" for number, name in enumerate(lexemes.rules)}
+        self._rules = {name: "answer" if name == "root" else f"r{number}" for number, name in enumerate(lexemes.rules)}
         self._written: list[str] = []
 
     def write(self) -> str:

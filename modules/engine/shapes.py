@@ -32,14 +32,14 @@ def shape_of(params: GenerationParams) -> tuple[str, str | tuple[str, ...]] | No
     return next(((name, getattr(params, name)) for name in SHAPE_FIELDS if getattr(params, name)), None)
 
 
-def write_shape(name: str, value: str | tuple[str, ...]) -> str:
-    """The shape in Lark's notation.
+def write_shape(name: str, value: str | tuple[str, ...], before: tuple[str, str] = ("", "")) -> str:
+    """The shape in Lark's notation; `before` has what comes first, as a part of a rule, and the terminals for that.
 
     Raises:
         InvalidRequest: it is not right, or too large.
     """
     writers: dict[str, Callable[[Any], str]] = {"grammar": _grammar, "json_schema": _schema, "regex": _regex, "choices": _choices}
-    return writers[name](value)
+    return f"{writers[name](value)}start: {before[0]} answer\n{before[1]}"
 
 
 def _grammar(text: str) -> str:
@@ -54,16 +54,16 @@ def _grammar(text: str) -> str:
 def _regex(text: str) -> str:
     import llguidance
 
-    return f"{HEADER}start: TEXT\nTEXT: /{llguidance.regex_to_lark(bounded_regex(text), 'dws')}/\n"
+    return f"{HEADER}answer: TEXT\nTEXT: /{llguidance.regex_to_lark(bounded_regex(text), 'dws')}/\n"
 
 
 def _choices(choices: tuple[str, ...]) -> str:
     written = (json.dumps(choice, ensure_ascii=False).replace("\x7f", "\\u007f") for choice in choices)
-    return f"{HEADER}start: TEXT\nTEXT: {' | '.join(written)}\n"
+    return f"{HEADER}answer: TEXT\nTEXT: {' | '.join(written)}\n"
 
 
 def _schema(text: str) -> str:
-    return f"{HEADER}start: {json_rule(text, 'json_schema')}\n"
+    return f"{HEADER}answer: {json_rule(text, 'json_schema')}\n"
 
 
 def json_rule(text: str, name: str) -> str:

@@ -46,8 +46,12 @@ def test_a_chat_is_answered_in_the_shape(client: openai.OpenAI, fields: dict[str
 
 
 def test_any_object(client: openai.OpenAI) -> None:
-    replies = client.chat.completions.create(model=STARTER, messages=QUESTION, max_tokens=400, seed=2, n=2, response_format={"type": "json_object"})
-    finished = [choice for choice in replies.choices if choice.finish_reason == "stop"]
+    finished: list[Any] = []
+    for seed in range(20):  # not every one comes to an end so soon, and which do depends on the processor
+        replies = client.chat.completions.create(model=STARTER, messages=QUESTION, max_tokens=400, seed=seed, n=2, response_format={"type": "json_object"})
+        finished += [choice for choice in replies.choices if choice.finish_reason == "stop"]
+        if finished:
+            break
     assert finished
     assert all(isinstance(json.loads(choice.message.content or ""), dict) for choice in finished)
 
