@@ -25,9 +25,10 @@ PROMPT_TOKENS, REPLIES, REPLY_LIMIT_S = 16, 3, 600.0
 # label → module, class and method of what counts there. A call inside another counts for itself alone
 PARTS: tuple[tuple[str, str, str, str], ...] = (
     ("planning", "scheduler", "Scheduler", "admit"), ("planning", "scheduler", "Scheduler", "plan"), ("planning", "scheduler", "Scheduler", "advance"),
+    ("planning", "scheduler", "Scheduler", "again"), ("planning", "adapter_turns", "AdapterTurns", "begin"), ("planning", "deadlines", "Deadlines", "passed"),
     ("sampling", "sampling", "Sampler", "sample"), ("sampling", "sampling", "Sampler", "accept"),
     ("text", "writing", "Writer", "next_token"), ("text", "detokenizer", "Detokenizer", "feed"), ("text", "stopping", "StopChecker", "feed"),
-    ("delivery", "events", "Outbox", "deliver"), ("drafting", "speculation", "Speculation", "extend"), ("drafting", "speculation", "Speculation", "settle"),
+    ("delivery", "events", "Outbox", "deliver"), ("delivery", "events", "Outbox", "before_step"), ("drafting", "speculation", "Speculation", "extend"), ("drafting", "speculation", "Speculation", "settle"),
 )  # fmt: skip
 LABELS = ("model", "sampling", "text", "delivery", "planning", "drafting")
 

@@ -7,7 +7,11 @@ import json
 import pytest
 
 from benchmarks.measures import Row, Turns
+from benchmarks.step_times import LABELS, Stopwatch, WatchedRunner, _originals, _restore
 from benchmarks.streams import RefusalError, Stream
+from modules.core.params import GenerationParams
+from modules.engine.engine import Engine
+from tests.fakes import ByteTokenizer, FakeRunner, Inbox
 
 
 class Heard(Stream):
@@ -82,3 +86,19 @@ def test_turns_alternate_and_the_first_does_not_count():
     found = Turns(2).take([Idle("a"), Idle("b")], measure)
     assert order == [("b", -1), ("a", -1), ("a", 0), ("b", 0), ("b", 1), ("a", 1)]
     assert found == [[[0.0], [1.0]], [[0.0], [1.0]]]
+
+
+def test_the_profile_of_a_step_finds_all_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
+    watch, original, inbox = Stopwatch(), _originals(), Inbox()
+    try:
+        watch.put_around_parts()
+        engine = Engine(WatchedRunner(FakeRunner(), watch), ByteTokenizer(), inbox)
+        generations = [engine.submit(list(b"Once"), GenerationParams(max_tokens=40, ban_eos=True)) for _ in range(2)]
+        inbox.wait(*generations)
+        engine.close()
+    finally:
+        _restore(original)
+    assert not capsys.readouterr().err, "a part has another name now"
+    assert {label for label, calls in watch.calls.items() if calls} == {*LABELS} - {"drafting"}
+    assert watch.calls["planning"] >= 2 * watch.calls["model"]  # the step that is the last one again counts too
+    assert all(function is kind.__dict__.get(name) for kind, name, function in original if function is not None)

@@ -17,7 +17,11 @@ class SlotStates(Protocol):
     """The part of a `Runner` about what a slot holds."""
 
     keeps_parts: bool  # whether any part of a slot, or of a state, can be kept
-    can_mark: bool  # where not: whether `mark` makes some that can
+    can_mark: bool  # where not: whether `mark` makes some that can, as far as is known
+
+    def mark_within(self, budget_bytes: int) -> int:
+        """Let marks take a part of so much main memory, where this runner makes any; how much is left of it."""
+        ...
 
     def mark(self, slot: int) -> None:
         """Remember the present end of a slot, so that it can be cut back there; of many marks some are forgotten again."""

@@ -58,6 +58,7 @@ class CallText:
 
     marks: tuple[str, ...] = ()  # where they are special tokens, they stay in the text and may be written in a frame
     frame: FramedJson | None = None  # what the text has to be; None: it is free
+    thinking: tuple[str, str] | tuple[()] = ()  # the tags between which may be thought before a text by a JSON schema
 
 
 def canonical_schema(value: Any) -> str:

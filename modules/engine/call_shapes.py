@@ -33,7 +33,7 @@ def write_calls(calls: CallText, special: Mapping[str, int]) -> str:
     rules = f"item: {items('')}\nfirst: {items('' if frame.begin else frame.after)}\n"
     ends = {one.behind for item in frame.tagged for one in item.fields if not one.schema and not one.choices}
     rules += "".join(f"value[lazy]: /(?s:.*){_written(end)}/\n" for end in ends)  # one format, one end
-    thought = _thought(*frame.thinking, special) if frame.thinking else ""
+    thought = write_thought(*frame.thinking, special) if frame.thinking else ""
     if frame.after:
         return f"{HEADER}{_where_marked(frame, text, special)}{rules}{thought}"
     other = f" | {json_rule(frame.otherwise, 'json_schema')}" if frame.otherwise else ""
@@ -63,8 +63,8 @@ def _written(mark: str) -> str:
     return re.escape(mark).replace("/", r"\/")
 
 
-def _thought(opening: str, closing: str, special: Mapping[str, int]) -> str:
-    """The rules of a block of thinking that the model opens by itself."""
+def write_thought(opening: str, closing: str, special: Mapping[str, int]) -> str:
+    """The rule `thought` and what it needs: a block of thinking that the model opens by itself."""
     begin, newlines = _literal(opening, special), "NEWLINES: /\\n{1,2}/\n"
     if closing in special:
         return f"thought: {begin} THOUGHT? <[{special[closing]}]> NEWLINES?\nTHOUGHT: /(?s:.+)/\n{newlines}"

@@ -17,7 +17,7 @@ import numpy as np
 from modules.core.errors import InvalidRequest
 from modules.core.messages import THINKING_TAGS, split_thinking
 from modules.core.text_shape import CallText
-from modules.engine.call_shapes import write_calls
+from modules.engine.call_shapes import write_calls, write_thought
 from modules.engine.channel_shapes import MARKS as CHANNEL_MARKS
 from modules.engine.channel_shapes import before_answer, opened_by
 from modules.engine.native import DeepCalls, ask
@@ -158,8 +158,9 @@ class Constraints:
             return None
         vocabulary = self._vocabulary()
         end = b"".join(vocabulary.pieces[token_id] for token_id in prompt_ids[-LONGEST_TAG:] if token_id < len(vocabulary.pieces))
-        opened = "" if begun or shape[0] == "tools" else self._opened_channel(end)
-        special = self._special(shape[1].marks if isinstance(shape[1], CallText) else CHANNEL_MARKS if opened else ())
+        may_think = calls.thinking if calls is not None and shape[0] == "json_schema" else ()
+        opened = () if begun or shape[0] == "tools" else self._opened(end, may_think)
+        special = self._special(shape[1].marks if isinstance(shape[1], CallText) else CHANNEL_MARKS if len(opened) == 1 else opened)
         matcher, words = self._compiled(*shape, opened), vocabulary.words
         if special:
             words = words.copy()
@@ -173,10 +174,18 @@ class Constraints:
         closing = b"" if opened else closing_tag(end)
         return AfterThinking(begin(), vocabulary, closing) if closing else begin()
 
-    def _opened_channel(self, end: bytes) -> str:
-        """What the prompt has opened, where replies of this model come in channels; nothing elsewhere."""
-        opened = opened_by(end)
-        return opened if opened and len(self._special(CHANNEL_MARKS)) == len(CHANNEL_MARKS) else ""
+    def _opened(self, end: bytes, may_think: tuple[str, ...]) -> tuple[str, ...]:
+        """What comes before the answer by the end of a prompt: what that has opened of a reply in channels, or the tags of thinking that may be opened."""
+        if (channel := opened_by(end)) and len(self._special(CHANNEL_MARKS)) == len(CHANNEL_MARKS):
+            return (channel,)
+        is_over = bool(may_think) and end.rstrip().endswith(may_think[-1].encode())  # the prompt has an empty block: the model is not to think
+        return () if closing_tag(end) or is_over else may_think
+
+    def _before(self, opened: tuple[str, ...]) -> tuple[str, str]:
+        """The same as a part of a rule, and the rules for it."""
+        if len(opened) == 1:
+            return before_answer(opened[0], self._special(CHANNEL_MARKS))
+        return ("thought?", write_thought(opened[0], opened[1], self._special(opened))) if opened else ("", "")
 
     def _going_on(self, begin: Callable[[], ShapedText], name: str, begun: str) -> Constraint:
         """The same for who goes on with a reply: first with its thinking, where that is still open; words before a call of a tool are no part of it."""
@@ -202,14 +211,11 @@ class Constraints:
                 found[mark] = ids[0]
         return found
 
-    def _compile(self, name: str, value: str | tuple[str, ...] | CallText, opened: str) -> Any:
-        """The shape as a matcher at its beginning; with what has to come before it in a reply that the prompt has `opened`."""
+    def _compile(self, name: str, value: str | tuple[str, ...] | CallText, opened: tuple[str, ...]) -> Any:
+        """The shape as a matcher at its beginning, behind what comes before an answer."""
         import llguidance
 
-        if isinstance(value, CallText):
-            text = write_calls(value, self._special(value.marks))
-        else:
-            text = write_shape(name, value, before_answer(opened, self._special(CHANNEL_MARKS)) if opened else ("", ""))
+        text = write_calls(value, self._special(value.marks)) if isinstance(value, CallText) else write_shape(name, value, self._before(opened))
         trie = self._vocabulary().trie
         limits = llguidance.LLParserLimits(
             max_items_in_row=MAX_ITEMS_IN_ROW,
@@ -220,7 +226,7 @@ class Constraints:
             ask(matcher.compute_bitmask)  # whether anything can come first; changes nothing, and copies know it already
             if matcher.is_error() and _at_an_end(matcher):
                 raise InvalidRequest(f"No text fits the {TITLES[name]}, or none that this model's vocabulary can write. Change it.", field=name)
-        if name == "json_schema" and not opened and not matcher.is_error() and (inside := self._inside(matcher)).is_error():
+        if name == "json_schema" and not matcher.is_error() and (inside := self._inside(matcher)).is_error():
             matcher = inside  # too many properties: better said now than in the middle of a reply
         if matcher.is_error():
             raise InvalidRequest(f"The {TITLES[name]} cannot be used: {_reason(matcher)}. Change it, or say in the prompt what you need.", field=name)

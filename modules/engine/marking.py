@@ -40,8 +40,15 @@ class Marking:
 
     def __init__(self, memory: SlotStates) -> None:
         self._memory = memory
-        self.may_share = memory.keeps_parts or memory.can_mark  # whether one can begin with what another one is still computing
-        self._marks = memory.can_mark and not memory.keeps_parts
+
+    @property
+    def may_share(self) -> bool:
+        """Whether one can begin with what another one is still computing."""
+        return self._memory.keeps_parts or self._memory.can_mark
+
+    @property
+    def _marks(self) -> bool:
+        return self._memory.can_mark and not self._memory.keeps_parts
 
     def usable(self, slot: int, shared: int, whole: int) -> tuple[int, bool]:
         """How much of a beginning that a slot of `whole` tokens shares can be used, and whether that is sure: elsewhere a cut may lose everything."""

@@ -33,7 +33,7 @@ def shape_of(params: GenerationParams) -> tuple[str, str | tuple[str, ...]] | No
 
 
 def write_shape(name: str, value: str | tuple[str, ...], before: tuple[str, str] = ("", "")) -> str:
-    """The shape in Lark's notation; `before` has what comes first, as a part of a rule, and the terminals for that.
+    """The shape in Lark's notation; `before` has what comes first, as a part of a rule, and the rules for that.
 
     Raises:
         InvalidRequest: it is not right, or too large.

@@ -149,6 +149,10 @@ class VectorsOnly:
         """Nothing is held."""
         return False
 
+    def mark_within(self, budget_bytes: int) -> int:
+        """Nothing is held."""
+        return budget_bytes
+
     def mark(self, slot: int) -> None:
         """Nothing is held."""
 

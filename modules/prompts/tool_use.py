@@ -73,9 +73,13 @@ class ToolUse:
         elif not shape and keeps_schemas(self.form, prompt.tools):
             strict = strict_tools(prompt.tools)
             frame = replace(self._framed(prompt, {name: schema if name in strict else ANY_OBJECT for name, schema in schemas.items()}), after=self.form.mark)
-        if frame is not None and self.thinking and prompt.template_variables.get(THINKING_SWITCHES[0]) is not False:
+        if frame is not None and self.thinking and self.may_think(prompt):
             frame = replace(frame, thinking=self.thinking)
         return CallText((*self.form.special, *self.thinking), frame)
+
+    def may_think(self, prompt: ChatPrompt) -> bool:
+        """Whether the model may open a block of thinking by itself."""
+        return bool(self.thinking) and prompt.template_variables.get(THINKING_SWITCHES[0]) is not False
 
     def _framed(self, prompt: ChatPrompt, schemas: Mapping[str, Any]) -> FramedJson:
         frame, tags = self.form.frame, self.form.tags

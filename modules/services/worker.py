@@ -25,7 +25,7 @@ from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, T
 from modules.core.model import LoadedModel, TemplateSource
 from modules.core.params import GenerationParams
 from modules.core.settings import validation_sentence
-from modules.core.text_shape import SHAPE_FIELDS
+from modules.core.text_shape import SHAPE_FIELDS, CallText
 from modules.core.trusted_code import FLAG, TrustedCode
 from modules.engine.channel import guard_process, take_stdio
 from modules.engine.worker import LoadCommand, Prepared, Progress, Ready, serve
@@ -180,9 +180,15 @@ class ModelPrompts:
             template_origin=source.origin,
             template_hash=text_hash(source.text),
             call_format=form.name if form else "",
-            calls=self._tool_use(source).text(prompt, params.json_schema, _other_shape(params)) if form else None,
+            calls=self._tool_use(source).text(prompt, params.json_schema, _other_shape(params)) if form else self._thoughtful(prompt, params, source),
             begun=kept[-1].content if prompt.continue_final_message and kept and not prompt.dialogue else "",
         )
+
+    def _thoughtful(self, prompt: ChatPrompt, params: GenerationParams, source: TemplateSource) -> CallText | None:
+        """Where a reply by a JSON schema may begin with thinking: by the model itself, as its template has it."""
+        if not params.json_schema or prompt.continue_final_message or prompt.dialogue or not self._tool_use(source).may_think(prompt):
+            return None
+        return CallText(thinking=self._tool_use(source).thinking)
 
     def _fit(self, prompt: ChatPrompt, source: TemplateSource, room: int) -> tuple[_Written, tuple[Message, ...]]:
         """The conversation as it fits, and the messages that are in it."""

@@ -213,3 +213,30 @@ def test_norms_that_compute_the_same_to_the_last_bit_compute_at_once() -> None:
             expected = model(ids).logits
             assert (fuse_norms(model) > 0) is some
             assert torch.equal(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("kind", ALONE)
+def test_going_back_to_a_mark_equals_a_fresh_start(kind: str) -> None:
+    """Where the cache can be cut anywhere no mark is needed, and none made."""
+    _, runner = runner_of(kind)
+    _, fresh = runner_of(kind)
+    assert runner.mark_within(80_000_000) < 80_000_000 or not runner.can_mark
+    ids = (prompts_of(1)[0][0] * 90)[:80]
+    runner.forward([Row(0, 0, ids[:30])])
+    runner.mark(0)
+    runner.forward([Row(0, 30, ids[40:60])])
+    state = runner.save_state(0)
+    form, parts = runner.pack_state(state)
+    kept = runner.truncate(0, 35)
+    assert runner.can_mark == bool(runner.cuts(0)) == (kind in ("lfm2", "falcon_h1", "qwen3_next"))
+    assert kept == (30 if runner.cuts(0) else 35)
+    for again in range(3):
+        if again:
+            runner.truncate(0, 0)
+            assert not runner.cuts(0)
+            assert runner.restore_state(0, state if again == 1 else runner.unpack_state(form, parts), 33) == (30 if kept == 30 else 33)
+            kept = min(kept, 33)
+        runner.truncate(0, 30)
+        found = runner.forward([Row(0, 30, ids[30:])])[0].copy()
+        fresh.truncate(0, 0)
+        np.testing.assert_allclose(found, fresh.forward([Row(0, 0, ids)])[0], atol=2e-3)

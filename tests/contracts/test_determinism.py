@@ -9,6 +9,7 @@ import pytest
 
 from modules.core.params import GenerationParams
 from modules.engine.engine import Engine
+from modules.loaders.llama_cpp.threads import LiveThreads, Threads
 from modules.loaders.registry import find_loader
 from tests.fakes import Inbox
 
@@ -18,14 +19,18 @@ LOOSE = GenerationParams(temperature=1.5, max_tokens=COUNT, ban_eos=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("llama.cpp", {}), ("llama.cpp", {"kv_type": "q8_0"}), ("llama.cpp", {"kv_type": "q4_0"}), ("transformers", {})]
+    ("name", "options"),
+    [("llama.cpp", {}), ("llama.cpp", {"kv_type": "q8_0"}), ("llama.cpp", {"kv_type": "q4_0"}), ("llama.cpp", {"threads": 2, "threads_batch": 2}), ("transformers", {})],
 )
 def test_the_same_request_gives_the_same_tokens_beside_busy_others(
     starter_dir: Path, starter_gguf: Path, root: Path, name: str, options: dict[str, Any]
 ) -> None:
     path = starter_gguf if name == "llama.cpp" else starter_dir
     spec = find_loader(path, name)
-    model = spec.load(path, spec.options(slots=4, context_length=512, threads=1, **options), lambda stage, done: None)
+    model = spec.load(path, spec.options(**{"slots": 4, "context_length": 512, "threads": 1} | options), lambda stage, done: None)
+    live = LiveThreads(Threads(2, 2), Threads(1, 1))
+    if "threads" in options:
+        model.runner.use_threads(live, Threads(2, 2))
     inbox = Inbox()
     engine = Engine(model.runner, model.tokenizer, inbox)
     engine.spill_within(50_000_000)
@@ -43,6 +48,7 @@ def test_the_same_request_gives_the_same_tokens_beside_busy_others(
         again = engine.submit(prompt, EXACT)
         others += [engine.submit(prompt[: 150 - number], LOOSE) for number in range(2)]
         inbox.wait(again, *others)
+        live._change(Threads(1, 1), 0.0)  # something else needs the cores
         assert len(told(again)) == COUNT
         assert told(again) == told(first)
         assert inbox.started[again].reused_tokens == 0

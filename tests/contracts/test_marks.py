@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ COUNT = 8
 TAIL_TOKENS = marking.TAIL_TOKENS
 GREEDY = GenerationParams(temperature=0, max_tokens=COUNT, logprobs=5, ban_eos=True)
 WRITERS = {"hybrid": write_hybrid_gguf, "recurrent": write_recurrent_gguf}
+FOLDERS = ("lfm2", "mamba")  # of transformers, which runs them in one slot
 CLOSE = 1e-2  # logits beside neighbours: half precision in the cache rounds differently
 
 
@@ -63,7 +65,12 @@ class Bench:
 
     def ask(self, *prompts: list[int]) -> list[tuple[list[int], int]]:
         """Replies to prompts that are sent at once, each as it would be alone, and how much of each prompt was reused."""
+        sent = threading.Event()
+        holding = threading.Thread(target=self.engine.lend, args=(sent.wait, 0))  # or the first could have ended before the last is sent
+        holding.start()
         generations = [self.engine.submit(prompt, GREEDY) for prompt in prompts]
+        sent.set()
+        holding.join()
         self.inbox.wait(*generations)
         found = []
         for prompt, generation in zip(prompts, generations, strict=True):

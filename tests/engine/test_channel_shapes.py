@@ -9,6 +9,7 @@ import pytest
 
 from modules.core.errors import InvalidRequest
 from modules.core.params import GenerationParams
+from modules.core.text_shape import CallText
 from modules.engine.constraints import Constraints
 from modules.engine.engine import Engine
 from tests.engine.test_constraints import babble
@@ -83,6 +84,32 @@ def test_marks_that_are_text_are_none(constraints) -> None:
 def test_what_nothing_fits_is_refused_there_too(constraints) -> None:
     with pytest.raises(InvalidRequest, match="json_schema|JSON schema"):
         constraints.constraint(GenerationParams(json_schema={"type": "string", "minLength": 5, "maxLength": 2}), {EOS}, PROMPT)
+
+
+THINKING = CallText(thinking=("<think>", "</think>"))
+
+
+def test_a_model_that_opens_thinking_by_itself_may_do_so_before_an_object(constraints) -> None:
+    def goes(prompt: str, text: str, calls: CallText | None = THINKING, **shape: object) -> bool:
+        constraint = constraints.constraint(GenerationParams(**(shape or {"json_schema": OBJECT})), {EOS}, list(prompt.encode()), calls)
+        for token_id in text.encode():
+            if not constraint.allows(token_id) or token_id not in constraint.allowed():
+                return False
+            constraint.advance(token_id)
+        return constraint.allows(EOS)
+
+    thought = "<think>\nWhich {a}? 1.\n</think>\n\n"
+    assert goes("assistant\n", '{"a": 1}')
+    assert goes("assistant\n", thought + '{"a": 1}')
+    assert not goes("assistant\n", thought + thought + '{"a": 1}')
+    assert not goes("assistant\n", thought)
+    assert not goes("assistant\n", "<think>{")
+    assert not goes("assistant\n", thought + '{"a": 1}', calls=None)
+    assert not goes("<think>\n\n</think>\n\n", thought + '{"a": 1}')  # it is not to think
+    assert goes("<think>\n\n</think>\n\n", '{"a": 1}')
+    assert goes("assistant\n<think>\n", "So.\n</think>\n\n" + '{"a": 1}')  # the prompt has opened it
+    assert not goes("assistant\n", thought + "x", regex="x")  # other shapes are the whole text
+    assert goes("assistant\n", "x", regex="x")
 
 
 @pytest.mark.parametrize("seed", range(6))

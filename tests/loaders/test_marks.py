@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from modules.loaders.llama_cpp.marks import MOST_MARKS, Mark, Marks
+from modules.loaders.marks import MOST_MARKS, Mark, Marks
 
 LARGE = 1 << 30
 
 
 def mark(length: int, size: int = 10) -> Mark:
-    return Mark(length, np.zeros(size, np.uint8))
+    return Mark(length, None, size)
 
 
 def lengths(marks: Marks, slot: int = 0) -> list[int]:

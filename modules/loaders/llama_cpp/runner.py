@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from modules.core.errors import AppError, ContextOverflow, InvalidRequest, OutOfMemory
 from modules.core.model import Row
 from modules.loaders.llama_cpp.c_api import Batch, FastCalls, RowViews, library, time_limit
-from modules.loaders.llama_cpp.marks import Mark, Marks
 from modules.loaders.llama_cpp.options import LlamaCppOptions
 from modules.loaders.llama_cpp.spare_memory import SpareMemory
 from modules.loaders.llama_cpp.threads import WATCHED_TOKENS, LiveThreads, Threads
+from modules.loaders.marks import MARKS_SHARE, Mark, Marks
 
 SCORE_BUFFER_BYTES = 32 << 20
-MARKS_SHARE = 4  # of what conversations without a slot may take: a part is for marks, where there are any
 STATES_ONLY = 1  # LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY: nothing of what attention keeps
 TILE_ROWS = 64  # of flash attention on a CPU: GGML_FA_TILE_Q in its sources
 
@@ -276,7 +275,7 @@ class LlamaCppRunner:
         if 0 < size <= self._marks.budget_bytes:
             data = np.empty(size, np.uint8)
             if self._binding.llama_state_seq_get_data_ext(self._context, _bytes_at(data), size, slot, STATES_ONLY) == size:
-                self._marks.put(slot, Mark(length, data))
+                self._marks.put(slot, Mark(length, data, size))
 
     def _cut(self, slot: int, length: int) -> int:
         """Forget positions >= length; 0 where a token there would not see all that it should."""
@@ -328,7 +327,7 @@ class LlamaCppRunner:
         """How large the state of a slot is; 0 if it holds nothing."""
         if not self._context or not self._lengths[slot]:
             return 0
-        return self._own_bytes(slot) + sum(mark.data.nbytes for mark in self._marks.of(slot, self._lengths[slot]))
+        return self._own_bytes(slot) + sum(mark.size_bytes for mark in self._marks.of(slot, self._lengths[slot]))
 
     def _own_bytes(self, slot: int) -> int:
         return int(self._binding.llama_state_seq_get_size(self._context, slot))
@@ -368,8 +367,8 @@ class LlamaCppRunner:
 
     def unpack_state(self, form: Any, parts: list[NDArray[np.uint8]]) -> SlotState:
         """The state with these bytes."""
-        owner, length, marked = form
-        return SlotState(owner, length, parts[0], tuple(map(Mark, marked, parts[1:])))
+        owner, held, marked = form
+        return SlotState(owner, held, parts[0], tuple(Mark(length, part, part.nbytes) for length, part in zip(marked, parts[1:], strict=True)))
 
     def set_adapters(self, adapters: Sequence[tuple[int, float]]) -> bool:
         """Put exactly these loaded adapters, with their scales, into use."""

@@ -119,7 +119,7 @@ def load(path: Path, options: TransformersOptions, progress: Progress, trusted: 
         template=read_folder_template(path),
         set_adapters=set_adapters,
         embedder=writers_embedder(path, network, tokenizer),
-        spill_bytes=spill_bytes(options.spill_memory_gb),
+        spill_bytes=runner.mark_within(spill_bytes(options.spill_memory_gb)),
         memory_bytes=max(0, resident_bytes() - before),
     )
     if sight is not None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from modules.core.errors import AppError, InvalidRequest
 from modules.core.model import Row
+from modules.loaders.marks import MARKS_SHARE, Mark, Marks
 from modules.loaders.transformers.network import Network, step_error
 from modules.loaders.transformers.runner import SCORE_TOKENS, release
 from modules.loaders.transformers.states import StatesInMemory, mapped
@@ -34,6 +35,7 @@ class SingleRunner(StatesInMemory):
         self._ids: list[int] = []
         self._cache: Any = None
         self._held = 0  # tokens in the cache; fewer than ids after a failed step
+        self._marks = Marks(1)
 
     def forward(self, rows: Sequence[Row]) -> list[Any]:
         """Run the one row; for each of its outputs a float32 array [vocab] or a row on the device.
@@ -108,15 +110,43 @@ class SingleRunner(StatesInMemory):
         return np.concatenate(parts)
 
     def truncate(self, slot: int, length: int) -> int:
-        """Forget positions >= length; 0 where the cache cannot be cut back (recurrent states, a full sliding window)."""
+        """Forget positions >= length; where the cache cannot be cut back (recurrent states, a full sliding window) what the last mark has is kept."""
         if length >= len(self._ids) and length > 0:
             return len(self._ids)
-        if length <= 0 or not self._cut_cache(length):
-            self._ids = []
+        kept = length if length > 0 and self._cut_cache(length) else self._return(length)
+        self._ids = self._ids[:kept]
+        self._marks.set(0, self._marks.of(0, kept))
+        if not kept:
             self._drop()
+        return kept
+
+    def mark_within(self, budget_bytes: int) -> int:
+        """From now on earlier ends of the slot may be remembered in a part of so much main memory; how much is left of it."""
+        self._marks.budget_bytes = budget_bytes // MARKS_SHARE if self._cached else 0
+        self.can_mark = self._marks.budget_bytes > 0
+        return budget_bytes - self._marks.budget_bytes
+
+    def mark(self, slot: int) -> None:
+        """Copy the cache as it is; nothing where it can be cut anywhere, or there is no room for that."""
+        size, length = self._cache_bytes(), len(self._ids)
+        if not self.can_mark or not 0 < length == self._held:
+            return
+        self.can_mark = any(hasattr(layer, "record_past") for layer in self._cache.layers)  # states, and windows
+        if self.can_mark and size <= self._marks.budget_bytes:
+            self._marks.put(0, Mark(length, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True)), size))
+
+    def cuts(self, slot: int) -> tuple[int, ...]:
+        """The lengths that were marked."""
+        return tuple(mark.length for mark in self._marks.of(0, len(self._ids)))
+
+    def _return(self, length: int) -> int:
+        """Take back the cache of the last mark up to a length; 0 where there is none."""
+        mark, device = self._marks.last(0, length), self._network.device
+        if mark is None:
             return 0
-        self._ids = self._ids[:length]
-        return length
+        self._cache = mapped(mark.data, lambda tensor: tensor.to(device, copy=True))
+        self._held = mark.length
+        return mark.length
 
     def _cut_cache(self, length: int) -> bool:
         surplus = self._held - length
@@ -135,20 +165,25 @@ class SingleRunner(StatesInMemory):
 
     def state_bytes(self, slot: int) -> int:
         """How large the state of the slot is; 0 if there is none."""
+        return self._cache_bytes() + sum(mark.size_bytes for mark in self._marks.of(0, len(self._ids)))
+
+    def _cache_bytes(self) -> int:
         tensors: list[Any] = []
         mapped(self._cache, lambda tensor: tensors.append(tensor))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def save_state(self, slot: int) -> Any:
-        """The cache, copied into main memory, and the ids it was computed from."""
-        return list(self._ids), self._held, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True))
+        """The cache, copied into main memory, the ids it was computed from, and its marks."""
+        marks = [(mark.length, mark.data, mark.size_bytes) for mark in self._marks.of(0, len(self._ids))]
+        return list(self._ids), self._held, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True)), marks
 
     def restore_state(self, slot: int, state: Any, length: int) -> int:
         """Take a saved cache back and cut it to `length`; 0 where it cannot be cut."""
-        ids, held, cache = state
+        ids, held, cache, marks = state
         device = self._network.device
         self._ids, self._held = list(ids), held
         self._cache = mapped(cache, lambda tensor: tensor.to(device, copy=True))
+        self._marks.set(0, (Mark(*one) for one in marks))
         return self.truncate(0, length)
 
     def close(self) -> None:

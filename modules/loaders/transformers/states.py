@@ -49,6 +49,10 @@ class StatesInMemory:
 
     can_mark = False
 
+    def mark_within(self, budget_bytes: int) -> int:
+        """Nothing of it is taken."""
+        return budget_bytes
+
     def mark(self, slot: int) -> None:
         """Nothing is remembered."""
 

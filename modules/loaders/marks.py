@@ -1,16 +1,15 @@
 """Earlier ends of slots, for models with states (recurrent and hybrid ones): a state has no parts, so what a slot is to return to is copied when it is there.
 
-Of a hybrid model only the states are copied; its attention keeps all tokens, and what stands behind a mark is cut off. Knows lengths and bytes; no model.
+Knows lengths and sizes; what is copied is the runner's.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+MARKS_SHARE = 4  # of what conversations without a slot may take: a part is for marks, where there are any
 MOST_MARKS = 12  # of one slot
 
 
@@ -19,7 +18,8 @@ class Mark:
     """What the states were after so many tokens."""
 
     length: int
-    data: NDArray[np.uint8]
+    data: Any
+    size_bytes: int
 
 
 class Marks:
@@ -32,7 +32,7 @@ class Marks:
     @property
     def size_bytes(self) -> int:
         """Of all marks, each counted once."""
-        return sum({id(mark): mark.data.nbytes for marks in self._of for mark in marks}.values())
+        return sum({id(mark): mark.size_bytes for marks in self._of for mark in marks}.values())
 
     def of(self, slot: int, length: int) -> tuple[Mark, ...]:
         """The marks of a slot up to so many tokens."""
