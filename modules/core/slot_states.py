@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+STATE_CUTS = 2  # marks that a state has, the last ones of its slot: each may be as large as itself
+
 
 class SlotStates(Protocol):
     """The part of a `Runner` about what a slot holds."""
@@ -28,7 +30,7 @@ class SlotStates(Protocol):
         ...
 
     def cuts(self, slot: int) -> tuple[int, ...]:
-        """Where parts cannot be kept: the lengths to which the slot, and a state of it, can be cut all the same, ascending."""
+        """Where parts cannot be kept: the lengths to which the slot can be cut all the same, ascending; a state of it to the last `STATE_CUTS` of them."""
         ...
 
     def state_bytes(self, slot: int) -> int:

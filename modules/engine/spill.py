@@ -12,7 +12,7 @@ from collections.abc import Sequence as SequenceABC
 
 from modules.core.errors import AppError
 from modules.core.model import Adapter
-from modules.core.slot_states import SlotStates
+from modules.core.slot_states import STATE_CUTS, SlotStates
 from modules.engine.spill_disk import DiskSpill, Tell, open_disk
 from modules.engine.spill_states import Saved, longest_of, serves_for
 
@@ -89,7 +89,7 @@ class Spill:
             return
         try:
             size = self._memory.state_bytes(slot)
-            saved = Saved(ids, adapters, None, size, keep_on_disk, cuts=self._memory.cuts(slot))
+            saved = Saved(ids, adapters, None, size, keep_on_disk, cuts=self._memory.cuts(slot)[-STATE_CUTS:])
             if not self._has_place(saved) or not self._pays(size, lost * prefill_s_per_token):
                 return
             for one in [one for one in self._saved if serves_for(saved, one.ids, one.adapters, in_parts=self._memory.keeps_parts)]:

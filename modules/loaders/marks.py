@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from modules.core.slot_states import STATE_CUTS
+
 MARKS_SHARE = 4  # of what conversations without a slot may take: a part is for marks, where there are any
 MOST_MARKS = 12  # of one slot
 
@@ -37,6 +39,10 @@ class Marks:
     def of(self, slot: int, length: int) -> tuple[Mark, ...]:
         """The marks of a slot up to so many tokens."""
         return tuple(mark for mark in self._of[slot] if mark.length <= length)
+
+    def of_state(self, slot: int, length: int) -> tuple[Mark, ...]:
+        """Those that a state of the slot has."""
+        return self.of(slot, length)[-STATE_CUTS:]
 
     def last(self, slot: int, length: int) -> Mark | None:
         """The longest of these."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
+from modules.core.slot_states import STATE_CUTS
 from modules.engine import marking
 from modules.engine.scheduler import Scheduler
 from tests.engine.test_scheduler import SchedulerMachine, check_output, make, run_all, sequence
@@ -48,7 +49,7 @@ class StatesRunner(FakeRunner):
         return super().copy_prefix(source, target, length)
 
     def save_state(self, slot: int) -> tuple[list[int], tuple[int, ...]]:
-        return super().save_state(slot), self.cuts(slot)
+        return super().save_state(slot), self.cuts(slot)[-STATE_CUTS:]
 
     def drop_state(self, state: tuple[list[int], tuple[int, ...]]) -> None:
         super().drop_state(state[0])

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.asyncio(loop_scope="module")]
 
 async def test_a_reply_is_stored_at_its_start_now_and_then_while_it_grows_and_at_its_end(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     assert reply_module.SAVE_AFTER_S < 1.0
-    monkeypatch.setattr(reply_module, "SAVE_AFTER_S", 0.2)
+    monkeypatch.setattr(reply_module, "SAVE_AFTER_S", 0.05)  # a small model writes all of it in half a second
     saves: list[tuple[float, int, str]] = []
     save = ConversationService.save_reply
 
@@ -52,7 +52,7 @@ async def test_a_reply_is_stored_at_its_start_now_and_then_while_it_grows_and_at
     sizes = [size for _, size, _ in saves]
     assert sizes == sorted(sizes)
     assert sizes[-1] == len(last.content)
-    assert min(after - before for (before, *_), (after, *_) in itertools.pairwise(saves[:-1])) >= 0.19
+    assert min(after - before for (before, *_), (after, *_) in itertools.pairwise(saves[:-1])) >= 0.045
 
 
 async def test_followers_are_woken_for_every_piece_of_text(app: App) -> None:

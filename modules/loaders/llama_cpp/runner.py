@@ -327,7 +327,7 @@ class LlamaCppRunner:
         """How large the state of a slot is; 0 if it holds nothing."""
         if not self._context or not self._lengths[slot]:
             return 0
-        return self._own_bytes(slot) + sum(mark.size_bytes for mark in self._marks.of(slot, self._lengths[slot]))
+        return self._own_bytes(slot) + sum(mark.size_bytes for mark in self._marks.of_state(slot, self._lengths[slot]))
 
     def _own_bytes(self, slot: int) -> int:
         return int(self._binding.llama_state_seq_get_size(self._context, slot))
@@ -338,7 +338,7 @@ class LlamaCppRunner:
         data = self._spare.take(self._own_bytes(slot) if self._lengths[slot] else 0)
         if self._binding.llama_state_seq_get_data(self._context, _bytes_at(data), data.nbytes, slot) != data.nbytes:
             raise AppError("llama.cpp could not save the state of a slot.")
-        return SlotState(id(self), self._lengths[slot], data, self._marks.of(slot, self._lengths[slot]))
+        return SlotState(id(self), self._lengths[slot], data, self._marks.of_state(slot, self._lengths[slot]))
 
     def restore_state(self, slot: int, state: SlotState, length: int) -> int:
         """Let an empty slot hold the first positions of a state; 0 where there is no room for all of it, or a part cannot be kept."""

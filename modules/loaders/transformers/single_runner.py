@@ -165,7 +165,7 @@ class SingleRunner(StatesInMemory):
 
     def state_bytes(self, slot: int) -> int:
         """How large the state of the slot is; 0 if there is none."""
-        return self._cache_bytes() + sum(mark.size_bytes for mark in self._marks.of(0, len(self._ids)))
+        return self._cache_bytes() + sum(mark.size_bytes for mark in self._marks.of_state(0, len(self._ids)))
 
     def _cache_bytes(self) -> int:
         tensors: list[Any] = []
@@ -174,7 +174,7 @@ class SingleRunner(StatesInMemory):
 
     def save_state(self, slot: int) -> Any:
         """The cache, copied into main memory, the ids it was computed from, and its marks."""
-        marks = [(mark.length, mark.data, mark.size_bytes) for mark in self._marks.of(0, len(self._ids))]
+        marks = [(mark.length, mark.data, mark.size_bytes) for mark in self._marks.of_state(0, len(self._ids))]
         return list(self._ids), self._held, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True)), marks
 
     def restore_state(self, slot: int, state: Any, length: int) -> int:
