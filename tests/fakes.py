@@ -152,6 +152,9 @@ class FakeRunner:
     def state_bytes(self, slot: int) -> int:
         return 4 * len(self.slots[slot])
 
+    def marks_bytes(self, slot: int) -> int:
+        return 0
+
     def save_state(self, slot: int) -> list[int]:
         return list(self.slots[slot])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import exp
+from math import exp, inf, isfinite
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -20,6 +20,7 @@ from modules.services.app import App
 from modules.services.scores import Score
 
 MOST_TEXTS = 256
+MOST_EXPONENT = 700.0  # e to the power of more is no number
 
 
 class ScoreBody(BaseModel):
@@ -64,9 +65,15 @@ def scores_router(app: App) -> APIRouter:
 
 
 def _told(one: Score) -> dict[str, Any]:
+    """JSON has no infinity: what is no number there is null."""
+    mean = -one.total / one.scored if one.scored else inf
     return {
-        "logprob": one.total,
-        "perplexity": exp(-one.total / one.scored) if one.scored else None,
+        "logprob": _finite(one.total if one.scored else -inf),
+        "perplexity": exp(mean) if mean < MOST_EXPONENT else None,
         "tokens": list(one.token_ids),
-        "logprobs": list(one.logprobs),
+        "logprobs": [None if value is None else _finite(value) for value in one.logprobs],
     }
+
+
+def _finite(value: float) -> float | None:
+    return value if isfinite(value) else None

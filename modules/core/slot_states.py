@@ -34,7 +34,11 @@ class SlotStates(Protocol):
         ...
 
     def state_bytes(self, slot: int) -> int:
-        """How large the state of a slot is; 0 if it cannot be saved."""
+        """How large the state of a slot is, without its marks; 0 if it cannot be saved."""
+        ...
+
+    def marks_bytes(self, slot: int) -> int:
+        """How large the marks are that a state of the slot has; they are not copied for it."""
         ...
 
     def save_state(self, slot: int) -> Any:

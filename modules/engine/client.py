@@ -245,7 +245,7 @@ class EngineClient(Questions):
             self._child.write(frame)
             return await answer
         except asyncio.CancelledError:
-            if do in ("next_tokens", "embed"):  # nobody wants it any more
+            if do in ("next_tokens", "embed", "score"):  # nobody wants it any more
                 self._send({"do": "cancel", "id": next(self._numbers), "job": number})
             raise
         finally:

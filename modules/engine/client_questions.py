@@ -71,10 +71,10 @@ class Questions:
         """
         return dict(await self._ask("examine", question=question, values=dict(values)))
 
-    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None) -> list[float]:
-        """Log-probability of each token after the first, given those before it; None takes the model's own adapters.
+    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None, person: str = "") -> list[float]:
+        """Log-probability of each token after the first, given those before it; None takes the model's own adapters. In turns of people, as vectors.
 
         Raises:
             ContextOverflow: more tokens than the context holds.
         """
-        return list(await self._ask("score", token_ids=list(token_ids), adapters=self._told(adapters)))
+        return list(await self._ask("score", token_ids=list(token_ids), adapters=self._told(adapters), person=person))

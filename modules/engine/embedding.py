@@ -1,4 +1,4 @@
-"""Texts to vectors on an engine: checked, in passes between the steps of those who write, cut and normalised.
+"""Texts to vectors, or to their log-probabilities, on an engine: checked, in passes between the steps of those who write, cut and normalised.
 
 Knows the engine and a model's embedder; knows no process and no back end. Called by the thread that waits for the engine, never by the engine's own.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from modules.core.generation import EmbeddingRequest
-    from modules.core.model import Embedder, LoadedModel
+    from modules.core.model import Adapter, Embedder, LoadedModel
     from modules.engine.engine import Engine
 
 
@@ -32,6 +32,26 @@ def check_writes(model: LoadedModel, name: str) -> None:
         raise InvalidRequest(
             f"{name} is an embedding model: it turns texts into vectors (POST /v1/embeddings) and writes none. Choose another model.", field="model"
         )
+
+
+def check_wanted(is_over: Callable[[], bool]) -> None:
+    """Before more is computed.
+
+    Raises:
+        InvalidRequest: nobody waits for it any more.
+    """
+    if is_over():
+        raise InvalidRequest("The request was cancelled.")
+
+
+def while_wanted(done: Callable[[], None], is_over: Callable[[], bool]) -> Callable[[], None]:
+    """What is called after each chunk of a text, and ends the work where nobody waits for it any more."""
+
+    def chunk_done() -> None:
+        check_wanted(is_over)
+        done()
+
+    return chunk_done
 
 
 def embedding_ids(model: LoadedModel, name: str, request: EmbeddingRequest, first: int = 0) -> list[list[int]]:
@@ -68,20 +88,12 @@ def embed(engine: Engine, embedder: Embedder, texts: Sequence[list[int]], reques
         InvalidRequest: more dimensions than the vectors have, or nobody does.
         OutOfMemory: no room.
     """
-
-    def go_on() -> None:
-        if is_over():
-            raise InvalidRequest("The request was cancelled.")
-
-    def chunk_done() -> None:
-        go_on()
-        engine.chunk_done()
-
+    chunk_done = while_wanted(engine.chunk_done, is_over)
     pooling = request.pooling or embedder.pooling
     normalizes = embedder.normalizes if request.normalize is None else request.normalize
     vectors: dict[int, bytes] = {}
     for places in _passes(texts, embedder):
-        go_on()
+        check_wanted(is_over)
         group = [texts[place] for place in places]
         room = sum(map(len, group)) if embedder.in_slot else 0
         made = engine.lend(partial(embedder.embed, group, pooling, chunk_done), room, request.adapters or ())
@@ -101,6 +113,12 @@ def told_vectors(engine: Engine, model: LoadedModel, texts: Sequence[list[int]],
         "pooling": request.pooling or embedder.pooling,
         "normalized": request.dimensions is not None or (embedder.normalizes if request.normalize is None else request.normalize),
     }
+
+
+def scored(engine: Engine, token_ids: Sequence[int], adapters: Sequence[Adapter], is_over: Callable[[], bool]) -> list[float]:
+    """Log-probability of each token after the first, given those before it."""
+    check_wanted(is_over)
+    return engine.score(token_ids, adapters, while_wanted(engine.chunk_done, is_over))
 
 
 def _passes(texts: Sequence[list[int]], embedder: Embedder) -> Iterator[list[int]]:

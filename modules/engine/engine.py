@@ -134,8 +134,8 @@ class Engine:
         """
         self.lend(lambda: None, 0, adapters)
 
-    def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] = ()) -> list[float]:
-        """Log-probability of each token after the first, given those before it, with these adapters.
+    def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] = (), chunk_done: Callable[[], None] | None = None) -> list[float]:
+        """Log-probability of each token after the first, given those before it, with these adapters. `chunk_done` calls that of the engine, or ends it.
 
         Raises:
             ContextOverflow: more tokens than the context holds.
@@ -144,7 +144,7 @@ class Engine:
         if len(ids) < 2:
             return []
         self._preparation.check_score(ids)
-        return self.lend(lambda: [float(value) for value in self._runner.score(ids, self.chunk_done)], len(ids), adapters)
+        return self.lend(lambda: [float(value) for value in self._runner.score(ids, chunk_done or self.chunk_done)], len(ids), adapters)
 
     def lend(self, function: Callable[[], Result], tokens: int, adapters: Sequence[Adapter] = ()) -> Result:
         """Do something between two steps with these adapters; for any `tokens` slot 0 is empty, with room for so many."""

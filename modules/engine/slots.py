@@ -139,7 +139,7 @@ class SlotTable:
             sequence.leader, sequence.common = found, shared
             return source
         sequence.leader = None
-        return Source(shared, saved=found)
+        return Source(shared, saved=found, branches=source.branches)
 
     def leader_for(self, sequence: Sequence, known: int, running: SequenceABC[Sequence]) -> None:
         """Let a sequence wait for one that is in prefill, if that will soon have computed more of its beginning than is known by now."""
@@ -191,7 +191,7 @@ class SlotTable:
         source, leader = self.source_for(sequence), sequence.leader
         sequence.leader = None
         if isinstance(leader, Reading) and leader.saved is not None and sequence.common > source.shared:
-            source = Source(sequence.common, saved=leader.saved)
+            source = Source(sequence.common, saved=leader.saved, branches=source.branches)
         if source.saved is not None:
             self.spill.take(source.saved)
         sequence.computed = self._bring(source, self.slots[sequence.slot])

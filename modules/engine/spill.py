@@ -88,9 +88,10 @@ class Spill:
         if lost < self.min_tokens or (not self.budget_bytes and self.disk is None) or self._covers(ids, adapters):
             return
         try:
-            size = self._memory.state_bytes(slot)
+            copied = self._memory.state_bytes(slot)
+            size = copied + self._memory.marks_bytes(slot)
             saved = Saved(ids, adapters, None, size, keep_on_disk, cuts=self._memory.cuts(slot)[-STATE_CUTS:])
-            if not self._has_place(saved) or not self._pays(size, lost * prefill_s_per_token):
+            if not copied or not self._has_place(saved) or not self._pays(copied, lost * prefill_s_per_token):
                 return
             for one in [one for one in self._saved if serves_for(saved, one.ids, one.adapters, in_parts=self._memory.keeps_parts)]:
                 self._drop(one)  # the new state has all of theirs
@@ -100,8 +101,8 @@ class Spill:
         except (AppError, MemoryError, RuntimeError) as error:  # then it is computed again
             log.warning("The state of a slot could not be saved: %s", error)
             return
-        self._last_bytes, self._expected = size, [size]
-        taken = (time.perf_counter() - begun_s) / size
+        self._last_bytes, self._expected = copied, [copied]
+        taken = (time.perf_counter() - begun_s) / copied
         self._s_per_byte = min(self._s_per_byte or taken, taken)
         self._copies += 1
         self.saves += size <= self.budget_bytes

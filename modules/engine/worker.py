@@ -12,24 +12,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from modules.core.errors import AppError, InvalidRequest, LoadFailed, NoModelLoaded
 from modules.core.generation import ChatPrompt, EmbeddingRequest, EngineCard, GenerationRequest
 from modules.core.model import Adapter, LoadedModel
 from modules.core.process import name_thread
-from modules.core.text_shape import CallText
 from modules.engine import wire
 from modules.engine.channel import Channel
-from modules.engine.embedding import check_writes, embedding_ids, told_vectors
+from modules.engine.embedding import check_writes, embedding_ids, scored, told_vectors
 from modules.engine.engine import Engine
 from modules.engine.events import Event, Generation
 from modules.engine.guidance import ignored
 from modules.engine.person_turns import PersonTurns
+from modules.engine.prompt_maker import Prepared, PromptMaker
 from modules.engine.wire import Message
 
 log = logging.getLogger(__name__)
@@ -41,48 +41,6 @@ PROGRESS_S = 0.05  # between progress messages of one stage
 TOLD_AT_START = ("dropped_messages", "starts_thinking", "dropped", "prompt_hash", "template_origin", "template_hash", "call_format", "prompt_ids")
 
 Progress = Callable[[str, float | None], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A prompt as the engine takes it, and what the asker should know about it."""
-
-    token_ids: Sequence[int]
-    stop: tuple[str, ...] = ()
-    dropped_messages: int = 0
-    starts_thinking: str = ""
-    dropped: tuple[int, ...] = ()  # their places in the conversation
-    prompt_hash: str = ""
-    template_origin: str = ""
-    template_hash: str = ""
-    call_format: str = ""
-    calls: CallText | None = None  # how they come in the text
-    begun: str = ""  # what the prompt has of the reply already
-    prompt_ids: tuple[int, ...] = ()  # the same ids once more, where they are to be told
-
-
-class PromptMaker(Protocol):
-    """Turns requests into token ids. Called by one thread."""
-
-    def prepare(self, request: GenerationRequest) -> Prepared:
-        """The prompt of a request, made to fit the context."""
-        ...
-
-    def count(self, prompt: ChatPrompt) -> int:
-        """How many tokens a whole conversation has."""
-        ...
-
-    def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text as it stands."""
-        ...
-
-    def examine(self, question: str, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a question about prompts, in plain values."""
-        ...
-
-    def close(self) -> None:
-        """End what was started for it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +99,7 @@ class Worker:
         self._jobs: dict[int, _Job] = {}
         self._prompts = ThreadPoolExecutor(1, "prompts", name_thread)
         self._between = ThreadPoolExecutor(1, "between steps", name_thread)  # waits for the engine
-        self._vectors = PersonTurns(self._between)
+        self._turns = PersonTurns(self._between)
         self._commands: dict[str, tuple[ThreadPoolExecutor | None, Callable[[Message], Any]]] = {
             "load": (self._between, self._load),
             "generate": (self._prompts, self._generate),
@@ -150,7 +108,7 @@ class Worker:
             "detokenize": (self._prompts, self._detokenize),
             "count": (self._prompts, self._count),
             "examine": (self._prompts, self._examine),
-            "score": (self._between, self._score),
+            "score": (self._prompts, self._score),
             "embed": (self._prompts, self._embed),
             "try_adapters": (self._between, self._try_adapters),
             "counters": (None, self._counters),
@@ -172,7 +130,7 @@ class Worker:
 
     def _dispatch(self, message: Message) -> None:
         executor, command = self._commands.get(str(message.get("do")), (None, self._unknown))
-        if message.get("do") in ("generate", "next_tokens", "embed"):
+        if message.get("do") in ("generate", "next_tokens", "embed", "score"):
             self._jobs[message["id"]] = _Job(message["id"])
         if executor is None:
             self._answer(message, command)
@@ -300,22 +258,28 @@ class Worker:
     def _examine(self, message: Message) -> Message:
         return self._model().ready.prompts.examine(str(message["question"]), message["values"])
 
-    def _score(self, message: Message) -> list[float]:
-        check_writes(self._model().ready.model, self._model().name)
-        return self._model().engine.score(message["token_ids"], _adapters(message))
+    def _score(self, message: Message) -> None:
+        running, ids, adapters = self._model(), message["token_ids"], _adapters(message)
+        check_writes(running.ready.model, running.name)
+        self._read(message, message["person"], lambda is_over: scored(running.engine, ids, adapters, is_over))
 
     def _embed(self, message: Message) -> None:
         """Texts become ids on the thread for prompts; the vectors are made, and told, between steps."""
-        running, request, job = self._model(), EmbeddingRequest.model_validate(message["request"]), self._jobs[message["id"]]
+        running, request = self._model(), EmbeddingRequest.model_validate(message["request"])
         texts = embedding_ids(running.ready.model, running.name, request, message["first"])
+        self._read(message, request.person, lambda is_over: told_vectors(running.engine, running.ready.model, texts, request, is_over))
 
-        def made(_: Message) -> Message:
+    def _read(self, message: Message, person: str, made: Callable[[Callable[[], bool]], Any]) -> None:
+        """Have something made between steps when it is this person's turn; it can ask whether anybody still waits for it."""
+        job = self._jobs[message["id"]]
+
+        def make(_: Message) -> Any:
             try:
-                return told_vectors(running.engine, running.ready.model, texts, request, lambda: job.cancelled)
+                return made(lambda: job.cancelled)
             finally:
                 self._jobs.pop(job.id, None)
 
-        self._vectors.submit(request.person, partial(self._answer, message, made))
+        self._turns.submit(person, partial(self._answer, message, make))
 
     def _try_adapters(self, message: Message) -> Message:
         self._model().engine.try_adapters(_adapters(message))

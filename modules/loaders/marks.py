@@ -30,6 +30,7 @@ class Marks:
     def __init__(self, slots: int, budget_bytes: int = 0) -> None:
         self.budget_bytes = budget_bytes
         self._of: list[list[Mark]] = [[] for _ in range(slots)]  # by length, ascending
+        self._used = list(range(slots))  # the slots, the one that was marked last stands last
 
     @property
     def size_bytes(self) -> int:
@@ -49,13 +50,19 @@ class Marks:
         return next((mark for mark in reversed(self._of[slot]) if mark.length <= length), None)
 
     def put(self, slot: int, mark: Mark) -> None:
-        """Keep one; what is too much goes where least is lost."""
+        """Keep one; what is too much goes first from the slots that were not marked for longest, and last of all the new one."""
         marks = self._of[slot]
         marks[:] = sorted([*(one for one in marks if one.length != mark.length), mark], key=lambda one: one.length)
+        self._used.remove(slot)
+        self._used.append(slot)
         if len(marks) > MOST_MARKS:
-            _thin(marks)
+            _thin(marks, mark)
         while self.size_bytes > self.budget_bytes:
-            _thin(max(self._of, key=len))
+            _thin(next(self._of[one] for one in self._used if self._of[one]), mark)
+
+    def hold(self, slot: int, marks: Iterable[Mark]) -> None:
+        """These, and no others, for a moment, whatever they take."""
+        self._of[slot] = list(marks)
 
     def set(self, slot: int, marks: Iterable[Mark]) -> None:
         """These, and no others."""
@@ -64,8 +71,9 @@ class Marks:
             self.put(slot, mark)
 
 
-def _thin(marks: list[Mark]) -> None:
-    """Take out the one behind which least has to be read again from the one before; of more than two not the last, where most turns go on."""
-    places = range(max(1, len(marks) - 1))
-    least = min(places, key=lambda place: marks[place].length - (marks[place - 1].length if place else 0))
+def _thin(marks: list[Mark], new: Mark) -> None:
+    """Take out the one behind which least has to be read again from the one before; not the last, where most turns go on, and not the new one, if there are others."""
+    places = [place for place, mark in enumerate(marks) if mark is not new]
+    places = places[:-1] if len(places) > 1 and marks[-1] is not new else places
+    least = min(places, key=lambda place: marks[place].length - (marks[place - 1].length if place else 0), default=0)
     del marks[least]

@@ -164,6 +164,10 @@ class VectorsOnly:
         """Nothing is held."""
         return 0
 
+    def marks_bytes(self, slot: int) -> int:
+        """Nothing is held."""
+        return 0
+
     def save_state(self, slot: int) -> Any:
         """Nothing is held."""
         return None

@@ -76,7 +76,7 @@ class ModelEngine(Protocol):
         """
         ...
 
-    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None) -> list[float]:
+    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None, person: str = "") -> list[float]:
         """Log-probability of each token after the first, given those before it; None takes the model's own adapters.
 
         Raises:

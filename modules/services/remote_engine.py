@@ -226,7 +226,7 @@ class RemoteEngine:
         """
         raise self._not_offered("is not asked for vectors; ask it directly, or load an embedding model on this machine")
 
-    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None) -> list[float]:
+    async def score(self, token_ids: Sequence[int], adapters: Sequence[Adapter] | None = None, person: str = "") -> list[float]:
         """Not asked for.
 
         Raises:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from modules.core.errors import NotOffered
+from modules.core.errors import ContextOverflow, NotOffered
 from modules.core.generation import Usage
 from modules.core.model import AdapterChoice
 from modules.engine.prefixes import common_prefix
 from modules.services.adapters import AdapterService
+from modules.services.model_engine import ModelEngine
 from modules.services.models import ModelService
 from modules.services.queues import Queues
 from modules.services.usage import UsageService
@@ -64,20 +65,32 @@ class ScoreService:
             Busy: as many requests wait as may.
             QuotaExceeded: as much was computed for this person today as may be.
         """
-        await self._usage.check()
         engine = await self._models.get(model)
         if engine.card.host:
             raise NotOffered(f"{engine.name} runs on {engine.card.host}, which is not asked for scores; load a model on this machine.")
         chosen, begun_s = await self._adapters.resolve(engine.card, adapters), time.monotonic()
-        before = [] if engine.card.bos_id is None else [engine.card.bos_id]
-        known = await engine.tokenize(context) if context else []
-        found, read = [], 0
-        with self._queues.reading(engine, person):
-            for text in texts:
-                ids = [*before, *await engine.tokenize(context + text)]
-                start = len(before) + common_prefix(known, ids[len(before) :], min(len(known), len(ids) - len(before)))
-                values: list[float | None] = [None, *await engine.score(ids, chosen)]
-                found.append(Score(tuple(ids[start:]), tuple(values[start : len(ids)])))
-                read += len(ids)
-        self._usage.spent(engine.name, Usage(prompt_tokens=read), time.monotonic() - begun_s)
+        known = await self._ids(engine, context) if context else []
+        found: list[Score] = []
+        read = 0
+        try:
+            with self._queues.reading(engine, person):
+                for text in texts:
+                    await self._usage.check()
+                    ids = await self._ids(engine, context + text)
+                    start = common_prefix(known, ids, min(len(known), len(ids))) or (ids[0] == engine.card.bos_id)
+                    values: list[float | None] = [None, *await engine.score(ids, chosen, person)]
+                    found.append(Score(tuple(ids[start:]), tuple(values[start : len(ids)])))
+                    read += len(ids)
+        finally:
+            self._usage.spent(engine.name, Usage(prompt_tokens=read), time.monotonic() - begun_s)
         return Scores(engine.name, tuple(found), read)
+
+    async def _ids(self, engine: ModelEngine, text: str) -> list[int]:
+        """As a prompt is read: behind the token for that, unless it begins with it."""
+        try:
+            ids = await engine.tokenize(text)
+        except ContextOverflow as error:
+            told = f"A text has {len(text):,} characters, with its context, which is more than {engine.name} reads. Shorten it, or load the model with a longer context."
+            raise ContextOverflow(told, field="text", **{name: value for name, value in error.details.items() if name != "field"}) from error
+        bos = engine.card.bos_id
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]

@@ -28,7 +28,8 @@ from modules.core.settings import validation_sentence
 from modules.core.text_shape import SHAPE_FIELDS, CallText
 from modules.core.trusted_code import FLAG, TrustedCode
 from modules.engine.channel import guard_process, take_stdio
-from modules.engine.worker import LoadCommand, Prepared, Progress, Ready, serve
+from modules.engine.prompt_maker import Prepared
+from modules.engine.worker import LoadCommand, Progress, Ready, serve
 from modules.loaders.registry import find_loader
 from modules.prompts.bos import for_model, needs_bos, single_bos
 from modules.prompts.doctor import doubts

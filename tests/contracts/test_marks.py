@@ -28,7 +28,6 @@ COUNT = 8
 TAIL_TOKENS = marking.TAIL_TOKENS
 GREEDY = GenerationParams(temperature=0, max_tokens=COUNT, logprobs=5, ban_eos=True)
 WRITERS = {"hybrid": write_hybrid_gguf, "recurrent": write_recurrent_gguf}
-FOLDERS = ("lfm2", "mamba")  # of transformers, which runs them in one slot
 CLOSE = 1e-2  # logits beside neighbours: half precision in the cache rounds differently
 
 
@@ -140,7 +139,7 @@ def test_another_slot_begins_at_a_mark_and_the_first_one_goes_on(load) -> None:
     assert runner.copy_prefix(0, 1, 100)  # all of it needs no mark
     assert runner.truncate(1, 99) == 40
     state = runner.save_state(0)
-    assert runner.state_bytes(0) > state.data.nbytes
+    assert (runner.state_bytes(0), runner.marks_bytes(0)) == (state.data.nbytes, state.marks[0].size_bytes)
     form, parts = runner.pack_state(state)
     runner.truncate(2, 0)
     assert runner.restore_state(2, runner.unpack_state(form, parts), 50) == 40
@@ -170,6 +169,36 @@ def test_a_step_that_failed_half_way_is_no_want_of_room_alone(load) -> None:
     runner._lengths[0] = 10  # the last ten were the part that was done
     with pytest.raises(AppError, match="half-way"):
         runner._finish(1)
+
+
+def test_a_mark_for_which_there_is_no_memory_is_none_and_one_that_is_too_large_is_the_last_that_was_tried(load, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = load(slots=2).runner
+    runner.forward([Row(0, 0, ids_of(5, 40))])
+
+    def full(*shape: Any) -> np.ndarray:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "empty", full)
+        runner.mark(0)
+    assert (runner.can_mark, runner.cuts(0)) == (True, ())
+    runner._marks.budget_bytes = 100
+    runner.mark(0)
+    assert (runner.can_mark, runner.cuts(0)) == (False, ())
+
+
+def test_a_state_is_taken_back_to_a_mark_of_its_own_where_there_is_no_room_for_it_beside_others(load) -> None:
+    runner = load(slots=3).runner
+    for slot in range(2):
+        runner.forward([Row(slot, 0, ids_of(6 + slot, 40))])
+        runner.mark(slot)
+        runner.forward([Row(slot, 40, ids_of(8 + slot, 20))])
+        runner.mark(slot)
+    state = runner.save_state(0)
+    runner._marks.budget_bytes = runner._marks.size_bytes // 4
+    runner.truncate(0, 0)
+    assert runner.restore_state(2, state, 50) == 40
+    assert runner._marks.size_bytes <= runner._marks.budget_bytes
 
 
 def test_without_memory_for_them_there_are_no_marks(load) -> None:

@@ -14,7 +14,8 @@ from modules.core.errors import OutOfMemory
 from modules.core.generation import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
 from modules.core.model import LoadedModel, ModelInfo
 from modules.engine.channel import guard_process, take_stdio
-from modules.engine.worker import LoadCommand, Prepared, Progress, Ready, serve
+from modules.engine.prompt_maker import Prepared
+from modules.engine.worker import LoadCommand, Progress, Ready, serve
 from tests.fakes import ByteTokenizer, FakeRunner
 
 

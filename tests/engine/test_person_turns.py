@@ -67,3 +67,32 @@ async def test_vectors_that_nobody_waits_for_any_more_are_not_made(starter_gguf:
         assert client.alive
     finally:
         await client.close()
+
+
+@pytest.mark.processes
+async def test_scores_are_in_turns_of_people_and_stop_when_nobody_waits_for_them(starter_gguf: Path) -> None:
+    client = await EngineClient.start(str(starter_gguf), "", {"context_length": 512, "slots": 1, "threads": 1, "threads_batch": 1}, name="Starter")
+    ended: list[str] = []
+    ids = [1, *(5 + number % 300 for number in range(500))]
+
+    async def scored(person: str, count: int) -> None:
+        await client.score(ids[:count], person=person)
+        ended.append(person)
+
+    try:
+        many = [asyncio.create_task(scored("Ann", 500)) for _ in range(12)]
+        await asyncio.sleep(0)
+        ben = asyncio.create_task(scored("Ben", 10))
+        while "Ben" not in ended:
+            await asyncio.sleep(0.001)
+        assert len(ended) <= 4, ended
+        await asyncio.gather(*many, ben)
+        gone = [asyncio.create_task(client.score(ids[:500], person="Ann")) for _ in range(12)]
+        last = asyncio.create_task(client.score(ids[:10], person="Ann"))
+        await asyncio.sleep(0)
+        for task in gone:
+            task.cancel()
+        assert len(await last) == 9
+        assert (await asyncio.gather(*gone, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+    finally:
+        await client.close()

@@ -69,7 +69,14 @@ def test_texts_are_ranked_behind_a_context_that_is_not_counted(server: PaddockSe
         assert None not in one["logprobs"]
 
 
-@pytest.mark.parametrize(("body", "words"), [({"text": []}, "nothing to score"), ({"text": ["a", ""]}, "nothing to score"), ({"text": ["a"] * 300}, "at most 256 texts"), ({"text": "a heron " * 4000}, "context")])
+def test_a_context_that_begins_with_the_token_for_that_has_it_once(server: PaddockServer) -> None:
+    asked = {"messages": [{"role": "user", "content": "What is a LoRA?"}]}
+    prompt = server.ask("POST", "v1/internal/chat-prompt", asked)["prompt"]
+    found = server.ask("POST", "v1/internal/score", {"context": prompt, "text": "A LoRA"})
+    assert found["usage"]["prompt_tokens"] == len(server.ask("POST", "v1/internal/encode", {"text": prompt + "A LoRA"})["tokens"])
+
+
+@pytest.mark.parametrize(("body", "words"), [({"text": []}, "nothing to score"), ({"text": ["a", ""]}, "nothing to score"), ({"text": ["a"] * 300}, "at most 256 texts"), ({"text": "a heron " * 4000}, "Shorten it")])
 def test_what_cannot_be_scored_is_refused(server: PaddockServer, body: dict, words: str) -> None:
     answer = server.http.post("v1/internal/score", json=body)
     assert answer.status_code in (400, 422)

@@ -37,7 +37,7 @@ def test_of_too_many_the_one_goes_behind_which_least_is_read_again() -> None:
     for length in range(100, 100 * (MOST_MARKS + 1), 100):
         marks.put(0, mark(length))
     marks.put(0, mark(350))
-    assert lengths(marks) == [*range(100, 100 * (MOST_MARKS + 1), 100)]
+    assert lengths(marks) == [100, 200, 300, 350, *range(500, 100 * (MOST_MARKS + 1), 100)]  # not the new one
     for step in range(200):
         marks.put(0, mark(10_000 + 20 * step))
     left = lengths(marks)
@@ -55,8 +55,29 @@ def test_slots_share_a_budget_and_one_mark_counts_once() -> None:
     for length in range(10, 90, 10):
         marks.put(2, mark(length))
         assert marks.size_bytes <= 100
-    assert lengths(marks, 0)[-1:] == [50]
-    assert lengths(marks, 2)[-1:] == [80]
+    assert lengths(marks, 2) == [*range(10, 90, 10)]
+    assert lengths(marks, 0) == []  # was not marked for longest
+
+
+def test_slots_that_were_not_marked_for_longest_give_way_and_the_new_one_never() -> None:
+    marks = Marks(3, 30)
+    for slot in (1, 2):
+        marks.put(slot, mark(50))
+    for length in (1000, 1100, 1200):
+        marks.put(0, mark(length))
+    assert [lengths(marks, slot) for slot in range(3)] == [[1000, 1100, 1200], [], []]
+    marks.put(0, mark(1050))
+    assert lengths(marks) == [1000, 1050, 1200]
+    marks.put(2, mark(70))
+    assert (lengths(marks, 2), len(lengths(marks))) == ([70], 2)
+
+
+def test_marks_that_are_held_for_a_moment_may_be_too_many() -> None:
+    marks = Marks(1, 20)
+    marks.hold(0, [mark(length) for length in (10, 20, 30)])
+    assert lengths(marks) == [10, 20, 30]
+    marks.set(0, marks.of(0, 20))
+    assert lengths(marks) == [10, 20]
 
 
 def test_one_that_is_larger_than_the_budget_is_not_kept() -> None:

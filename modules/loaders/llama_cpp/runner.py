@@ -5,6 +5,7 @@ Knows the context and its memory; nothing of text, sampling or scheduling. One t
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import time
 from collections.abc import Callable, Sequence
@@ -272,10 +273,12 @@ class LlamaCppRunner:
         if not self.can_mark or not length:
             return
         size = int(self._binding.llama_state_seq_get_size_ext(self._context, slot, STATES_ONLY))
-        if 0 < size <= self._marks.budget_bytes:
-            data = np.empty(size, np.uint8)
-            if self._binding.llama_state_seq_get_data_ext(self._context, _bytes_at(data), size, slot, STATES_ONLY) == size:
-                self._marks.put(slot, Mark(length, data, size))
+        self.can_mark = size <= self._marks.budget_bytes
+        if size and self.can_mark:
+            with contextlib.suppress(MemoryError):  # no room: then there is none
+                data = np.empty(size, np.uint8)
+                if self._binding.llama_state_seq_get_data_ext(self._context, _bytes_at(data), size, slot, STATES_ONLY) == size:
+                    self._marks.put(slot, Mark(length, data, size))
 
     def _cut(self, slot: int, length: int) -> int:
         """Forget positions >= length; 0 where a token there would not see all that it should."""
@@ -310,7 +313,7 @@ class LlamaCppRunner:
         self.truncate(target, 0)
         if source == target or not 0 < length <= self._lengths[source]:
             return False
-        if not self.keeps_parts:
+        if not self.keeps_parts and self.mixes_slots:
             return self._copy_marked(source, target, length)
         if not self._sees_enough(source, length):
             return False
@@ -325,17 +328,16 @@ class LlamaCppRunner:
 
     def state_bytes(self, slot: int) -> int:
         """How large the state of a slot is; 0 if it holds nothing."""
-        if not self._context or not self._lengths[slot]:
-            return 0
-        return self._own_bytes(slot) + sum(mark.size_bytes for mark in self._marks.of_state(slot, self._lengths[slot]))
+        return int(self._binding.llama_state_seq_get_size(self._context, slot)) if self._context and self._lengths[slot] else 0
 
-    def _own_bytes(self, slot: int) -> int:
-        return int(self._binding.llama_state_seq_get_size(self._context, slot))
+    def marks_bytes(self, slot: int) -> int:
+        """How large the marks are that a state has."""
+        return sum(mark.size_bytes for mark in self._marks.of_state(slot, self._lengths[slot]))
 
     def save_state(self, slot: int) -> SlotState:
         """What a slot holds. It is of use to this context alone: llama.cpp reads a state of another kind of cache beyond its end."""
         self._check_open()
-        data = self._spare.take(self._own_bytes(slot) if self._lengths[slot] else 0)
+        data = self._spare.take(self.state_bytes(slot))
         if self._binding.llama_state_seq_get_data(self._context, _bytes_at(data), data.nbytes, slot) != data.nbytes:
             raise AppError("llama.cpp could not save the state of a slot.")
         return SlotState(id(self), self._lengths[slot], data, self._marks.of_state(slot, self._lengths[slot]))
@@ -350,8 +352,10 @@ class LlamaCppRunner:
             self.truncate(slot, 0)
             return 0
         self._lengths[slot] = state.length
-        self._marks.set(slot, state.marks)
-        return self.truncate(slot, length)
+        self._marks.hold(slot, state.marks)  # one of them is what it was taken back for
+        kept = self.truncate(slot, length)
+        self._marks.set(slot, self._marks.of(slot, kept))
+        return kept
 
     def drop_state(self, state: SlotState) -> None:
         """Keep the memory of a state that is not wanted any more for the next one."""

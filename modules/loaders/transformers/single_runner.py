@@ -5,6 +5,7 @@ Knows the token ids of its slot, so that it can begin again where a cache cannot
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -128,12 +129,17 @@ class SingleRunner(StatesInMemory):
 
     def mark(self, slot: int) -> None:
         """Copy the cache as it is; nothing where it can be cut anywhere, or there is no room for that."""
-        size, length = self._cache_bytes(), len(self._ids)
+        size, length = self.state_bytes(slot), len(self._ids)
         if not self.can_mark or not 0 < length == self._held:
             return
         self.can_mark = any(hasattr(layer, "record_past") for layer in self._cache.layers)  # states, and windows
         if self.can_mark and size <= self._marks.budget_bytes:
-            self._marks.put(0, Mark(length, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True)), size))
+            with contextlib.suppress(MemoryError, RuntimeError):  # no room: then there is none
+                self._marks.put(0, Mark(length, mapped(self._cache, lambda tensor: tensor.to("cpu", copy=True)), size))
+
+    def marks_bytes(self, slot: int) -> int:
+        """How large the marks are that a state has."""
+        return sum(mark.size_bytes for mark in self._marks.of_state(0, len(self._ids)))
 
     def cuts(self, slot: int) -> tuple[int, ...]:
         """The lengths that were marked."""
@@ -144,7 +150,10 @@ class SingleRunner(StatesInMemory):
         mark, device = self._marks.last(0, length), self._network.device
         if mark is None:
             return 0
-        self._cache = mapped(mark.data, lambda tensor: tensor.to(device, copy=True))
+        try:
+            self._cache = mapped(mark.data, lambda tensor: tensor.to(device, copy=True))
+        except (MemoryError, RuntimeError):  # no room for it on the device
+            return 0
         self._held = mark.length
         return mark.length
 
@@ -165,9 +174,6 @@ class SingleRunner(StatesInMemory):
 
     def state_bytes(self, slot: int) -> int:
         """How large the state of the slot is; 0 if there is none."""
-        return self._cache_bytes() + sum(mark.size_bytes for mark in self._marks.of_state(0, len(self._ids)))
-
-    def _cache_bytes(self) -> int:
         tensors: list[Any] = []
         mapped(self._cache, lambda tensor: tensors.append(tensor))
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
@@ -183,8 +189,10 @@ class SingleRunner(StatesInMemory):
         device = self._network.device
         self._ids, self._held = list(ids), held
         self._cache = mapped(cache, lambda tensor: tensor.to(device, copy=True))
-        self._marks.set(0, (Mark(*one) for one in marks))
-        return self.truncate(0, length)
+        self._marks.hold(0, (Mark(*one) for one in marks))
+        kept = self.truncate(0, length)
+        self._marks.set(0, self._marks.of(0, kept))
+        return kept
 
     def close(self) -> None:
         """Drop cache and model."""

@@ -60,6 +60,10 @@ class StatesInMemory:
         """None are known."""
         return ()
 
+    def marks_bytes(self, slot: int) -> int:
+        """There are none."""
+        return 0
+
     def drop_state(self, state: Any) -> None:
         """Nothing is kept of a state."""
 
