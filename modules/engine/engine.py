@@ -23,6 +23,7 @@ from modules.engine.deadlines import Deadlines
 from modules.engine.detokenizer import PieceTable
 from modules.engine.events import Event, Generation, Outbox, Sink
 from modules.engine.guidance import chosen_from
+from modules.engine.lending import LendingPace
 from modules.engine.logits import as_row
 from modules.engine.preparation import Preparation
 from modules.engine.room import Room
@@ -66,6 +67,7 @@ class Engine:
         )  # fmt: skip
         self._room = Room(self._scheduler)
         self._turns = AdapterTurns(self._scheduler, set_adapters, name)
+        self._lending = LendingPace()
         self._speculation = Speculation(draft, self._scheduler, runner.vocab_size) if draft is not None else None
         pieces = PieceTable(tokenizer)
         self._preparation = Preparation(runner, tokenizer, pieces, name)
@@ -147,9 +149,10 @@ class Engine:
         return self.lend(lambda: [float(value) for value in self._runner.score(ids, chunk_done or self.chunk_done)], len(ids), adapters)
 
     def lend(self, function: Callable[[], Result], tokens: int, adapters: Sequence[Adapter] = ()) -> Result:
-        """Do something between two steps with these adapters; for any `tokens` slot 0 is empty, with room for so many."""
+        """Do something between two steps with these adapters; for any `tokens` slot 0 is empty, with room for so many. Steps have half of the time."""
+        self._lending.wait(lambda: bool(self._sequences) and not self._closing)
         make_room = partial(self._scheduler.empty_for, 0, tokens) if tokens else lambda: None
-        return self._between_steps(partial(self._turns.lend, adapters, function, tokens), make_room)
+        return self._between_steps(partial(self._lending.timed, partial(self._turns.lend, adapters, function, tokens)), make_room)
 
     def counters(self) -> EngineCounters:
         """What the engine is doing now."""

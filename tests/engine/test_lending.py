@@ -159,3 +159,36 @@ def solo_bytes(count: int) -> list[int]:
     for _ in range(count):
         ids.append(next_byte(ids))
     return ids[len(PROMPT) :]
+
+
+def test_steps_have_as_much_time_as_calls_one_after_the_other() -> None:
+    class Slow(FakeRunner):
+        def forward(self, rows):
+            time.sleep(0.005)
+            return super().forward(rows)
+
+    runner, inbox = Slow(slots=2, context=1024, batch=16), Inbox()
+    engine = Engine(runner, ByteTokenizer(), inbox)
+    over, calls = threading.Event(), []
+
+    def call() -> None:
+        while not over.is_set():
+            engine.lend(lambda: calls.append(len(runner.batches)) or time.sleep(0.05), 0)
+
+    calling = threading.Thread(target=call)
+    calling.start()
+    while len(calls) < 2:
+        time.sleep(0.001)
+    one = engine.submit([3] * 640, GenerationParams(temperature=0, max_tokens=2))  # 40 steps
+    inbox.wait(one)
+    over.set()
+    calling.join()
+    during = [after - before for before, after in pairwise(calls) if 0 < after < 41]
+    assert len(during) <= 20, during  # with a step between two calls they would be forty
+    alone = len(calls)
+    engine.lend(lambda: time.sleep(0.3), 0)
+    begun_s = time.monotonic()
+    engine.lend(lambda: calls.append(0), 0)  # nobody is answered: at once
+    assert time.monotonic() - begun_s < 0.25
+    assert len(calls) == alone + 1
+    assert engine.close()
