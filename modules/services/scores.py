@@ -65,6 +65,7 @@ class ScoreService:
             Busy: as many requests wait as may.
             QuotaExceeded: as much was computed for this person today as may be.
         """
+        await self._usage.check()
         engine = await self._models.get(model)
         if engine.card.host:
             raise NotOffered(f"{engine.name} runs on {engine.card.host}, which is not asked for scores; load a model on this machine.")
@@ -75,9 +76,9 @@ class ScoreService:
         try:
             with self._queues.reading(engine, person):
                 for text in texts:
-                    await self._usage.check()
+                    await self._usage.check()  # each of them may have been the last
                     ids = await self._ids(engine, context + text)
-                    start = common_prefix(known, ids, min(len(known), len(ids))) or (ids[0] == engine.card.bos_id)
+                    start = common_prefix(known, ids, min(len(known), len(ids))) or int(ids[:1] == [engine.card.bos_id])
                     values: list[float | None] = [None, *await engine.score(ids, chosen, person)]
                     found.append(Score(tuple(ids[start:]), tuple(values[start : len(ids)])))
                     read += len(ids)
