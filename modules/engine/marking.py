@@ -29,11 +29,6 @@ class Marked(Protocol):
     deterministic: bool
     marks_at: list[int]
 
-    @property
-    def unread(self) -> int:
-        """Tokens that are still to be read."""
-        ...
-
 
 class Marking:
     """The marks of one model. Without any where all parts can be kept, or the runner makes none."""

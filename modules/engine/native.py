@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from modules.core.errors import AppError
@@ -37,25 +38,13 @@ class DeepCalls:
         Raises:
             AppError: the system gives no such thread.
         """
-        returned: list[Any] = []
-        raised: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                returned.append(call(*values))
-            except BaseException as error:  # noqa: BLE001 - whoever asked hears of it
-                raised.append(error)
-
-        thread = threading.Thread(target=run, name="shapes", daemon=True)
-        with self._lock:  # the size holds for whatever thread is started next
-            threading.stack_size(STACK_BYTES)
-            try:
-                thread.start()
-            except RuntimeError as error:
-                raise AppError(f"There is no memory to read what the text should look like ({error}). Close programs or unload a model, then send again.") from error
-            finally:
-                threading.stack_size(0)
-        thread.join()
-        if raised:
-            raise raised[0]
-        return returned[0]
+        with ThreadPoolExecutor(1, "shapes") as thread:
+            with self._lock:  # the size holds for whatever thread is started next
+                threading.stack_size(STACK_BYTES)
+                try:
+                    made = thread.submit(call, *values)
+                except RuntimeError as error:
+                    raise AppError(f"There is no memory to read what the text should look like ({error}). Close programs or unload a model, then send again.") from error
+                finally:
+                    threading.stack_size(0)
+            return made.result()
