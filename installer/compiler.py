@@ -6,7 +6,7 @@ with AMX llama.cpp then ends with a segmentation fault at its first step. Such a
 llama.cpp's attention takes numbers of half precision one by one where a head has fewer than its widest step, and looks for the largest of a row in one lane
 of a register; it multiplies weights in 8 bits with several rows nearly as if these came one after the other; and its threads ask the system, at every one of
 some hundred places in a step where they wait for each other, to wake who does not sleep, and get parts of attention that divide what is computed at once. A header
-that is read before its sources says it better, for the processor here (`headers/paddock_loops.h` and the three that it reads); it is tried with a small program first.
+that is read before its sources says it better, for the processor here (`headers/paddock_loops.h` and what that one reads); it is tried with a small program first.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
-PRODUCTS_HEADER, BARRIER_HEADER, ATTENTION_HEADER = "paddock_products.h", "paddock_barrier.h", "paddock_attention.h"  # which that one reads
+READ_BY_IT = ("paddock_products.h", "paddock_lanes.h", "paddock_barrier.h", "paddock_attention.h")
 OPENMP = "-fopenmp -DPADDOCK_SPINS=20"  # llama.cpp finds it by itself; a probe's threads look for each other so seldom that they sleep
 NO_BARRIER = "-DPADDOCK_NO_BARRIER"
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
@@ -80,7 +80,8 @@ static int waited() { return 0; }
 #endif
 #include "paddock_products.h"
 #ifdef PADDOCK_PRODUCTS
-// Every number is that of `value`, every factor 1: rows of weights beyond a multiple of sixteen, other rows beyond one of eight, two units in each
+// Every number is that of `value`, every factor 1: rows of weights beyond a multiple of sixteen, other rows beyond one of eight, two units in each, and the largest numbers
+// that there are in the last two of both
 template <typename Kind> static int multiplied(void (*fill)(uint8_t *, int, int), int value(int, int)) {
     constexpr int m = 19, n = 11, units = 2, count = 32 * Kind::chunks;
     static uint8_t weights[m][units][Kind::bytes], other[n][units][Kind::Other::bytes];
@@ -93,7 +94,7 @@ template <typename Kind> static int multiplied(void (*fill)(uint8_t *, int, int)
             uint8_t *at = other[row][unit];
             const uint8_t one[4] = {0, 0x3c, 0x80, 0x3f};  // 1 in half precision, and in single
             if (count == 32) { at[0] = one[0]; at[1] = one[1]; } else { at[0] = at[1] = 0; at[2] = one[2]; at[3] = one[3]; }
-            for (int i = 0; i < count; ++i) at[Kind::Other::numbers + i] = (uint8_t)((7 * i + 5 * row + unit) % 255 - 127);
+            for (int i = 0; i < count; ++i) at[Kind::Other::numbers + i] = (uint8_t)(row < n - 2 ? (7 * i + 5 * row + unit) % 255 - 127 : row < n - 1 ? 127 : -127);
             for (int part = 0; count > 32 && part < count / 16; ++part) {
                 int16_t sum = 0;
                 for (int i = 0; i < 16; ++i) sum += (int8_t)at[Kind::Other::numbers + 16 * part + i];
@@ -111,17 +112,17 @@ template <typename Kind> static int multiplied(void (*fill)(uint8_t *, int, int)
     return 0;
 }
 static int products() {
-    const auto eight = [](int row, int i) { return (11 * i + 3 * row) % 256 - 128; };
-    const auto five = [](int row, int i) { return (11 * i + 3 * row) % 32 - 16; };
-    const auto six = [](int row, int i) { return ((11 * i + 3 * row) % 64 - 32) * (i / 16 - 8); };  // with a scale for each sixteen
+    static const auto eight = [](int row, int i) { return row < 17 ? (11 * i + 3 * row) % 256 - 128 : row < 18 ? 127 : -128; };
+    static const auto five = [](int row, int i) { return row < 17 ? (11 * i + 3 * row) % 32 - 16 : row < 18 ? 15 : -16; };
+    static const auto six = [](int row, int i) { return row < 17 ? (11 * i + 3 * row) % 64 - 32 : row < 18 ? 31 : -32; };
     if (multiplied<paddock::Q8_0>([](uint8_t *to, int row, int) {
         to[1] = 0x3c;
-        for (int i = 0; i < 32; ++i) to[2 + i] = (uint8_t)((11 * i + 3 * row) % 256 - 128);
+        for (int i = 0; i < 32; ++i) to[2 + i] = (uint8_t)eight(row, i);
     }, eight)) return 1;
     if (multiplied<paddock::Q5_0>([](uint8_t *to, int row, int) {
         to[1] = 0x3c;
         for (int i = 0; i < 32; ++i) {
-            const int code = (11 * i + 3 * row) % 32;
+            const int code = five(row, i) + 16;
             to[6 + i % 16] |= (uint8_t)((code & 15) << (i < 16 ? 0 : 4));
             to[2 + i / 8] |= (uint8_t)((code >> 4) << i % 8);
         }
@@ -130,11 +131,11 @@ static int products() {
         to[209] = 0x3c;
         for (int part = 0; part < 16; ++part) to[192 + part] = (uint8_t)(part - 8);
         for (int i = 0; i < 256; ++i) {
-            const int code = (11 * i + 3 * row) % 64, half = i / 128, part = i % 128 / 32, at = i % 32;
+            const int code = six(row, i) + 32, half = i / 128, part = i % 128 / 32, at = i % 32;
             to[64 * half + 32 * (part % 2) + at] |= (uint8_t)((code & 15) << (part < 2 ? 0 : 4));
             to[128 + 32 * half + at] |= (uint8_t)((code >> 4) << 2 * part);
         }
-    }, six)) return 3;
+    }, [](int row, int i) { return six(row, i) * (i / 16 - 8); })) return 3;  // with a scale for each sixteen
     return 0;
 }
 #else
@@ -200,7 +201,7 @@ def compiler(environment: Mapping[str, str], which: Callable[[str], str | None] 
 
 def version_of(folder: Path) -> str:
     """A name for what the headers of the loops do, whatever their remarks say."""
-    texts = [(folder / name).read_text(encoding="ascii") for name in (LOOPS_HEADER, PRODUCTS_HEADER, BARRIER_HEADER, ATTENTION_HEADER)]
+    texts = [(folder / name).read_text(encoding="ascii") for name in (LOOPS_HEADER, *READ_BY_IT)]
     lines = [line for text in texts for line in text.splitlines() if line and not line.startswith("//")]
     return f"v{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:8]}"
 

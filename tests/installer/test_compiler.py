@@ -89,7 +89,8 @@ def test_what_is_told_holds_on_this_machine() -> None:
 
 
 WHOLE_LOOPS, WITHOUT_BARRIER = f"{compiler.LOOPS} {compiler.OPENMP}", f"{compiler.LOOPS} {compiler.NO_BARRIER}"
-HEADERS = (compiler.LOOPS_HEADER, compiler.PRODUCTS_HEADER, compiler.BARRIER_HEADER, compiler.ATTENTION_HEADER)
+HEADERS = (compiler.LOOPS_HEADER, *compiler.READ_BY_IT)
+BARRIER_HEADER = "paddock_barrier.h"
 
 
 @LINUX_ONLY
@@ -129,14 +130,15 @@ def test_loops_are_taken_back(loops: str) -> None:
     assert compiler.without_loops({"CXXFLAGS": f"-g {loops}", "CC": "cc"}) == {"CXXFLAGS": "-g", "CC": "cc"}
 
 
-WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512vnni", "-mno-avx512f"]
-AVX, HALVES, AVX512, WHOLE = "__AVX__", "__AVX512FP16__", "__AVX512VL__", "__AVX512VNNI__"
+WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512vnni", "-mno-avx512f", "-mno-avx512f -mno-avxvnni", "-mno-avx2"]
+AVX, AVX2, HALVES, AVX512, WHOLE = "__AVX__", "__AVX2__", "__AVX512FP16__", "__AVX512VL__", "__AVX512VNNI__"
+NARROW = "-mno-avx512f -mno-avxvnni"
 BARRIER = "PADDOCK_BARRIER"
 
 
 def defines(macro: str, flags: str) -> bool:
     """Whether the compiler here has these registers, with such flags, and the processor too."""
-    program = f'#include "{compiler.BARRIER_HEADER}"\n#ifndef {macro}\n#error none\n#endif\nint main() {{}}'
+    program = f'#include "{BARRIER_HEADER}"\n#ifndef {macro}\n#error none\n#endif\nint main() {{}}'
     environment = {**os.environ, "CPLUS_INCLUDE_PATH": str(compiler.HEADERS)}
     return compiler.look(compiler.compiler(os.environ), f"{flags} {compiler.OPENMP}", environment, program) == "sound"
 
@@ -164,7 +166,7 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     if not defines(BARRIER, ""):
         pytest.skip("no compiler, or no OpenMP of GCC")
     shutil.copytree(compiler.HEADERS, tmp_path, dirs_exist_ok=True)
-    header = tmp_path / compiler.BARRIER_HEADER
+    header = tmp_path / BARRIER_HEADER
     header.write_text(header.read_text(encoding="ascii").replace("const int before = team->passed", "return; const int before = team->passed"), encoding="ascii")
     assert tried("", tmp_path) == "broken"
     monkeypatch.setenv(name, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}[name])
@@ -180,15 +182,24 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     (HALVES, "", "_mm256_fmadd_ph(b, c, a)", "_mm256_fmadd_ph(b, c, b)"),
     (HALVES, "", "_mm256_storeu_ph(p, (r)[i])", "(void)(r)[i]"),
     (WHOLE, "", "shuffle_i64x2(pairs[i], pairs[i + 4], 0x88)", "shuffle_i64x2(pairs[i], pairs[i + 4], 0x44)"),
-    (WHOLE, "", "static constexpr int above = 128;", "static constexpr int above = 127;"),
-    (WHOLE, "", "(__mmask32)fifth, low,", "(__mmask32)0, low,"),
-    (WHOLE, "", "part < 2 ? _mm256_slli_epi16(high, 4 - 2 * part)", "part < 1 ? _mm256_slli_epi16(high, 4 - 2 * part)"),
-    (WHOLE, "", "(1u << there) - 1", "(1u << LANES) - 1"),
-    (WHOLE, "", "case 3: multiply<Kind, 3>", "case 3: multiply<Kind, 2>"),
+    (WHOLE, "", "HAS_SIGNS ? 0 : 128;", "HAS_SIGNS ? 0 : 127;"),
+    (WHOLE, "", "(__mmask32)bits, low,", "(__mmask32)0, low,"),
+    (WHOLE, "", "(1u << lanes) - 1", "(1u << LANES) - 1"),
+    (WHOLE, "", "eight_halves(rows + 8, offset)", "eight_halves(rows, offset)"),
+    (AVX2, NARROW, "permute2x128_si256(pairs[i], pairs[i + 4], 0x31)", "permute2x128_si256(pairs[i], pairs[i + 4], 0x20)"),
+    (AVX2, NARROW, "HAS_SIGNS ? 0 : 128;", "1;"),
+    (AVX2, NARROW, "above = 16, together = 4", "above = 16, together = 8"),
+    (AVX2, NARROW, "above = 32, together = 2", "above = 32, together = 4"),
+    (AVX2, NARROW, "_mm256_abs_epi8(signed_ones)", "_mm256_min_epu8(_mm256_abs_epi8(signed_ones), _mm256_set1_epi8(127))"),
+    (AVX2, NARROW, "if (lanes == LANES) return", "return"),
+    (AVX2, NARROW, "_mm_unpackhi_epi64(turned[i], turned[i])", "turned[i]"),
+    (AVX2, NARROW, "(_mm256_and_si256(all, mine), mine)", "(all, mine)"),
+    (AVX2, "", "part < 2 ? _mm256_slli_epi16(high, 4 - 2 * part)", "part < 1 ? _mm256_slli_epi16(high, 4 - 2 * part)"),
+    (AVX2, "", "return multiply<Kind, COLUMNS - 1>(columns,", "return multiply<Kind, 1>(columns,"),
     (BARRIER, "", "const int before = team->passed", "return; const int before = team->passed"),
     (BARRIER, "", "if (team->passed.load(std::memory_order_acquire) != before) return;", "return;"),
     (BARRIER, "", "if (team->asleep.load()) futex", "if (false) futex"),
-    (WHOLE, "", "tiles * (thread + 1) / threads", "tiles * thread / threads"),
+    (AVX2, "", "tiles * (thread + 1) / threads", "tiles * thread / threads"),
     (AVX, "", "(int)paddock::nearest_border(end, rows)", "(int)end"),
     (AVX, "", "sizeof(Row) == 8", "sizeof(Row) == 2"),
     (AVX, "", "begin + ATTENTION_TILE < rows ? begin + ATTENTION_TILE : rows", "begin + ATTENTION_TILE"),
