@@ -55,6 +55,7 @@ LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
 })
 LOOPS_PROBE = """
 #include <algorithm>
+#include <cmath>
 #ifdef PADDOCK_BARRIER
 #include <thread>
 // Two teams at the same time, in each of which nobody may be a step ahead; with as few looks as OPENMP says some sleep
@@ -80,20 +81,23 @@ static int waited() { return 0; }
 #endif
 #include "paddock_products.h"
 #ifdef PADDOCK_PRODUCTS
-// Every number is that of `value`, every factor 1: rows of weights beyond a multiple of sixteen, other rows beyond one of eight, two units in each, and the largest numbers
-// that there are in the last two of both
-template <typename Kind> static int multiplied(void (*fill)(uint8_t *, int, int), int value(int, int)) {
-    constexpr int m = 19, n = 11, units = 2, count = 32 * Kind::chunks;
+// Every number is that of `value`, with the largest that there are in the last two rows of both, and every factor a power of two by row and unit: rows of weights beyond a multiple
+// of sixteen, and more other rows than notes are kept of, or few
+static int exponent(int row, int unit) { return (row + 2 * unit) % 3; }
+template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t *, int), int value(int, int)) {
+    constexpr int m = 19, n = 515, units = 2, count = 32 * Kind::chunks;
     static uint8_t weights[m][units][Kind::bytes], other[n][units][Kind::Other::bytes];
     static float found[n][m + 1];
     for (int row = 0; row < m; ++row)
-        for (int unit = 0; unit < units; ++unit) fill(weights[row][unit], row, unit);
-    for (int row = 0; row < n; ++row) {
-        found[row][m] = -1.0f;
+        for (int unit = 0; unit < units; ++unit) {
+            fill(weights[row][unit], row);
+            weights[row][unit][factor + 1] = (uint8_t)(0x3c + 4 * exponent(row, unit));  // in half precision
+        }
+    for (int row = 0; row < n; ++row)
         for (int unit = 0; unit < units; ++unit) {
             uint8_t *at = other[row][unit];
-            const uint8_t one[4] = {0, 0x3c, 0x80, 0x3f};  // 1 in half precision, and in single
-            if (count == 32) { at[0] = one[0]; at[1] = one[1]; } else { at[0] = at[1] = 0; at[2] = one[2]; at[3] = one[3]; }
+            const float single = (float)(1 << exponent(row, unit));
+            if (count == 32) at[1] = (uint8_t)(0x3c + 4 * exponent(row, unit)); else memcpy(at, &single, 4);
             for (int i = 0; i < count; ++i) at[Kind::Other::numbers + i] = (uint8_t)(row < n - 2 ? (7 * i + 5 * row + unit) % 255 - 127 : row < n - 1 ? 127 : -127);
             for (int part = 0; count > 32 && part < count / 16; ++part) {
                 int16_t sum = 0;
@@ -101,41 +105,46 @@ template <typename Kind> static int multiplied(void (*fill)(uint8_t *, int, int)
                 memcpy(at + Kind::Other::numbers + count + 2 * part, &sum, 2);
             }
         }
+    for (const int rows : {n, 1, 2, 5}) {
+        for (int row = 0; row < n; ++row) found[row][m] = -1.0f;
+        for (int thread = 0; thread < 2; ++thread) paddock::product<Kind>(m, rows, units, weights, units, other[n - rows], units, found[n - rows], m + 1, thread, 2);
+        for (int row = n - rows; row < n; ++row)
+            for (int place = 0; place < m; ++place) {
+                double wanted = 0, all = 0;
+                for (int i = 0; i < units * count; ++i) {
+                    const double one = (double)value(place, i % count) * (int8_t)other[row][i / count][Kind::Other::numbers + i % count]
+                        * (1 << exponent(place, i / count)) * (1 << exponent(row, i / count));
+                    wanted += one;
+                    all += std::abs(one);
+                }
+                if (std::abs(found[row][place] - wanted) > 4e-6 * all || found[row][m] != -1.0f) return 1;
+            }
     }
-    for (int thread = 0; thread < 2; ++thread) paddock::product<Kind>(m, n, units, weights, units, other, units, found, m + 1, thread, 2);
-    for (int row = 0; row < n; ++row)
-        for (int place = 0; place <= m; ++place) {
-            int wanted = place < m ? 0 : -1;
-            for (int i = 0; place < m && i < units * count; ++i) wanted += value(place, i % count) * (int8_t)other[row][i / count][Kind::Other::numbers + i % count];
-            if (found[row][place] != (float)wanted) return 1;
-        }
     return 0;
 }
 static int products() {
     static const auto eight = [](int row, int i) { return row < 17 ? (11 * i + 3 * row) % 256 - 128 : row < 18 ? 127 : -128; };
     static const auto five = [](int row, int i) { return row < 17 ? (11 * i + 3 * row) % 32 - 16 : row < 18 ? 15 : -16; };
     static const auto six = [](int row, int i) { return row < 17 ? (11 * i + 3 * row) % 64 - 32 : row < 18 ? 31 : -32; };
-    if (multiplied<paddock::Q8_0>([](uint8_t *to, int row, int) {
-        to[1] = 0x3c;
+    static const auto scale = [](int row, int part) { return (5 * part + row) % 16 - 8; };  // of each sixteen
+    if (multiplied<paddock::Q8_0>(0, [](uint8_t *to, int row) {
         for (int i = 0; i < 32; ++i) to[2 + i] = (uint8_t)eight(row, i);
     }, eight)) return 1;
-    if (multiplied<paddock::Q5_0>([](uint8_t *to, int row, int) {
-        to[1] = 0x3c;
+    if (multiplied<paddock::Q5_0>(0, [](uint8_t *to, int row) {
         for (int i = 0; i < 32; ++i) {
             const int code = five(row, i) + 16;
             to[6 + i % 16] |= (uint8_t)((code & 15) << (i < 16 ? 0 : 4));
             to[2 + i / 8] |= (uint8_t)((code >> 4) << i % 8);
         }
     }, five)) return 2;
-    if (multiplied<paddock::Q6_K>([](uint8_t *to, int row, int) {
-        to[209] = 0x3c;
-        for (int part = 0; part < 16; ++part) to[192 + part] = (uint8_t)(part - 8);
+    if (multiplied<paddock::Q6_K>(208, [](uint8_t *to, int row) {
+        for (int part = 0; part < 16; ++part) to[192 + part] = (uint8_t)scale(row, part);
         for (int i = 0; i < 256; ++i) {
             const int code = six(row, i) + 32, half = i / 128, part = i % 128 / 32, at = i % 32;
             to[64 * half + 32 * (part % 2) + at] |= (uint8_t)((code & 15) << (part < 2 ? 0 : 4));
             to[128 + 32 * half + at] |= (uint8_t)((code >> 4) << 2 * part);
         }
-    }, [](int row, int i) { return six(row, i) * (i / 16 - 8); })) return 3;  // with a scale for each sixteen
+    }, [](int row, int i) { return six(row, i) * scale(row, i / 16); })) return 3;
     return 0;
 }
 #else

@@ -113,9 +113,9 @@ static inline void turn(const __m256i *rows, Ints *to) {
     }
 }
 
-// A chunk of the next rows
-static inline void ask_for_next(const uint8_t *const *rows, int64_t stride, int64_t chunk, int64_t bytes) {
-    for (int row = 0; row < LANES; ++row) _mm_prefetch((const char *)(rows[row] + LANES * stride + chunk * bytes), _MM_HINT_T1);
+// So many bytes of each of the next rows
+static inline void ask_for_next(const uint8_t *const *rows, int64_t stride, int64_t offset, int64_t) {  // fewer than a cache line
+    for (int row = 0; row < LANES; ++row) _mm_prefetch((const char *)(rows[row] + LANES * stride + offset), _MM_HINT_T1);
 }
 
 // Adds to each sum the products of FOUR fours of every row with those of another one, `stride` bytes apart
@@ -180,9 +180,10 @@ static inline void turn(const __m256i *rows, Ints *to) {
     }
 }
 
-static inline void ask_for_next(const uint8_t *const *rows, int64_t stride, int64_t chunk, int64_t bytes) {  // rows lie behind each other, and are asked for in that order
-    const uint8_t *ahead = rows[0] + LANES * (stride + chunk * bytes);
-    for (int64_t at = 0; at < LANES * bytes; at += 64) _mm_prefetch((const char *)(ahead + at), _MM_HINT_T0);
+// In the order in which they lie, row behind row (views of a wider matrix are asked for in vain)
+static inline void ask_for_next(const uint8_t *const *rows, int64_t stride, int64_t offset, int64_t bytes) {
+    const uint8_t *next = rows[0] + LANES * (stride + offset);
+    for (int64_t at = 0; at < LANES * bytes; at += 64) _mm_prefetch((const char *)(next + at), _MM_HINT_T0);
 }
 
 #if defined(__AVXVNNI__)
@@ -210,6 +211,7 @@ static inline void add_products(Ints *sums, const Ints *weights, const uint8_t *
             }
         }
     } else {
+        static_assert(FOUR % TOGETHER == 0);
         for (int first = 0; first < FOUR; first += TOGETHER) {
             Ints some[COLUMNS];
             for (int c = 0; c < COLUMNS; ++c) some[c] = _mm256_maddubs_epi16(weights[first], same(four_of(other + c * stride + 4 * first)));

@@ -48,7 +48,7 @@ struct Q8_0 {
         return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(unit + 2)), _mm256_set1_epi8((char)above));
     }
     static inline void factors(const uint8_t *const *rows, int64_t offset, Tile *tile) { tile->factors[0] = halves(rows, offset); }
-    static inline void sums(const uint8_t *unit, int32_t *to) { *to = above ? -above * sum_of_32(unit + Other::numbers) : 0; }
+    static inline void sums(const uint8_t *unit, int32_t *to) { *to = -above * sum_of_32(unit + Other::numbers); }
 };
 
 struct Q5_0 {
@@ -96,7 +96,7 @@ template <typename Kind> static inline void turn_all(const uint8_t *const *rows,
         const int64_t offset = unit * Kind::bytes;
         Tile *tile = tiles + unit * Kind::chunks;
         for (int chunk = 0; chunk < Kind::chunks; ++chunk) {
-            ask_for_next(rows, stride, unit * Kind::chunks + chunk, Kind::bytes / Kind::chunks);  // on their way while these are multiplied
+            ask_for_next(rows, stride, offset + chunk * Kind::bytes / Kind::chunks, Kind::bytes / Kind::chunks);  // on their way while these are multiplied
             __m256i numbers[LANES];
             for (int row = 0; row < LANES; ++row) numbers[row] = Kind::numbers(rows[row] + offset, chunk);
             turn(numbers, tile[chunk].numbers);
@@ -120,7 +120,7 @@ static inline void multiply(int64_t columns, const Tile *tiles, int64_t units, c
             const int64_t place = unit * Kind::chunks * Kind::parts + part;
             const Tile *tile = tiles + place / Kind::parts;
             Ints sum[COLUMNS];
-            for (int c = 0; c < COLUMNS; ++c) sum[c] = same(sums[c * parts + place]);
+            for (int c = 0; c < COLUMNS; ++c) sum[c] = same(Kind::above ? sums[c * parts + place] : 0);
             add_products<COLUMNS, step, Kind::together>(sum, tile->numbers + (place % Kind::parts) * step, numbers + 4 * part * step, stride);
             for (int c = 0; c < COLUMNS; ++c)
                 found[c] = plus_times(found[c], floats_of(sum[c]), times(tile->factors[place % Kind::parts], factors[c * units + unit]));
@@ -136,12 +136,12 @@ static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weig
     const int64_t tiles = (m + LANES - 1) / LANES, end = tiles * (thread + 1) / threads, parts = units * Kind::chunks * Kind::parts;
     room.tiles.resize(units * Kind::chunks);
     room.factors.resize(n * units);
-    room.sums.resize(n * parts);
+    room.sums.resize(Kind::above ? n * parts : 0);
     for (int64_t column = 0; column < n; ++column)
         for (int64_t unit = 0; unit < units; ++unit) {
             const uint8_t *at = other + column * stride + unit * Kind::Other::bytes;
             room.factors[column * units + unit] = Kind::Other::factor(at);
-            Kind::sums(at, &room.sums[column * parts + unit * Kind::chunks * Kind::parts]);
+            if constexpr (Kind::above) Kind::sums(at, &room.sums[column * parts + unit * Kind::chunks * Kind::parts]);
         }
     for (int64_t tile = tiles * thread / threads; tile < end; ++tile) {
         const int64_t first = tile * LANES, there = m - first < LANES ? m - first : LANES;
@@ -150,7 +150,7 @@ static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weig
         turn_all<Kind>(rows, weights_stride, units, room.tiles.data());
         for (int64_t column = 0; column < n; column += Kind::at_once)
             multiply<Kind, Kind::at_once>(n - column < Kind::at_once ? n - column : Kind::at_once, room.tiles.data(), units, other + column * stride, stride,
-                                          &room.factors[column * units], &room.sums[column * parts], out + column * out_stride + first, out_stride, there);
+                                          room.factors.data() + column * units, room.sums.data() + column * parts, out + column * out_stride + first, out_stride, there);
     }
 }
 

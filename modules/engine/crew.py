@@ -1,6 +1,6 @@
 """How many of the running sequences decode in one step: as many as write the most tokens in a second on this machine.
 
-On a graphics card all of them. Not so on a processor: there a step of two rows can take three times as long as one of a single row, as the
+On a graphics card all of them. Not so on every processor: a step of two rows can take three times as long as one of a single row, where the
 library computes single rows in another way (`docs/lab-notes.md`), and then sequences that take turns are all sooner done. Measured while replies run.
 Knows numbers of rows and seconds; no sequence, no model.
 """

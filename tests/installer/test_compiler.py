@@ -130,9 +130,10 @@ def test_loops_are_taken_back(loops: str) -> None:
     assert compiler.without_loops({"CXXFLAGS": f"-g {loops}", "CC": "cc"}) == {"CXXFLAGS": "-g", "CC": "cc"}
 
 
-WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512vnni", "-mno-avx512f", "-mno-avx512f -mno-avxvnni", "-mno-avx2"]
+WIDTHS = ["", "-mno-avx512fp16", "-mno-avx512vnni", "-mno-avx512f", "-mno-avx512f -U__AVXVNNI__", "-mno-avx2"]
 AVX, AVX2, HALVES, AVX512, WHOLE = "__AVX__", "__AVX2__", "__AVX512FP16__", "__AVX512VL__", "__AVX512VNNI__"
-NARROW = "-mno-avx512f -mno-avxvnni"
+VNNI = "__AVXVNNI__"
+EIGHT, NARROW = "-mno-avx512f", "-mno-avx512f -U__AVXVNNI__"
 BARRIER = "PADDOCK_BARRIER"
 
 
@@ -186,6 +187,9 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     (WHOLE, "", "(__mmask32)bits, low,", "(__mmask32)0, low,"),
     (WHOLE, "", "(1u << lanes) - 1", "(1u << LANES) - 1"),
     (WHOLE, "", "eight_halves(rows + 8, offset)", "eight_halves(rows, offset)"),
+    (WHOLE, "", "_mm_unpacklo_epi64(first[i], second[i])", "_mm_unpacklo_epi64(first[i], first[i])"),
+    (VNNI, EIGHT, "sums[c] = _mm256_dpbusd_avx_epi32(sums[c],", "sums[c] = _mm256_dpbusd_avx_epi32(sums[0],"),
+    (VNNI, EIGHT, "constexpr bool HAS_SIGNS = false;\n#else", "constexpr bool HAS_SIGNS = true;\n#else"),
     (AVX2, NARROW, "permute2x128_si256(pairs[i], pairs[i + 4], 0x31)", "permute2x128_si256(pairs[i], pairs[i + 4], 0x20)"),
     (AVX2, NARROW, "HAS_SIGNS ? 0 : 128;", "1;"),
     (AVX2, NARROW, "above = 16, together = 4", "above = 16, together = 8"),
@@ -194,6 +198,12 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     (AVX2, NARROW, "if (lanes == LANES) return", "return"),
     (AVX2, NARROW, "_mm_unpackhi_epi64(turned[i], turned[i])", "turned[i]"),
     (AVX2, NARROW, "(_mm256_and_si256(all, mine), mine)", "(all, mine)"),
+    (AVX2, NARROW, "if constexpr (COLUMNS > 1) __asm__", "if constexpr (COLUMNS == 1) numbers = same(0); else __asm__"),
+    (AVX2, "", "(short)found[7]", "(short)found[0]"),
+    (AVX2, "", "_mm_unpackhi_epi8(in[row], in[row + 4])", "_mm_unpackhi_epi8(in[row], in[row])"),
+    (AVX2, "", "factors[c * units + unit]", "factors[c * units]"),
+    (AVX2, "", "Kind::sums(at, &room.sums[column * parts + unit", "Kind::sums(at, &room.sums[column * parts + 0 * unit"),
+    (AVX2, "", "(float *)out + first * out_stride", "(float *)out"),
     (AVX2, "", "part < 2 ? _mm256_slli_epi16(high, 4 - 2 * part)", "part < 1 ? _mm256_slli_epi16(high, 4 - 2 * part)"),
     (AVX2, "", "return multiply<Kind, COLUMNS - 1>(columns,", "return multiply<Kind, 1>(columns,"),
     (BARRIER, "", "const int before = team->passed", "return; const int before = team->passed"),
