@@ -28,7 +28,7 @@ HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
-READ_BY_IT = ("paddock_products.h", "paddock_lanes.h", "paddock_barrier.h", "paddock_attention.h")
+READ_BY_IT = ("paddock_products.h", "paddock_lanes.h", "paddock_barrier.h", "paddock_attention.h", "paddock_heads.h")
 OPENMP = "-fopenmp -DPADDOCK_SPINS=20"  # llama.cpp finds it by itself; a probe's threads look for each other so seldom that they sleep
 NO_BARRIER = "-DPADDOCK_NO_BARRIER"
 # Ends with 0 where the processor took the table that was meant. Does not compile where processor or compiler know no tiles.
@@ -51,7 +51,8 @@ int main() {
 # What the header of the loops finds in llama.cpp's sources, and a program that ends with 0 where it computes as it should
 LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
     "simd-mappings.h": "#pragma once\n#include <cmath>\n#include <immintrin.h>\ntypedef double ggml_float;\n#define GGML_F16_STEP 128\n#define GGML_F16_DOT_STEP 64\n",
-    "vec.h": "#pragma once\n",
+    "vec.h": "#pragma once\nenum { GGML_TYPE_F32, GGML_TYPE_F16 };\n#ifdef __AVX__\nstatic inline __m256 ggml_v_expf(__m256 x) {\n    float at[8];\n    _mm256_storeu_ps(at, x);\n"
+             "    for (float &one : at) one = std::exp(one);\n    return _mm256_loadu_ps(at);\n}\n#endif\n",
 })
 LOOPS_PROBE = """
 #include <algorithm>
@@ -169,6 +170,68 @@ static int attended() {
     }
     return 0;
 }
+#ifdef PADDOCK_HEADS
+// Six heads, of which three share keys and values, for three tokens, whole and in two parts of the past; with `more` also a cap and a score that has no value
+struct Numbers { int type; int64_t ne[4], nb[4]; void *data; Numbers *src[5]; float op_params[4]; };
+struct Params { bool use_ref; };
+static int left_to_llama = 0;
+static void ggml_compute_forward_flash_attn_ext_f16_one_chunk(const Params *, Numbers *, int, int, int64_t, int64_t, float *, int64_t) { ++left_to_llama; }
+static float in_halves(float number, uint16_t *to) {
+    *to = (uint16_t)_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(number), 0));
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(*to)));
+}
+static int looked(bool more) {
+    constexpr int wide = 72, deep = 88, heads = 6, shared = 3, tokens = 3, past = 75;
+    static float query[heads][tokens][wide], key[past][2][wide], value[past][2][deep], seen[tokens][past], sink[heads], found[tokens][heads][deep], partial[heads][2][2 + deep];
+    static uint16_t keys[past][2][wide], values[past][2][deep], mask[tokens][past];
+    for (int i = 0; i < heads * tokens * wide; ++i) (&query[0][0][0])[i] = (float)(i * 7 % 31 - 15) / 8;
+    for (int i = 0; i < past * 2 * wide; ++i) (&key[0][0][0])[i] = in_halves((float)(i * 11 % 29 - 14) / 16, &keys[0][0][0] + i);
+    for (int i = 0; i < past * 2 * deep; ++i) (&value[0][0][0])[i] = in_halves((float)(i * 13 % 37 - 18) / 16, &values[0][0][0] + i);
+    for (int token = 0; token < tokens; ++token)
+        for (int at = 0; at < past; ++at) seen[token][at] = in_halves((at > 8 && at < 26) || at % 3 == token ? -INFINITY : at % 5 ? 0.0f : -0.5f, &mask[token][at]);
+    for (int head = 0; head < heads; ++head) sink[head] = (float)head - 2;
+    Numbers q = {GGML_TYPE_F32, {wide, tokens, heads, 1}, {4, sizeof(query[0][0]), sizeof(query[0]), sizeof(query)}, query, {}, {}};
+    Numbers k = {GGML_TYPE_F16, {wide, past, 2, 1}, {2, sizeof(keys[0]), sizeof(keys[0][0]), sizeof(keys)}, keys, {}, {}};
+    Numbers v = {GGML_TYPE_F16, {deep, past, 2, 1}, {2, sizeof(values[0]), sizeof(values[0][0]), sizeof(values)}, values, {}, {}};
+    Numbers m = {GGML_TYPE_F16, {past, tokens, 1, 1}, {2, sizeof(mask[0]), sizeof(mask), sizeof(mask)}, mask, {}, {}}, sinks = {GGML_TYPE_F32, {}, {}, sink, {}, {}};
+    Numbers to = {GGML_TYPE_F32, {deep, heads, tokens, 1}, {4, sizeof(found[0][0]), sizeof(found[0]), sizeof(found)}, found, {&q, &k, &v, &m, more ? &sinks : nullptr}, {0.25f, 0, more ? 3.0f : 0.0f}};
+    const Params params = {false};
+    const auto differ = [&](int token, int head, const float *one, float weight) {
+        double score[past], all = more ? std::exp((double)sink[head]) : 0;
+        for (int at = 0; at < past; ++at) {
+            score[at] = 0;
+            for (int i = 0; i < wide; ++i) score[at] += (double)query[head][token][i] * key[at][head / shared][i];
+            all += score[at] = std::exp((more ? 3 * std::tanh(score[at] / 12) : score[at] / 4) + seen[token][at]);
+        }
+        for (int i = 0; i < deep; ++i) {
+            double wanted = 0;
+            for (int at = 0; at < past; ++at) wanted += score[at] / all * value[at][head / shared][i];
+            if (!(std::abs(one[i] * weight - wanted) < 1e-5)) return true;
+        }
+        return false;
+    };
+    for (int64_t begin = 0; begin < heads * tokens; begin += 5)
+        ggml_compute_forward_flash_attn_ext_f16_one_chunk(&params, &to, begin, std::min(begin + 5, (int64_t)(heads * tokens)), 0, (int64_t)past, nullptr, 0);
+    for (int token = 0; token < tokens; ++token)
+        for (int head = 0; head < heads; ++head) if (differ(token, head, found[token][head], 1)) return 1;
+    q.ne[1] = 1;
+    for (int64_t part = 0; part < 2; ++part)
+        for (int64_t head = 0; head < heads; ++head)
+            ggml_compute_forward_flash_attn_ext_f16_one_chunk(&params, &to, head, head + 1, 40 * part, part ? (int64_t)past : (int64_t)40, partial[0][part], (int64_t)(2 * (2 + deep)));
+    for (int head = 0; head < heads; ++head) {
+        float whole[deep], *one = partial[head][0], *two = partial[head][1];
+        const float largest = std::max(one[0], two[0]), first = std::exp(one[0] - largest), second = std::exp(two[0] - largest);
+        for (int i = 0; i < deep; ++i) whole[i] = one[2 + i] * first + two[2 + i] * second;
+        if (differ(0, head, whole, 1 / (one[1] * first + two[1] * second))) return 2;
+    }
+    if (left_to_llama) return 3;
+    k.type = GGML_TYPE_F32;  // not ours
+    ggml_compute_forward_flash_attn_ext_f16_one_chunk(&params, &to, (int64_t)0, (int64_t)1, 0, (int64_t)past, nullptr, 0);
+    return left_to_llama-- ? 0 : 4;
+}
+#else
+static int looked(bool) { return 0; }
+#endif
 #ifndef ggml_vec_max_f32
 #error the processor has no wide registers
 #endif
@@ -193,7 +256,7 @@ int main() {
     GGML_F16_DOT_VEC_REDUCE(sum, sums);
     if (sum != 32) return 3;
 #endif
-    return products() ? 4 : waited() ? 5 : attended() ? 6 : 0;
+    return products() ? 4 : waited() ? 5 : attended() ? 6 : looked(false) || looked(true) ? 7 : 0;
 }
 """
 

@@ -80,6 +80,7 @@ static inline void paddock_vec_max_f32(const int n, float *result, const float *
 #define ggml_vec_max_f32 paddock_vec_max_f32
 
 #include "paddock_attention.h"
+#include "paddock_heads.h"
 #include "paddock_barrier.h"
 
 // Products of matrices: ours where they are faster, llama.cpp's for all else. Every file in C++ has them and the linker takes one; the files with llama.cpp's own
