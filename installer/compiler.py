@@ -4,9 +4,10 @@ GCC before 11.5, 12.4, 13.3 and 14 takes the table that `_tile_loadconfig` reads
 with AMX llama.cpp then ends with a segmentation fault at its first step. Such a compiler is known by what its programs do, whatever its version says.
 
 llama.cpp's attention takes numbers of half precision one by one where a head has fewer than its widest step, and looks for the largest of a row in one lane
-of a register; it multiplies weights in 8 bits with several rows nearly as if these came one after the other; and its threads ask the system, at every one of
-some hundred places in a step where they wait for each other, to wake who does not sleep, and get parts of attention that divide what is computed at once. A header
-that is read before its sources says it better, for the processor here (`headers/paddock_loops.h` and what that one reads); it is tried with a small program first.
+of a register; it takes the heads of a token one after the other, whatever they share; it multiplies weights in 8 bits with several rows nearly as if these came one
+after the other; and its threads ask the system, at every one of some hundred places in a step where they wait for each other, to wake who does not sleep, and get parts of
+attention that divide what is computed at once. A header that is read before its sources says it better, for the processor here (`headers/paddock_loops.h` and what that one
+reads); it is tried with a small program first.
 """
 
 from __future__ import annotations
@@ -57,8 +58,8 @@ LIKE_LLAMA: Mapping[str, str] = MappingProxyType({
 LOOPS_PROBE = """
 #include <algorithm>
 #include <cmath>
-#ifdef PADDOCK_BARRIER
 #include <thread>
+#ifdef PADDOCK_BARRIER
 // Two teams at the same time, in each of which nobody may be a step ahead; with as few looks as OPENMP says some sleep
 static int waited() {
     static std::atomic<int> wrong{0};
@@ -107,6 +108,7 @@ template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t 
             }
         }
     for (const int rows : {n, 1, 2, 5}) {
+        std::fill(found[0], found[n], NAN);
         for (int row = 0; row < n; ++row) found[row][m] = -1.0f;
         for (int thread = 0; thread < 2; ++thread) paddock::product<Kind>(m, rows, units, weights, units, other[n - rows], units, found[n - rows], m + 1, thread, 2);
         for (int row = n - rows; row < n; ++row)
@@ -118,7 +120,7 @@ template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t 
                     wanted += one;
                     all += std::abs(one);
                 }
-                if (std::abs(found[row][place] - wanted) > 4e-6 * all || found[row][m] != -1.0f) return 1;
+                if (!(std::abs(found[row][place] - wanted) <= 4e-6 * all) || found[row][m] != -1.0f) return 1;
             }
     }
     return 0;
@@ -171,50 +173,79 @@ static int attended() {
     return 0;
 }
 #ifdef PADDOCK_HEADS
-// Six heads, of which three share keys and values, for three tokens, whole and in two parts of the past; with `more` also a cap and a score that has no value
+// Heads that share keys and values, several tokens in two batches, in parts that two threads compute, and one token in two parts of the past. In the first shape there is a cap, a score
+// that has no value and tokens that see nothing, in the others they see everything
 struct Numbers { int type; int64_t ne[4], nb[4]; void *data; Numbers *src[5]; float op_params[4]; };
-struct Params { bool use_ref; };
+struct Params { bool use_ref; int nth; };
 static int left_to_llama = 0;
 static void ggml_compute_forward_flash_attn_ext_f16_one_chunk(const Params *, Numbers *, int, int, int64_t, int64_t, float *, int64_t) { ++left_to_llama; }
 static float in_halves(float number, uint16_t *to) {
     *to = (uint16_t)_mm_cvtsi128_si32(_mm_cvtps_ph(_mm_set_ss(number), 0));
     return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(*to)));
 }
-static int looked(bool more) {
-    constexpr int wide = 72, deep = 88, heads = 6, shared = 3, tokens = 3, past = 75;
-    static float query[heads][tokens][wide], key[past][2][wide], value[past][2][deep], seen[tokens][past], sink[heads], found[tokens][heads][deep], partial[heads][2][2 + deep];
-    static uint16_t keys[past][2][wide], values[past][2][deep], mask[tokens][past];
-    for (int i = 0; i < heads * tokens * wide; ++i) (&query[0][0][0])[i] = (float)(i * 7 % 31 - 15) / 8;
-    for (int i = 0; i < past * 2 * wide; ++i) (&key[0][0][0])[i] = in_halves((float)(i * 11 % 29 - 14) / 16, &keys[0][0][0] + i);
-    for (int i = 0; i < past * 2 * deep; ++i) (&value[0][0][0])[i] = in_halves((float)(i * 13 % 37 - 18) / 16, &values[0][0][0] + i);
-    for (int token = 0; token < tokens; ++token)
-        for (int at = 0; at < past; ++at) seen[token][at] = in_halves((at > 8 && at < 26) || at % 3 == token ? -INFINITY : at % 5 ? 0.0f : -0.5f, &mask[token][at]);
+template <int wide, int deep, int shared> static int looked() {
+    constexpr int heads = 2 * shared, tokens = 4, past = 75, batches = 2, rows = batches * heads * tokens;
+    constexpr bool more = wide == 72;
+    static float query[batches][heads][tokens][wide], key[batches][past][2][wide], value[batches][past][2][deep], seen[batches][tokens][past], sink[heads];
+    static float found[batches][tokens][heads][deep], partial[heads][2][2 + deep];
+    static uint16_t keys[batches][past][2][wide], values[batches][past][2][deep], mask[batches][tokens][past];
+    for (int i = 0; i < rows * wide; ++i) (&query[0][0][0][0])[i] = (float)(i * 7 % 31 - 15) / 32;
+    for (int i = 0; i < batches * past * 2 * wide; ++i) (&key[0][0][0][0])[i] = in_halves((float)(i * 11 % 29 - 14) / 16, &keys[0][0][0][0] + i);
+    for (int i = 0; i < batches * past * 2 * deep; ++i) (&value[0][0][0][0])[i] = in_halves((float)(i * 13 % 37 - 18) / 16, &values[0][0][0][0] + i);
+    for (int i = 0; i < batches * tokens * past; ++i) {
+        const int at = i % past, token = i / past % tokens;
+        const float wanted = !more ? 0.0f : token == 3 || (at > 8 && at < 26) || at % 3 == token ? -INFINITY : at % 5 ? 0.0f : -0.5f - (float)(i / past / tokens);
+        (&seen[0][0][0])[i] = in_halves(wanted, &mask[0][0][0] + i);
+    }
     for (int head = 0; head < heads; ++head) sink[head] = (float)head - 2;
-    Numbers q = {GGML_TYPE_F32, {wide, tokens, heads, 1}, {4, sizeof(query[0][0]), sizeof(query[0]), sizeof(query)}, query, {}, {}};
-    Numbers k = {GGML_TYPE_F16, {wide, past, 2, 1}, {2, sizeof(keys[0]), sizeof(keys[0][0]), sizeof(keys)}, keys, {}, {}};
-    Numbers v = {GGML_TYPE_F16, {deep, past, 2, 1}, {2, sizeof(values[0]), sizeof(values[0][0]), sizeof(values)}, values, {}, {}};
-    Numbers m = {GGML_TYPE_F16, {past, tokens, 1, 1}, {2, sizeof(mask[0]), sizeof(mask), sizeof(mask)}, mask, {}, {}}, sinks = {GGML_TYPE_F32, {}, {}, sink, {}, {}};
-    Numbers to = {GGML_TYPE_F32, {deep, heads, tokens, 1}, {4, sizeof(found[0][0]), sizeof(found[0]), sizeof(found)}, found, {&q, &k, &v, &m, more ? &sinks : nullptr}, {0.25f, 0, more ? 3.0f : 0.0f}};
-    const Params params = {false};
-    const auto differ = [&](int token, int head, const float *one, float weight) {
+    std::fill(&found[0][0][0][0], &found[0][0][0][0] + rows * deep, NAN);
+    Numbers q = {GGML_TYPE_F32, {wide, tokens, heads, batches}, {4, sizeof(query[0][0][0]), sizeof(query[0][0]), sizeof(query[0])}, query, {}, {}};
+    Numbers k = {GGML_TYPE_F16, {wide, past, 2, batches}, {2, sizeof(keys[0][0]), sizeof(keys[0][0][0]), sizeof(keys[0])}, keys, {}, {}};
+    Numbers v = {GGML_TYPE_F16, {deep, past, 2, batches}, {2, sizeof(values[0][0]), sizeof(values[0][0][0]), sizeof(values[0])}, values, {}, {}};
+    Numbers m = {GGML_TYPE_F16, {past, tokens, 1, batches}, {2, sizeof(mask[0][0]), sizeof(mask[0]), sizeof(mask[0])}, mask, {}, {}}, sinks = {GGML_TYPE_F32, {}, {}, sink, {}, {}};
+    Numbers to = {GGML_TYPE_F32, {deep, heads, tokens, batches}, {4, sizeof(found[0][0][0]), sizeof(found[0][0]), sizeof(found[0])}, found,
+                  {&q, &k, &v, more ? &m : nullptr, more ? &sinks : nullptr}, {0.25f, 0, more ? 3.0f : 0.0f}};
+    Params params = {false, 2};
+    const auto ask = [&](int64_t begin, int64_t end) {
+        ggml_compute_forward_flash_attn_ext_f16_one_chunk(&params, &to, begin, end, 0, (int64_t)past, nullptr, 0);
+    };
+    const auto differ = [&](int batch, int token, int head, const float *one, float weight) {
         double score[past], all = more ? std::exp((double)sink[head]) : 0;
         for (int at = 0; at < past; ++at) {
             score[at] = 0;
-            for (int i = 0; i < wide; ++i) score[at] += (double)query[head][token][i] * key[at][head / shared][i];
-            all += score[at] = std::exp((more ? 3 * std::tanh(score[at] / 12) : score[at] / 4) + seen[token][at]);
+            for (int i = 0; i < wide; ++i) score[at] += (double)query[batch][head][token][i] * key[batch][at][head / shared][i];
+            all += score[at] = std::exp((more ? 3 * std::tanh(score[at] / 12) : score[at] / 4) + seen[batch][token][at]);
         }
         for (int i = 0; i < deep; ++i) {
             double wanted = 0;
-            for (int at = 0; at < past; ++at) wanted += score[at] / all * value[at][head / shared][i];
+            for (int at = 0; at < past; ++at) wanted += score[at] / all * value[batch][at][head / shared][i];
             if (!(std::abs(one[i] * weight - wanted) < 1e-5)) return true;
         }
         return false;
     };
-    for (int64_t begin = 0; begin < heads * tokens; begin += 5)
-        ggml_compute_forward_flash_attn_ext_f16_one_chunk(&params, &to, begin, std::min(begin + 5, (int64_t)(heads * tokens)), 0, (int64_t)past, nullptr, 0);
-    for (int token = 0; token < tokens; ++token)
-        for (int head = 0; head < heads; ++head) if (differ(token, head, found[token][head], 1)) return 1;
-    q.ne[1] = 1;
+    const auto some = [&](int thread) {
+        for (int64_t part = thread; 5 * part < rows; part += 2) ask(5 * part, std::min(5 * part + 5, (int64_t)rows));
+    };
+    std::thread other(some, 1);
+    some(0);
+    other.join();
+    for (int i = 0; i < rows; ++i) {
+        const int batch = i / (heads * tokens), token = i / heads % tokens, head = i % heads;
+        if (differ(batch, token, head, found[batch][token][head], 1)) return 1;
+    }
+    for (const int some : {shared, 1}) {  // all heads that share at a time, or each alone: as many as were asked for
+        std::fill(&found[0][0][0][0], &found[0][0][0][0] + rows * deep, NAN);
+        params.nth = some > 1 ? 1 : rows;
+        ask(0, some);
+        if (rows * deep - std::count_if(&found[0][0][0][0], &found[0][0][0][0] + rows * deep, [](float one) { return std::isnan(one); }) != some * deep) return 2;
+    }
+    if (more) {  // who sees nothing finds nothing
+        to.src[4] = nullptr;
+        ask(0, rows);
+        for (const auto &batch : found) for (const auto &head : batch[3]) for (const float one : head) if (one != 0.0f) return 6;
+        to.src[4] = &sinks;
+    }
+    q.ne[1] = q.ne[3] = k.ne[3] = v.ne[3] = 1;
     for (int64_t part = 0; part < 2; ++part)
         for (int64_t head = 0; head < heads; ++head)
             ggml_compute_forward_flash_attn_ext_f16_one_chunk(&params, &to, head, head + 1, 40 * part, part ? (int64_t)past : (int64_t)40, partial[0][part], (int64_t)(2 * (2 + deep)));
@@ -222,15 +253,24 @@ static int looked(bool more) {
         float whole[deep], *one = partial[head][0], *two = partial[head][1];
         const float largest = std::max(one[0], two[0]), first = std::exp(one[0] - largest), second = std::exp(two[0] - largest);
         for (int i = 0; i < deep; ++i) whole[i] = one[2 + i] * first + two[2 + i] * second;
-        if (differ(0, head, whole, 1 / (one[1] * first + two[1] * second))) return 2;
+        if (differ(0, 0, head, whole, 1 / (one[1] * first + two[1] * second))) return 3;
     }
-    if (left_to_llama) return 3;
-    k.type = GGML_TYPE_F32;  // not ours
-    ggml_compute_forward_flash_attn_ext_f16_one_chunk(&params, &to, (int64_t)0, (int64_t)1, 0, (int64_t)past, nullptr, 0);
-    return left_to_llama-- ? 0 : 4;
+    if (left_to_llama) return 4;
+    // What is not ours, one after the other
+    const auto refused = [&](auto *place, auto odd) {
+        const auto right = *place;
+        *place = (typename std::remove_reference<decltype(*place)>::type)odd;
+        ask(0, 1);
+        *place = right;
+        return left_to_llama-- == 1;
+    };
+    to.src[3] = &m;
+    return refused(&q.type, GGML_TYPE_F16) && refused(&k.type, GGML_TYPE_F32) && refused(&v.type, GGML_TYPE_F32) && refused(&k.ne[0], wide - 4) && refused(&v.ne[0], deep - 4)
+        && refused(&k.ne[0], 264) && refused(&v.ne[0], 264) && refused(&v.ne[2], 1) && refused(&m.ne[2], heads) && refused(&params.use_ref, true) && refused(&to.op_params[1], 1) ? 0 : 5;
 }
+static int looked() { return looked<72, 88, 3>() || looked<256, 64, 1>() || looked<64, 128, 9>(); }
 #else
-static int looked(bool) { return 0; }
+static int looked() { return 0; }
 #endif
 #ifndef ggml_vec_max_f32
 #error the processor has no wide registers
@@ -256,7 +296,7 @@ int main() {
     GGML_F16_DOT_VEC_REDUCE(sum, sums);
     if (sum != 32) return 3;
 #endif
-    return products() ? 4 : waited() ? 5 : attended() ? 6 : looked(false) || looked(true) ? 7 : 0;
+    return products() ? 4 : waited() ? 5 : attended() ? 6 : looked() ? 7 : 0;
 }
 """
 

@@ -2,13 +2,14 @@
 //
 // llama.cpp takes one head after the other and one token behind the next: each time it turns keys and values from half precision into single, asks for one power of e, and
 // adds up in half precision. Here the heads that share keys and values are computed together, some tens of tokens at a time, which are turned once, and added up in single
-// precision. What is found for a row is the same beside any others: its tokens are taken in their order, wherever they lie.
+// precision. What is found for a row is the same beside any others, as only its own tokens are counted, in the order in which they lie.
 //
 // llama.cpp says where a part of the rows begins and ends in 64 bits, and its own function takes 32: so this one is called, and that one from here, for all that is computed there.
 // Parts are taken of the rows in another order, in which those that share keys and values stand together.
 #pragma once
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(__AVX512F__)
 #define PADDOCK_HEADS
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -202,14 +203,17 @@ static inline typename std::enable_if<sizeof(Row) == 8>::type ggml_compute_forwa
     float bias;
     memcpy(&bias, (const char *)dst->op_params + sizeof(float), sizeof(bias));
     if (params->use_ref || bias > 0.0f || !paddock::is_taken(dst)) return ggml_compute_forward_flash_attn_ext_f16_one_chunk(params, dst, (int)begin, (int)end, first, last, partials, stride);
-    const int64_t tokens = dst->src[0]->ne[1], heads = dst->src[0]->ne[2], shared = heads / dst->src[1]->ne[2];
-    // In a part of the past each head is asked for alone, and the first of those that share answers for all; parts of the rows begin and end between two tokens
-    const int64_t from = partials ? (begin + shared - 1) / shared * shared : (begin + shared / 2) / shared * shared;
-    const int64_t to = partials ? (end + shared - 1) / shared * shared : (end + shared / 2) / shared * shared;
+    const int64_t tokens = dst->src[0]->ne[1], heads = dst->src[0]->ne[2], shared = heads / dst->src[1]->ne[2], all = heads * tokens * dst->src[0]->ne[3];
+    // In a part of the past each head is asked for alone, and the first of those that share answers for all. Parts of the rows begin and end between bunches of heads that share,
+    // of which there is one for each thread at least
+    int64_t bunch = shared;
+    float *const parts = partials;
+    while (!parts && bunch > 1 && (shared % bunch || all / bunch < params->nth)) --bunch;
+    const int64_t rounded = parts ? shared - 1 : bunch / 2, from = (begin + rounded) / bunch * bunch, to = (end + rounded) / bunch * bunch;
     for (int64_t row = from; row < to;) {
-        const int64_t left = shared - row % shared, some = left < paddock::MOST_HEADS ? left : paddock::MOST_HEADS, batch = row / (heads * tokens), in_batch = row % (heads * tokens);
+        const int64_t left = std::min(to - row, shared - row % shared), some = std::min(left, paddock::MOST_HEADS), batch = row / (heads * tokens), in_batch = row % (heads * tokens);
         const int64_t head = in_batch / (shared * tokens) * shared + in_batch % shared, token = in_batch % (shared * tokens) / shared;
-        paddock::attend_heads(dst, head, some, token, batch, first, last, partials, stride);
+        paddock::attend_heads(dst, head, some, token, batch, first, last, parts, stride);
         row += some;
     }
 }

@@ -3,7 +3,8 @@
 // Numbers of half precision are taken sixteen at a time. llama.cpp takes up to 128 together and the rest one by one, through a table: that is all of a head
 // of 64 where the processor computes with halves itself (AVX512-FP16), and a part of one of 80 or 96 on others with AVX-512. Results differ in the order of
 // sums, and for what was computed one by one in that a factor is rounded to half precision first, as it is in llama.cpp's own wide steps.
-// The largest of a row is looked for in all lanes of a register, instead of in one: the same number.
+// The largest of a row is looked for in all lanes of a register, instead of in one: the same number. With AVX2 alone none of this is in the way of paddock_heads.h,
+// which computes attention of few rows by itself.
 #pragma once
 #if defined(__cplusplus) && defined(__AVX__) && defined(__has_include)
 #if __has_include("simd-mappings.h") && __has_include("vec.h")

@@ -1,8 +1,8 @@
 """When few tokens of a prompt are read sooner as part of many.
 
-On a CPU llama.cpp computes flash attention in tiles of 64 rows, and a step with fewer of them row by row: behind 2,048 tokens 48 rows take 1.6 to 9 times as
-long as 64 (docs/lab-notes.md). So some tokens that are known already are read once more with those that are not. Whether that pays depends on model, depth
-and machine, and is measured while replies run. Knows numbers of tokens and seconds.
+On a CPU llama.cpp computes flash attention in tiles of 64 rows, and a step with fewer of them row by row: behind 2,048 tokens each of 48 rows takes 1 to 9 times as
+long as one of 64 (docs/lab-notes.md). So some tokens that are known already are read once more with those that are not. Whether that pays depends on model, depth,
+processor and how llama.cpp was compiled, and is measured while replies run. Knows numbers of tokens and seconds.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ LEAST_TOKENS = 8  # fewer say more about the step than about its rows
 DEPTH_TOKENS = 512  # positions before a row that are as good as the same
 WORTH = 0.9  # of the time, at most, that the few tokens take
 WORTH_BESIDE = 0.6  # of the time for each token, beside replies that flow: a longer pause must bring more than that
-LIKELY = 3.0  # times as long as in a tile a token takes where that was not measured so deep: 1.6 to 9 were seen, 1.8 to 2.8 with the loops of set-up
-LIKELY_FROM_TOKENS = 1024  # before a row; behind fewer ones the weights take most of the time, and they are read once
 LONGER = 2.0  # times as long as the few tokens take, and a tile may take longer than a pause should be
 RENEW_TIMES = 32  # after so many the few are read alone and so measured anew
 NEW_SHARE = 0.3  # of the newest measurement in what is known
@@ -65,7 +63,9 @@ class Tiles:
         """Seconds for each token there, in tiles and without; zero where that is not known."""
         place = depth // DEPTH_TOKENS
         deeper, flatter = [one for one in self._whole if one >= place], [one for one in self._whole if one < place]
-        nearest = min(deeper) if deeper else max(flatter, default=0)
-        whole, measured = self._whole.get(nearest, 0.0), [one for one in self._parts if one <= place]
-        parts = self._parts[max(measured)] if measured else 0.0
-        return whole, parts if place in self._parts or depth < LIKELY_FROM_TOKENS else max(parts, LIKELY * whole)
+        whole = self._whole.get(min(deeper) if deeper else max(flatter, default=0), 0.0)
+        measured = max((one for one in self._parts if one <= place), default=None)
+        if measured is None:
+            return whole, 0.0
+        beside = self._whole.get(measured, whole)  # where few were measured last; behind more tokens they take as many times as long as there, or more
+        return whole, self._parts[measured] * max(1.0, whole / beside if beside else 1.0)

@@ -26,7 +26,7 @@ from modules.loaders.measured import Measured, read_measured
 log = logging.getLogger(__name__)
 
 FILE = "machine.json"
-VERSION = 8  # of what is measured: a new number measures anew
+VERSION = 9  # of what is measured: a new number measures anew
 LOADERS = ("llama.cpp", "transformers")
 PACKAGES = ("llama-cpp-python", "torch", "transformers", "numpy")
 FILE_LIMIT_BYTES = 1 << 20

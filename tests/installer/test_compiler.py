@@ -177,7 +177,7 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
 @LINUX_ONLY
 @pytest.mark.processes
 @pytest.mark.parametrize(("macro", "flags", "right", "wrong"), [
-    (AVX, "-mno-avx512f", "_mm256_max_ps", "_mm256_min_ps"),
+    (AVX, "-mno-avx512f", "lanes = _mm256_max_ps", "lanes = _mm256_min_ps"),
     (AVX512, "", "_mm512_max_ps", "_mm512_min_ps"),
     (AVX512, "-mno-avx512fp16", "_mm512_fmadd_ps(b, c, a)", "_mm512_fmadd_ps(b, c, c)"),
     (HALVES, "", "_mm256_fmadd_ph(b, c, a)", "_mm256_fmadd_ph(b, c, b)"),
@@ -207,9 +207,20 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     (AVX2, NARROW, "past.cap * tanhf(scores[i])", "scores[i]"),
     (AVX2, NARROW, "head / shared * v->nb[2]", "0 * head / shared * v->nb[2]"),
     (AVX2, NARROW, "one.sum = one.sum * factor + expf(score - largest);", "one.sum = one.sum * factor;"),
-    (AVX2, NARROW, "(begin + shared / 2) / shared * shared", "begin"),
-    (AVX2, NARROW, "partials ? (end + shared - 1)", "partials ? (end + shared)"),
+    (AVX2, NARROW, "to = (end + rounded) / bunch * bunch", "to = end / bunch * bunch"),
+    (AVX2, NARROW, "parts ? shared - 1 :", "parts ? shared :"),
     (AVX2, NARROW, "k->type == GGML_TYPE_F16 &&", ""),
+    (AVX2, NARROW, "mask->ne[2] == 1", "true"),
+    (AVX2, NARROW, "params->use_ref || bias > 0.0f", "params->use_ref"),
+    (AVX2, NARROW, "+ batch * q->nb[3]", ""),
+    (AVX2, NARROW, "batch / batches * v->nb[3]", "0"),
+    (AVX2, NARROW, "batch % mask->ne[3] * mask->nb[3]", "0"),
+    (AVX2, NARROW, "batch * dst->ne[2] * dst->ne[1]", "0"),
+    (AVX2, NARROW, "one.sum == 0.0f ? 0.0f :", ""),
+    (AVX2, NARROW, "past.key_width > past.value_width ? past.key_width :", ""),
+    (AVX2, NARROW, "std::min(to - row, shared - row % shared)", "shared - row % shared"),
+    (AVX2, NARROW, "in_batch / (shared * tokens) * shared + in_batch % shared", "in_batch / (shared * tokens) * shared"),
+    (AVX2, "", "first < n; first += MOST_ROWS", "first + 1 < n; first += MOST_ROWS"),
     (AVX2, "", "(short)found[7]", "(short)found[0]"),
     (AVX2, "", "_mm_unpackhi_epi8(in[row], in[row + 4])", "_mm_unpackhi_epi8(in[row], in[row])"),
     (AVX2, "", "factors[c * units + unit]", "factors[c * units]"),
@@ -222,7 +233,8 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     (BARRIER, "", "if (team->asleep.load()) futex", "if (false) futex"),
     (AVX2, "", "tiles * (thread + 1) / threads", "tiles * thread / threads"),
     (AVX, "", "(int)paddock::nearest_border(end, rows)", "(int)end"),
-    (AVX, "", "sizeof(Row) == 8", "sizeof(Row) == 2"),
+    (AVX, "", "sizeof(Row) == 8>::type ggml_compute_forward_flash_attn_ext_tiled", "sizeof(Row) == 2>::type ggml_compute_forward_flash_attn_ext_tiled"),
+    (AVX2, NARROW, "sizeof(Row) == 8>::type ggml_compute_forward_flash_attn_ext_f16", "sizeof(Row) == 2>::type ggml_compute_forward_flash_attn_ext_f16"),
     (AVX, "", "begin + ATTENTION_TILE < rows ? begin + ATTENTION_TILE : rows", "begin + ATTENTION_TILE"),
 ])
 def test_loops_that_compute_something_else_are_found_out(macro: str, flags: str, right: str, wrong: str, tmp_path: Path) -> None:
