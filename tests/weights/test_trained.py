@@ -68,5 +68,7 @@ def check_converted(base: Path, model: Path, tmp_path: Path, close: float, **met
     prompt = learned.ids[0, :8].tolist()
     wanted, told, _ = peft_tokens(base, adapter, prompt)
     got, rows = gguf_tokens(model, made, prompt)
-    assert got == wanted
-    assert np.abs(rows - told).max() < close
+    same = next((place for place, (ours, theirs) in enumerate(zip(got, wanted, strict=True)) if ours != theirs), len(wanted))
+    assert np.abs(rows[: same + 1] - told[: same + 1]).max() < close
+    assert same >= 8, "that much it knows by heart"
+    assert same == len(wanted) or np.ptp(np.sort(told[same])[-2:]) < close, "only where two tokens are as likely may they differ: what is learned differs from processor to processor"
