@@ -82,7 +82,9 @@ def test_blocks_of_weights_compute_the_same_for_one_reply_and_for_several(folder
 
     plain, other = load(folder, dtype=dtype), load(folder, dtype=dtype, weight_blocks=True)
     layers = [module for module in other.runner._network.model.modules() if isinstance(module, torch.nn.Linear)]  # type: ignore[attr-defined]
-    if torch.backends.mkldnn.is_available():
+    if torch.backends.mkldnn.is_available() and dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert {type(layer).__name__ for layer in layers} == {"Linear"}, "such a processor has none of this width, and does without"
+    elif torch.backends.mkldnn.is_available():
         assert {type(layer).__name__ for layer in layers} == {"RowsLinear"} and layers[0]._blocks.is_mkldnn
         assert type(copy.deepcopy(layers[0])) is torch.nn.Linear and torch.equal(copy.deepcopy(layers[0]).weight, layers[0].weight)
     for expected, found in zip(logits(plain), logits(other), strict=True):
