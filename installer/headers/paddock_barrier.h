@@ -31,6 +31,7 @@ struct Team {  // the threads of a parallel part
     alignas(64) std::atomic<int> arrived{0};
     alignas(64) std::atomic<int> passed{0};  // barriers that all have reached
     std::atomic<int> asleep{0}, threads{1};
+    alignas(64) std::atomic<int> taken{0};  // parts of what all compute since the last barrier
 };
 
 struct Part {
@@ -49,9 +50,24 @@ inline int cores() {
     return count;
 }
 
-inline Team *&own_team() {
-    static thread_local Team *team = nullptr;
-    return team;
+struct Member {  // a thread of a team
+    Team *team = nullptr;
+    int divided = -1;  // how many barriers had been passed when it last asked for parts
+};
+
+inline Member &own() {
+    static thread_local Member member;
+    return member;
+}
+
+// Counts the parts that are taken, of the first thing behind a barrier that is divided into parts; nothing for the second, which some begin before others have ended the first,
+// and for threads that are no team. All threads must ask.
+static inline std::atomic<int> *parts_taken() {
+    Member &me = own();
+    const int passed = me.team ? me.team->passed.load(std::memory_order_relaxed) : me.divided;
+    if (passed == me.divided) return nullptr;
+    me.divided = passed;
+    return &me.team->taken;
 }
 
 static inline long futex(std::atomic<int> *at, int what, int value) { return syscall(SYS_futex, (int *)at, what, value, nullptr, nullptr, 0); }
@@ -60,6 +76,7 @@ static inline void wait_for(Team *team) {
     const int before = team->passed.load(std::memory_order_relaxed);
     if (team->arrived.fetch_add(1, std::memory_order_acq_rel) == team->threads.load(std::memory_order_relaxed) - 1) {
         team->arrived.store(0, std::memory_order_relaxed);
+        team->taken.store(0, std::memory_order_relaxed);
         team->passed.store(before + 1);
         if (team->asleep.load()) futex(&team->passed, FUTEX_WAKE_PRIVATE, INT_MAX);
         return;
@@ -86,13 +103,13 @@ static inline void *libgomps(const char *name) {
 
 static inline void run_part(void *at) {
     const Part *part = (const Part *)at;
-    Team *const before = own_team();
-    own_team() = part->team;
+    const Member before = own();
+    own() = Member{part->team, -1};
     part->team->threads.store(omp_get_num_threads(), std::memory_order_relaxed);  // fewer than asked for, perhaps; all say the same
     threads_at_work().fetch_add(1, std::memory_order_relaxed);
     part->run(part->data);
     threads_at_work().fetch_sub(1, std::memory_order_relaxed);
-    own_team() = before;
+    own() = before;
 }
 
 }  // namespace paddock
@@ -100,7 +117,7 @@ static inline void run_part(void *at) {
 extern "C" {
 inline __attribute__((used, visibility("hidden"))) void GOMP_barrier(void) {
     static void (*const barrier)(void) = (void (*)(void))paddock::libgomps("GOMP_barrier");
-    if (paddock::Team *team = paddock::own_team())
+    if (paddock::Team *team = paddock::own().team)
         paddock::wait_for(team);
     else if (barrier)
         barrier();

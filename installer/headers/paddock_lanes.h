@@ -113,9 +113,9 @@ static inline void turn(const __m256i *rows, Ints *to) {
     }
 }
 
-// So many bytes of each of the next rows
-static inline void ask_for_next(const uint8_t *const *rows, int64_t stride, int64_t offset, int64_t) {  // fewer than a cache line
-    for (int row = 0; row < LANES; ++row) _mm_prefetch((const char *)(rows[row] + LANES * stride + offset), _MM_HINT_T1);
+// So many bytes of each of the next rows, which lie so far ahead
+static inline void ask_for_next(const uint8_t *const *rows, int64_t ahead, int64_t offset, int64_t) {  // fewer than a cache line
+    for (int row = 0; row < LANES; ++row) _mm_prefetch((const char *)(rows[row] + ahead + offset), _MM_HINT_T1);
 }
 
 // Adds to each sum the products of FOUR fours of every row with those of another one, `stride` bytes apart
@@ -181,8 +181,8 @@ static inline void turn(const __m256i *rows, Ints *to) {
 }
 
 // In the order in which they lie, row behind row (views of a wider matrix are asked for in vain)
-static inline void ask_for_next(const uint8_t *const *rows, int64_t stride, int64_t offset, int64_t bytes) {
-    const uint8_t *next = rows[0] + LANES * (stride + offset);
+static inline void ask_for_next(const uint8_t *const *rows, int64_t ahead, int64_t offset, int64_t bytes) {
+    const uint8_t *next = rows[0] + ahead + LANES * offset;
     for (int64_t at = 0; at < LANES * bytes; at += 64) _mm_prefetch((const char *)(next + at), _MM_HINT_T0);
 }
 

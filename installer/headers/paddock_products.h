@@ -4,14 +4,24 @@
 // other rows. llama.cpp multiplies row by row (Q8_0, Q5_0), which takes more instructions, or unpacks for many rows (Q6_K). Sums of a block are whole
 // numbers and exact; a result is the sum of the same blocks in the same order, whatever else is computed beside it.
 #pragma once
+#include "paddock_barrier.h"
 #include "paddock_lanes.h"
 #ifdef PADDOCK_PRODUCTS
+#include <algorithm>
+#include <atomic>
 #include <vector>
 
 namespace paddock {
 
 constexpr int64_t MOST_ROWS = 512;  // that notes are kept of
 constexpr int64_t FEW_UNITS = 160;  // of 32 numbers
+constexpr int64_t FEW_ROWS = 16;    // for which weights come from main memory as fast as they can, each thread's in one piece
+#ifndef PADDOCK_WORTH_DIVIDING
+#define PADDOCK_WORTH_DIVIDING (1 << 20)  // products of two numbers for each thread: 30 to 50 microseconds
+#endif
+#ifndef PADDOCK_BARRIER
+static inline std::atomic<int> *parts_taken() { return nullptr; }
+#endif
 
 struct Tile {  // 32 numbers of some rows of weights, four by four, and a factor of each row for the first half and the second
     Ints numbers[FOURS];
@@ -91,12 +101,12 @@ struct Q6_K {  // low bits of 256 numbers, high ones, sixteen scales, a factor
     }
 };
 
-template <typename Kind> static inline void turn_all(const uint8_t *const *rows, int64_t stride, int64_t units, Tile *tiles) {
+template <typename Kind> static inline void turn_all(const uint8_t *const *rows, int64_t ahead, int64_t units, Tile *tiles) {
     for (int64_t unit = 0; unit < units; ++unit) {
         const int64_t offset = unit * Kind::bytes;
         Tile *tile = tiles + unit * Kind::chunks;
         for (int chunk = 0; chunk < Kind::chunks; ++chunk) {
-            ask_for_next(rows, stride, offset + chunk * Kind::bytes / Kind::chunks, Kind::bytes / Kind::chunks);  // on their way while these are multiplied
+            ask_for_next(rows, ahead, offset + chunk * Kind::bytes / Kind::chunks, Kind::bytes / Kind::chunks);  // on their way while these are multiplied
             __m256i numbers[LANES];
             for (int row = 0; row < LANES; ++row) numbers[row] = Kind::numbers(rows[row] + offset, chunk);
             turn(numbers, tile[chunk].numbers);
@@ -129,11 +139,33 @@ static inline void multiply(int64_t columns, const Tile *tiles, int64_t units, c
     for (int c = 0; c < COLUMNS; ++c) store(out + c * out_stride, found[c], kept);
 }
 
+// Which tiles a thread computes: a share of its own, and of what is left, if anything, the next part whenever it is free. Cores may differ, or have something else to do.
+struct Division {
+    int64_t tiles, left, parts;
+    int thread, threads;
+    std::atomic<int> *taken;
+    struct Range {
+        int64_t tile, end;
+    };
+    Range share() const { return {(tiles - left) * thread / threads, (tiles - left) * (thread + 1) / threads}; }
+    Range next() const {
+        const int64_t part = left ? taken->fetch_add(1, std::memory_order_relaxed) : parts;
+        return part < parts ? Range{tiles - left + left * part / parts, tiles - left + left * (part + 1) / parts} : Range{tiles, tiles};
+    }
+};
+
+static inline Division divided(int64_t tiles, int64_t n, int64_t numbers, int thread, int threads) {
+    const bool is_worth_it = threads > 1 && n > FEW_ROWS && n <= MOST_ROWS && tiles * LANES * n * numbers >= (int64_t)PADDOCK_WORTH_DIVIDING * threads;
+    std::atomic<int> *const taken = is_worth_it ? parts_taken() : nullptr;
+    const int64_t left = taken ? tiles * 7 / 8 : 0;
+    return {tiles, left, std::min<int64_t>(left, 8 * threads), thread, threads, taken};
+}
+
 template <typename Kind>
 static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weights, int64_t weights_stride, const uint8_t *other, int64_t stride, float *out,
-                        int64_t out_stride, int thread, int threads) {
+                        int64_t out_stride, const Division &division) {
     static thread_local Room room;
-    const int64_t tiles = (m + LANES - 1) / LANES, end = tiles * (thread + 1) / threads, parts = units * Kind::chunks * Kind::parts;
+    const int64_t parts = units * Kind::chunks * Kind::parts;
     room.tiles.resize(units * Kind::chunks);
     room.factors.resize(n * units);
     room.sums.resize(Kind::above ? n * parts : 0);
@@ -143,14 +175,18 @@ static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weig
             room.factors[column * units + unit] = Kind::Other::factor(at);
             if constexpr (Kind::above) Kind::sums(at, &room.sums[column * parts + unit * Kind::chunks * Kind::parts]);
         }
-    for (int64_t tile = tiles * thread / threads; tile < end; ++tile) {
-        const int64_t first = tile * LANES, there = m - first < LANES ? m - first : LANES;
+    Division::Range now = division.share();
+    if (now.tile == now.end) now = division.next();
+    while (now.tile < now.end) {
+        const Division::Range then = now.tile + 1 < now.end ? Division::Range{now.tile + 1, now.end} : division.next();
+        const int64_t first = now.tile * LANES, there = m - first < LANES ? m - first : LANES;
         const uint8_t *rows[LANES];
         for (int64_t row = 0; row < LANES; ++row) rows[row] = weights + (first + (row < there ? row : there - 1)) * weights_stride;
-        turn_all<Kind>(rows, weights_stride, units, room.tiles.data());
+        turn_all<Kind>(rows, (then.tile - now.tile) * LANES * weights_stride, units, room.tiles.data());
         for (int64_t column = 0; column < n; column += Kind::at_once)
             multiply<Kind, Kind::at_once>(n - column < Kind::at_once ? n - column : Kind::at_once, room.tiles.data(), units, other + column * stride, stride,
                                           room.factors.data() + column * units, room.sums.data() + column * parts, out + column * out_stride + first, out_stride, there);
+        now = then;
     }
 }
 
@@ -165,14 +201,15 @@ static inline const void *in_eight_bits(int64_t rows, int64_t units, const float
     return found.data();
 }
 
-// `m` rows of weights with `n` other rows, `units` in each; strides in units, that of the results in numbers. Each thread does its share of the rows of weights.
+// `m` rows of weights with `n` other rows, `units` in each; strides in units, that of the results in numbers. Each thread does its part of the rows of weights.
 template <typename Kind>
 static inline void product(int64_t m, int64_t n, int64_t units, const void *weights, int64_t weights_stride, const void *other, int64_t other_stride, void *out,
                            int64_t out_stride, int thread, int threads) {
     const int64_t stride = other_stride * Kind::Other::bytes;
+    const Division division = divided((m + LANES - 1) / LANES, n, 32 * Kind::chunks * units, thread, threads);
     for (int64_t first = 0; first < n; first += MOST_ROWS)
         some<Kind>(m, n - first < MOST_ROWS ? n - first : MOST_ROWS, units, (const uint8_t *)weights, weights_stride * Kind::bytes,
-                   (const uint8_t *)other + first * stride, stride, (float *)out + first * out_stride, out_stride, thread, threads);
+                   (const uint8_t *)other + first * stride, stride, (float *)out + first * out_stride, out_stride, division);
 }
 
 }  // namespace paddock
