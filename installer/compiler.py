@@ -21,6 +21,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 COMPILERS = ("c++", "g++", "clang++")  # in the order in which cmake looks for them
@@ -29,9 +30,12 @@ WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it sh
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
 READ_BY_IT = ("paddock_products.h", "paddock_lanes.h", "paddock_barrier.h", "paddock_attention.h", "paddock_heads.h")
-# llama.cpp finds OpenMP by itself; a trial's threads look for each other so seldom that they sleep, and share out whatever they compute
-OPENMP = "-fopenmp -DPADDOCK_SPINS=20 -DPADDOCK_WORTH_DIVIDING=1"
-NO_BARRIER = "-DPADDOCK_NO_BARRIER"
+# llama.cpp finds OpenMP by itself; a trial's threads look for each other so seldom that they sleep, and share out whatever they compute, in parts of several eights
+OPENMP = "-fopenmp -DPADDOCK_SPINS=20 -DPADDOCK_WORTH_DIVIDING=1 -DPADDOCK_PARTS=1"
+NO_BARRIER, NO_HEADS, NO_PRODUCTS = "-DPADDOCK_NO_BARRIER", "-DPADDOCK_NO_HEADS", "-DPADDOCK_NO_PRODUCTS"
+PARTS: Mapping[str, str] = MappingProxyType({NO_BARRIER: "how threads wait", NO_HEADS: "attention of few rows", NO_PRODUCTS: "products of matrices"})
+LEFT_OUT = ("", *PARTS, " ".join(PARTS))  # of the loops, where they are not right as they are
+COMPILING_S = 300  # a trial takes 4 s, and a busy machine must not lose what is right
 TRIALS = Path(__file__).parent / "trials"  # programs that end with 0 where what they try is right
 TILES_TRIAL, LOOPS_TRIAL = TRIALS / "tiles.cpp", TRIALS / "loops.cpp"
 # No tiles in what it compiles; the whole table was loaded; it was not; its program could not be started, or not be waited for
@@ -53,7 +57,7 @@ def version_of(folder: Path) -> str:
 
 
 LOOPS = f"-include {LOOPS_HEADER} -DPADDOCK_LOOPS={version_of(HEADERS)}"
-MARK = f"paddock loops {version_of(HEADERS)}"  # stands in a library that was compiled with them
+MARK = f"paddock loops {version_of(HEADERS)}"  # with this begins what stands in a library that was compiled with them
 
 
 def for_llama(environment: Mapping[str, str]) -> dict[str, str]:
@@ -66,9 +70,22 @@ def has_loops(environment: Mapping[str, str]) -> bool:
     return LOOPS in environment.get("CXXFLAGS", "")
 
 
+def left_out(environment: Mapping[str, str]) -> list[str]:
+    """The flags for parts of the loops that what is compiled in that environment does without."""
+    return [flag for flag in PARTS if has_loops(environment) and flag in environment["CXXFLAGS"].split()]
+
+
+def mark(environment: Mapping[str, str]) -> str:
+    """What stands in a library that was compiled in that environment, which has the loops."""
+    return MARK + "".join(f" {flag.removeprefix('-DPADDOCK_')}" for flag in left_out(environment)) + ";"
+
+
 def without_loops(environment: Mapping[str, str]) -> dict[str, str]:
     """The same environment, but for the loops."""
-    return {**environment, "CXXFLAGS": environment.get("CXXFLAGS", "").replace(f"{LOOPS} {NO_BARRIER}", "").replace(LOOPS, "").strip()}
+    if not has_loops(environment):
+        return dict(environment)
+    flags = environment["CXXFLAGS"].replace(LOOPS, "").split()
+    return {**environment, "CXXFLAGS": " ".join(flag for flag in flags if flag not in PARTS)}
 
 
 def with_sound_tiles(environment: Mapping[str, str], probe: Probe | None = None) -> dict[str, str]:
@@ -85,13 +102,15 @@ def with_sound_tiles(environment: Mapping[str, str], probe: Probe | None = None)
 
 
 def with_loops(environment: Mapping[str, str], probe: Probe | None = None) -> dict[str, str]:
-    """The environment, with the loops where compiler and processor take them."""
+    """The environment, with the loops where compiler and processor take them, or those of their parts that are right."""
     command = _asked_compiler(environment)
     ask = probe or (lambda flags, where: look(command, flags, where, LOOPS_TRIAL))
     told = _with_headers(environment)
-    for beside, probed in (("", OPENMP), (NO_BARRIER, "")) if command else ():  # a compiler without OpenMP, or one whose threads would wait wrongly
+    unsaid = {name: value for name, value in told.items() if not name.startswith(("OMP_", "GOMP_"))}  # how threads are to wait and how many there are is tried as it is by itself
+    for beside in LEFT_OUT if command else ():
         flags = f"{LOOPS} {beside}".strip()
-        if ask(f"{flags} {probed}".strip(), told) == "sound":
+        probed = flags if NO_BARRIER in beside else f"{flags} {OPENMP}"  # there may be a compiler without OpenMP
+        if ask(probed, unsaid) == "sound":
             return _with(told, flags, ("CXXFLAGS",))
     return dict(environment)
 
@@ -119,8 +138,8 @@ def look(command: str, flags: str, environment: Mapping[str, str], program: Path
         told = [*environment.get("CXXFLAGS", "").split(), *flags.split()]
         compiling = [*command.split(), "-std=c++17", "-O3", "-march=native", f"-I{program.parent}", *told, str(program), "-o", str(made)]
         try:
-            if subprocess.run(compiling, env=dict(environment), capture_output=True, timeout=60, check=False).returncode:
+            if subprocess.run(compiling, env=dict(environment), capture_output=True, timeout=COMPILING_S, check=False).returncode:
                 return "absent"
-            return "broken" if subprocess.run([str(made)], capture_output=True, timeout=10, check=False).returncode else "sound"
+            return "broken" if subprocess.run([str(made)], env=dict(environment), capture_output=True, timeout=10, check=False).returncode else "sound"
         except (OSError, subprocess.SubprocessError):
             return "unknown"

@@ -100,6 +100,7 @@ def run_doctor(place: Place) -> int:
         row(name, version)
     for name, sentence in report["backends"].items():
         row(name, sentence)
-    if has_loops(for_llama(os.environ)) and not has_mark(place):
+    env = for_llama(os.environ)
+    if has_loops(env) and not has_mark(place, env):
         row("", "llama.cpp lacks loops that are faster on this processor: python3 launch.py setup --again compiles it with them")
     return 1 if any(sentence.startswith("BROKEN") for sentence in report["backends"].values()) else 0

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from installer.compiler import MARK, for_llama, has_loops, without_loops
+from installer.compiler import PARTS, for_llama, has_loops, left_out, mark, without_loops
 from installer.machine import (
     LLAMA_INDEX,
     TORCH_INDEX,
@@ -220,9 +220,9 @@ def remove_llama(place: Place) -> None:
     run_logged([str(place.python), "-m", "pip", "uninstall", "-y", "llama-cpp-python"], "llama.cpp: making room", place.log)
 
 
-def has_mark(place: Place) -> bool:
-    """Whether the installed llama.cpp was compiled with the loops of this set-up."""
-    return any(MARK.encode() in library.read_bytes() for library in place.venv.glob("lib/python*/site-packages/llama_cpp/lib/*ggml-cpu*"))
+def has_mark(place: Place, env: Mapping[str, str]) -> bool:
+    """Whether the installed llama.cpp was compiled with the loops of this set-up, all that are right in this environment and no others."""
+    return any(mark(env).encode() in library.read_bytes() for library in place.venv.glob("lib/python*/site-packages/llama_cpp/lib/*ggml-cpu*"))
 
 
 def forget_llama(place: Place) -> None:
@@ -255,6 +255,8 @@ def install_llama(place: Place, accelerator: Accelerator, *, again: bool = False
     env = {**os.environ, "CMAKE_BUILD_PARALLEL_LEVEL": os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", jobs)}
     env["CMAKE_ARGS"] = f"{cmake_args(accelerator)} {os.environ.get('CMAKE_ARGS', '')}".strip()
     env = for_llama(env)
+    for part in left_out(env):
+        print(f"      Paddock's loops for {PARTS[part]} are not right with this compiler, or could not be tried, so llama.cpp keeps its own.", flush=True)
     arguments = ["-v", "-c", str(place.requirements), f"llama-cpp-python=={version}"]
     anew = ["--no-binary=llama-cpp-python", *arguments]
     title = f"llama.cpp for {accelerator.kind}"
@@ -296,7 +298,7 @@ def renew_loops(place: Place, title: str, arguments: Sequence[str], env: Mapping
     Raises:
         SetupError: what was compiled does not run, and cannot be compiled without the loops.
     """
-    if not has_loops(env) or has_mark(place) or os.environ.get("CMAKE_ARGS"):  # somebody's own flags may leave them out every time
+    if not has_loops(env) or has_mark(place, env) or os.environ.get("CMAKE_ARGS"):  # somebody's own flags may leave them out every time
         return
     print("      The wheel in pip's cache lacks loops that are faster on this processor: compiling it here.", flush=True)
     forget_llama(place)

@@ -7,7 +7,7 @@
 // llama.cpp says where a part of the rows begins and ends in 64 bits, and its own function takes 32: so this one is called, and that one from here, for all that is computed there.
 // Parts are taken of the rows in another order, in which those that share keys and values stand together.
 #pragma once
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(__AVX512F__) && !defined(PADDOCK_NO_HEADS)
 #define PADDOCK_HEADS
 #include <algorithm>
 #include <cmath>

@@ -4,7 +4,7 @@
 // takes two of them, in 16 bits, where as many products are added up as never overflow; weights of eight bits have none to spare, so they are multiplied without their
 // signs, which the other numbers get instead. Sums are whole numbers and exact either way.
 #pragma once
-#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__) && !defined(PADDOCK_NO_PRODUCTS)
 #define PADDOCK_PRODUCTS
 #include <immintrin.h>
 #include <stdint.h>
@@ -50,6 +50,11 @@ static inline int32_t four_of(const uint8_t *at) {
     return found;
 }
 
+static inline __m256i eight_fours(const uint8_t *const *rows, int64_t offset) {
+    const auto of = [rows, offset](int row) { return four_of(rows[row] + offset); };
+    return _mm256_setr_epi32(of(0), of(1), of(2), of(3), of(4), of(5), of(6), of(7));
+}
+
 static inline __m256i nibbles(__m128i pairs) {  // low ones, then high ones
     return _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(pairs), _mm_srli_epi16(pairs, 4), 1), _mm256_set1_epi8(15));
 }
@@ -75,6 +80,7 @@ static inline Floats halves(const uint8_t *const *rows, int64_t offset) {
 static inline Floats times(Floats one, Floats two) { return _mm512_mul_ps(one, two); }
 static inline Floats times(Floats one, float two) { return _mm512_mul_ps(one, _mm512_set1_ps(two)); }
 static inline Floats plus_times(Floats sum, Floats one, Floats two) { return _mm512_fmadd_ps(one, two, sum); }
+static inline Floats plus_times(Floats sum, Floats one, float two) { return _mm512_fmadd_ps(one, _mm512_set1_ps(two), sum); }
 static inline void store(float *to, Floats numbers, int64_t lanes) { _mm512_mask_storeu_ps(to, (__mmask16)((1u << lanes) - 1), numbers); }
 static inline int32_t sum_of_32(const uint8_t *at) {
     return sum_of_eight(_mm256_dpbusd_epi32(_mm256_setzero_si256(), _mm256_set1_epi8(1), _mm256_loadu_si256((const __m256i *)at)));
@@ -113,6 +119,13 @@ static inline void turn(const __m256i *rows, Ints *to) {
     }
 }
 
+// Four bytes of each row as a number; some bits of each; four low ones and two high ones
+static inline Ints fours_of(const uint8_t *const *rows, int64_t offset) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(eight_fours(rows, offset)), eight_fours(rows + 8, offset), 1);
+}
+static inline Ints bits(Ints numbers, int from, int count) { return _mm512_and_si512(_mm512_srli_epi32(numbers, (unsigned)from), same((1 << count) - 1)); }
+static inline Ints six_bits(Ints low, Ints high) { return _mm512_or_si512(low, _mm512_slli_epi32(high, 4)); }
+
 // So many bytes of each of the next rows, which lie so far ahead
 static inline void ask_for_next(const uint8_t *const *rows, int64_t ahead, int64_t offset, int64_t) {  // fewer than a cache line
     for (int row = 0; row < LANES; ++row) _mm_prefetch((const char *)(rows[row] + ahead + offset), _MM_HINT_T1);
@@ -141,6 +154,7 @@ static inline Floats halves(const uint8_t *const *rows, int64_t offset) { return
 static inline Floats times(Floats one, Floats two) { return _mm256_mul_ps(one, two); }
 static inline Floats times(Floats one, float two) { return _mm256_mul_ps(one, _mm256_set1_ps(two)); }
 static inline Floats plus_times(Floats sum, Floats one, Floats two) { return _mm256_fmadd_ps(one, two, sum); }
+static inline Floats plus_times(Floats sum, Floats one, float two) { return _mm256_fmadd_ps(one, _mm256_set1_ps(two), sum); }
 static inline void store(float *to, Floats numbers, int64_t lanes) {
     if (lanes == LANES) return _mm256_storeu_ps(to, numbers);
     _mm256_maskstore_ps(to, _mm256_cmpgt_epi32(same((int32_t)lanes), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)), numbers);
@@ -178,6 +192,29 @@ static inline void turn(const __m256i *rows, Ints *to) {
         to[i] = _mm256_permute2x128_si256(pairs[i], pairs[i + 4], 0x20);
         to[i + 4] = _mm256_permute2x128_si256(pairs[i], pairs[i + 4], 0x31);
     }
+}
+
+static inline Ints fours_of(const uint8_t *const *rows, int64_t offset) { return eight_fours(rows, offset); }
+static inline Ints bits(Ints numbers, int from, int count) { return _mm256_and_si256(_mm256_srli_epi32(numbers, from), same((1 << count) - 1)); }
+static inline Ints six_bits(Ints low, Ints high) { return _mm256_or_si256(low, _mm256_slli_epi32(high, 4)); }
+
+#define PADDOCK_ALONE
+// Products of 32 numbers, four by four
+template <bool SIGNED> static inline Ints products_in_fours(__m256i weights, __m256i other) {
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), weights, other);
+#else
+    if constexpr (SIGNED) return in_pairs(_mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(other, weights)));
+    return in_pairs(_mm256_maddubs_epi16(weights, other));
+#endif
+}
+
+// Of eight rows with eight numbers each the sum of the first four of every row, and that of the others
+static inline void sums_of_halves(const Ints *rows, Ints *to) {
+    const Ints a = _mm256_hadd_epi32(_mm256_hadd_epi32(rows[0], rows[1]), _mm256_hadd_epi32(rows[2], rows[3]));
+    const Ints b = _mm256_hadd_epi32(_mm256_hadd_epi32(rows[4], rows[5]), _mm256_hadd_epi32(rows[6], rows[7]));
+    to[0] = _mm256_permute2x128_si256(a, b, 0x20);
+    to[1] = _mm256_permute2x128_si256(a, b, 0x31);
 }
 
 // In the order in which they lie, row behind row (views of a wider matrix are asked for in vain)

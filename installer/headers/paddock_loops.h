@@ -101,7 +101,7 @@ inline __attribute__((used)) bool llamafile_sgemm(const struct ggml_compute_para
                                                  int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type) {
     // A single row too: then the products of a token are the same alone, beside others and drafted
     const bool is_ours = c_type == GGML_TYPE_F32;
-    if (is_ours && (a_type == GGML_TYPE_Q8_0 || a_type == GGML_TYPE_Q5_0) && b_type == GGML_TYPE_F32 && paddock::are_few(n, k)) {
+    if (is_ours && (a_type == GGML_TYPE_Q8_0 || a_type == GGML_TYPE_Q5_0 || a_type == GGML_TYPE_Q4_0) && b_type == GGML_TYPE_F32 && paddock::are_few(n, k)) {
         // llama.cpp asks first with numbers as they are, and would have all threads put them into eight bits together and wait for each other
         b = paddock::in_eight_bits(n, k, (const float *)b, ldb, ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float);
         ldb = k;
@@ -111,22 +111,57 @@ inline __attribute__((used)) bool llamafile_sgemm(const struct ggml_compute_para
         return paddock::product<paddock::Q8_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
     if (is_ours && a_type == GGML_TYPE_Q5_0 && b_type == GGML_TYPE_Q8_0)
         return paddock::product<paddock::Q5_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
+    if (is_ours && a_type == GGML_TYPE_Q4_0 && b_type == GGML_TYPE_Q8_0)
+        return paddock::product<paddock::Q4_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
+    if (is_ours && a_type == GGML_TYPE_Q4_K && b_type == GGML_TYPE_Q8_K)
+        return paddock::product<paddock::Q4_K>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
+    if (is_ours && a_type == GGML_TYPE_Q5_K && b_type == GGML_TYPE_Q8_K)
+        return paddock::product<paddock::Q5_K>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
     if (is_ours && a_type == GGML_TYPE_Q6_K && b_type == GGML_TYPE_Q8_K)
         return paddock::product<paddock::Q6_K>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
     return paddock_sgemm_of_llama(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type);
 }
 inline __attribute__((used)) bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params *params, struct ggml_tensor *dst) {
-    return dst->src[0]->type != GGML_TYPE_Q6_K && paddock_tiled_of_llama(params, dst);
+    const auto kind = dst->src[0]->type;
+    return kind != GGML_TYPE_Q4_K && kind != GGML_TYPE_Q5_K && kind != GGML_TYPE_Q6_K && paddock_tiled_of_llama(params, dst);
 }
 }
+#if !defined(__AVX512F__)
+// Matrices in Q4_0 and Q4_K stay in the order of their file; for its own products llama.cpp puts them into another one. Those of mixtures of experts are multiplied elsewhere, so they
+// go there. llama.cpp asks with a tensor that may be written to, and its own function takes any: so this one is called, and that one from here.
+namespace ggml::cpu {
+class tensor_traits;
+}
+template <typename Tensor>
+static inline typename std::enable_if<!std::is_const<Tensor>::value, const ggml::cpu::tensor_traits *>::type ggml_repack_get_optimal_repack_type(Tensor *tensor) {
+    const bool is_ours = (tensor->type == GGML_TYPE_Q4_0 || tensor->type == GGML_TYPE_Q4_K) && tensor->ne[2] * tensor->ne[3] == 1;
+    return is_ours ? nullptr : ggml_repack_get_optimal_repack_type((const Tensor *)tensor);
+}
+#endif
 #define llamafile_sgemm paddock_sgemm_of_llama
 #define ggml_compute_forward_mul_mat_tiled paddock_tiled_of_llama
 #endif
 #endif
 
-// By this a compiled library is known to have them (installer/compiler.py: MARK)
+// By this a compiled library is known to have them (installer/compiler.py: mark)
 #define PADDOCK_TEXT_OF(name) #name
 #define PADDOCK_TEXT(name) PADDOCK_TEXT_OF(name)
-__attribute__((used)) static const char paddock_loops[] = "paddock loops " PADDOCK_TEXT(PADDOCK_LOOPS);
+#ifdef PADDOCK_NO_BARRIER
+#define PADDOCK_LACKS_BARRIER " NO_BARRIER"
+#else
+#define PADDOCK_LACKS_BARRIER
+#endif
+#ifdef PADDOCK_NO_HEADS
+#define PADDOCK_LACKS_HEADS " NO_HEADS"
+#else
+#define PADDOCK_LACKS_HEADS
+#endif
+#ifdef PADDOCK_NO_PRODUCTS
+#define PADDOCK_LACKS_PRODUCTS " NO_PRODUCTS"
+#else
+#define PADDOCK_LACKS_PRODUCTS
+#endif
+__attribute__((used)) static const char paddock_loops[] =
+    "paddock loops " PADDOCK_TEXT(PADDOCK_LOOPS) PADDOCK_LACKS_BARRIER PADDOCK_LACKS_HEADS PADDOCK_LACKS_PRODUCTS ";";
 #endif
 #endif

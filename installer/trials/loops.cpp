@@ -1,5 +1,4 @@
 // Ends with 0 where the loops (installer/headers) compute as they should: set-up tries them with it before llama.cpp gets them. See installer/compiler.py.
-// Tests of wrong loops leave out parts that cannot see them: PADDOCK_WITHOUT_PRODUCTS, PADDOCK_WITHOUT_HEADS.
 #include <algorithm>
 #include <cmath>
 #include <thread>
@@ -26,24 +25,30 @@ static int waited() {
 static int waited() { return 0; }
 #endif
 #include "paddock_products.h"
-#if defined(PADDOCK_PRODUCTS) && !defined(PADDOCK_WITHOUT_PRODUCTS)
+#ifdef PADDOCK_PRODUCTS
 #ifdef PADDOCK_BARRIER
-// Three threads compute every tile once, in shares and in parts for whoever is free first, and what comes behind that without a barrier in shares alone
+// In two teams at the same time three threads compute every tile once, in shares and in parts for whoever is free first, and what comes behind that without a barrier in shares alone
 static int shared_out() {
-    static std::atomic<int> times[101], wrong{0};
-    #pragma omp parallel num_threads(3)
-    for (int round = 0; round < 200; ++round) {
-        for (int time = 0; time < 2; ++time) {
-            const auto division = paddock::divided(101, 20, 32, omp_get_thread_num(), omp_get_num_threads());
-            if (division.left != (time == 0 && paddock::own().team && division.threads > 1 ? 88 : 0)) wrong = 1;
-            for (auto range = division.share(); range.tile < range.end; range = division.next())
-                for (; range.tile < range.end; ++range.tile) ++times[range.tile];
+    static std::atomic<int> wrong{0};
+    const auto divide = [] {
+        std::atomic<int> times[101] = {};
+        #pragma omp parallel num_threads(3)
+        for (int round = 0; round < 200; ++round) {
+            for (int time = 0; time < 2; ++time) {
+                const auto division = paddock::divided(101, 20, 32, omp_get_thread_num(), omp_get_num_threads());
+                if (division.left != (time == 0 && paddock::own().team && division.threads > 1 ? 88 : 0)) wrong = 1;
+                for (auto range = division.share(); range.tile < range.end; range = division.next())
+                    for (; range.tile < range.end; ++range.tile) ++times[range.tile];
+            }
+            #pragma omp barrier
+            for (int tile = omp_get_thread_num(); tile < 101; tile += omp_get_num_threads())
+                if (times[tile].exchange(0) != 2) wrong = 1;
+            #pragma omp barrier
         }
-        #pragma omp barrier
-        for (int tile = omp_get_thread_num(); tile < 101; tile += omp_get_num_threads())
-            if (times[tile].exchange(0) != 2) wrong = 1;
-        #pragma omp barrier
-    }
+    };
+    std::thread other(divide);
+    divide();
+    other.join();
     return wrong;
 }
 #else
@@ -52,7 +57,7 @@ static int shared_out() { return 0; }
 // Every number is that of `value`, with the largest that there are in the last two rows of both, and every factor a power of two by row and unit: rows of weights beyond a multiple
 // of sixteen, more other rows than notes are kept of, or few, and threads that get shares or, in a team, parts too
 static int exponent(int row, int unit) { return (row + 2 * unit) % 3; }
-template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t *, int), int value(int, int)) {
+template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t *, int), int value(int, int), int doubled = -1) {
     constexpr int m = 83, n = 515, units = 2, count = 32 * Kind::chunks;
     static uint8_t weights[m][units][Kind::bytes], other[n][units][Kind::Other::bytes];
     static float found[n][m + 1];
@@ -60,6 +65,7 @@ template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t 
         for (int unit = 0; unit < units; ++unit) {
             fill(weights[row][unit], row);
             weights[row][unit][factor + 1] = (uint8_t)(0x3c + 4 * exponent(row, unit));  // in half precision
+            if (doubled >= 0) weights[row][unit][doubled + 1] = (uint8_t)(0x40 + 4 * exponent(row, unit));
         }
     for (int row = 0; row < n; ++row)
         for (int unit = 0; unit < units; ++unit) {
@@ -73,20 +79,21 @@ template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t 
                 memcpy(at + Kind::Other::numbers + count + 2 * part, &sum, 2);
             }
         }
-    const auto some = [&](int rows, int thread, int threads) {
-        paddock::product<Kind>(m, rows, units, weights, units, other[n - rows], units, found[n - rows], m + 1, thread, threads);
+    const auto some = [&](int begin, int end, int thread, int threads) {
+        paddock::product<Kind>(m, end - begin, units, weights, units, other[begin], units, found[begin], m + 1, thread, threads);
     };
-    for (const bool is_team : {false, true}) for (const int rows : {n, 1, 2, 5, 20}) {
+    const int ranges[][2] = {{0, n}, {0, 1}, {7, 8}, {n - 2, n - 1}, {n - 1, n}, {n - 2, n}, {n - 5, n}, {n - 20, n}};
+    for (const bool is_team : {false, true}) for (const auto &range : ranges) {
         std::fill(found[0], found[n], NAN);
         for (int row = 0; row < n; ++row) found[row][m] = -1.0f;
-        if (!is_team) for (int thread = 0; thread < 2; ++thread) some(rows, thread, 2);
+        if (!is_team) for (int thread = 0; thread < 2; ++thread) some(range[0], range[1], thread, 2);
 #ifdef PADDOCK_BARRIER
         #pragma omp parallel num_threads(3)
-        if (is_team) some(rows, omp_get_thread_num(), omp_get_num_threads());
+        if (is_team) some(range[0], range[1], omp_get_thread_num(), omp_get_num_threads());
 #else
         if (is_team) continue;
 #endif
-        for (int row = n - rows; row < n; ++row)
+        for (int row = range[0]; row < range[1]; ++row)
             for (int place = 0; place < m; ++place) {
                 double wanted = 0, all = 0;
                 for (int i = 0; i < units * count; ++i) {
@@ -116,6 +123,10 @@ static int products() {
             to[2 + i / 8] |= (uint8_t)((code >> 4) << i % 8);
         }
     }, five)) return 2;
+    static const auto four = [](int row, int i) { return row < 81 ? (11 * i + 3 * row) % 16 - 8 : row < 82 ? 7 : -8; };
+    if (multiplied<paddock::Q4_0>(0, [](uint8_t *to, int row) {
+        for (int i = 0; i < 32; ++i) to[2 + i % 16] |= (uint8_t)((four(row, i) + 8) << (i < 16 ? 0 : 4));
+    }, four)) return 7;
     if (multiplied<paddock::Q6_K>(208, [](uint8_t *to, int row) {
         for (int part = 0; part < 16; ++part) to[192 + part] = (uint8_t)scale(row, part);
         for (int i = 0; i < 256; ++i) {
@@ -124,6 +135,34 @@ static int products() {
             to[128 + 32 * half + at] |= (uint8_t)((code >> 4) << 2 * part);
         }
     }, [](int row, int i) { return six(row, i) * scale(row, i / 16); })) return 3;
+    static const auto bare = [](int row, int i, int most) { return row < 81 ? (11 * i + 3 * row) % (most + 1) : row < 82 ? most : 0; };
+    static const auto scale_of_32 = [](int row, int chunk) { return row < 81 ? (13 * chunk + 7 * row) % 64 : 63; };
+    static const auto least_of_32 = [](int row, int chunk) { return row < 81 ? (29 * chunk + 5 * row) % 64 : 63; };
+    static const auto scales = [](uint8_t *to, int row) {  // twelve bytes, six bits each
+        for (int chunk = 0; chunk < 8; ++chunk) {
+            const int at = chunk % 4, one = scale_of_32(row, chunk), two = least_of_32(row, chunk);
+            if (chunk < 4) {
+                to[at] |= (uint8_t)one;
+                to[4 + at] |= (uint8_t)two;
+            } else {
+                to[8 + at] |= (uint8_t)((one & 15) | (two & 15) << 4);
+                to[at] |= (uint8_t)(one >> 4 << 6);
+                to[4 + at] |= (uint8_t)(two >> 4 << 6);
+            }
+        }
+    };
+    if (multiplied<paddock::Q4_K>(0, [](uint8_t *to, int row) {
+        scales(to + 4, row);
+        for (int i = 0; i < 256; ++i) to[16 + 32 * (i / 64) + i % 32] |= (uint8_t)(bare(row, i, 15) << (i / 32 % 2 ? 4 : 0));
+    }, [](int row, int i) { return bare(row, i, 15) * scale_of_32(row, i / 32) - 2 * least_of_32(row, i / 32); }, 2)) return 5;
+    if (multiplied<paddock::Q5_K>(0, [](uint8_t *to, int row) {
+        scales(to + 4, row);
+        for (int i = 0; i < 256; ++i) {
+            const int code = bare(row, i, 31);
+            to[48 + 32 * (i / 64) + i % 32] |= (uint8_t)((code & 15) << (i / 32 % 2 ? 4 : 0));
+            to[16 + i % 32] |= (uint8_t)((code >> 4) << i / 32);
+        }
+    }, [](int row, int i) { return bare(row, i, 31) * scale_of_32(row, i / 32) - 2 * least_of_32(row, i / 32); }, 2)) return 6;
     return 0;
 }
 #else
@@ -148,7 +187,7 @@ static int attended() {
     }
     return 0;
 }
-#if defined(PADDOCK_HEADS) && !defined(PADDOCK_WITHOUT_HEADS)
+#ifdef PADDOCK_HEADS
 // Heads that share keys and values, several tokens in two batches, in parts that two threads compute, and one token in two parts of the past. In the first shape there is a cap, a score
 // that has no value and tokens that see nothing, in the others they see everything
 struct Numbers { int type; int64_t ne[4], nb[4]; void *data; Numbers *src[5]; float op_params[4]; };

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from modules.loaders.shape import Shape
 
 # type → layers and width of a model far beyond the caches; those of F16 that people have are wide ones
-LARGE = MappingProxyType({"F16": (1, 2048), "Q8_0": (8, 1024), "Q4_0": (12, 1024), "Q4_K": (12, 1024), "Q6_K": (8, 1024)})
+LARGE = MappingProxyType({"F16": (1, 2048), "Q8_0": (8, 1024), "Q4_0": (12, 1024), "Q4_K": (12, 1024), "Q6_K": (8, 1024), "IQ4_NL": (12, 1024)})
 TYPES = tuple(LARGE)
 WORDS, MANY_WORDS = 1024, 131_072
 FEW_LAYERS, MORE_LAYERS = 2, 12

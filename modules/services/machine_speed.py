@@ -20,13 +20,13 @@ from typing import Any
 from modules.core.files import read_object, write_atomic
 from modules.core.process import child_environment, how_it_ended
 from modules.core.settings import PROJECT_ROOT
-from modules.loaders.machine import available_bytes, processor_name, usable_cores
+from modules.loaders.machine import available_bytes, library_stamp, processor_name, usable_cores
 from modules.loaders.measured import Measured, read_measured
 
 log = logging.getLogger(__name__)
 
 FILE = "machine.json"
-VERSION = 9  # of what is measured: a new number measures anew
+VERSION = 10  # of what is measured: a new number measures anew
 LOADERS = ("llama.cpp", "transformers")
 PACKAGES = ("llama-cpp-python", "torch", "transformers", "numpy")
 FILE_LIMIT_BYTES = 1 << 20
@@ -150,7 +150,8 @@ def _kill(child: asyncio.subprocess.Process) -> None:
 
 def machine_key() -> dict[str, Any]:
     """What the figures depend on; as JSON gives it back."""
-    return {"version": VERSION, "cores": usable_cores(), "processor": processor_name(), "packages": [_version(name) for name in PACKAGES]}
+    packages = [_version(name) for name in PACKAGES]
+    return {"version": VERSION, "cores": usable_cores(), "processor": processor_name(), "packages": packages, "library": library_stamp()}
 
 
 def _version(package: str) -> str:

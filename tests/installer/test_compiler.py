@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -91,6 +92,8 @@ def test_what_is_told_holds_on_this_machine() -> None:
 
 
 WHOLE_LOOPS, WITHOUT_BARRIER = f"{compiler.LOOPS} {compiler.OPENMP}", f"{compiler.LOOPS} {compiler.NO_BARRIER}"
+WITHOUT_HEADS, WITHOUT_PRODUCTS = (f"{compiler.LOOPS} {part} {compiler.OPENMP}" for part in (compiler.NO_HEADS, compiler.NO_PRODUCTS))
+LEAST_LOOPS = f"{WITHOUT_BARRIER} {compiler.NO_HEADS} {compiler.NO_PRODUCTS}"
 HEADERS = (compiler.LOOPS_HEADER, *compiler.READ_BY_IT)
 BARRIER_HEADER = "paddock_barrier.h"
 
@@ -98,7 +101,8 @@ BARRIER_HEADER = "paddock_barrier.h"
 @LINUX_ONLY
 @pytest.mark.parametrize("answer", ["absent", "broken", "unknown"])
 def test_loops_that_are_not_known_to_be_right_are_left_out(answer: compiler.Found) -> None:
-    assert compiler.with_loops({"CXXFLAGS": "-g"}, Probe({WHOLE_LOOPS: answer, WITHOUT_BARRIER: answer})) == {"CXXFLAGS": "-g"}
+    probe = Probe(dict.fromkeys((WHOLE_LOOPS, WITHOUT_BARRIER, WITHOUT_HEADS, WITHOUT_PRODUCTS, LEAST_LOOPS), answer))
+    assert compiler.with_loops({"CXXFLAGS": "-g"}, probe) == {"CXXFLAGS": "-g"}
 
 
 @LINUX_ONLY
@@ -107,6 +111,36 @@ def test_where_threads_would_not_wait_rightly_llama_cpps_own_do(answer: compiler
     told = compiler.with_loops({}, Probe({WHOLE_LOOPS: answer, WITHOUT_BARRIER: "sound"}))
     assert told["CXXFLAGS"] == WITHOUT_BARRIER
     assert compiler.has_loops(told)
+
+
+@LINUX_ONLY
+@pytest.mark.parametrize("answer", ["absent", "broken", "unknown"])
+@pytest.mark.parametrize("sound", [WITHOUT_HEADS, WITHOUT_PRODUCTS, LEAST_LOOPS])
+def test_parts_that_are_not_known_to_be_right_are_left_out_alone(sound: str, answer: compiler.Found) -> None:
+    probe = Probe({**dict.fromkeys((WHOLE_LOOPS, WITHOUT_BARRIER, WITHOUT_HEADS, WITHOUT_PRODUCTS), answer), sound: "sound"})
+    told = compiler.with_loops({"CXXFLAGS": "-g"}, probe)
+    assert told["CXXFLAGS"] == f"-g {sound.removesuffix(compiler.OPENMP).strip()}"
+    assert compiler.without_loops(told)["CXXFLAGS"] == "-g"
+
+
+@LINUX_ONLY
+@pytest.mark.processes
+@pytest.mark.parametrize(("right", "wrong", "left_out"), [
+    ("past.cap * tanhf(scores[i])", "scores[i]", compiler.NO_HEADS),
+    ("first < n; first += MOST_ROWS", "first + 1 < n; first += MOST_ROWS", compiler.NO_PRODUCTS),
+    ("const int before = team->passed", "return; const int before = team->passed", compiler.NO_BARRIER),
+])
+def test_a_part_that_computes_something_else_is_left_out_alone(right: str, wrong: str, left_out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real compiler."""
+    if not defines(AVX2, "") or not defines(BARRIER, "") or (left_out == compiler.NO_HEADS and defines("__AVX512F__", "")):
+        pytest.skip("no compiler, or one that has none of these parts to begin with")
+    for name in HEADERS:
+        (tmp_path / name).write_text((compiler.HEADERS / name).read_text(encoding="ascii").replace(right, wrong), encoding="ascii")
+    monkeypatch.setattr(compiler, "HEADERS", tmp_path)
+    told = compiler.with_loops({**os.environ, "CXXFLAGS": "-O1", "OMP_WAIT_POLICY": "passive"})  # which would hide how threads wait
+    assert told["CXXFLAGS"] == f"-O1 {compiler.LOOPS} {left_out}"
+    assert told["OMP_WAIT_POLICY"] == "passive"
+    assert compiler.mark(told) == f"{compiler.MARK} {left_out.removeprefix('-DPADDOCK_')};"
 
 
 @LINUX_ONLY
@@ -138,8 +172,8 @@ VNNI = "__AVXVNNI__"
 EIGHT, NARROW = "-mno-avx512f", "-mno-avx512f -U__AVXVNNI__"
 BARRIER = "PADDOCK_BARRIER"
 # Parts of the trial, in which the compiler takes less trouble: a third of its time
-ALL_BUT_HEADS, ALL_BUT_PRODUCTS = "-O1 -DPADDOCK_WITHOUT_HEADS", "-O1 -DPADDOCK_WITHOUT_PRODUCTS"
-WAITING_ONLY = f"{ALL_BUT_HEADS} -DPADDOCK_WITHOUT_PRODUCTS"
+ALL_BUT_HEADS, ALL_BUT_PRODUCTS = f"-O1 {compiler.NO_HEADS}", f"-O1 {compiler.NO_PRODUCTS}"
+WAITING_ONLY = f"{ALL_BUT_HEADS} {compiler.NO_PRODUCTS}"
 
 
 @functools.cache
@@ -152,8 +186,9 @@ def defines(macro: str, flags: str) -> bool:
         return compiler.look(compiler.compiler(os.environ), f"{flags} {compiler.OPENMP}", environment, program) == "sound"
 
 
-def tried(flags: str, headers: Path) -> compiler.Found:
-    environment = {**os.environ, "CPLUS_INCLUDE_PATH": str(headers)}
+def tried(flags: str, headers: Path, said: Mapping[str, str] = MappingProxyType({})) -> compiler.Found:
+    here = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    environment = {**here, **said, "CPLUS_INCLUDE_PATH": str(headers)}
     return compiler.look(compiler.compiler(os.environ), f"{flags} {WHOLE_LOOPS}", environment, compiler.LOOPS_TRIAL)
 
 
@@ -170,7 +205,7 @@ def test_the_loops_compute_as_they_should(flags: str) -> None:
 @LINUX_ONLY
 @pytest.mark.processes
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
-def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_wait_as_somebody_said(name: str, tmp_path: Path) -> None:
     """By libgomp's own barrier, which knows of it: one of ours that lets all pass is not asked."""
     if not defines(BARRIER, ""):
         pytest.skip("no compiler, or no OpenMP of GCC")
@@ -178,8 +213,7 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     header = tmp_path / BARRIER_HEADER
     header.write_text(header.read_text(encoding="ascii").replace("const int before = team->passed", "return; const int before = team->passed"), encoding="ascii")
     assert tried(WAITING_ONLY, tmp_path) == "broken"
-    monkeypatch.setenv(name, {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}[name])
-    assert tried(WAITING_ONLY, tmp_path) == "sound"
+    assert tried(WAITING_ONLY, tmp_path, {name: {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}[name]}) == "sound"
 
 
 @LINUX_ONLY
@@ -228,6 +262,19 @@ def test_threads_wait_as_somebody_said(name: str, tmp_path: Path, monkeypatch: p
     (AVX2, NARROW, "past.key_width > past.value_width ? past.key_width :", ""),
     (AVX2, NARROW, "std::min(to - row, shared - row % shared)", "shared - row % shared"),
     (AVX2, NARROW, "in_batch / (shared * tokens) * shared + in_batch % shared", "in_batch / (shared * tokens) * shared"),
+    (AVX2, NARROW, "permute2x128_si256(a, b, 0x31)", "permute2x128_si256(a, b, 0x20)"),
+    (AVX2, NARROW, "if constexpr (Kind::above != 0) halves", "if constexpr (Kind::above == 7) halves"),
+    (AVX2, NARROW, "_mm256_sign_epi8(other, weights)", "other"),
+    (AVX2, NARROW, "Kind::Other::numbers + 32 * chunk)", "Kind::Other::numbers)"),
+    (AVX2, NARROW, "same(sums[place + part])", "same(sums[part])"),
+    (AVX2, NARROW, "found = plus_times(found, tiles[chunk].factors[1], least[place])", "{}"),
+    (AVX2, NARROW, "together = FIFTH ? 4 : 8", "together = 8"),
+    (AVX2, "", "times(halves(rows, offset + 2), -1.0f)", "times(halves(rows, offset), -1.0f)"),
+    (AVX2, "", "bits(second, at + 6, 2)", "bits(first, at + 6, 2)"),
+    (AVX2, "", "chunk < 4 ? _mm256_slli_epi16(fifths", "chunk < 3 ? _mm256_slli_epi16(fifths"),
+    (AVX2, "", "room.factors[column * units + unit] * Kind::sum(at, chunk)", "Kind::sum(at, chunk)"),
+    (AVX2, "", "plus_times(found[c], tile->factors[1], least[c * parts + place])", "found[c]"),
+    (AVX2, "", "above = 8, together = 8", "above = 7, together = 8"),
     (AVX2, "", "first < n; first += MOST_ROWS", "first + 1 < n; first += MOST_ROWS"),
     (AVX2, "", "(short)found[7]", "(short)found[0]"),
     (AVX2, "", "_mm_unpackhi_epi8(in[row], in[row + 4])", "_mm_unpackhi_epi8(in[row], in[row])"),

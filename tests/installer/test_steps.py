@@ -147,7 +147,7 @@ class LlamaPip(FakePip):
         (folder / "libggml-cpu.so").write_bytes(library)
 
 
-WITH, WITHOUT, MARK = compiler.LOOPS, "", compiler.MARK.encode()
+WITH, WITHOUT, MARK = compiler.LOOPS, "", compiler.mark({"CXXFLAGS": compiler.LOOPS}).encode()
 
 
 @pytest.fixture

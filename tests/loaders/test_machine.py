@@ -55,3 +55,15 @@ def test_the_installed_library_says_what_it_can() -> None:
 
     flags = machine.PROCESSORS.read_text() if machine.PROCESSORS.exists() else ""
     assert machine.has_tiles() == (b"AMX_INT8 = 1" in library().llama_print_system_info() and " amx_int8" in flags)
+
+
+def test_a_library_that_was_compiled_anew_is_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert machine.library_stamp()  # of the one that is installed
+    library = tmp_path / "libggml-cpu.so"
+    monkeypatch.setattr(machine, "_library_files", lambda *_: iter([library]))
+    assert machine.library_stamp() == []
+    library.write_bytes(b"one")
+    first = machine.library_stamp()
+    assert machine.library_stamp() == first
+    library.write_bytes(b"other")
+    assert machine.library_stamp() != first

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,27 +11,18 @@ import gguf
 import numpy as np
 import pytest
 
-from installer.compiler import MARK
 from modules.core.model import LoadedModel, Row
 from modules.loaders.llama_cpp.c_api import library
 from modules.loaders.llama_cpp.random_model import RandomModel, write_random_gguf
-from modules.loaders.machine import has_tiles
 from modules.loaders.registry import find_loader
+from tests.llama_loops import has_products, takes_four_bits
 from tests.loaders.greedy import row_of
 
-OWN = ("Q8_0", "Q5_0", "Q6_K")
-KINDS = (*OWN, "Q4_K_M")  # and one for which llama.cpp's own ways stand beside them
+IN_ANOTHER_ORDER = ("Q4_0", "Q4_K")  # in which llama.cpp puts them for its own ways where there are none of ours
+OWN = ("Q8_0", "Q5_0", "Q5_K", "Q6_K", *(IN_ANOTHER_ORDER if takes_four_bits() else ()))
+KINDS = (*dict.fromkeys((*OWN, *IN_ANOTHER_ORDER)), "Q4_K_M")  # where those two are not ours the last one is computed in both ways
 SIZES = RandomModel(2, 256, 768, 4, 2, 331, context_length=256, head_width=64)  # rows of whole units of 256; a vocabulary that sixteen does not divide
 IDS = [(7 * place + 3) % 331 for place in range(100)]
-
-
-def has_products() -> bool:
-    """Whether the library here was compiled with them, for this processor."""
-    found, processor = importlib.util.find_spec("llama_cpp"), Path("/proc/cpuinfo")
-    if found is None or found.origin is None or not processor.is_file() or has_tiles():
-        return False
-    files = (Path(found.origin).parent / "lib").glob("*ggml-cpu*")
-    return "avx2" in processor.read_text("ascii") and any(MARK.encode() in file.read_bytes() for file in files)
 
 
 @pytest.fixture(scope="module", params=KINDS)

@@ -27,6 +27,7 @@ from modules.services.fit_expected import Expected, local_shape
 from modules.services.fit_records import FitRecord, FitRecords
 from modules.services.machine_speed import MachineSpeed
 from tests.hub.hub_server import HubServer
+from tests.llama_loops import takes_four_bits
 from tests.measured_machine import write_measured
 from tests.services.conftest import ONE, WRITING
 from tests.sparse_models import write_sparse_gguf
@@ -394,7 +395,8 @@ async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Pat
     assert [pace.threads for pace in known.paces] == [1, 2]
     assert ("F16" in known.copied) == has_tiles()
     if b"REPACK = 1" in library().llama_print_system_info() and b"AVX2 = 1" in library().llama_print_system_info():
-        assert "Q4_0" in known.copied
+        assert "IQ4_NL" in known.copied
+        assert ("Q4_0" in known.copied) == ("Q4_K" in known.copied) == (not takes_four_bits())
     assert all(rate.bytes_per_s > 1e7 for pace in known.paces for rates in pace.rates.values() for rate in rates)
     expected = Expected(local_shape(starter_gguf), "llama.cpp", {"slots": 1}, "float32", known)
     assert expected.tokens_per_s(10) > expected.tokens_per_s(1000) > 1

@@ -20,7 +20,7 @@ CHUNK_BLOCKS = 1 << 16
 LOGIT_SPREAD = 2.0  # standard deviation: flat enough that sampling has as much to choose from as in a real text
 QUERY_SPREAD = 4.0
 FALLBACKS: Mapping[str, str] = MappingProxyType({"Q4_K": "Q5_0", "Q6_K": "Q8_0"})  # what llama.cpp takes for rows that are no multiple of a super-block
-SPREADS: Mapping[str, float] = MappingProxyType({"F16": 1.0, "F32": 1.0, "Q8_0": 74.0, "IQ4_NL": 67.4, "Q4_0": 4.6, "Q5_0": 9.2, "Q4_K": 300.0, "Q6_K": 1360.0})  # of random blocks of scale 1
+SPREADS: Mapping[str, float] = MappingProxyType({"F16": 1.0, "F32": 1.0, "Q8_0": 74.0, "IQ4_NL": 67.4, "Q4_0": 4.6, "Q5_0": 9.2, "Q4_K": 300.0, "Q5_K": 636.0, "Q6_K": 1360.0})  # of random blocks of scale 1
 
 
 @dataclass(frozen=True, slots=True)

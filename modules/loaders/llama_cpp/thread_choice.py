@@ -28,7 +28,7 @@ from modules.loaders.llama_cpp.threads import (
     is_clear,
     large_counts,
 )
-from modules.loaders.machine import processor_name, usable_cores
+from modules.loaders.machine import library_stamp, processor_name, usable_cores
 from modules.loaders.neighbours import Neighbours
 from modules.loaders.spec import Progress
 
@@ -72,7 +72,7 @@ def _known(
 ) -> MeasuredThreads:
     """What an earlier load measured, or what is measured now: remembered if nothing else took the cores meanwhile."""
     is_large = model.size_bytes >= LARGE_BYTES
-    key = threads_key(model.files, (is_large, *model.ways, *_facts(options), cores))
+    key = threads_key(model.files, (is_large, *model.ways, *_facts(options), cores, library_stamp()))
     known = notes.of(key, cores)
     if known is not None:
         return known
