@@ -3,8 +3,8 @@
     python benchmarks/make_models.py                          writes those that benchmarks/engine.py takes by default and prints where they are
     python benchmarks/make_models.py 0.5B-Q8_0 135M --cache DIR
 
-NAME is SIZE-TYPE for a GGUF file, SIZE alone for a folder of safetensors. Sizes are those of stories15M, SmolLM2-135M and Qwen2.5-0.5B, all with a context of
-8,192 tokens; types are names of the gguf package and Q4_K_M, the mixture that llama.cpp makes. What such a model writes means nothing, the time and the
+NAME is SIZE-TYPE for a GGUF file, SIZE alone for a folder of safetensors. Sizes are those of stories15M, SmolLM2-135M and Qwen2.5-0.5B, and moe1B, a mixture of 32
+experts of which a token takes four (GGUF alone), all with a context of 8,192 tokens; types are names of the gguf package and Q4_K_M, the mixture that llama.cpp makes. What such a model writes means nothing, the time and the
 memory that it takes do.
 """
 
@@ -29,6 +29,7 @@ EDITION = 1  # counts up when what is written changes: older files are not those
 SIZES: Mapping[str, RandomModel] = MappingProxyType({
     "15M": RandomModel(6, 288, 768, 6, 6, 32_000, head_width=48),
     "135M": RandomModel(30, 576, 1536, 9, 3, 49_152, merges=True, tied=True),
+    "moe1B": RandomModel(12, 1024, 768, 16, 4, 32_000, experts=32, experts_used=4),
     "0.5B": RandomModel(24, 896, 4864, 14, 2, 151_936, merges=True, architecture="qwen2"),
 })  # fmt: skip
 DEFAULT = ("15M-Q8_0", "135M-Q8_0", "0.5B-Q4_K_M", "0.5B-Q8_0")
@@ -43,11 +44,13 @@ def made(name: str, cache: Path) -> Path:
     """The model of that name, written first where it is not there.
 
     Raises:
-        SystemExit: there is no such size.
+        SystemExit: there is no such size, or no folder of it.
     """
     size, _, kind = name.partition("-")
     if size not in SIZES:
         raise SystemExit(f"“{size}” is no size; say one of {', '.join(SIZES)}, and behind it a type for a GGUF file, like {DEFAULT[0]}.")
+    if SIZES[size].experts and not kind:
+        raise SystemExit(f"A mixture of experts is written as a GGUF file only; say for instance {size}-Q4_K_M.")
     path = cache / (f"{name}.gguf" if kind else name)
     if not path.exists():
         cache.mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ HEADERS = Path(__file__).parent / "headers"
 WHOLE_TABLE = "-include paddock_tiles.h"  # of HEADERS: the instruction as it should be
 NO_TILES = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 LOOPS_HEADER = "paddock_loops.h"  # of HEADERS too
-READ_BY_IT = ("paddock_products.h", "paddock_lanes.h", "paddock_barrier.h", "paddock_attention.h", "paddock_heads.h")
+READ_BY_IT = ("paddock_products.h", "paddock_kinds.h", "paddock_lanes.h", "paddock_barrier.h", "paddock_attention.h", "paddock_heads.h")
 # llama.cpp finds OpenMP by itself; a trial's threads look for each other so seldom that they sleep, and share out whatever they compute, in parts of several eights
 OPENMP = "-fopenmp -DPADDOCK_SPINS=20 -DPADDOCK_WORTH_DIVIDING=1 -DPADDOCK_PARTS=1"
 NO_BARRIER, NO_HEADS, NO_PRODUCTS = "-DPADDOCK_NO_BARRIER", "-DPADDOCK_NO_HEADS", "-DPADDOCK_NO_PRODUCTS"

@@ -21,5 +21,5 @@ def has_products() -> bool:
 
 
 def takes_four_bits() -> bool:
-    """Whether Q4_0 and Q4_K are among them, in the order of their file."""
+    """Whether Q4_0, Q4_K, IQ4_NL and MXFP4 are among them, in the order of their file."""
     return has_products() and "avx512f" not in PROCESSOR

@@ -44,6 +44,12 @@ static inline void turn_bytes(const uint8_t *const *rows, int64_t offset, __m128
     }
 }
 
+// Of eight rows the byte in one place, as a number
+static inline __m256i eight_bytes(const uint8_t *const *rows, int64_t offset) {
+    const auto of = [rows, offset](int row) { return (char)rows[row][offset]; };
+    return _mm256_cvtepu8_epi32(_mm_setr_epi8(of(0), of(1), of(2), of(3), of(4), of(5), of(6), of(7), 0, 0, 0, 0, 0, 0, 0, 0));
+}
+
 static inline int32_t four_of(const uint8_t *at) {
     int32_t found;
     memcpy(&found, at, 4);
@@ -79,6 +85,11 @@ static inline Floats halves(const uint8_t *const *rows, int64_t offset) {
 }
 static inline Floats times(Floats one, Floats two) { return _mm512_mul_ps(one, two); }
 static inline Floats times(Floats one, float two) { return _mm512_mul_ps(one, _mm512_set1_ps(two)); }
+// Of each row a byte, which is the exponent of a power of two: a half of that. The least one is taken for nothing.
+static inline Floats halves_of_powers(const uint8_t *const *rows, int64_t offset) {
+    const Ints raised = _mm512_inserti64x4(_mm512_castsi256_si512(eight_bytes(rows, offset)), eight_bytes(rows + 8, offset), 1);
+    return times(_mm512_castsi512_ps(_mm512_slli_epi32(raised, 23)), 0.5f);
+}
 static inline Floats plus_times(Floats sum, Floats one, Floats two) { return _mm512_fmadd_ps(one, two, sum); }
 static inline Floats plus_times(Floats sum, Floats one, float two) { return _mm512_fmadd_ps(one, _mm512_set1_ps(two), sum); }
 static inline void store(float *to, Floats numbers, int64_t lanes) { _mm512_mask_storeu_ps(to, (__mmask16)((1u << lanes) - 1), numbers); }
@@ -123,6 +134,7 @@ static inline void turn(const __m256i *rows, Ints *to) {
 static inline Ints fours_of(const uint8_t *const *rows, int64_t offset) {
     return _mm512_inserti64x4(_mm512_castsi256_si512(eight_fours(rows, offset)), eight_fours(rows + 8, offset), 1);
 }
+static inline Ints plus(Ints one, Ints two) { return _mm512_add_epi32(one, two); }
 static inline Ints bits(Ints numbers, int from, int count) { return _mm512_and_si512(_mm512_srli_epi32(numbers, (unsigned)from), same((1 << count) - 1)); }
 static inline Ints six_bits(Ints low, Ints high) { return _mm512_or_si512(low, _mm512_slli_epi32(high, 4)); }
 
@@ -153,6 +165,9 @@ static inline Floats floats_of(Ints numbers) { return _mm256_cvtepi32_ps(numbers
 static inline Floats halves(const uint8_t *const *rows, int64_t offset) { return _mm256_cvtph_ps(eight_halves(rows, offset)); }
 static inline Floats times(Floats one, Floats two) { return _mm256_mul_ps(one, two); }
 static inline Floats times(Floats one, float two) { return _mm256_mul_ps(one, _mm256_set1_ps(two)); }
+static inline Floats halves_of_powers(const uint8_t *const *rows, int64_t offset) {
+    return times(_mm256_castsi256_ps(_mm256_slli_epi32(eight_bytes(rows, offset), 23)), 0.5f);
+}
 static inline Floats plus_times(Floats sum, Floats one, Floats two) { return _mm256_fmadd_ps(one, two, sum); }
 static inline Floats plus_times(Floats sum, Floats one, float two) { return _mm256_fmadd_ps(one, _mm256_set1_ps(two), sum); }
 static inline void store(float *to, Floats numbers, int64_t lanes) {
@@ -195,6 +210,7 @@ static inline void turn(const __m256i *rows, Ints *to) {
 }
 
 static inline Ints fours_of(const uint8_t *const *rows, int64_t offset) { return eight_fours(rows, offset); }
+static inline Ints plus(Ints one, Ints two) { return _mm256_add_epi32(one, two); }
 static inline Ints bits(Ints numbers, int from, int count) { return _mm256_and_si256(_mm256_srli_epi32(numbers, from), same((1 << count) - 1)); }
 static inline Ints six_bits(Ints low, Ints high) { return _mm256_or_si256(low, _mm256_slli_epi32(high, 4)); }
 
@@ -207,6 +223,27 @@ template <bool SIGNED> static inline Ints products_in_fours(__m256i weights, __m
     if constexpr (SIGNED) return in_pairs(_mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(other, weights)));
     return in_pairs(_mm256_maddubs_epi16(weights, other));
 #endif
+}
+
+// The same with those of two pairs of registers added up, in 16 bits where weights have no signs: none is larger than 64
+template <bool SIGNED> static inline Ints products_in_fours(__m256i one, __m256i other_one, __m256i two, __m256i other_two) {
+#if defined(__AVXVNNI__)
+    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(_mm256_setzero_si256(), one, other_one), two, other_two);
+#else
+    if constexpr (SIGNED) return _mm256_add_epi32(products_in_fours<true>(one, other_one), products_in_fours<true>(two, other_two));
+    return in_pairs(_mm256_add_epi16(_mm256_maddubs_epi16(one, other_one), _mm256_maddubs_epi16(two, other_two)));
+#endif
+}
+
+// Sixteen bytes twice; those of one row and of another
+static inline __m256i twice(const uint8_t *at) { return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)at)); }
+static inline __m256i both(const uint8_t *one, const uint8_t *two) {
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)one)), _mm_loadu_si128((const __m128i *)two), 1);
+}
+
+// Of four registers with four numbers of one row and four of the fourth behind it the sums, in the order of the rows
+static inline Ints sums_of_fours(const Ints *rows) {
+    return _mm256_hadd_epi32(_mm256_hadd_epi32(rows[0], rows[1]), _mm256_hadd_epi32(rows[2], rows[3]));
 }
 
 // Of eight rows with eight numbers each the sum of the first four of every row, and that of the others

@@ -84,8 +84,8 @@ static inline void paddock_vec_max_f32(const int n, float *result, const float *
 #include "paddock_heads.h"
 #include "paddock_barrier.h"
 
-// Products of matrices: ours where they are faster, llama.cpp's for all else. Every file in C++ has them and the linker takes one; the files with llama.cpp's own
-// know these by other names.
+// Products of matrices: ours where they are faster, llama.cpp's for all else. What llama.cpp calls is defined in the files of its own, in front of these, which get other names there:
+// so one file alone has all the products to compile.
 #if defined(GGML_USE_LLAMAFILE) && __has_include("ggml-cpu-impl.h") && __has_include("llamafile/sgemm.h") && __has_include("tiled/tiled.h")
 #include "paddock_products.h"
 #ifdef PADDOCK_PRODUCTS
@@ -97,49 +97,66 @@ extern "C" {
 bool paddock_sgemm_of_llama(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb,
                             void *c, int64_t ldc, int a_type, int b_type, int c_type);
 bool paddock_tiled_of_llama(const struct ggml_compute_params *params, struct ggml_tensor *dst);
-inline __attribute__((used)) bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b,
-                                                 int64_t ldb, void *c, int64_t ldc, int a_type, int b_type, int c_type) {
+bool paddock_tiled_id_of_llama(const struct ggml_compute_params *params, struct ggml_tensor *dst, int64_t expert, int64_t n, const int32_t *pairs, char *scratch);
+__attribute__((visibility("hidden"))) bool paddock_expert(const struct ggml_compute_params *params, const struct ggml_tensor *dst, int64_t expert, int64_t n, const int32_t *pairs);
+}
+namespace paddock {
+constexpr int64_t MOST_EXPERTS = 512;
+static inline bool is_multiplied(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc,
+                                 int a_type, int b_type, int c_type) {
+    if (c_type != GGML_TYPE_F32) return false;
     // A single row too: then the products of a token are the same alone, beside others and drafted
-    const bool is_ours = c_type == GGML_TYPE_F32;
-    if (is_ours && (a_type == GGML_TYPE_Q8_0 || a_type == GGML_TYPE_Q5_0 || a_type == GGML_TYPE_Q4_0) && b_type == GGML_TYPE_F32 && paddock::are_few(n, k)) {
+    if (b_type == GGML_TYPE_F32 && are_few(n, k) && with_kind(a_type, GGML_TYPE_Q8_0, [](auto) {})) {
         // llama.cpp asks first with numbers as they are, and would have all threads put them into eight bits together and wait for each other
-        b = paddock::in_eight_bits(n, k, (const float *)b, ldb, ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float);
+        b = in_eight_bits(n, k, (const float *)b, ldb, ggml_get_type_traits_cpu(GGML_TYPE_Q8_0)->from_float);
         ldb = k;
         b_type = GGML_TYPE_Q8_0;
     }
-    if (is_ours && a_type == GGML_TYPE_Q8_0 && b_type == GGML_TYPE_Q8_0)
-        return paddock::product<paddock::Q8_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
-    if (is_ours && a_type == GGML_TYPE_Q5_0 && b_type == GGML_TYPE_Q8_0)
-        return paddock::product<paddock::Q5_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
-    if (is_ours && a_type == GGML_TYPE_Q4_0 && b_type == GGML_TYPE_Q8_0)
-        return paddock::product<paddock::Q4_0>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
-    if (is_ours && a_type == GGML_TYPE_Q4_K && b_type == GGML_TYPE_Q8_K)
-        return paddock::product<paddock::Q4_K>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
-    if (is_ours && a_type == GGML_TYPE_Q5_K && b_type == GGML_TYPE_Q8_K)
-        return paddock::product<paddock::Q5_K>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
-    if (is_ours && a_type == GGML_TYPE_Q6_K && b_type == GGML_TYPE_Q8_K)
-        return paddock::product<paddock::Q6_K>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth), true;
-    return paddock_sgemm_of_llama(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type);
+    return with_kind(a_type, b_type, [&](auto kind) { product<decltype(kind)>(m, n, k, a, lda, b, ldb, c, ldc, params->ith, params->nth); });
 }
-inline __attribute__((used)) bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params *params, struct ggml_tensor *dst) {
-    const auto kind = dst->src[0]->type;
-    return kind != GGML_TYPE_Q4_K && kind != GGML_TYPE_Q5_K && kind != GGML_TYPE_Q6_K && paddock_tiled_of_llama(params, dst);
+// What chooses the experts of a token is left to llama.cpp's sums of one row after the other: its other way is for several tokens only, and has other last digits.
+static inline bool is_router(int64_t m, int a_type, int b_type) { return a_type == GGML_TYPE_F32 && b_type == GGML_TYPE_F32 && m <= MOST_EXPERTS; }
+static inline bool is_expert_multiplied(const struct ggml_compute_params *params, const struct ggml_tensor *dst, int64_t expert, int64_t n, const int32_t *pairs) {
+    const bool is_usual = !params->use_ref && dst->src[1]->type == GGML_TYPE_F32 && dst->type == GGML_TYPE_F32;
+    const int other = ggml_get_type_traits_cpu(dst->src[0]->type)->vec_dot_type;
+    return is_usual && product_of_expert(dst, expert, n, pairs, params->wdata, other, params->ith, params->nth);
 }
-}
+}  // namespace paddock
 #if !defined(__AVX512F__)
-// Matrices in Q4_0 and Q4_K stay in the order of their file; for its own products llama.cpp puts them into another one. Those of mixtures of experts are multiplied elsewhere, so they
-// go there. llama.cpp asks with a tensor that may be written to, and its own function takes any: so this one is called, and that one from here.
+// Weights in Q4_0, IQ4_NL, MXFP4 and Q4_K stay in the order of their file; for its own products llama.cpp puts them into another one. It asks with a tensor that may be written to,
+// and its own function takes any: so this one is called, and that one from here.
 namespace ggml::cpu {
 class tensor_traits;
 }
 template <typename Tensor>
 static inline typename std::enable_if<!std::is_const<Tensor>::value, const ggml::cpu::tensor_traits *>::type ggml_repack_get_optimal_repack_type(Tensor *tensor) {
-    const bool is_ours = (tensor->type == GGML_TYPE_Q4_0 || tensor->type == GGML_TYPE_Q4_K) && tensor->ne[2] * tensor->ne[3] == 1;
-    return is_ours ? nullptr : ggml_repack_get_optimal_repack_type((const Tensor *)tensor);
+    const int other = ggml_get_type_traits_cpu(tensor->type)->vec_dot_type;
+    return paddock::with_kind(tensor->type, other, [](auto) {}) ? nullptr : ggml_repack_get_optimal_repack_type((const Tensor *)tensor);
 }
 #endif
-#define llamafile_sgemm paddock_sgemm_of_llama
-#define ggml_compute_forward_mul_mat_tiled paddock_tiled_of_llama
+#define llamafile_sgemm(...)                                                                                                                                                    \
+    paddock_has_products(void);                                                                                                                                               \
+    bool llamafile_sgemm(const struct ggml_compute_params *params, int64_t m, int64_t n, int64_t k, const void *a, int64_t lda, const void *b, int64_t ldb, void *c, int64_t ldc, \
+                         int a_type, int b_type, int c_type) {                                                                                                                \
+        return paddock::is_multiplied(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type)                                                                        \
+            || (!paddock::is_router(m, a_type, b_type) && paddock_sgemm_of_llama(params, m, n, k, a, lda, b, ldb, c, ldc, a_type, b_type, c_type));                           \
+    }                                                                                                                                                                         \
+    bool paddock_expert(const struct ggml_compute_params *params, const struct ggml_tensor *dst, int64_t expert, int64_t n, const int32_t *pairs) {                           \
+        return paddock::is_expert_multiplied(params, dst, expert, n, pairs);                                                                                                  \
+    }                                                                                                                                                                         \
+    bool paddock_sgemm_of_llama(__VA_ARGS__)
+#define ggml_compute_forward_mul_mat_tiled(...)                                                                         \
+    paddock_has_tiled(void);                                                                                            \
+    bool ggml_compute_forward_mul_mat_tiled(const struct ggml_compute_params *params, struct ggml_tensor *dst) {        \
+        return !paddock::with_kind(dst->src[0]->type, GGML_TYPE_Q8_K, [](auto) {}) && paddock_tiled_of_llama(params, dst); \
+    }                                                                                                                   \
+    bool paddock_tiled_of_llama(__VA_ARGS__)
+#define ggml_compute_forward_mul_mat_id_tiled(...)                                                                                                                                   \
+    paddock_has_tiled_id(void);                                                                                                                                                      \
+    bool ggml_compute_forward_mul_mat_id_tiled(const struct ggml_compute_params *params, struct ggml_tensor *dst, int64_t expert, int64_t n, const int32_t *pairs, char *scratch) { \
+        return paddock_expert(params, dst, expert, n, pairs) || paddock_tiled_id_of_llama(params, dst, expert, n, pairs, scratch);                                                  \
+    }                                                                                                                                                                                \
+    bool paddock_tiled_id_of_llama(__VA_ARGS__)
 #endif
 #endif
 

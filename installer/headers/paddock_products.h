@@ -1,11 +1,11 @@
 // Products of quantized weights and several rows of numbers, sixteen or eight rows of weights at a time. See paddock_loops.h, which reads this.
 //
 // Thirty-two numbers of these rows are turned, so that each register holds four numbers of every row (paddock_lanes.h); each is multiplied with four numbers of several
-// other rows. llama.cpp multiplies row by row (Q8_0, Q5_0), which takes more instructions, unpacks for many rows (Q5_K, Q6_K), or has weights in another order (Q4_0, Q4_K). Sums of a block are whole
-// numbers and exact; a result is the sum of the same blocks in the same order, whatever else is computed beside it.
+// other rows. llama.cpp multiplies row by row (Q8_0, Q5_0, experts), which takes more instructions, unpacks for many rows (Q3_K, Q5_K, Q6_K, IQ4_XS), or has weights in another order (Q4_0, Q4_K,
+// IQ4_NL, MXFP4). Sums of a block are whole numbers and exact; a result is the sum of the same blocks in the same order, whatever else is computed beside it.
 #pragma once
 #include "paddock_barrier.h"
-#include "paddock_lanes.h"
+#include "paddock_kinds.h"
 #ifdef PADDOCK_PRODUCTS
 #include <algorithm>
 #include <atomic>
@@ -13,9 +13,10 @@
 
 namespace paddock {
 
-constexpr int64_t MOST_ROWS = 512;  // that notes are kept of
-constexpr int64_t FEW_UNITS = 160;  // of 32 numbers
-constexpr int64_t FEW_ROWS = 16;    // for which weights come from main memory as fast as they can, each thread's in one piece
+constexpr int64_t MOST_ROWS = 512;    // that notes are kept of
+constexpr int64_t ROUTED_ROWS = 128;  // that are put together for an expert
+constexpr int64_t FEW_UNITS = 160;    // of 32 numbers
+constexpr int64_t FEW_ROWS = 16;      // for which weights come from main memory as fast as they can, each thread's in one piece
 #ifndef PADDOCK_WORTH_DIVIDING
 #define PADDOCK_WORTH_DIVIDING (1 << 20)  // products of two numbers for each thread: 30 to 50 microseconds
 #endif
@@ -26,131 +27,12 @@ constexpr int64_t FEW_ROWS = 16;    // for which weights come from main memory a
 static inline std::atomic<int> *parts_taken() { return nullptr; }
 #endif
 
-struct Tile {  // 32 numbers of some rows of weights, four by four, and a factor of each row for the first half and the second
-    Ints numbers[FOURS];
-    Floats factors[2];  // or in place of the second, where weights have no sign, the least of them, negative
-};
-
 struct Room {  // of one thread
     std::vector<Tile> tiles;
     std::vector<float> factors;  // of the other rows, one for each unit
     std::vector<int32_t> sums;   // of their numbers, times what is above, for each part that has a factor
     std::vector<float> least;    // sums of their numbers times their factors, for each chunk, where weights have a least one
 };
-
-struct OfQ8_0 {  // the other rows, for weights in units of 32: a factor, and signed numbers
-    static constexpr int64_t bytes = 34, numbers = 2;
-    static inline float factor(const uint8_t *unit) { return half(unit); }
-};
-
-struct OfQ8_K {  // for weights in units of 256
-    static constexpr int64_t bytes = 292, numbers = 4;
-    static inline float factor(const uint8_t *unit) {
-        float found;
-        memcpy(&found, unit, 4);
-        return found;
-    }
-};
-
-struct Plain {
-    static constexpr bool has_least = false;
-};
-
-struct Q8_0 : Plain {
-    using Other = OfQ8_0;
-    static constexpr int64_t bytes = 34, chunks = 1, parts = 1;  // of a unit; chunks of 32 numbers in it, and parts with a factor in a chunk
-    static constexpr int64_t at_once = AT_ONCE;                  // other rows that are multiplied together
-    static constexpr int above = HAS_SIGNS ? 0 : 128;            // what is added to a number so that none is negative
-    static constexpr int together = HAS_SIGNS ? 0 : 1;           // products that may be added up in 16 bits (add_products)
-    static inline __m256i numbers(const uint8_t *unit, int) {
-        return _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(unit + 2)), _mm256_set1_epi8((char)above));
-    }
-    static inline void factors(const uint8_t *const *rows, int64_t offset, Tile *tile) { tile->factors[0] = halves(rows, offset); }
-    static inline void sums(const uint8_t *unit, int32_t *to) { *to = -above * sum_of_32(unit + Other::numbers); }
-};
-
-struct Q5_0 : Plain {
-    using Other = OfQ8_0;
-    static constexpr int64_t bytes = 22, chunks = 1, parts = 1, at_once = AT_ONCE;
-    static constexpr int above = 16, together = 4;
-    static inline __m256i numbers(const uint8_t *unit, int) {
-        uint32_t fifth;
-        memcpy(&fifth, unit + 2, 4);
-        return with_fifth(nibbles(_mm_loadu_si128((const __m128i *)(unit + 6))), fifth);
-    }
-    static inline void factors(const uint8_t *const *rows, int64_t offset, Tile *tile) { tile->factors[0] = halves(rows, offset); }
-    static inline void sums(const uint8_t *unit, int32_t *to) { *to = -above * sum_of_32(unit + Other::numbers); }
-};
-
-struct Q4_0 : Plain {
-    using Other = OfQ8_0;
-    static constexpr int64_t bytes = 18, chunks = 1, parts = 1, at_once = AT_ONCE;
-    static constexpr int above = 8, together = 8;
-    static inline __m256i numbers(const uint8_t *unit, int) { return nibbles(_mm_loadu_si128((const __m128i *)(unit + 2))); }
-    static inline void factors(const uint8_t *const *rows, int64_t offset, Tile *tile) { tile->factors[0] = halves(rows, offset); }
-    static inline void sums(const uint8_t *unit, int32_t *to) { *to = -above * sum_of_32(unit + Other::numbers); }
-};
-
-struct Q6_K : Plain {  // low bits of 256 numbers, high ones, sixteen scales, a factor
-    using Other = OfQ8_K;
-    static constexpr int64_t bytes = 210, chunks = 8, parts = 2, at_once = LANES > 8 ? AT_ONCE : AT_ONCE - 1;
-    static constexpr int above = 32, together = 2;
-    static inline __m256i numbers(const uint8_t *unit, int chunk) {
-        const int part = chunk % 4;
-        const __m256i low = _mm256_loadu_si256((const __m256i *)(unit + 64 * (chunk / 4) + 32 * (part % 2)));
-        const __m256i high = _mm256_loadu_si256((const __m256i *)(unit + 128 + 32 * (chunk / 4)));
-        const __m256i four = _mm256_and_si256(part < 2 ? low : _mm256_srli_epi16(low, 4), _mm256_set1_epi8(15));
-        const __m256i two = part < 2 ? _mm256_slli_epi16(high, 4 - 2 * part) : _mm256_srli_epi16(high, 2 * part - 4);
-        return _mm256_or_si256(four, _mm256_and_si256(two, _mm256_set1_epi8(48)));
-    }
-    static inline void factors(const uint8_t *const *rows, int64_t offset, Tile *tiles) {
-        const Floats common = halves(rows, offset + 208);
-        Floats scales[16];
-        bytes_of(rows, offset + 192, scales);
-        for (int part = 0; part < 16; ++part) tiles[part / 2].factors[part % 2] = times(common, scales[part]);
-    }
-    static inline void sums(const uint8_t *unit, int32_t *to) {
-        for (int part = 0; part < 16; ++part) {
-            int16_t sum;
-            memcpy(&sum, unit + 260 + 2 * part, 2);
-            to[part] = -above * sum;
-        }
-    }
-};
-
-// A factor and one of the least numbers, in six bits for each chunk a scale and a least number, for Q5_K the fifth bits of 256 numbers, then four bits of each
-template <bool FIFTH> struct WithLeast {
-    using Other = OfQ8_K;
-    static constexpr bool has_least = true;
-    static constexpr int64_t bytes = FIFTH ? 176 : 144, chunks = 8, parts = 1, at_once = AT_ONCE;
-    static constexpr int above = 0, together = FIFTH ? 4 : 8;
-    static inline __m256i numbers(const uint8_t *unit, int chunk) {
-        const __m256i pairs = _mm256_loadu_si256((const __m256i *)(unit + (FIFTH ? 48 : 16) + 32 * (chunk / 2)));
-        const __m256i four = _mm256_and_si256(chunk % 2 ? _mm256_srli_epi16(pairs, 4) : pairs, _mm256_set1_epi8(15));
-        if constexpr (!FIFTH) return four;
-        const __m256i fifths = _mm256_loadu_si256((const __m256i *)(unit + 16));
-        const __m256i there = chunk < 4 ? _mm256_slli_epi16(fifths, 4 - chunk) : _mm256_srli_epi16(fifths, chunk - 4);
-        return _mm256_or_si256(four, _mm256_and_si256(there, _mm256_set1_epi8(16)));
-    }
-    static inline void factors(const uint8_t *const *rows, int64_t offset, Tile *tiles) {
-        const Floats common = halves(rows, offset), least = times(halves(rows, offset + 2), -1.0f);
-        const Ints first = fours_of(rows, offset + 4), second = fours_of(rows, offset + 8), third = fours_of(rows, offset + 12);
-        for (int chunk = 0; chunk < 4; ++chunk) {
-            const int at = 8 * chunk;
-            tiles[chunk].factors[0] = times(common, floats_of(bits(first, at, 6)));
-            tiles[chunk].factors[1] = times(least, floats_of(bits(second, at, 6)));
-            tiles[chunk + 4].factors[0] = times(common, floats_of(six_bits(bits(third, at, 4), bits(first, at + 6, 2))));
-            tiles[chunk + 4].factors[1] = times(least, floats_of(six_bits(bits(third, at + 4, 4), bits(second, at + 6, 2))));
-        }
-    }
-    static inline float sum(const uint8_t *unit, int chunk) {
-        int16_t halves[2];
-        memcpy(halves, unit + 260 + 4 * chunk, 4);
-        return (float)(halves[0] + halves[1]);
-    }
-};
-using Q4_K = WithLeast<false>;
-using Q5_K = WithLeast<true>;
 
 template <typename Kind> static inline void turn_all(const uint8_t *const *rows, int64_t ahead, int64_t units, Tile *tiles) {
     for (int64_t unit = 0; unit < units; ++unit) {
@@ -168,9 +50,9 @@ template <typename Kind> static inline void turn_all(const uint8_t *const *rows,
 
 template <typename Kind, int COLUMNS>
 static inline void multiply(int64_t columns, const Tile *tiles, int64_t units, const uint8_t *other, int64_t stride, const float *factors, const int32_t *sums,
-                            const float *least, float *out, int64_t out_stride, int64_t kept) {
+                            const float *least, float *const *out, int64_t place, int64_t kept) {
     if constexpr (COLUMNS > 1)
-        if (columns < COLUMNS) return multiply<Kind, COLUMNS - 1>(columns, tiles, units, other, stride, factors, sums, least, out, out_stride, kept);
+        if (columns < COLUMNS) return multiply<Kind, COLUMNS - 1>(columns, tiles, units, other, stride, factors, sums, least, out, place, kept);
     constexpr int64_t step = FOURS / Kind::parts;
     const int64_t parts = units * Kind::chunks * Kind::parts;
     Floats found[COLUMNS];
@@ -178,27 +60,54 @@ static inline void multiply(int64_t columns, const Tile *tiles, int64_t units, c
     for (int64_t unit = 0; unit < units; ++unit) {
         const uint8_t *numbers = other + unit * Kind::Other::bytes + Kind::Other::numbers;
         for (int64_t part = 0; part < Kind::chunks * Kind::parts; ++part) {
-            const int64_t place = unit * Kind::chunks * Kind::parts + part;
-            const Tile *tile = tiles + place / Kind::parts;
+            const int64_t at = unit * Kind::chunks * Kind::parts + part;
+            const Tile *tile = tiles + at / Kind::parts;
             Ints sum[COLUMNS];
-            for (int c = 0; c < COLUMNS; ++c) sum[c] = same(Kind::above ? sums[c * parts + place] : 0);
-            add_products<COLUMNS, step, Kind::together>(sum, tile->numbers + (place % Kind::parts) * step, numbers + 4 * part * step, stride);
+            for (int c = 0; c < COLUMNS; ++c) sum[c] = same(Kind::above ? sums[c * parts + at] : 0);
+            add_products<COLUMNS, step, Kind::together>(sum, tile->numbers + (at % Kind::parts) * step, numbers + 4 * part * step, stride);
             for (int c = 0; c < COLUMNS; ++c)
-                found[c] = plus_times(found[c], floats_of(sum[c]), times(tile->factors[place % Kind::parts], factors[c * units + unit]));
+                found[c] = plus_times(found[c], floats_of(sum[c]), times(tile->factors[at % Kind::parts], factors[c * units + unit]));
             if constexpr (Kind::has_least)
-                for (int c = 0; c < COLUMNS; ++c) found[c] = plus_times(found[c], tile->factors[1], least[c * parts + place]);
+                for (int c = 0; c < COLUMNS; ++c) found[c] = plus_times(found[c], tile->factors[1], least[c * parts + at]);
         }
     }
-    for (int c = 0; c < COLUMNS; ++c) store(out + c * out_stride, found[c], kept);
+    for (int c = 0; c < COLUMNS; ++c) store(out[c] + place, found[c], kept);
 }
 
 #ifdef PADDOCK_ALONE
+// Sums of products of sixteen bytes of every row, with four bits for a number, two rows in a register
+template <typename Kind> static inline Ints products_of_fours(const uint8_t *const *rows, int64_t offset, __m256i low_ones, __m256i high_ones) {
+    static_assert(Kind::together != 1 || !HAS_SIGNS, "two are added up in 16 bits");
+    const __m256i four_bits = _mm256_set1_epi8(15);
+    Ints sums[LANES / 2];
+    for (int row = 0; row < LANES / 2; ++row) {
+        const __m256i pairs = both(rows[row] + offset, rows[row + LANES / 2] + offset);
+        const __m256i low = Kind::of_fours(_mm256_and_si256(pairs, four_bits)), high = Kind::of_fours(_mm256_and_si256(_mm256_srli_epi16(pairs, 4), four_bits));
+        sums[row] = products_in_fours<Kind::together == 0>(low, low_ones, high, high_ones);
+    }
+    return sums_of_fours(sums);
+}
+
+template <typename Kind> static inline void products_of_two_chunks(const uint8_t *const *rows, int64_t offset, int chunk, const uint8_t *other, Ints *sums) {
+    const int64_t fours = offset + Kind::fours_of_two + 16 * chunk, fifths = offset + Kind::fifths;
+    Ints in_pairs_of_rows[2][LANES / 2];
+    for (int row = 0; row < LANES / 2; ++row) {
+        const uint8_t *one = rows[row], *two = rows[row + LANES / 2];
+        const __m256i first = both(one + fours, two + fours), second = both(one + fours + 16, two + fours + 16);
+        const __m256i fifth = both(one + fifths, two + fifths), fifth_of_second = both(one + fifths + 16, two + fifths + 16);
+        for (int of = 0; of < 2; ++of)
+            in_pairs_of_rows[of][row] = products_in_fours<false>(Kind::whole(first, fifth, chunk + of), twice(other + 32 * of), Kind::whole(second, fifth_of_second, chunk + of), twice(other + 32 * of + 16));
+    }
+    for (int of = 0; of < 2; ++of) sums[of] = sums_of_fours(in_pairs_of_rows[of]);
+}
+
 // With a single other row nothing is turned: the same whole numbers, added up row by row of the weights.
 template <typename Kind>
 static inline void multiply_alone(const uint8_t *const *rows, int64_t ahead, int64_t units, const uint8_t *other, const float *factors, const int32_t *sums, const float *least, float *out,
                                   int64_t kept) {
     Tile tiles[Kind::chunks];
     Floats found = no_floats();
+    Ints of_two[2] = {};
     for (int64_t unit = 0; unit < units; ++unit) {
         const int64_t offset = unit * Kind::bytes;
         Kind::factors(rows, offset, tiles);
@@ -207,9 +116,17 @@ static inline void multiply_alone(const uint8_t *const *rows, int64_t ahead, int
             ask_for_next(rows, ahead, offset + chunk * Kind::bytes / Kind::chunks, Kind::bytes / Kind::chunks);
             const __m256i numbers = _mm256_loadu_si256((const __m256i *)(other + unit * Kind::Other::bytes + Kind::Other::numbers + 32 * chunk));
             Ints sum[LANES], halves[2];
-            for (int row = 0; row < LANES; ++row) sum[row] = products_in_fours<Kind::together == 0>(Kind::numbers(rows[row] + offset, chunk), numbers);
-            sums_of_halves(sum, halves);
-            if constexpr (Kind::parts == 1) halves[0] = _mm256_add_epi32(halves[0], halves[1]);
+            if constexpr (Kind::fours > 0) {
+                const uint8_t *half = other + unit * Kind::Other::bytes + Kind::Other::numbers + 32 * chunk;
+                halves[0] = products_of_fours<Kind>(rows, offset + Kind::fours + 16 * chunk, twice(half), twice(half + 16));
+            } else if constexpr (Kind::fours_of_two > 0) {
+                if (chunk % 2 == 0) products_of_two_chunks<Kind>(rows, offset, chunk, other + unit * Kind::Other::bytes + Kind::Other::numbers + 32 * chunk, of_two);
+                halves[0] = of_two[chunk % 2];
+            } else {
+                for (int row = 0; row < LANES; ++row) sum[row] = products_in_fours<Kind::together == 0>(Kind::numbers(rows[row] + offset, chunk), numbers);
+                sums_of_halves(sum, halves);
+                if constexpr (Kind::parts == 1) halves[0] = _mm256_add_epi32(halves[0], halves[1]);
+            }
             for (int part = 0; part < Kind::parts; ++part) {
                 if constexpr (Kind::above != 0) halves[part] = _mm256_add_epi32(halves[part], same(sums[place + part]));
                 found = plus_times(found, floats_of(halves[part]), times(tiles[chunk].factors[part], factors[unit]));
@@ -244,8 +161,8 @@ static inline Division divided(int64_t tiles, int64_t n, int64_t numbers, int th
 }
 
 template <typename Kind>
-static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weights, int64_t weights_stride, const uint8_t *other, int64_t stride, float *out,
-                        int64_t out_stride, const Division &division) {
+static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weights, int64_t weights_stride, const uint8_t *other, int64_t stride, float *const *out,
+                        const Division &division) {
     static thread_local Room room;
     const int64_t parts = units * Kind::chunks * Kind::parts;
     room.tiles.resize(units * Kind::chunks);
@@ -259,7 +176,7 @@ static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weig
             if constexpr (Kind::above) Kind::sums(at, &room.sums[column * parts + unit * Kind::chunks * Kind::parts]);
             if constexpr (Kind::has_least)
                 for (int chunk = 0; chunk < Kind::chunks; ++chunk)
-                    room.least[column * parts + unit * Kind::chunks + chunk] = room.factors[column * units + unit] * Kind::sum(at, chunk);
+                    room.least[column * parts + unit * Kind::chunks + chunk] = room.factors[column * units + unit] * (float)sum_of_chunk(at, chunk);
         }
     Division::Range now = division.share();
     if (now.tile == now.end) now = division.next();
@@ -272,15 +189,14 @@ static inline void some(int64_t m, int64_t n, int64_t units, const uint8_t *weig
         now = then;
 #ifdef PADDOCK_ALONE
         if (n == 1) {
-            multiply_alone<Kind>(rows, ahead, units, other, room.factors.data(), room.sums.data(), room.least.data(), out + first, there);
+            multiply_alone<Kind>(rows, ahead, units, other, room.factors.data(), room.sums.data(), room.least.data(), out[0] + first, there);
             continue;
         }
 #endif
         turn_all<Kind>(rows, ahead, units, room.tiles.data());
         for (int64_t column = 0; column < n; column += Kind::at_once)
             multiply<Kind, Kind::at_once>(n - column < Kind::at_once ? n - column : Kind::at_once, room.tiles.data(), units, other + column * stride, stride,
-                                          room.factors.data() + column * units, room.sums.data() + column * parts, room.least.data() + column * parts,
-                                          out + column * out_stride + first, out_stride, there);
+                                          room.factors.data() + column * units, room.sums.data() + column * parts, room.least.data() + column * parts, out + column, first, there);
     }
 }
 
@@ -301,9 +217,69 @@ static inline void product(int64_t m, int64_t n, int64_t units, const void *weig
                            int64_t out_stride, int thread, int threads) {
     const int64_t stride = other_stride * Kind::Other::bytes;
     const Division division = divided((m + LANES - 1) / LANES, n, 32 * Kind::chunks * units, thread, threads);
-    for (int64_t first = 0; first < n; first += MOST_ROWS)
-        some<Kind>(m, n - first < MOST_ROWS ? n - first : MOST_ROWS, units, (const uint8_t *)weights, weights_stride * Kind::bytes,
-                   (const uint8_t *)other + first * stride, stride, (float *)out + first * out_stride, out_stride, division);
+    for (int64_t first = 0; first < n; first += MOST_ROWS) {
+        const int64_t count = std::min(n - first, MOST_ROWS);
+        float *results[MOST_ROWS];
+        for (int64_t row = 0; row < count; ++row) results[row] = (float *)out + (first + row) * out_stride;
+        some<Kind>(m, count, units, (const uint8_t *)weights, weights_stride * Kind::bytes, (const uint8_t *)other + first * stride, stride, results, division);
+    }
+}
+
+// The same with rows that lie anywhere, and so do their results: those that go to an expert. They are put together first, which is little beside the products. Strides in bytes.
+struct Routed {
+    const uint8_t *row;
+    float *results;
+};
+template <typename Kind>
+static inline void product_of_routed(int64_t m, int64_t n, int64_t units, const uint8_t *weights, int64_t weights_stride, const Routed *rows, int thread, int threads) {
+    static thread_local std::vector<uint8_t> together;
+    const int64_t stride = units * Kind::Other::bytes, tiles = (m + LANES - 1) / LANES;
+    for (int64_t first = 0; first < n; first += ROUTED_ROWS) {
+        const int64_t count = std::min(n - first, ROUTED_ROWS);
+        float *results[ROUTED_ROWS];
+        if (count > 1) together.resize(count * stride);
+        for (int64_t row = 0; row < count; ++row) {
+            results[row] = rows[first + row].results;
+            if (count > 1) memcpy(together.data() + row * stride, rows[first + row].row, stride);
+        }
+        some<Kind>(m, count, units, weights, weights_stride, count > 1 ? together.data() : rows[first].row, stride, results, {tiles, 0, 0, thread, threads, nullptr});
+    }
+}
+
+// Does it with the kind of these weights and other rows, where products of them are ours.
+template <typename Do> static inline bool with_kind(int weights, int other, Do what) {
+    if (other == GGML_TYPE_Q8_0) switch (weights) {
+        case GGML_TYPE_Q8_0: return what(Q8_0{}), true;
+        case GGML_TYPE_Q5_0: return what(Q5_0{}), true;
+        case GGML_TYPE_Q4_0: return what(Q4_0{}), true;
+        case GGML_TYPE_IQ4_NL: return what(IQ4_NL{}), true;
+        case GGML_TYPE_MXFP4: return what(MXFP4{}), true;
+    }
+    if (other == GGML_TYPE_Q8_K) switch (weights) {
+        case GGML_TYPE_IQ4_XS: return what(IQ4_XS{}), true;
+        case GGML_TYPE_Q3_K: return what(Q3_K{}), true;
+        case GGML_TYPE_Q4_K: return what(Q4_K{}), true;
+        case GGML_TYPE_Q5_K: return what(Q5_K{}), true;
+        case GGML_TYPE_Q6_K: return what(Q6_K{}), true;
+    }
+    return false;
+}
+
+// The rows that go to an expert, by pairs of which of a token's experts it is and which token: to.src are the weights of all experts and the rows, in eight bits at `rows`.
+template <typename Tensor>
+static inline bool product_of_expert(const Tensor *to, int64_t expert, int64_t n, const int32_t *pairs, const void *rows, int other, int thread, int threads) {
+    const Tensor *weights = to->src[0], *from = to->src[1];
+    return with_kind(weights->type, other, [&](auto kind) {
+        using Kind = decltype(kind);
+        static thread_local std::vector<Routed> routed;
+        const int64_t units = weights->ne[0] / (32 * Kind::chunks), stride = units * Kind::Other::bytes;
+        routed.resize(n);
+        for (int64_t i = 0; i < n; ++i) {
+            const int64_t place = pairs[2 * i], token = pairs[2 * i + 1];
+            routed[i] = {(const uint8_t *)rows + (place % from->ne[1] + token * from->ne[1]) * stride, (float *)((char *)to->data + place * to->nb[1] + token * to->nb[2])};
+        }
+        product_of_routed<Kind>(weights->ne[1], n, units, (const uint8_t *)weights->data + expert * weights->nb[2], weights->nb[1], routed.data(), thread, threads);
+    });
 }
 
 }  // namespace paddock

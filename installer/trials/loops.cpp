@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <thread>
+#include <vector>
 #ifdef PADDOCK_BARRIER
 // Two teams at the same time, in each of which nobody may be a step ahead; with as few looks as OPENMP says some sleep
 static int waited() {
@@ -54,34 +55,57 @@ static int shared_out() {
 #else
 static int shared_out() { return 0; }
 #endif
-// Every number is that of `value`, with the largest that there are in the last two rows of both, and every factor a power of two by row and unit: rows of weights beyond a multiple
-// of sixteen, more other rows than notes are kept of, or few, and threads that get shares or, in a team, parts too
+// Every number is that of `value`, with the largest that there are in the last two rows of both, and every factor a power of two by row and unit (a half, or an exponent alone where its
+// place is -1): rows of weights beyond a multiple of sixteen, more other rows than notes are kept of, or few, and threads that get shares or, in a team, parts too; and the same weights as experts
 static int exponent(int row, int unit) { return (row + 2 * unit) % 3; }
-template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t *, int), int value(int, int), int doubled = -1) {
-    constexpr int m = 83, n = 515, units = 2, count = 32 * Kind::chunks;
-    static uint8_t weights[m][units][Kind::bytes], other[n][units][Kind::Other::bytes];
-    static float found[n][m + 1];
+struct Matrices { int type; int64_t ne[4], nb[4]; void *data; Matrices *src[2]; };
+using Product = void(int64_t, int64_t, int64_t, const void *, int64_t, const void *, int64_t, void *, int64_t, int, int);
+struct Way { int type; int64_t bytes, other_bytes, other_numbers; int count; Product *product; };
+template <typename Kind> static Way way(int type) { return {type, Kind::bytes, Kind::Other::bytes, Kind::Other::numbers, 32 * Kind::chunks, paddock::product<Kind>}; }
+static int multiplied(const Way &way, int factor, void (*fill)(uint8_t *, int), int value(int, int), int doubled = -1) {
+    constexpr int m = 83, n = 515, units = 2;
+    const int count = way.count, other_type = count > 32 ? GGML_TYPE_Q8_K : GGML_TYPE_Q8_0;
+    std::vector<uint8_t> weights(m * units * way.bytes), other(n * units * way.other_bytes);
+    static float found[n + 1][m + 1];  // who writes beyond the last hits nothing else
+    static double wanted[n][m], all[n][m];
     for (int row = 0; row < m; ++row)
         for (int unit = 0; unit < units; ++unit) {
-            fill(weights[row][unit], row);
-            weights[row][unit][factor + 1] = (uint8_t)(0x3c + 4 * exponent(row, unit));  // in half precision
-            if (doubled >= 0) weights[row][unit][doubled + 1] = (uint8_t)(0x40 + 4 * exponent(row, unit));
+            uint8_t *at = &weights[(row * units + unit) * way.bytes];
+            fill(at, row);
+            at[factor + 1] = (uint8_t)(factor < 0 ? 128 + exponent(row, unit) : 0x3c + 4 * exponent(row, unit));
+            if (doubled >= 0) at[doubled + 1] = (uint8_t)(0x40 + 4 * exponent(row, unit));
         }
+    std::vector<int> numbers(m * count);
+    for (int i = 0; i < m * count; ++i) numbers[i] = value(i / count, i % count);
+    std::fill(wanted[0], wanted[n], 0.0);
+    std::fill(all[0], all[n], 0.0);
     for (int row = 0; row < n; ++row)
         for (int unit = 0; unit < units; ++unit) {
-            uint8_t *at = other[row][unit];
+            uint8_t *at = &other[(row * units + unit) * way.other_bytes];
             const float single = (float)(1 << exponent(row, unit));
             if (count == 32) at[1] = (uint8_t)(0x3c + 4 * exponent(row, unit)); else memcpy(at, &single, 4);
-            for (int i = 0; i < count; ++i) at[Kind::Other::numbers + i] = (uint8_t)(row < n - 2 ? (7 * i + 5 * row + unit) % 255 - 127 : row < n - 1 ? 127 : -127);
+            int8_t *with = (int8_t *)at + way.other_numbers;
+            for (int i = 0; i < count; ++i) with[i] = (int8_t)(row < n - 2 ? (7 * i + 5 * row + unit) % 255 - 127 : row < n - 1 ? 127 : -127);
             for (int part = 0; count > 32 && part < count / 16; ++part) {
                 int16_t sum = 0;
-                for (int i = 0; i < 16; ++i) sum += (int8_t)at[Kind::Other::numbers + 16 * part + i];
-                memcpy(at + Kind::Other::numbers + count + 2 * part, &sum, 2);
+                for (int i = 0; i < 16; ++i) sum += with[16 * part + i];
+                memcpy(with + count + 2 * part, &sum, 2);
+            }
+            for (int place = 0; place < m; ++place) {
+                int sum = 0, sizes = 0;
+                for (int i = 0; i < count; ++i) {
+                    sum += numbers[place * count + i] * with[i];
+                    sizes += std::abs(numbers[place * count + i] * with[i]);
+                }
+                wanted[row][place] += (double)sum * (1 << exponent(place, unit)) * (1 << exponent(row, unit));
+                all[row][place] += (double)sizes * (1 << exponent(place, unit)) * (1 << exponent(row, unit));
             }
         }
+    const auto is_wrong = [&](int row, int place, float one) { return !(std::abs(one - wanted[row][place]) <= 4e-6 * all[row][place]); };
     const auto some = [&](int begin, int end, int thread, int threads) {
-        paddock::product<Kind>(m, end - begin, units, weights, units, other[begin], units, found[begin], m + 1, thread, threads);
+        way.product(m, end - begin, units, weights.data(), units, &other[begin * units * way.other_bytes], units, found[begin], m + 1, thread, threads);
     };
+    std::vector<float> beside;
     const int ranges[][2] = {{0, n}, {0, 1}, {7, 8}, {n - 2, n - 1}, {n - 1, n}, {n - 2, n}, {n - 5, n}, {n - 20, n}};
     for (const bool is_team : {false, true}) for (const auto &range : ranges) {
         std::fill(found[0], found[n], NAN);
@@ -94,16 +118,47 @@ template <typename Kind> static int multiplied(int factor, void (*fill)(uint8_t 
         if (is_team) continue;
 #endif
         for (int row = range[0]; row < range[1]; ++row)
-            for (int place = 0; place < m; ++place) {
-                double wanted = 0, all = 0;
-                for (int i = 0; i < units * count; ++i) {
-                    const double one = (double)value(place, i % count) * (int8_t)other[row][i / count][Kind::Other::numbers + i % count]
-                        * (1 << exponent(place, i / count)) * (1 << exponent(row, i / count));
-                    wanted += one;
-                    all += std::abs(one);
-                }
-                if (!(std::abs(found[row][place] - wanted) <= 4e-6 * all) || found[row][m] != -1.0f) return 1;
+            for (int place = 0; place < m; ++place)
+                if (is_wrong(row, place, found[row][place]) || found[row][m] != -1.0f) return 1;
+        if (range[0] == 0 && range[1] == n) beside.assign(found[7], found[8]);
+        if (range[0] == 7 && memcmp(beside.data(), found[7], sizeof(found[7]))) return 1;  // alone it has the same digits
+    }
+    // Experts: the two places of each token go to three of them in turn; all tokens go to one, which are more than are put together; a single one goes to one
+    const auto differs = [&](int expert, int64_t places, const std::vector<int32_t> &pairs) {
+        constexpr int rows_of_one = 27;
+        const int64_t size = units * way.bytes, results = sizeof(found[0]), n_of_it = (int64_t)pairs.size() / 2;
+        Matrices experts = {way.type, {units * count, rows_of_one, 3, 1}, {0, size, rows_of_one * size}, weights.data(), {}}, from = {GGML_TYPE_F32, {units * count, places}, {}, nullptr, {}};
+        Matrices to = {GGML_TYPE_F32, {}, {4, places > 1 ? results : 0, places * results}, found, {&experts, &from}};
+        std::fill(found[0], found[n], NAN);
+        bool is_ours[2];
+        const auto share = [&](int thread) { is_ours[thread] = paddock::product_of_expert(&to, expert, n_of_it, pairs.data(), other.data(), other_type, thread, 2); };
+        std::thread second(share, 1);
+        share(0);
+        second.join();
+        if (!is_ours[0] || !is_ours[1]) return true;
+        if (std::count_if(found[0], found[n], [](float one) { return !std::isnan(one); }) != n_of_it * rows_of_one) return true;
+        for (int64_t i = 0; i < n_of_it; ++i)
+            for (int place = 0; place < rows_of_one; ++place) {
+                const int row = (int)(pairs[2 * i] % places + pairs[2 * i + 1] * places);
+                if (is_wrong(row, rows_of_one * expert + place, found[row][place])) return true;
             }
+        return false;
+    };
+    std::vector<int32_t> in_turn[3], all_of_them;
+    for (int token = 0; token < n; ++token) all_of_them.insert(all_of_them.end(), {token % 2, token});
+    for (int token = 0; token < n / 2; ++token) for (int place = 0; place < 2; ++place) in_turn[(token + place) % 3].insert(in_turn[(token + place) % 3].end(), {place, token});
+    for (int expert = 0; expert < 3; ++expert) if (differs(expert, 2, in_turn[expert])) return 2;
+    return differs(1, 1, all_of_them) || differs(2, 2, {1, 70}) || paddock::with_kind(way.type, other_type == GGML_TYPE_Q8_0 ? GGML_TYPE_Q8_K : GGML_TYPE_Q8_0, [](auto) {});
+}
+// Every exponent, in every row of a register
+static int powers() {
+    for (int first = 1; first <= 255 - paddock::LANES; ++first) {
+        uint8_t raised[paddock::LANES];
+        const uint8_t *rows[paddock::LANES];
+        float found[paddock::LANES];
+        for (int row = 0; row < paddock::LANES; ++row) rows[row] = &(raised[row] = (uint8_t)(first + row));
+        paddock::store(found, paddock::halves_of_powers(rows, 0), paddock::LANES);
+        for (int row = 0; row < paddock::LANES; ++row) if (found[row] != std::ldexp(1.0f, raised[row] - 128)) return 12;
     }
     return 0;
 }
@@ -113,10 +168,10 @@ static int products() {
     static const auto five = [](int row, int i) { return row < 81 ? (11 * i + 3 * row) % 32 - 16 : row < 82 ? 15 : -16; };
     static const auto six = [](int row, int i) { return row < 81 ? (11 * i + 3 * row) % 64 - 32 : row < 82 ? 31 : -32; };
     static const auto scale = [](int row, int part) { return (5 * part + row) % 16 - 8; };  // of each sixteen
-    if (multiplied<paddock::Q8_0>(0, [](uint8_t *to, int row) {
+    if (multiplied(way<paddock::Q8_0>(GGML_TYPE_Q8_0), 0, [](uint8_t *to, int row) {
         for (int i = 0; i < 32; ++i) to[2 + i] = (uint8_t)eight(row, i);
     }, eight)) return 1;
-    if (multiplied<paddock::Q5_0>(0, [](uint8_t *to, int row) {
+    if (multiplied(way<paddock::Q5_0>(GGML_TYPE_Q5_0), 0, [](uint8_t *to, int row) {
         for (int i = 0; i < 32; ++i) {
             const int code = five(row, i) + 16;
             to[6 + i % 16] |= (uint8_t)((code & 15) << (i < 16 ? 0 : 4));
@@ -124,10 +179,10 @@ static int products() {
         }
     }, five)) return 2;
     static const auto four = [](int row, int i) { return row < 81 ? (11 * i + 3 * row) % 16 - 8 : row < 82 ? 7 : -8; };
-    if (multiplied<paddock::Q4_0>(0, [](uint8_t *to, int row) {
+    if (multiplied(way<paddock::Q4_0>(GGML_TYPE_Q4_0), 0, [](uint8_t *to, int row) {
         for (int i = 0; i < 32; ++i) to[2 + i % 16] |= (uint8_t)((four(row, i) + 8) << (i < 16 ? 0 : 4));
     }, four)) return 7;
-    if (multiplied<paddock::Q6_K>(208, [](uint8_t *to, int row) {
+    if (multiplied(way<paddock::Q6_K>(GGML_TYPE_Q6_K), 208, [](uint8_t *to, int row) {
         for (int part = 0; part < 16; ++part) to[192 + part] = (uint8_t)scale(row, part);
         for (int i = 0; i < 256; ++i) {
             const int code = six(row, i) + 32, half = i / 128, part = i % 128 / 32, at = i % 32;
@@ -151,11 +206,11 @@ static int products() {
             }
         }
     };
-    if (multiplied<paddock::Q4_K>(0, [](uint8_t *to, int row) {
+    if (multiplied(way<paddock::Q4_K>(GGML_TYPE_Q4_K), 0, [](uint8_t *to, int row) {
         scales(to + 4, row);
         for (int i = 0; i < 256; ++i) to[16 + 32 * (i / 64) + i % 32] |= (uint8_t)(bare(row, i, 15) << (i / 32 % 2 ? 4 : 0));
     }, [](int row, int i) { return bare(row, i, 15) * scale_of_32(row, i / 32) - 2 * least_of_32(row, i / 32); }, 2)) return 5;
-    if (multiplied<paddock::Q5_K>(0, [](uint8_t *to, int row) {
+    if (multiplied(way<paddock::Q5_K>(GGML_TYPE_Q5_K), 0, [](uint8_t *to, int row) {
         scales(to + 4, row);
         for (int i = 0; i < 256; ++i) {
             const int code = bare(row, i, 31);
@@ -163,7 +218,35 @@ static int products() {
             to[16 + i % 32] |= (uint8_t)((code >> 4) << i / 32);
         }
     }, [](int row, int i) { return bare(row, i, 31) * scale_of_32(row, i / 32) - 2 * least_of_32(row, i / 32); }, 2)) return 6;
-    return 0;
+    static const auto table = [](int row, int i, int last) { return row < 81 ? (11 * i + 3 * row) % 16 : row < 82 ? last : 15; };
+    static const auto doubled = [](int row, int i) { return std::vector<int>{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12}[table(row, i, 7)]; };
+    static const auto uneven = [](int row, int i) { return std::vector<int>{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}[table(row, i, 0)]; };
+    static const auto six_bits = [](int row, int part) { return row < 81 ? (13 * part + 7 * row) % 64 : row < 82 ? 63 : 0; };
+    if (multiplied(way<paddock::MXFP4>(GGML_TYPE_MXFP4), -1, [](uint8_t *to, int row) {
+        for (int i = 0; i < 32; ++i) to[1 + i % 16] |= (uint8_t)(table(row, i, 7) << (i < 16 ? 0 : 4));
+    }, doubled)) return 8;
+    if (multiplied(way<paddock::IQ4_NL>(GGML_TYPE_IQ4_NL), 0, [](uint8_t *to, int row) {
+        for (int i = 0; i < 32; ++i) to[2 + i % 16] |= (uint8_t)(table(row, i, 0) << (i < 16 ? 0 : 4));
+    }, uneven)) return 9;
+    if (multiplied(way<paddock::IQ4_XS>(GGML_TYPE_IQ4_XS), 0, [](uint8_t *to, int row) {
+        for (int chunk = 0; chunk < 8; ++chunk) {
+            to[4 + chunk / 2] |= (uint8_t)((six_bits(row, chunk) & 15) << 4 * (chunk % 2));
+            to[2 + chunk / 4] |= (uint8_t)(six_bits(row, chunk) >> 4 << 2 * (chunk % 4));
+        }
+        for (int i = 0; i < 256; ++i) to[8 + 16 * (i / 32) + i % 16] |= (uint8_t)(table(row, i, 0) << (i % 32 < 16 ? 0 : 4));
+    }, [](int row, int i) { return uneven(row, i) * (six_bits(row, i / 32) - 32); })) return 10;
+    static const auto three = [](int row, int i) { return row < 81 ? (11 * i + 3 * row) % 8 : row < 82 ? 7 : 0; };
+    if (multiplied(way<paddock::Q3_K>(GGML_TYPE_Q3_K), 108, [](uint8_t *to, int row) {
+        for (int part = 0; part < 16; ++part) {
+            to[96 + part % 8] |= (uint8_t)((six_bits(row, part) & 15) << part / 8 * 4);
+            to[104 + part % 4] |= (uint8_t)(six_bits(row, part) >> 4 << part / 4 * 2);
+        }
+        for (int i = 0; i < 256; ++i) {
+            to[32 + 32 * (i / 128) + i % 32] |= (uint8_t)((three(row, i) & 3) << 2 * (i % 128 / 32));
+            to[i % 32] |= (uint8_t)(three(row, i) >> 2 << i / 32);
+        }
+    }, [](int row, int i) { return (three(row, i) - 4) * (six_bits(row, i / 16) - 32); })) return 11;
+    return powers();
 }
 #else
 static int products() { return 0; }

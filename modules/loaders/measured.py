@@ -19,7 +19,7 @@ from modules.loaders.shape import Shape
 # A type that was not measured is taken for its likest
 LIKE: Mapping[str, str] = MappingProxyType({
     "BF16": "F16", "F32": "F16", "Q8_1": "Q8_0", "Q8_K": "Q8_0", "Q4_1": "Q6_K", "Q5_0": "Q6_K", "Q5_1": "Q6_K", "MXFP4": "IQ4_NL",
-    "NVFP4": "IQ4_NL", "Q5_K": "Q6_K", "Q2_K": "Q6_K", "Q3_K": "Q6_K",
+    "NVFP4": "IQ4_NL", "IQ4_XS": "IQ4_NL", "Q5_K": "Q6_K", "Q2_K": "Q6_K", "Q3_K": "Q6_K",
 })  # fmt: skip
 OTHERS = "Q6_K"  # of those with many small steps, like the IQ types
 LEAST_RATE = 1.0

@@ -18,16 +18,21 @@ from modules.loaders.registry import find_loader
 from tests.llama_loops import has_products, takes_four_bits
 from tests.loaders.greedy import row_of
 
-IN_ANOTHER_ORDER = ("Q4_0", "Q4_K")  # in which llama.cpp puts them for its own ways where there are none of ours
-OWN = ("Q8_0", "Q5_0", "Q5_K", "Q6_K", *(IN_ANOTHER_ORDER if takes_four_bits() else ()))
-KINDS = (*dict.fromkeys((*OWN, *IN_ANOTHER_ORDER)), "Q4_K_M")  # where those two are not ours the last one is computed in both ways
+IN_ANOTHER_ORDER = ("Q4_0", "Q4_K", "IQ4_NL", "MXFP4")  # in which llama.cpp puts them for its own ways where there are none of ours
+OWN = ("Q8_0", "Q5_0", "Q5_K", "Q6_K", "Q3_K", "IQ4_XS", *(IN_ANOTHER_ORDER if takes_four_bits() else ()))
+SOME_EXPERTS, ALL_EXPERTS = " with 2 of 8 experts", " with 4 of 4 experts"  # which are chosen hangs on the last digits, but not where all are
+MIXED = tuple(f"{kind}{ALL_EXPERTS}" for kind in ("Q8_0", "Q4_K", "MXFP4", "Q6_K"))
+KINDS = (*dict.fromkeys((*OWN, *IN_ANOTHER_ORDER)), *MIXED, "Q4_K_M")  # where those in another order are not ours the last one is computed in both ways
 SIZES = RandomModel(2, 256, 768, 4, 2, 331, context_length=256, head_width=64)  # rows of whole units of 256; a vocabulary that sixteen does not divide
 IDS = [(7 * place + 3) % 331 for place in range(100)]
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoadedModel]:
-    loaded = load(write_random_gguf(tmp_path_factory.mktemp("products") / f"{request.param}.gguf", replace(SIZES, quantization=request.param)))
+    kind, _, mixture = request.param.partition(" with ")
+    used, experts = (int(word) for word in mixture.split() if word.isdigit()) if mixture else (2, 0)
+    sizes = replace(SIZES, quantization=kind, experts=experts, experts_used=used)
+    loaded = load(write_random_gguf(tmp_path_factory.mktemp("products") / f"{kind}.gguf", sizes))
     yield loaded
     loaded.runner.close()
 
@@ -92,7 +97,7 @@ def test_replies_beside_each_other_are_what_they_are_alone(model: LoadedModel, t
 
 
 @pytest.mark.skipif(not has_products(), reason="another processor, or a library without them")
-@pytest.mark.parametrize("model", OWN, indirect=True)
+@pytest.mark.parametrize("model", [*OWN, *(f"{kind}{SOME_EXPERTS}" for kind in OWN)], indirect=True)
 @pytest.mark.parametrize("step", [2, 7, 8, 33, 63])
 def test_with_these_ways_a_token_has_the_same_digits_however_many_are_read_with_it(model: LoadedModel, alone: np.ndarray, step: int) -> None:
     assert np.array_equal(step_by_step(model, IDS, step), alone)

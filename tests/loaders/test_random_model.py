@@ -59,3 +59,15 @@ def test_a_folder_of_another_kind_is_loaded(tmp_path: Path):
     path = write_random_folder(tmp_path / "m", RandomFolder(2, 64, 128, 2, 1, 300, 256, "qwen2", tied=True, stored="bfloat16"))
     logits = first_logits(load(path, TransformersOptions(slots=1, threads=1), lambda _stage, _done: None))
     assert logits.shape == (300,) and np.isfinite(logits).all()
+
+
+@pytest.mark.parametrize(("kind", "experts"), [("Q3_K", 0), ("IQ4_XS", 0), ("IQ4_NL", 0), ("MXFP4", 0), ("MXFP4", 5), ("Q4_K_M", 5)])
+def test_what_comes_out_is_of_size_one_whatever_the_type(tmp_path: Path, kind: str, experts: int):
+    from modules.loaders.llama_cpp.loader import load
+
+    path = write_random_gguf(tmp_path / "m.gguf", RandomModel(2, 256, 512, 4, 2, 600, 256, quantization=kind, experts=experts))
+    types = tensor_types(path)
+    down = types[f"blk.1.ffn_down{'_exps' if experts else ''}.weight"]
+    assert down == ("Q6_K" if kind == "Q4_K_M" else kind) and types.get("blk.0.ffn_gate_inp.weight") == ("F32" if experts else None)
+    logits = first_logits(load(path, LlamaCppOptions(slots=1, threads=1, threads_batch=1), lambda _stage, _done: None))
+    assert np.isfinite(logits).all() and 0.5 < logits.std() < 8

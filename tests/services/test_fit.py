@@ -394,7 +394,7 @@ async def test_this_machine_is_really_measured(tmp_path: Path, starter_gguf: Pat
     assert 30e6 < known.process_bytes < 300e6
     assert ("F16" in known.copied) == has_tiles()
     if all(word in library().llama_print_system_info() for word in (b"REPACK = 1", b"AVX2 = 1")):
-        assert {*known.copied, "F16", "Q8_0", "Q6_K"} == {*machine_probe.TYPES} - ({"Q4_0", "Q4_K"} if takes_four_bits() else set())
+        assert {*known.copied, "F16", "Q8_0", "Q6_K"} == {*machine_probe.TYPES} - ({"Q4_0", "Q4_K", "IQ4_NL"} if takes_four_bits() else set())
     assert [(pace.threads, all(rate.bytes_per_s > 1e7 for rates in pace.rates.values() for rate in rates)) for pace in known.paces] == [(1, True), (2, True)]
     expected = Expected(local_shape(starter_gguf), "llama.cpp", {"slots": 1}, "float32", known)
     assert expected.tokens_per_s(10) > expected.tokens_per_s(1000) > 1

@@ -6,6 +6,7 @@ numbers that are not takes a fifth longer. Knows the file format through the ggu
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,10 @@ CHUNK_BLOCKS = 1 << 16
 LOGIT_SPREAD = 2.0  # standard deviation: flat enough that sampling has as much to choose from as in a real text
 QUERY_SPREAD = 4.0
 FALLBACKS: Mapping[str, str] = MappingProxyType({"Q4_K": "Q5_0", "Q6_K": "Q8_0"})  # what llama.cpp takes for rows that are no multiple of a super-block
-SPREADS: Mapping[str, float] = MappingProxyType({"F16": 1.0, "F32": 1.0, "Q8_0": 74.0, "IQ4_NL": 67.4, "Q4_0": 4.6, "Q5_0": 9.2, "Q4_K": 300.0, "Q5_K": 636.0, "Q6_K": 1360.0})  # of random blocks of scale 1
+SPREADS: Mapping[str, float] = MappingProxyType({  # of random blocks of scale 1
+    "F16": 1.0, "F32": 1.0, "Q8_0": 74.0, "IQ4_NL": 67.4, "IQ4_XS": 1245.0, "MXFP4": 5.9, "Q3_K": 43.3, "Q4_0": 4.6, "Q5_0": 9.2, "Q4_K": 300.0, "Q5_K": 636.0, "Q6_K": 1360.0,
+})  # fmt: skip
+MIDDLE_POWER = 128  # the exponent of MXFP4 that stands for a scale of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class RandomModel:
     architecture: str = "llama"  # or qwen2 or qwen3, whose output is their embedding
     as_shared: bool = False  # as files that people share: what makes the scores of the words keeps more bits than 4-bit layers
     tied: bool = False  # a llama whose output is its embedding
+    experts: int = 0  # in place of one feed-forward part, each of the inner size; only for a llama
+    experts_used: int = 2  # for a token
 
     @property
     def one_matrix(self) -> bool:
@@ -48,6 +54,8 @@ class RandomModel:
 
     def kind_of(self, name: str, columns: int = SUPER_BLOCK) -> str:
         """The type of a matrix with rows of so many numbers, as llama.cpp chooses it when it quantizes."""
+        if name.endswith("ffn_gate_inp"):
+            return "F32"
         makes_scores = name == ("token_embd" if self.one_matrix else "output")
         if self.quantization == "Q4_K_M":
             kind = "Q6_K" if makes_scores or self._keeps_more_bits(name) else "Q4_K"
@@ -58,7 +66,7 @@ class RandomModel:
 
     def _keeps_more_bits(self, name: str) -> bool:
         """Whether Q4_K_M takes six bits: values and ends of layers at both ends of the model, and of every third between."""
-        if not name.endswith(("attn_v", "ffn_down")):
+        if not name.endswith(("attn_v", "ffn_down", "ffn_down_exps")):
             return False
         layer, eighth = int(name.split(".")[1]), self.layers // 8
         return layer < eighth or layer >= 7 * self.layers // 8 or (layer - eighth) % 3 == 2
@@ -71,8 +79,10 @@ class RandomModel:
             shapes["output"] = (self.vocabulary, width)
         layer: dict[str, tuple[int, ...]] = {
             "attn_norm": (width,), "ffn_norm": (width,), "attn_q": (queries, width), "attn_k": (keys, width), "attn_v": (keys, width),
-            "attn_output": (width, queries), "ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner),
+            "attn_output": (width, queries),
         }  # fmt: skip
+        parts = {"ffn_gate": (inner, width), "ffn_up": (inner, width), "ffn_down": (width, inner)}
+        layer |= {f"{name}_exps": (self.experts, *shape) for name, shape in parts.items()} | {"ffn_gate_inp": (self.experts, width)} if self.experts else parts
         if self.architecture == "qwen3":
             layer |= {"attn_q_norm": (self.head_width,), "attn_k_norm": (self.head_width,)}
         if self.architecture == "qwen2":
@@ -95,13 +105,16 @@ def write_random_gguf(path: Path, model: RandomModel) -> Path:
     writer.add_value_length(model.head_width)
     writer.add_layer_norm_rms_eps(EPSILON)
     writer.add_rope_dimension_count(model.head_width)
+    if model.experts:
+        writer.add_expert_count(model.experts)
+        writer.add_expert_used_count(model.experts_used)
     _add_vocabulary(writer, model)
     places, end = {}, 0
     for name, shape in model.shapes().items():
         kind = gguf.GGMLQuantizationType.F32 if len(shape) == 1 else gguf.GGMLQuantizationType[model.kind_of(name, shape[-1])]
         numbers, size = gguf.GGML_QUANT_SIZES[kind]
         row_bytes = shape[-1] // numbers * size
-        count = row_bytes * (shape[0] if len(shape) > 1 else 1)
+        count = row_bytes * math.prod(shape[:-1])
         stored: Any = shape if kind in (gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType.F16) else (*shape[:-1], row_bytes)
         writer.add_tensor_info(name if name.endswith(".bias") else f"{name}.weight", stored, _number_type(kind), count, raw_dtype=kind)
         places[name] = (end, count, kind)
@@ -124,7 +137,7 @@ def _spread(name: str, model: RandomModel) -> float:
     """Standard deviation of the numbers of a tensor, so that what comes out is of size one; queries are larger, so that attention is as sharp as in use."""
     if name == "token_embd":
         return LOGIT_SPREAD / model.width**0.5 if model.one_matrix else 1.0  # each layer begins with a norm, so its size matters to the scores alone
-    inputs = {"ffn_down": model.inner, "attn_output": model.heads * model.head_width}.get(name.rpartition(".")[2], model.width)
+    inputs = {"ffn_down": model.inner, "ffn_down_exps": model.inner, "attn_output": model.heads * model.head_width}.get(name.rpartition(".")[2], model.width)
     return {"output": LOGIT_SPREAD}.get(name, QUERY_SPREAD if name.endswith("attn_q") else 1.0) / inputs**0.5
 
 
@@ -176,6 +189,8 @@ def _random(kind: Any, count: int, scale: float) -> Iterator[bytes]:
             yield (scale * chance.standard_normal(blocks, np.float32)).astype(_number_type(kind)).tobytes()
         else:
             raw = chance.integers(0, 256, (blocks, size), np.uint8)
+            if kind.name == "MXFP4":
+                raw[:, 0] = MIDDLE_POWER + round(math.log2(scale))
             for place in _scale_places(kind.name, size):
                 raw[:, place : place + 2] = np.frombuffer(np.float16(scale).tobytes(), np.uint8)
             yield raw.tobytes()
@@ -184,4 +199,4 @@ def _random(kind: Any, count: int, scale: float) -> Iterator[bytes]:
 
 def _scale_places(name: str, size: int) -> tuple[int, ...]:
     """Where the 16-bit floats of a block stand: random ones would be infinite now and then."""
-    return {"Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (size - 2,)}.get(name, (0,))
+    return {"MXFP4": (), "Q3_K": (size - 2,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (size - 2,)}.get(name, (0,))
