@@ -179,15 +179,14 @@ template <bool FIFTH> struct WithLeast : Plain {
     static constexpr bool has_least = true;
     static constexpr int64_t bytes = FIFTH ? 176 : 144, chunks = 8, parts = 1, at_once = AT_ONCE;
     static constexpr int above = 0, together = FIFTH ? 4 : 8;
-    static constexpr int64_t fours_of_two = FIFTH ? 48 : 16, fifths = 16;  // where in a unit they are
-    static inline __m256i whole(__m256i pairs, __m256i fifth, int chunk) {
+    static constexpr int64_t fours_of_two = FIFTH ? 0 : 16;
+    static inline __m256i numbers(const uint8_t *unit, int chunk) {
+        const __m256i pairs = _mm256_loadu_si256((const __m256i *)(unit + (FIFTH ? 48 : 16) + 32 * (chunk / 2)));
         const __m256i four = _mm256_and_si256(chunk % 2 ? _mm256_srli_epi16(pairs, 4) : pairs, _mm256_set1_epi8(15));
         if constexpr (!FIFTH) return four;
-        const __m256i there = chunk < 4 ? _mm256_slli_epi16(fifth, 4 - chunk) : _mm256_srli_epi16(fifth, chunk - 4);
+        const __m256i fifths = _mm256_loadu_si256((const __m256i *)(unit + 16));
+        const __m256i there = chunk < 4 ? _mm256_slli_epi16(fifths, 4 - chunk) : _mm256_srli_epi16(fifths, chunk - 4);
         return _mm256_or_si256(four, _mm256_and_si256(there, _mm256_set1_epi8(16)));
-    }
-    static inline __m256i numbers(const uint8_t *unit, int chunk) {
-        return whole(_mm256_loadu_si256((const __m256i *)(unit + fours_of_two + 32 * (chunk / 2))), _mm256_loadu_si256((const __m256i *)(unit + fifths)), chunk);
     }
     static inline void factors(const uint8_t *const *rows, int64_t offset, Tile *tiles) {
         const Floats common = halves(rows, offset), least = times(halves(rows, offset + 2), -1.0f);

@@ -88,17 +88,19 @@ template <typename Kind> static inline Ints products_of_fours(const uint8_t *con
     return sums_of_fours(sums);
 }
 
-template <typename Kind> static inline void products_of_two_chunks(const uint8_t *const *rows, int64_t offset, int chunk, const uint8_t *other, Ints *sums) {
-    const int64_t fours = offset + Kind::fours_of_two + 16 * chunk, fifths = offset + Kind::fifths;
-    Ints in_pairs_of_rows[2][LANES / 2];
+// The same of 32 bytes of every row, of which the low bits belong to one chunk and the high ones to the next
+static inline void products_of_two_chunks(const uint8_t *const *rows, int64_t offset, const uint8_t *other, Ints *to) {
+    const __m256i four_bits = _mm256_set1_epi8(15);
+    Ints low[LANES / 2], high[LANES / 2];
     for (int row = 0; row < LANES / 2; ++row) {
-        const uint8_t *one = rows[row], *two = rows[row + LANES / 2];
-        const __m256i first = both(one + fours, two + fours), second = both(one + fours + 16, two + fours + 16);
-        const __m256i fifth = both(one + fifths, two + fifths), fifth_of_second = both(one + fifths + 16, two + fifths + 16);
-        for (int of = 0; of < 2; ++of)
-            in_pairs_of_rows[of][row] = products_in_fours<false>(Kind::whole(first, fifth, chunk + of), twice(other + 32 * of), Kind::whole(second, fifth_of_second, chunk + of), twice(other + 32 * of + 16));
+        const uint8_t *one = rows[row] + offset, *two = rows[row + LANES / 2] + offset;
+        const __m256i first = both(one, two), second = both(one + 16, two + 16);
+        low[row] = products_in_fours<false>(_mm256_and_si256(first, four_bits), twice(other), _mm256_and_si256(second, four_bits), twice(other + 16));
+        high[row] = products_in_fours<false>(_mm256_and_si256(_mm256_srli_epi16(first, 4), four_bits), twice(other + 32),
+                                             _mm256_and_si256(_mm256_srli_epi16(second, 4), four_bits), twice(other + 48));
     }
-    for (int of = 0; of < 2; ++of) sums[of] = sums_of_fours(in_pairs_of_rows[of]);
+    to[0] = sums_of_fours(low);
+    to[1] = sums_of_fours(high);
 }
 
 // With a single other row nothing is turned: the same whole numbers, added up row by row of the weights.
@@ -114,13 +116,13 @@ static inline void multiply_alone(const uint8_t *const *rows, int64_t ahead, int
         for (int chunk = 0; chunk < Kind::chunks; ++chunk) {
             const int64_t place = (unit * Kind::chunks + chunk) * Kind::parts;
             ask_for_next(rows, ahead, offset + chunk * Kind::bytes / Kind::chunks, Kind::bytes / Kind::chunks);
-            const __m256i numbers = _mm256_loadu_si256((const __m256i *)(other + unit * Kind::Other::bytes + Kind::Other::numbers + 32 * chunk));
+            const uint8_t *others = other + unit * Kind::Other::bytes + Kind::Other::numbers + 32 * chunk;
+            const __m256i numbers = _mm256_loadu_si256((const __m256i *)others);
             Ints sum[LANES], halves[2];
             if constexpr (Kind::fours > 0) {
-                const uint8_t *half = other + unit * Kind::Other::bytes + Kind::Other::numbers + 32 * chunk;
-                halves[0] = products_of_fours<Kind>(rows, offset + Kind::fours + 16 * chunk, twice(half), twice(half + 16));
+                halves[0] = products_of_fours<Kind>(rows, offset + Kind::fours + 16 * chunk, twice(others), twice(others + 16));
             } else if constexpr (Kind::fours_of_two > 0) {
-                if (chunk % 2 == 0) products_of_two_chunks<Kind>(rows, offset, chunk, other + unit * Kind::Other::bytes + Kind::Other::numbers + 32 * chunk, of_two);
+                if (chunk % 2 == 0) products_of_two_chunks(rows, offset + Kind::fours_of_two + 16 * chunk, others, of_two);
                 halves[0] = of_two[chunk % 2];
             } else {
                 for (int row = 0; row < LANES; ++row) sum[row] = products_in_fours<Kind::together == 0>(Kind::numbers(rows[row] + offset, chunk), numbers);

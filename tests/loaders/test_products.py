@@ -23,6 +23,7 @@ OWN = ("Q8_0", "Q5_0", "Q5_K", "Q6_K", "Q3_K", "IQ4_XS", *(IN_ANOTHER_ORDER if t
 SOME_EXPERTS, ALL_EXPERTS = " with 2 of 8 experts", " with 4 of 4 experts"  # which are chosen hangs on the last digits, but not where all are
 MIXED = tuple(f"{kind}{ALL_EXPERTS}" for kind in ("Q8_0", "Q4_K", "MXFP4", "Q6_K"))
 KINDS = (*dict.fromkeys((*OWN, *IN_ANOTHER_ORDER)), *MIXED, "Q4_K_M")  # where those in another order are not ours the last one is computed in both ways
+TWO_THREADS = ("Q5_0", "Q4_K", f"Q8_0{ALL_EXPERTS}", f"Q6_K{SOME_EXPERTS}")  # for all, test workers beside each other would wait for each other's threads
 SIZES = RandomModel(2, 256, 768, 4, 2, 331, context_length=256, head_width=64)  # rows of whole units of 256; a vocabulary that sixteen does not divide
 IDS = [(7 * place + 3) % 331 for place in range(100)]
 
@@ -32,14 +33,14 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     kind, _, mixture = request.param.partition(" with ")
     used, experts = (int(word) for word in mixture.split() if word.isdigit()) if mixture else (2, 0)
     sizes = replace(SIZES, quantization=kind, experts=experts, experts_used=used)
-    loaded = load(write_random_gguf(tmp_path_factory.mktemp("products") / f"{kind}.gguf", sizes))
+    loaded = load(write_random_gguf(tmp_path_factory.mktemp("products") / f"{kind}.gguf", sizes), 1 + (request.param in TWO_THREADS))
     yield loaded
     loaded.runner.close()
 
 
-def load(path: Path) -> LoadedModel:
+def load(path: Path, threads: int = 1) -> LoadedModel:
     spec = find_loader(path)
-    return spec.load(path, spec.options(slots=4, threads=1, threads_batch=2, context_length=256, batch_tokens=128, widen_weights="off"), lambda stage, done: None)
+    return spec.load(path, spec.options(slots=4, threads=1, threads_batch=threads, context_length=256, batch_tokens=128, widen_weights="off"), lambda stage, done: None)
 
 
 def as_numbers(path: Path) -> Path:
